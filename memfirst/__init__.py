@@ -1,0 +1,3 @@
+"""memfirst: language-model inference that counts its bytes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,55 @@
+"""What a weight format is: how many weights share a block, the block's bytes, and how to read them.
+
+A codec's own file says its layout byte by byte, then gives the slow reading (`dequantize`, NumPy,
+the definition), then `quantize`, then `pack`: the order in which the CPU kernels read the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+U8 = NDArray[np.uint8]
+F32 = NDArray[np.float32]
+
+ROWS = 8
+"""Rows that are packed side by side: one 256-bit register holds 4 bytes of each of them."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """One weight format.
+
+    name         as in GGUF, lower case ("q4_k")
+    ggml_type    its number in a GGUF tensor table
+    block        weights per block; divides the row length
+    block_bytes  bytes per block
+    dequantize   u8 [n, block_bytes] -> f32 [n, block]
+    quantize     f32 [n, block] -> u8 [n, block_bytes]
+    pack         u8 [rows, blocks, block_bytes] (rows a multiple of 8) -> u8 [rows/8, blocks, 8*block_bytes]:
+                 the same bytes, in the order in which the kernels read them
+    family       which kernel template reads it: "block32", "k256" or "float"
+    """
+
+    name: str
+    ggml_type: int
+    block: int
+    block_bytes: int
+    family: str
+    dequantize: Callable[[U8], F32]
+    quantize: Callable[[F32], U8]
+    pack: Callable[[U8], U8]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight, scales included."""
+        return 8 * self.block_bytes / self.block
+
+    def nbytes(self, n_weights: int) -> int:
+        """Bytes of `n_weights` weights; raises ValueError where they do not fill whole blocks."""
+        if n_weights % self.block:
+            raise ValueError(f"{n_weights} weights do not fill {self.name} blocks of {self.block}")
+        return n_weights // self.block * self.block_bytes

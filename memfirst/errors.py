@@ -1,0 +1,55 @@
+"""What can go wrong for a user: each error says what was found, what was expected, and what to do."""
+
+from __future__ import annotations
+
+
+class MemfirstError(Exception):
+    """Base of every error that is the input's or the machine's fault, not a bug.
+
+    The command line prints it in one line and exits with code 1.
+    """
+
+    def __init__(self, found: str, expected: str = "", do: str = "") -> None:
+        self.found, self.expected, self.do = found, expected, do
+        parts = [found]
+        if expected:
+            parts.append(f"expected {expected}")
+        if do:
+            parts.append(do)
+        super().__init__("; ".join(parts))
+
+
+class FormatError(MemfirstError):
+    """A file is not what it claims to be: cut short, malformed, or out of bounds."""
+
+
+class UnsupportedError(MemfirstError):
+    """The input is well formed, but memfirst cannot run it (architecture, codec, option)."""
+
+
+class ConfigError(MemfirstError):
+    """A model's hyperparameters are missing, unknown or contradict its tensors."""
+
+
+class CapacityError(MemfirstError):
+    """The machine cannot hold what was asked for: memory, disk or context."""
+
+
+class ModelNotFoundError(MemfirstError):
+    """No model, file or catalogue entry has that name."""
+
+
+class DownloadError(MemfirstError):
+    """A download failed, or what arrived is not what was promised."""
+
+
+class TemplateError(MemfirstError):
+    """A chat template is malformed, forbidden in the sandbox, or exceeds its limits."""
+
+
+class TokenizerError(MemfirstError):
+    """A vocabulary or its rules cannot be turned into a tokenizer."""
+
+
+class BackendError(MemfirstError):
+    """A backend could not do the step: a kernel reported an error, or a worker died."""
