@@ -1,0 +1,169 @@
+"""Compile one kernel to object code: specialise its text, let Numba type it, let LLVM emit it.
+
+This is the only module of the CPU kernels that needs Numba at run time. What it returns is machine code without
+references to Numba's runtime, so `library` can keep it on disk and load it through llvmlite alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from memfirst.kernels.cpu import lang
+
+Static = int | str
+"""A static parameter: a number, or the name of a module of this package (a codec's reader)."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """Object code of one kernel: its entry symbol, and its parameters as (name, kind) in order."""
+
+    symbol: str
+    params: tuple[tuple[str, str], ...]
+    code: bytes
+
+
+class Specialise(ast.NodeTransformer):
+    """Replaces static parameters by values, unrolls `static` loops, names each lane of a `lanes` list."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values: dict[str, Any] = dict(values)
+        self.lists: set[str] = set()
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        value = self.values.get(node.id)
+        return ast.Constant(value) if isinstance(value, int) else node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        value = self.values.get(node.value.id) if isinstance(node.value, ast.Name) else None
+        if not isinstance(value, ModuleType):
+            return self.generic_visit(node)
+        member = getattr(value, node.attr)
+        return ast.Constant(member) if isinstance(member, int) else ast.Name(_joined(node), ast.Load())
+
+    def visit_For(self, node: ast.For) -> Any:
+        if not _is_call(node.iter, "static"):
+            return self.generic_visit(node)
+        variable, out = node.target.id, []  # type: ignore[attr-defined]
+        for self.values[variable] in range(self.evaluate(node.iter.args[0])):  # type: ignore[attr-defined]
+            out += self.statements(node.body)
+        self.values.pop(variable, None)
+        return out or ast.Pass()
+
+    def visit_If(self, node: ast.If) -> Any:
+        try:
+            taken = node.body if self.evaluate(node.test) else node.orelse
+        except NameError:
+            return self.generic_visit(node)
+        return self.statements(taken) or ast.Pass()
+
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        if not _is_call(node.value, "lanes"):
+            return self.generic_visit(node)
+        self.lists |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        return None
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        if isinstance(node.value, ast.Name) and node.value.id in self.lists:
+            return ast.Name(f"{node.value.id}_{self.evaluate(node.slice)}", node.ctx)
+        return self.generic_visit(node)
+
+    def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        out: list[ast.stmt] = []
+        for statement in body:
+            result = self.visit(copy.deepcopy(statement))
+            out += result if isinstance(result, list) else [result] if result is not None else []
+        return out
+
+    def evaluate(self, node: ast.expr) -> int:
+        """The value of a static expression; NameError where it depends on something else."""
+        tree = ast.fix_missing_locations(ast.Expression(self.visit(copy.deepcopy(node))))
+        return int(eval(compile(tree, "<static>", "eval"), {"__builtins__": {}}))
+
+
+def _is_call(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
+def _joined(node: ast.Attribute) -> str:
+    return f"{node.value.id}__{node.attr}"  # type: ignore[attr-defined]
+
+
+def resolve(statics: Mapping[str, Static]) -> dict[str, Any]:
+    """Static values as a kernel sees them: names of modules become the modules."""
+    package = __package__ or ""
+    return {k: import_module(f"{package}.{v}") if isinstance(v, str) else v for k, v in statics.items()}
+
+
+def specialise(function: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
+    """The kernel's function with its static parameters fixed: plain Python that Numba can type."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    definition = tree.body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        raise TypeError(f"{function} is not a function")
+    definition.decorator_list, definition.args.kwonlyargs, definition.args.kw_defaults = [], [], []
+    definition.returns = None
+    for argument in definition.args.args:
+        argument.annotation = None
+    definition.body = Specialise(values).statements(definition.body)
+    space = dict(function.__globals__)
+    for name, value in values.items():
+        if isinstance(value, ModuleType):
+            space |= {f"{name}__{member}": getattr(value, member) for member in dir(value)}
+    exec(compile(ast.fix_missing_locations(tree), function.__code__.co_filename, "exec"), space)
+    result: Callable[..., Any] = space[function.__name__]
+    return result
+
+
+def params(function: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
+    """(name, kind) of each runtime parameter before `worker, lo, hi`."""
+    arguments = list(inspect.signature(function).parameters.values())
+    runtime = [a for a in arguments if a.kind is not a.KEYWORD_ONLY][:-3]
+    return tuple((a.name, str(a.annotation)) for a in runtime)
+
+
+def _entry(body: Callable[..., Any], kinds: tuple[tuple[str, str], ...]) -> Callable[..., Any]:
+    """`entry(args, worker, lo, hi)`: unpacks a record of 64-bit words at address `args`, calls the kernel."""
+    from memfirst.kernels.cpu import memory
+
+    words, parts = 0, []
+    for _, kind in kinds:
+        if kind in lang.ARRAYS:
+            parts.append(f"view_{kind}(r[{words}], r[{words + 1}])")
+            words += 2
+        else:
+            parts.append(f"r[{words}]" if kind == "int" else f"float_of(r[{words}])")
+            words += 1
+    text = f"def entry(args, worker, lo, hi):\n    r = view_i64(args, {words})\n"
+    text += f"    return body({', '.join([*parts, 'worker', 'lo', 'hi'])})\n"
+    space: dict[str, Any] = {**vars(memory), "body": body}
+    exec(text, space)
+    result: Callable[..., Any] = space["entry"]
+    return result
+
+
+def build(module: str, name: str, statics: Mapping[str, Static]) -> Built:
+    """Compile kernel `name` of `memfirst.kernels.cpu.<module>` for the given static parameters."""
+    from numba import njit, types
+
+    function = getattr(import_module(f"{__package__}.{module}"), name)
+    kinds = params(function)
+    body = njit(**lang.FLAGS)(specialise(function, resolve(statics)))
+    signature = types.int64(types.int64, types.int64, types.int64, types.int64)
+    compiled = njit(signature, **lang.FLAGS)(_entry(body, kinds))
+    result = compiled.overloads[compiled.signatures[0]]
+    return Built(result.fndesc.llvm_func_name, kinds, _object_code(result.library))
+
+
+def _object_code(library: Any) -> bytes:
+    """Machine code of a finished Numba library (its optimised module, emitted once more by LLVM)."""
+    code: bytes = library._codegen._tm.emit_object(library._final_module)
+    return code

@@ -1,0 +1,342 @@
+"""The LLVM instructions behind each function of `simd`; `e` is an `Emitter`, the rest are LLVM values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from memfirst.kernels.cpu import isa
+from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, ISA, LANES, Emitter
+
+PACK = 8
+V = ir.VectorType
+
+
+# --- loads and stores ----------------------------------------------------------------------------------
+
+
+def _load(e: Emitter, array: Any, offset: Any, vector: Any, index: int = 0) -> Any:
+    return e.builder.load(e.at(array, index, offset, vector), align=1)
+
+
+def _load_rows(e: Emitter, w: Any, offset: Any, gap: Any, vector: Any) -> Any:
+    """A vector of one pack of 8 rows, or of two packs `gap` elements apart."""
+    low = _load(e, w, offset, vector)
+    if LANES == PACK:
+        return low
+    return e.concat(low, _load(e, w, e.builder.add(offset, gap), vector))
+
+
+def load_rows_u8(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
+    return _load_rows(e, w, offset, gap, V(I8, 4 * PACK))
+
+
+def load_rows_u8_i32(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
+    return e.builder.zext(_load_rows(e, w, offset, gap, V(I8, PACK)), V(I32, LANES))
+
+
+def load_rows_i8_i32(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
+    return e.builder.sext(_load_rows(e, w, offset, gap, V(I8, PACK)), V(I32, LANES))
+
+
+def load_rows_f16(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
+    return e.builder.fpext(_load_rows(e, w, offset, gap, V(F16, PACK)), V(F32, LANES))
+
+
+def load_rows_bf16(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
+    wide = e.builder.zext(_load_rows(e, w, offset, gap, V(I16, PACK)), V(I32, LANES))
+    return e.builder.bitcast(e.builder.shl(wide, ir.Constant(V(I32, LANES), [16] * LANES)), V(F32, LANES))
+
+
+def load_rows_f32(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
+    return _load_rows(e, w, offset, gap, V(F32, PACK))
+
+
+def broadcast4(e: Emitter, a: Any, offset: Any) -> Any:
+    word = e.builder.load(e.at(a, 0, offset, I32), align=1)
+    return e.builder.bitcast(e.splat(word, LANES), V(I8, 4 * LANES))
+
+
+def _float32(e: Emitter, x: Any) -> Any:
+    return x if x.type == F32 else e.builder.fptrunc(x, F32)
+
+
+def splat_f32(e: Emitter, x: Any) -> Any:
+    return e.splat(_float32(e, x), LANES)
+
+
+def splat16_f32(e: Emitter, x: Any) -> Any:
+    return e.splat(_float32(e, x), 16)
+
+
+def splat_i32(e: Emitter, x: Any) -> Any:
+    return e.splat(x if x.type == I32 else e.builder.trunc(x, I32), LANES)
+
+
+def store(e: Emitter, y: Any, index: Any, v: Any) -> None:
+    e.builder.store(v, e.at(y, 0, index, v.type), align=1)
+
+
+def store_half(e: Emitter, y: Any, index: Any, v: Any) -> None:
+    store(e, y, index, v if LANES == PACK else e.half(v, 0))
+
+
+def load_rows_y(e: Emitter, y: Any, index: Any) -> Any:
+    return _load(e, y, index, V(F32, LANES))
+
+
+def load_pack_y(e: Emitter, y: Any, index: Any) -> Any:
+    low = _load(e, y, index, V(F32, PACK))
+    return low if LANES == PACK else e.concat(low, ir.Constant(V(F32, PACK), [0.0] * PACK))
+
+
+def load_f32x16(e: Emitter, x: Any, index: Any) -> Any:
+    return _load(e, x, index, V(F32, 16))
+
+
+def load_f16x16(e: Emitter, x: Any, index: Any) -> Any:
+    return e.builder.fpext(_load(e, x, index, V(F16, 16)), V(F32, 16))
+
+
+def store_f16x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
+    e.builder.store(e.builder.fptrunc(v, V(F16, 16)), e.at(x, 0, index, V(F16, 16)), align=1)
+
+
+def store_i8x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
+    e.builder.store(e.builder.trunc(v, V(I8, 16)), e.at(x, 0, index, V(I8, 16)), align=1)
+
+
+def store_f16(e: Emitter, x: Any, index: Any, value: Any) -> None:
+    e.builder.store(e.builder.fptrunc(_float32(e, value), F16), e.at(x, 0, index, F16), align=2)
+
+
+def load_f16_scalar(e: Emitter, x: Any, offset: Any) -> Any:
+    return e.builder.fpext(e.builder.load(e.at(x, 0, offset, F16), align=1), F32)
+
+
+# --- bytes ----------------------------------------------------------------------------------------------
+
+
+def _constant(e: Emitter, v: Any, scalar: Any) -> Any:
+    """`scalar` in every lane of `v`'s type; LLVM folds it, as kernels pass literals."""
+    element = v.type.element
+    if scalar.type.width > element.width:
+        scalar = e.builder.trunc(scalar, element)
+    return e.splat(scalar, v.type.count)
+
+
+def and_const(e: Emitter, v: Any, mask: Any) -> Any:
+    return e.builder.and_(v, _constant(e, v, mask))
+
+
+def shr(e: Emitter, v: Any, n: Any) -> Any:
+    return e.builder.lshr(v, _constant(e, v, n))
+
+
+def shl(e: Emitter, v: Any, n: Any) -> Any:
+    return e.builder.shl(v, _constant(e, v, n))
+
+
+def or_(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.or_(a, b)
+
+
+def table16(e: Emitter, v: Any, t: Any) -> Any:
+    """`pshufb` looks up 16 bytes within each 128-bit lane; elsewhere one lookup an element."""
+    table = _load(e, t, I64(0), V(I8, 16), index=1)
+    if ISA == isa.GENERIC:
+        return _table_by_element(e, v, table)
+    wide = e.concat(e.concat(table, table), e.concat(table, table)) if LANES == 16 else e.concat(table, table)
+    name = "llvm.x86.avx512.pshuf.b.512" if LANES == 16 else "llvm.x86.avx2.pshuf.b"
+    return e.call(name, v.type, [wide, v])
+
+
+def _table_by_element(e: Emitter, v: Any, table: Any) -> Any:
+    out = ir.Constant(v.type, ir.Undefined)
+    for i in range(v.type.count):
+        index = e.builder.zext(e.builder.extract_element(v, I32(i)), I32)
+        out = e.builder.insert_element(out, e.builder.extract_element(table, index), I32(i))
+    return out
+
+
+# --- integer dot products -------------------------------------------------------------------------------
+
+_VNNI = {isa.AVX512_VNNI: "llvm.x86.avx512.vpdpbusd.512", isa.AVX_VNNI: "llvm.x86.avx512.vpdpbusd.256"}
+
+
+def _vpdpbusd(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    return e.call(_VNNI[ISA], s.type, [s, w, a])
+
+
+def dot_start(e: Emitter) -> Any:
+    if ISA in _VNNI:
+        return ir.Constant(V(I32, LANES), [0] * LANES)
+    return ir.Constant(V(I16, 2 * LANES), [0] * (2 * LANES))
+
+
+def dot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    if ISA in _VNNI:
+        return _vpdpbusd(e, s, w, a)
+    return e.builder.add(s, _pairs(e, w, a))
+
+
+def _pairs(e: Emitter, w: Any, a: Any) -> Any:
+    """16-bit sums of two neighbouring products; w unsigned, a signed."""
+    if ISA == isa.AVX2:
+        return e.call("llvm.x86.avx2.pmadd.ub.sw", V(I16, 2 * LANES), [w, a])
+    products = e.builder.mul(e.builder.zext(w, V(I16, 4 * LANES)), e.builder.sext(a, V(I16, 4 * LANES)))
+    return _add_neighbours(e, products)
+
+
+def _add_neighbours(e: Emitter, v: Any) -> Any:
+    """Sums of elements 2i and 2i+1."""
+    n = v.type.count // 2
+    even, odd = (
+        e.builder.shuffle_vector(v, v, ir.Constant(V(I32, n), list(range(k, 2 * n, 2)))) for k in (0, 1)
+    )
+    return e.builder.add(even, odd)
+
+
+def dot_end(e: Emitter, s: Any) -> Any:
+    if ISA in _VNNI:
+        return s
+    if ISA == isa.AVX2:
+        ones = ir.Constant(s.type, [1] * s.type.count)
+        return e.call("llvm.x86.avx2.pmadd.wd", V(I32, LANES), [s, ones])
+    return _add_neighbours(e, e.builder.sext(s, V(I32, 2 * LANES)))
+
+
+def sdot_start(e: Emitter, total: Any) -> Any:
+    if ISA not in _VNNI:
+        return ir.Constant(V(I32, LANES), [0] * LANES)
+    total = total if total.type == I32 else e.builder.trunc(total, I32)
+    return e.splat(e.builder.mul(total, I32(-128)), LANES)
+
+
+def sdot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    """With VNNI, w + 128 is unsigned and `sdot_start` took 128 times the activations away beforehand."""
+    if ISA in _VNNI:
+        flipped = e.builder.xor(w, ir.Constant(w.type, [0x80] * w.type.count))
+        return _vpdpbusd(e, s, flipped, a)
+    if ISA == isa.AVX2:
+        size = e.call("llvm.abs.v32i8", w.type, [w, ir.Constant(ir.IntType(1), 0)])
+        pairs = _pairs(e, size, e.call("llvm.x86.avx2.psign.b", w.type, [a, w]))
+        return e.builder.add(s, dot_end(e, pairs))
+    wide = V(I32, 4 * LANES)
+    products = e.builder.mul(e.builder.sext(w, wide), e.builder.sext(a, wide))
+    return e.builder.add(s, _add_neighbours(e, _add_neighbours(e, products)))
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------
+
+
+def _is_float(v: Any) -> bool:
+    return bool(v.type.element == F32)
+
+
+def add(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.fadd(a, b) if _is_float(a) else e.builder.add(a, b)
+
+
+def sub(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.fsub(a, b) if _is_float(a) else e.builder.sub(a, b)
+
+
+def mul(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.fmul(a, b) if _is_float(a) else e.builder.mul(a, b)
+
+
+def div(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.fdiv(a, b)
+
+
+def fma(e: Emitter, a: Any, b: Any, c: Any) -> Any:
+    return e.call(f"llvm.fma.v{a.type.count}f32", a.type, [a, b, c])
+
+
+def to_float(e: Emitter, v: Any) -> Any:
+    return e.builder.sitofp(v, V(F32, v.type.count))
+
+
+def maximum(e: Emitter, a: Any, b: Any) -> Any:
+    return e.call(f"llvm.maxnum.v{a.type.count}f32", a.type, [a, b])
+
+
+def minimum(e: Emitter, a: Any, b: Any) -> Any:
+    return e.call(f"llvm.minnum.v{a.type.count}f32", a.type, [a, b])
+
+
+def absolute(e: Emitter, a: Any) -> Any:
+    return e.call(f"llvm.fabs.v{a.type.count}f32", a.type, [a])
+
+
+def rint(e: Emitter, a: Any) -> Any:
+    return e.call(f"llvm.rint.v{a.type.count}f32", a.type, [a])
+
+
+def to_int(e: Emitter, a: Any) -> Any:
+    return e.builder.fptosi(a, V(I32, a.type.count))
+
+
+def as_float(e: Emitter, a: Any) -> Any:
+    """The same 32 bits, read as a float."""
+    return e.builder.bitcast(a, V(F32, a.type.count))
+
+
+def _fold(e: Emitter, v: Any, combine: Any) -> Any:
+    """Combine halves until one element is left: the order is fixed, whatever the registers."""
+    while v.type.count > 1:
+        v = combine(e, e.half(v, 0), e.half(v, 1)) if v.type.count > 2 else _last(e, v, combine)
+        if not isinstance(v.type, ir.VectorType):
+            return v
+    return v
+
+
+def _last(e: Emitter, v: Any, combine: Any) -> Any:
+    one = V(v.type.element, 1)
+    pair = [e.builder.insert_element(ir.Constant(one, ir.Undefined), e.builder.extract_element(v, I32(i)), I32(0))
+            for i in (0, 1)]
+    return e.builder.extract_element(combine(e, *pair), I32(0))
+
+
+def sum_lanes(e: Emitter, v: Any) -> Any:
+    return _fold(e, v, add)
+
+
+def max_lanes(e: Emitter, v: Any) -> Any:
+    return _fold(e, v, maximum)
+
+
+# --- threads --------------------------------------------------------------------------------------------
+
+
+def atomic_load(e: Emitter, a: Any, index: Any) -> Any:
+    return e.builder.load_atomic(e.at(a, 0, index, I64), "acquire", 8)
+
+
+def atomic_store(e: Emitter, a: Any, index: Any, value: Any) -> None:
+    e.builder.store_atomic(value, e.at(a, 0, index, I64), "release", 8)
+
+
+def atomic_swap_if(e: Emitter, a: Any, index: Any, old: Any, new: Any) -> Any:
+    pair = e.builder.cmpxchg(e.at(a, 0, index, I64), old, new, "acq_rel", "acquire")
+    return e.builder.zext(e.builder.extract_value(pair, 1), I64)
+
+
+def pause(e: Emitter) -> None:
+    if ISA != isa.GENERIC:
+        e.call("llvm.x86.sse2.pause", ir.VoidType(), [])
+
+
+def cycles(e: Emitter) -> Any:
+    return e.call("llvm.readcyclecounter", I64, [])
+
+
+def call_kernel(e: Emitter, address: Any, args: Any, worker: Any, lo: Any, hi: Any) -> Any:
+    """Call an entry made by `build`: Numba's calling convention, status first, result through a pointer."""
+    word, exception = e.builder.alloca(I64), e.builder.alloca(ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(I32, [word.type, exception.type, I64, I64, I64, I64])
+    function = e.builder.inttoptr(address, kind.as_pointer())
+    e.builder.call(function, [word, exception, args, worker, lo, hi])
+    return e.builder.load(word)

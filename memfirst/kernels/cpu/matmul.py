@@ -1,0 +1,96 @@
+"""Products of packed weights and activations: y[t, r] = Σ_c W[r, c] · x[t, c], LANES rows at a time.
+
+A tile is LANES rows × TILE tokens: packed bytes are read and unpacked once for all tokens of the tile. Each
+(row, token) is summed block by block in the same order whatever the tile, so results do not depend on the batch.
+"""
+
+from memfirst.kernels.cpu.lang import kernel, lanes, static
+from memfirst.kernels.cpu.simd import (
+    LANES,
+    PACK,
+    add,
+    dot,
+    dot_end,
+    dot_start,
+    dup4,
+    fma,
+    load_pack_y,
+    load_y,
+    mul,
+    sdot,
+    sdot_start,
+    splat,
+    splat_i,
+    store_pack,
+    store_rows,
+    sub,
+    to_float,
+)
+
+
+@kernel
+def block32(
+    w: "u8", aq: "i8", ad: "f32", ai: "i32", af: "f32", y: "f32", step: "i64",
+    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+):  # fmt: skip
+    """Rows lo..hi for codecs with a scale for each 32 columns; returns the bytes of those rows.
+
+    w        packed weights [rows/8, cols/32, CODEC.STRIDE]
+    aq       int8 activations [tokens, cols]
+    ad ai af their scales, sums, and scale · sum [tokens, cols/32]
+    y        [tokens, stride]; ADD: is added to
+    count    where `step` holds the number of tokens
+    private  token rows between workers' own activations (0: shared)
+    """
+    blocks = cols // 32
+    pack_bytes = blocks * CODEC.STRIDE
+    tokens = step[count]
+    for t0 in range(0, tokens, TILE):
+        at = lanes(TILE)
+        for t in static(TILE):
+            at[t] = worker * private + min(t0 + t, tokens - 1)
+        for r in range(lo, hi, LANES):
+            gap = pack_bytes if r + PACK < hi else 0
+            p = r // PACK * pack_bytes
+            acc = lanes(TILE)
+            for t in static(TILE):
+                acc[t] = splat(0.0)
+            for b in range(blocks):
+                q = CODEC.columns(w, p, gap)
+                d = CODEC.scale(w, p, gap)
+                if CODEC.HAS_MIN:
+                    m = CODEC.minimum(w, p, gap)
+                for t in static(TILE):
+                    here = at[t] * blocks + b
+                    if CODEC.SIGNED:
+                        s = sdot_start(ai[here])
+                        for i in static(8):
+                            s = sdot(s, q[i], dup4(aq, here * 32 + 4 * i))
+                    else:
+                        k = dot_start()
+                        for i in static(CODEC.STEPS):
+                            k = dot(k, q[i], dup4(aq, here * 32 + 4 * i))
+                        s = dot_end(k)
+                        if CODEC.STEPS < 8:
+                            k = dot_start()
+                            for i in static(8 - CODEC.STEPS):
+                                k = dot(k, q[CODEC.STEPS + i], dup4(aq, here * 32 + 4 * (CODEC.STEPS + i)))
+                            s = add(s, dot_end(k))
+                    if CODEC.OFFSET:
+                        s = sub(s, splat_i(ai[here] * CODEC.OFFSET))
+                    acc[t] = fma(to_float(s), mul(d, splat(ad[here])), acc[t])
+                    if CODEC.HAS_MIN:
+                        acc[t] = fma(m, splat(af[here]), acc[t])
+                p += CODEC.STRIDE
+            for t in static(TILE):
+                if t0 + t < tokens:
+                    out = (t0 + t) * stride + r
+                    if r + PACK < hi:
+                        if ADD:
+                            acc[t] = add(acc[t], load_y(y, out))
+                        store_rows(y, out, acc[t])
+                    else:
+                        if ADD:
+                            acc[t] = add(acc[t], load_pack_y(y, out))
+                        store_pack(y, out, acc[t])
+    return (hi - lo) // PACK * pack_bytes

@@ -1,0 +1,31 @@
+"""Reading packed Q4_0: per 8 rows × 32 columns, 8 f16 scales, then 128 bytes of nibbles. Value d·(q − 8)."""
+
+from memfirst.kernels.cpu.lang import inline
+from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr
+
+STRIDE = 144
+OFFSET = 8
+HAS_MIN = 0
+SIGNED = 0
+STEPS = 8  # dot products that fit 16 bits: 8 · 2 · 15 · 127 = 30,480
+
+
+@inline
+def scale(w, p, gap):
+    """d of each row."""
+    return load_f16(w, p, gap)
+
+
+@inline
+def minimum(w, p, gap):
+    """Unused: HAS_MIN is 0."""
+    return load_f16(w, p, gap)
+
+
+@inline
+def columns(w, p, gap):
+    """Columns 4i..4i+3 of each row as bytes 0..15, for i = 0..7."""
+    a, b = load_w(w, p + 16, gap), load_w(w, p + 48, gap)
+    c, d = load_w(w, p + 80, gap), load_w(w, p + 112, gap)
+    low = bits(a, 15), bits(b, 15), bits(c, 15), bits(d, 15)
+    return *low, shr(a, 4), shr(b, 4), shr(c, 4), shr(d, 4)

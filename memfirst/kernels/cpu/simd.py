@@ -1,0 +1,389 @@
+"""SIMD functions for kernels: each has a meaning (its NumPy body) and an emission (LLVM instructions).
+
+Vectors are LLVM's own. `LANES` (16 or 8) is how many rows of a packed weight one register covers; other kernels
+use 16 float lanes everywhere (LLVM splits them where registers are narrower), so sums have one order on all machines.
+Offsets into byte arrays are in bytes, into float and int arrays in elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from memfirst.kernels.cpu import isa
+from memfirst.kernels.cpu.lang import INTERPRETED
+from memfirst.kernels.cpu.spans import loaded, stored
+
+ISA = isa.detect()
+LANES = isa.rows_at_once(ISA)
+PACK = 8
+"""Rows that are packed side by side; with LANES = 16 a register takes two such groups, `gap` bytes apart."""
+
+if INTERPRETED:
+
+    def op(emit: Any, result: Any) -> Callable[[Any], Any]:
+        return lambda meaning: meaning
+
+else:
+    from memfirst.kernels.cpu import instructions
+    from memfirst.kernels.cpu.emit import op
+
+
+def _e(name: str) -> Any:
+    """The emission called `name`; None when interpreted."""
+    return None if INTERPRETED else getattr(instructions, name)
+
+
+def _bytes(array: Any, offset: int, count: int) -> Any:
+    """`count` bytes at a byte offset; raises IndexError out of bounds, logs the span."""
+    raw = array.view(np.uint8)
+    if offset < 0 or offset + count > raw.size:
+        raise IndexError(f"load of {count} bytes at {offset} of {raw.size}")
+    loaded(array, offset, count)
+    return raw[offset : offset + count]
+
+
+def _put(array: Any, index: int, values: Any) -> None:
+    if index < 0 or index + len(values) > array.size:
+        raise IndexError(f"store of {len(values)} items at {index} of {array.size}")
+    stored(array, index * array.itemsize, len(values) * array.itemsize)
+    array[index : index + len(values)] = values
+
+
+def _pair(array: Any, offset: int, count: int, gap: int) -> Any:
+    """`count` bytes at `offset`, and with 16 lanes as many again `gap` bytes further."""
+    parts = [_bytes(array, offset + k * gap, count) for k in range(LANES // PACK)]
+    return np.concatenate(parts)
+
+
+# --- loads of packed weights: one register covers LANES rows ------------------------------------------
+
+
+@op(_e("load_rows_u8"), "bytes")
+def load_w(w, offset, gap):
+    """4 bytes of each of LANES rows."""
+    return _pair(w, offset, 4 * PACK, gap)
+
+
+@op(_e("load_rows_u8_i32"), "i32")
+def load_u8(w, offset, gap):
+    """1 byte of each of LANES rows, as int32 0..255."""
+    return _pair(w, offset, PACK, gap).astype(np.int32)
+
+
+@op(_e("load_rows_i8_i32"), "i32")
+def load_i8(w, offset, gap):
+    """1 byte of each of LANES rows, as int32 -128..127."""
+    return _pair(w, offset, PACK, gap).view(np.int8).astype(np.int32)
+
+
+@op(_e("load_rows_f16"), "f32")
+def load_f16(w, offset, gap):
+    """One f16 of each of LANES rows, as float32."""
+    return _pair(w, offset, 2 * PACK, gap).view(np.float16).astype(np.float32)
+
+
+@op(_e("load_rows_bf16"), "f32")
+def load_bf16(w, offset, gap):
+    """One bf16 of each of LANES rows, as float32."""
+    return (_pair(w, offset, 2 * PACK, gap).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+
+
+@op(_e("load_rows_f32"), "f32")
+def load_f32(w, offset, gap):
+    """One float32 of each of LANES rows."""
+    return _pair(w, offset, 4 * PACK, gap).view(np.float32).copy()
+
+
+# --- activations ---------------------------------------------------------------------------------------
+
+
+@op(_e("broadcast4"), "bytes")
+def dup4(a, offset):
+    """The 4 bytes at `offset`, repeated for every row."""
+    return np.tile(_bytes(a, offset, 4), LANES)
+
+
+@op(_e("splat_f32"), "f32")
+def splat(x):
+    """LANES copies of a float."""
+    return np.full(LANES, x, np.float32)
+
+
+@op(_e("splat_i32"), "i32")
+def splat_i(x):
+    """LANES copies of an integer."""
+    return np.full(LANES, x, np.int32)
+
+
+@op(_e("store"), "void")
+def store_rows(y, index, v):
+    """LANES floats."""
+    _put(y, index, v)
+
+
+@op(_e("store_half"), "void")
+def store_pack(y, index, v):
+    """The first 8 lanes."""
+    _put(y, index, v[:PACK])
+
+
+@op(_e("load_rows_y"), "f32")
+def load_y(y, index):
+    """LANES floats."""
+    return _bytes(y, 4 * index, 4 * LANES).view(np.float32).copy()
+
+
+@op(_e("load_pack_y"), "f32")
+def load_pack_y(y, index):
+    """8 floats in the first 8 lanes; the others are zero."""
+    out = np.zeros(LANES, np.float32)
+    out[:PACK] = _bytes(y, 4 * index, 4 * PACK).view(np.float32)
+    return out
+
+
+# --- bytes ----------------------------------------------------------------------------------------------
+
+
+@op(_e("and_const"), "same")
+def bits(v, mask):
+    """v & mask, lane by lane."""
+    return v & v.dtype.type(mask)
+
+
+@op(_e("shr"), "same")
+def shr(v, n):
+    """v >> n, unsigned."""
+    return v >> v.dtype.type(n)
+
+
+@op(_e("shl"), "same")
+def shl(v, n):
+    """v << n."""
+    return v << v.dtype.type(n)
+
+
+@op(_e("or_"), "same")
+def join(a, b):
+    """a | b."""
+    return a | b
+
+
+@op(_e("table16"), "bytes")
+def table16(v, t):
+    """t[v] for each byte; `t` has 16 signed bytes, v < 16."""
+    return _bytes(t, 0, 16)[v]
+
+
+# --- integer dot products: lane r sums 4 neighbouring bytes of row r ------------------------------------
+
+
+@op(_e("dot_start"), "dot")
+def dot_start():
+    """An empty sum for `dot`: pairs are added in 16 bits where there is no better instruction."""
+    return np.zeros(2 * LANES, np.int32)
+
+
+@op(_e("dot"), "dot")
+def dot(s, w, a):
+    """s + w·a, w unsigned, a signed. Few steps fit: 8 with w < 16, 4 with w < 32, 2 with w < 64."""
+    s = s + (w.astype(np.int32) * a.view(np.int8).astype(np.int32)).reshape(-1, 2).sum(1, dtype=np.int32)
+    if np.abs(s).max() > 32767:
+        raise OverflowError("a 16-bit partial sum overflowed")
+    return s
+
+
+@op(_e("dot_end"), "i32")
+def dot_end(s):
+    """The sum as int32, one lane a row."""
+    return s.reshape(-1, 2).sum(1, dtype=np.int32)
+
+
+@op(_e("sdot_start"), "i32")
+def sdot_start(total):
+    """An empty sum for `sdot`; `total` is the sum of all activations that will meet it."""
+    return np.zeros(LANES, np.int32)
+
+
+@op(_e("sdot"), "i32")
+def sdot(s, w, a):
+    """s + w·a, both signed, |a| <= 127."""
+    product = w.view(np.int8).astype(np.int32) * a.view(np.int8).astype(np.int32)
+    return s + product.reshape(-1, 4).sum(1, dtype=np.int32)
+
+
+# --- arithmetic -----------------------------------------------------------------------------------------
+
+
+@op(_e("add"), "same")
+def add(a, b):
+    """a + b."""
+    return a + b
+
+
+@op(_e("sub"), "same")
+def sub(a, b):
+    """a - b."""
+    return a - b
+
+
+@op(_e("mul"), "same")
+def mul(a, b):
+    """a * b."""
+    return a * b
+
+
+@op(_e("fma"), "same")
+def fma(a, b, c):
+    """a * b + c, rounded once."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
+@op(_e("to_float"), "f32")
+def to_float(v):
+    """int32 to float32."""
+    return v.astype(np.float32)
+
+
+@op(_e("maximum"), "same")
+def maximum(a, b):
+    """The larger, lane by lane."""
+    return np.maximum(a, b)
+
+
+@op(_e("div"), "same")
+def div(a, b):
+    """a / b."""
+    return a / b
+
+
+@op(_e("absolute"), "same")
+def absolute(a):
+    """|a|."""
+    return np.abs(a)
+
+
+@op(_e("rint"), "same")
+def rint(a):
+    """Nearest integer, ties to even, still a float."""
+    return np.rint(a)
+
+
+# --- 16 float lanes, whatever the registers --------------------------------------------------------------
+
+
+@op(_e("load_f32x16"), "f32x16")
+def load16(x, index):
+    """16 floats."""
+    return _bytes(x, 4 * index, 64).view(np.float32).copy()
+
+
+@op(_e("load_f16x16"), "f32x16")
+def load16_f16(x, index):
+    """16 f16 of an array of u16, as float32."""
+    return _bytes(x, 2 * index, 32).view(np.float16).astype(np.float32)
+
+
+@op(_e("store"), "void")
+def store16(x, index, v):
+    """16 floats."""
+    _put(x, index, v)
+
+
+@op(_e("store_f16x16"), "void")
+def store16_f16(x, index, v):
+    """16 floats, rounded to f16, into an array of u16."""
+    _put(x, index, v.astype(np.float16).view(np.uint16))
+
+
+@op(_e("store_i8x16"), "void")
+def store16_i8(x, index, v):
+    """16 int32 in -128..127, as int8."""
+    _put(x, index, v.astype(np.int8))
+
+
+@op(_e("splat16_f32"), "f32x16")
+def splat16(x):
+    """16 copies of a float."""
+    return np.full(16, x, np.float32)
+
+
+@op(_e("to_int"), "i32x16")
+def to_int16(v):
+    """float32 to int32, towards zero."""
+    return v.astype(np.int32)
+
+
+@op(_e("as_float"), "f32x16")
+def as_float16(v):
+    """The same 32 bits, read as float32."""
+    return v.view(np.float32)
+
+
+@op(_e("sum_lanes"), "float")
+def sum16(v):
+    """Sum of all lanes: halves are added to each other until one is left."""
+    while len(v) > 1:
+        v = v[: len(v) // 2] + v[len(v) // 2 :]
+    return v[0]
+
+
+@op(_e("max_lanes"), "float")
+def max16(v):
+    """Largest lane."""
+    return v.max()
+
+
+@op(_e("store_f16"), "void")
+def store_f16(x, index, value):
+    """One float, rounded to f16, into an array of u16."""
+    _put(x, index, np.array([value], np.float16).view(np.uint16))
+
+
+@op(_e("load_f16_scalar"), "float")
+def load_f16_at(w, offset):
+    """The f16 at a byte offset, as float32."""
+    return _bytes(w, offset, 2).view(np.float16)[0].astype(np.float32)
+
+
+# --- threads ----------------------------------------------------------------------------------------------
+
+
+@op(_e("atomic_load"), "int")
+def atomic_load(a, index):
+    """a[index], ordered before what follows."""
+    return int(a[index])
+
+
+@op(_e("atomic_store"), "void")
+def atomic_store(a, index, value):
+    """a[index] = value, ordered after what came before."""
+    a[index] = value
+
+
+@op(_e("atomic_swap_if"), "int")
+def atomic_swap_if(a, index, old, new):
+    """1 if a[index] was `old` and is now `new`, else 0."""
+    if a[index] != old:
+        return 0
+    a[index] = new
+    return 1
+
+
+@op(_e("pause"), "void")
+def pause():
+    """Tell the processor that this loop waits."""
+
+
+@op(_e("cycles"), "int")
+def cycles():
+    """The processor's time-stamp counter."""
+    return 0
+
+
+@op(_e("call_kernel"), "int")
+def call_kernel(address, args, worker, lo, hi):
+    """Call a compiled kernel by address; the interpreted walk calls Python functions instead."""
+    raise NotImplementedError("compiled code only")
