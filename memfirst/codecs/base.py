@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,29 +20,26 @@ ROWS = 8
 """Rows that are packed side by side: one 256-bit register holds 4 bytes of each of them."""
 
 
+class Pack(Protocol):
+    """u8 [rows, blocks, block_bytes] -> u8 [rows/8, blocks, 8*block_bytes], into `out` where one is given."""
+
+    def __call__(self, blocks: U8, out: U8 | None = None) -> U8: ...
+
+
 @dataclass(frozen=True)
-class Codec:
-    """One weight format.
+class BlockType:
+    """The size of a weight format: enough to find a tensor's bytes and to price it, not to read it.
 
     name         as in GGUF, lower case ("q4_k")
     ggml_type    its number in a GGUF tensor table
     block        weights per block; divides the row length
     block_bytes  bytes per block
-    dequantize   u8 [n, block_bytes] -> f32 [n, block]
-    quantize     f32 [n, block] -> u8 [n, block_bytes]
-    pack         u8 [rows, blocks, block_bytes] (rows a multiple of 8) -> u8 [rows/8, blocks, 8*block_bytes]:
-                 the same bytes, in the order in which the kernels read them
-    family       which kernel template reads it: "block32", "k256" or "float"
     """
 
     name: str
     ggml_type: int
     block: int
     block_bytes: int
-    family: str
-    dequantize: Callable[[U8], F32]
-    quantize: Callable[[F32], U8]
-    pack: Callable[[U8], U8]
 
     @property
     def bits_per_weight(self) -> float:
@@ -53,3 +51,21 @@ class Codec:
         if n_weights % self.block:
             raise ValueError(f"{n_weights} weights do not fill {self.name} blocks of {self.block}")
         return n_weights // self.block * self.block_bytes
+
+
+@dataclass(frozen=True)
+class Codec(BlockType):
+    """One weight format that memfirst reads, writes and runs.
+
+    family       which kernel template reads it: "block32", "k256" or "float"
+    dequantize   u8 [n, block_bytes] -> f32 [n, block]
+    quantize     f32 [n, block] -> u8 [n, block_bytes]; FormatError where a weight has no such form
+    pack         the same bytes, 8 rows side by side, in the order in which the kernels read them
+    unpack       u8 [rows/8, blocks, 8*block_bytes] -> u8 [rows, blocks, block_bytes], its inverse
+    """
+
+    family: str
+    dequantize: Callable[[U8], F32]
+    quantize: Callable[[F32], U8]
+    pack: Pack
+    unpack: Callable[[U8], U8]
