@@ -1,0 +1,185 @@
+"""A Hugging Face folder (config.json, safetensors) or a bare config.json, in GGUF names and row order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from memfirst.codecs.base import U8
+from memfirst.errors import FormatError, MemfirstError, UnsupportedError
+from memfirst.formats.checkpoint import TensorInfo
+from memfirst.formats.json_file import parse_object
+from memfirst.formats.mapped import list_folder, read_bounded
+from memfirst.formats.names import HARMLESS, TABLES, Transform, architecture_of, gguf_name, identity
+from memfirst.formats.safetensors import MAX_TENSORS, SafetensorsFile, StoredTensor
+
+CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+MAX_CONFIG, MAX_INDEX = 1 << 22, 1 << 25  # bytes
+FLOATS = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a tensor's bytes are, and how they become GGUF's."""
+
+    file: SafetensorsFile
+    stored: StoredTensor
+    transform: Transform
+
+
+class HFCheckpoint:
+    """A Checkpoint whose metadata is config.json.
+
+    tensors    under GGUF names; matrices as stored, vectors (norms, biases) as f32, as GGUF has them.
+               Of an architecture without a table in `names`, under its own names and as stored: to look at
+    ignored    tensors of the file that carry nothing: buffers that the config implies, a tied lm_head
+    """
+
+    kind = "hf"
+
+    def __init__(self, path: str, config: dict[str, Any], files: list[SafetensorsFile]) -> None:
+        self.path, self._files = path, files
+        self.metadata: Mapping[str, Any] = MappingProxyType(config)
+        self._sources: dict[str, Source] = {}
+        self.ignored: list[str] = []
+        for file in files:
+            for stored in file.tensors.values():
+                self._add(file, stored)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
+            {name: _info(name, source) for name, source in self._sources.items()}
+        )
+
+    @property
+    def architecture(self) -> str:
+        """As in GGUF ("llama") where known, else the config's `model_type`."""
+        return architecture_of(self.metadata)
+
+    @property
+    def has_bytes(self) -> bool:
+        """False for a bare config.json."""
+        return bool(self._files)
+
+    def _add(self, file: SafetensorsFile, stored: StoredTensor) -> None:
+        if HARMLESS.search(stored.name):
+            self.ignored.append(stored.name)
+            return
+        known = self.architecture in TABLES
+        name, transform = gguf_name(self.architecture, stored.name) if known else (stored.name, identity)
+        if known and name == "output.weight" and self.metadata.get("tie_word_embeddings") is True:
+            self.ignored.append(stored.name)  # stored twice: the config says that the embedding is the head
+            return
+        if name in self._sources:
+            raise FormatError(f"tensor {name} is twice in {self.path}", "each tensor once")
+        self._sources[name] = Source(file, stored, transform)
+
+    def read(self, name: str) -> U8:
+        """The tensor's bytes, flat, read-only; a copy where rows move or a vector becomes f32."""
+        source = self._sources[name]
+        data = source.file.read(source.stored.name)
+        if source.transform is not identity:
+            rows = source.stored.shape[0]
+            data = source.transform(data.reshape(rows, -1), self.metadata).reshape(-1)
+        if _becomes_f32(source.stored):
+            data = to_f32(data, source.stored.dtype).view(np.uint8)
+        data.flags.writeable = False
+        return data
+
+    def release(self, name: str) -> None:
+        """Drop the whole pages that the stored tensor fills from this process."""
+        source = self._sources[name]
+        source.file.release(source.stored.name)
+
+    def close(self) -> None:
+        """Unmap the files."""
+        for file in self._files:
+            file.close()
+
+
+def _becomes_f32(stored: StoredTensor) -> bool:
+    return len(stored.shape) == 1 and stored.dtype in FLOATS
+
+
+def _info(name: str, source: Source) -> TensorInfo:
+    stored = source.stored
+    if _becomes_f32(stored):
+        return TensorInfo(name, stored.shape, "f32", 4 * stored.shape[0])
+    return TensorInfo(name, stored.shape, stored.dtype.lower(), stored.nbytes)
+
+
+def to_f32(data: U8, dtype: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """u8 [n * size] of F32, F16 or BF16 -> f32 [n], exactly."""
+    if dtype == "BF16":  # the upper half of an f32
+        return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return data.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
+
+
+def open_config(path: str | os.PathLike[str]) -> HFCheckpoint:
+    """A bare config.json, to be priced: no weights. Raises FormatError, ModelNotFoundError."""
+    name = os.fspath(path)
+    return HFCheckpoint(name, _read_config(name), [])
+
+
+def _read_config(path: str) -> dict[str, Any]:
+    config = parse_object(read_bounded(path, MAX_CONFIG), path)
+    architecture_of(config)
+    return config
+
+
+def open_folder(path: str | os.PathLike[str]) -> HFCheckpoint:
+    """A folder with config.json and model.safetensors, whole or in shards; raises MemfirstError."""
+    folder = os.fspath(path)
+    config = _read_config(os.path.join(folder, CONFIG))
+    files: list[SafetensorsFile] = []
+    try:
+        for name, expected in _shards(folder).items():
+            files.append(SafetensorsFile(os.path.join(folder, name)))
+            _check_shard(files[-1], expected)
+        return HFCheckpoint(folder, config, files)
+    except MemfirstError:
+        for file in files:
+            file.close()
+        raise
+
+
+def _shards(folder: str) -> Mapping[str, set[str] | None]:
+    """File names of the weights, each with the tensors that the index promises in it (None: no index)."""
+    if os.path.exists(os.path.join(folder, SINGLE)):
+        return {SINGLE: None}
+    index = os.path.join(folder, INDEX)
+    if not os.path.exists(index):
+        raise _no_weights(folder)
+    weight_map = parse_object(read_bounded(index, MAX_INDEX), index).get("weight_map")
+    if not isinstance(weight_map, dict) or not 1 <= len(weight_map) <= MAX_TENSORS:
+        raise FormatError(f"{index} has no weight_map", "an object of tensor names and file names")
+    shards: dict[str, set[str]] = {}
+    for tensor, file in weight_map.items():
+        shards.setdefault(_plain_name(file, index), set()).add(tensor)
+    return shards
+
+
+def _plain_name(file: Any, index: str) -> str:
+    """A shard's name, which must stay in its folder."""
+    if not isinstance(file, str) or not file.endswith(".safetensors") or set(file) & set("/\\\0"):
+        raise FormatError(f"{index} names the file {str(file)[:80]!r}", "a .safetensors file beside it")
+    return file
+
+
+def _check_shard(file: SafetensorsFile, expected: set[str] | None) -> None:
+    if expected is None or expected == file.tensors.keys():
+        return
+    odd = min(expected ^ file.tensors.keys())
+    where = "is not in" if odd in expected else "is not listed by the index but is in"
+    raise FormatError(f"tensor {odd} {where} {file.path}", "an index that matches its files")
+
+
+def _no_weights(folder: str) -> MemfirstError:
+    """Say what the folder has instead."""
+    found = list_folder(folder)
+    if any(name.endswith((".bin", ".pt", ".pth")) for name in found):
+        return UnsupportedError(f"{folder} has only pickled weights", SINGLE, "convert them to safetensors")
+    return FormatError(f"{folder} has {CONFIG} but no weights", SINGLE, f"give {CONFIG} itself")

@@ -1,0 +1,136 @@
+"""HF tensor names and the exact transform to GGUF, per architecture, as data.
+
+A row of a table is `HF name: (GGUF name, transform)`, with `{}` for the layer. To add an architecture,
+add a table to TABLES and its `model_type` to ARCHITECTURES.
+
+The one transform needed so far is the row order of Q and K in the Llama family. HF stores each head's
+rows as two halves that rotate together (row i with row i + head_dim/2); GGUF's "llama" architecture
+stores them as adjacent pairs (2i with 2i + 1). Qwen's files keep halves in both forms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from memfirst.codecs.base import U8
+from memfirst.errors import ConfigError, FormatError
+
+Transform = Callable[[U8, Mapping[str, Any]], U8]
+"""(u8 [rows, bytes per row], config) -> the same rows in GGUF order."""
+
+
+def identity(rows: U8, config: Mapping[str, Any]) -> U8:
+    """The same order in both."""
+    return rows
+
+
+def pair_query_rows(rows: U8, config: Mapping[str, Any]) -> U8:
+    """Halves to pairs, for each of `num_attention_heads`."""
+    return pair_rows(rows, head_count(config, "num_attention_heads"))
+
+
+def pair_key_rows(rows: U8, config: Mapping[str, Any]) -> U8:
+    """Halves to pairs, for each of `num_key_value_heads` (absent: as many as query heads)."""
+    key = "num_key_value_heads" if config.get("num_key_value_heads") is not None else "num_attention_heads"
+    return pair_rows(rows, head_count(config, key))
+
+
+def pair_rows(rows: U8, heads: int) -> U8:
+    """[heads * (2, hd/2), bytes] -> [heads * (hd/2, 2), bytes]; FormatError where heads do not fit."""
+    if len(rows) % (2 * heads):
+        raise FormatError(f"{len(rows)} rows for {heads} heads", "an even number of rows for each head")
+    halves = rows.reshape(heads, 2, len(rows) // heads // 2, rows.shape[1])
+    return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def head_count(config: Mapping[str, Any], key: str) -> int:
+    """A positive integer of config.json; ConfigError otherwise."""
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 16:
+        raise ConfigError(f"{key} is {value!r}", "a positive integer in config.json")
+    return value
+
+
+Table = Mapping[str, tuple[str, Transform]]
+
+_TOP: Table = {
+    "model.embed_tokens.weight": ("token_embd.weight", identity),
+    "model.norm.weight": ("output_norm.weight", identity),
+    "lm_head.weight": ("output.weight", identity),
+}
+_BLOCK = "model.layers.{}."
+_NORMS_AND_FFN: Table = {
+    _BLOCK + "input_layernorm.weight": ("blk.{}.attn_norm.weight", identity),
+    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.ffn_norm.weight", identity),
+    _BLOCK + "mlp.gate_proj.weight": ("blk.{}.ffn_gate.weight", identity),
+    _BLOCK + "mlp.up_proj.weight": ("blk.{}.ffn_up.weight", identity),
+    _BLOCK + "mlp.down_proj.weight": ("blk.{}.ffn_down.weight", identity),
+}
+
+
+def _attention(query: Transform, key: Transform) -> Table:
+    """Projections and their biases (Llama with attention_bias, all Qwen2): a bias has its rows' order."""
+    parts = {"q_proj": ("attn_q", query), "k_proj": ("attn_k", key)}
+    parts |= {"v_proj": ("attn_v", identity), "o_proj": ("attn_output", identity)}
+    return {
+        f"{_BLOCK}self_attn.{hf}.{what}": (f"blk.{{}}.{gguf}.{what}", transform)
+        for hf, (gguf, transform) in parts.items()
+        for what in ("weight", "bias")
+    }
+
+
+_FFN_BIASES: Table = {
+    _BLOCK + f"mlp.{hf}_proj.bias": (f"blk.{{}}.ffn_{hf}.bias", identity) for hf in ("gate", "up", "down")
+}
+_QK_NORMS: Table = {
+    _BLOCK + "self_attn.q_norm.weight": ("blk.{}.attn_q_norm.weight", identity),
+    _BLOCK + "self_attn.k_norm.weight": ("blk.{}.attn_k_norm.weight", identity),
+}
+_QWEN2: Table = {**_TOP, **_NORMS_AND_FFN, **_attention(identity, identity)}
+
+TABLES: Mapping[str, Table] = {
+    "llama": {**_TOP, **_NORMS_AND_FFN, **_FFN_BIASES, **_attention(pair_query_rows, pair_key_rows)},
+    "qwen2": _QWEN2,
+    "qwen3": {**_QWEN2, **_QK_NORMS},
+}
+
+ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""config.json `model_type` -> `general.architecture`; others keep their own name."""
+
+CLASSES: Mapping[str, str] = {
+    "LlamaForCausalLM": "llama",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""config.json `architectures[0]`, for configs without a `model_type`."""
+
+HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
+"""Buffers that old checkpoints stored and that the config implies."""
+
+_LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")
+
+
+def gguf_name(architecture: str, name: str) -> tuple[str, Transform]:
+    """(GGUF name, transform) of an HF tensor; FormatError names one that the architecture does not have."""
+    layer = _LAYER.search(name)
+    key = _LAYER.sub(".layers.{}.", name, count=1)
+    row = TABLES[architecture].get(key)
+    if row is None:
+        raise FormatError(f"tensor {name} is not part of the {architecture} architecture", "known tensors")
+    return row[0].format(layer[1] if layer else ""), row[1]
+
+
+def architecture_of(config: Mapping[str, Any]) -> str:
+    """GGUF's name for a config's architecture ("llama"), or its raw `model_type`; ConfigError without any."""
+    kind = config.get("model_type")
+    if isinstance(kind, str) and kind:
+        return ARCHITECTURES.get(kind, kind)
+    classes = config.get("architectures")
+    first = classes[0] if isinstance(classes, list) and classes else None
+    if not isinstance(first, str):
+        raise ConfigError("config.json has neither model_type nor architectures", "a model's config")
+    return CLASSES.get(first, first)
