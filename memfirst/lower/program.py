@@ -1,0 +1,121 @@
+"""How one target executes a graph: phases with a barrier between them, tasks of fused kernels, buffers, packed weights.
+
+Plain data, built without kernels. The pricer, the planner and every backend read the same Program, so what one
+prices is what the other runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memfirst.graph import Graph, Step, Weight
+from memfirst.ops.traffic import Read
+
+_ITEMSIZE = {"u8": 1, "i8": 1, "u16": 2, "i32": 4, "f32": 4, "i64": 8}
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Working memory: `width` items for each row; `rows` counts tokens unless fixed.
+
+    private  each worker has its own copy, so that no barrier is needed to fill it
+    """
+
+    name: str
+    kind: str
+    width: int
+    rows: int = 0
+    private: bool = False
+
+    def items(self, capacity: int, workers: int) -> int:
+        """Items to allocate for `capacity` tokens."""
+        return self.width * (self.rows or capacity) * (workers if self.private else 1)
+
+    def nbytes(self, capacity: int, workers: int) -> int:
+        """Bytes to allocate."""
+        return self.items(capacity, workers) * _ITEMSIZE[self.kind]
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An operand that is an array: a buffer, a weight, a cache's storage, or one of the step's own arrays."""
+
+    space: str  # "buffer", "weight", "cache", "step", "table"
+    name: str
+
+
+Operand = Ref | int | float
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel with its static parameters and its operands by parameter name."""
+
+    kernel: str
+    statics: tuple[tuple[str, int | str], ...]
+    args: tuple[tuple[str, Operand], ...]
+
+    @property
+    def key(self) -> tuple[str, tuple[tuple[str, int | str], ...]]:
+        """What is compiled: calls with the same key share their code."""
+        return self.kernel, self.statics
+
+
+@dataclass(frozen=True)
+class Task:
+    """Calls run one after another over the same range of units, claimed in chunks by any worker.
+
+    units   how many there are: a number, or the name of a field of the step ("items")
+    chunk   units claimed at a time
+    reads   the memory that it moves
+    reuse   how often each streamed byte is loaded (1 at decode), from cache after the first time
+    """
+
+    name: str
+    calls: tuple[Call, ...]
+    units: int | str
+    chunk: int
+    reads: tuple[Read, ...]
+    flops_per_token: int = 0
+    reuse: int = 1
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Tasks without dependencies among them; every worker first runs the prologue for itself."""
+
+    name: str
+    tasks: tuple[Task, ...]
+    prologue: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """One target's execution of a graph for steps of up to `capacity` tokens.
+
+    weights  as packed for the target, by name
+    tables   names of constant arrays that the backend computes once (RoPE angles)
+    """
+
+    target: str
+    graph: Graph
+    capacity: int
+    phases: tuple[Phase, ...]
+    buffers: tuple[Buffer, ...]
+    weights: Mapping[str, Weight]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """All tasks in order."""
+        return tuple(task for phase in self.phases for task in phase.tasks)
+
+    @property
+    def kernels(self) -> frozenset[tuple[str, tuple[tuple[str, int | str], ...]]]:
+        """Every kernel that it needs compiled."""
+        calls = [c for p in self.phases for c in p.prologue] + [c for t in self.tasks for c in t.calls]
+        return frozenset(c.key for c in calls)
+
+    def flops(self, step: Step) -> int:
+        """Operations of a step, from the graph."""
+        return sum(op.flops(step) for op in self.graph.ops)

@@ -1,0 +1,185 @@
+"""The memory that an operation moves in a step, by purpose, as functions of the step (the ledger's rules).
+
+Weight bytes count once per step, however many tokens share it; the input embedding counts the rows looked up; the head
+counts only when logits are asked for; KV is read once per sequence, layer and step; state once per sequence and step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memfirst.graph import KVCache, StateCache, Step, Weight
+
+WEIGHTS, EMBEDDING, HEAD, EXPERTS = "weights", "embedding", "head", "experts"
+KV_READ, KV_WRITE = "kv_read", "kv_write"
+STATE_READ, STATE_WRITE = "state_read", "state_write"
+COLLECTIVE, ACTIVATIONS = "collective", "activations"
+
+STREAMED = (WEIGHTS, EMBEDDING, HEAD, EXPERTS, KV_READ, STATE_READ)
+"""Purposes whose bytes must come from memory for a token: what is divided by bandwidth."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """Bytes: exact when low = high, else an expectation with its bounds (experts before the run)."""
+
+    mean: float
+    low: int
+    high: int
+
+    @property
+    def exact(self) -> bool:
+        """True where nothing is left to chance."""
+        return self.low == self.high
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.mean + other.mean, self.low + other.low, self.high + other.high)
+
+    def __int__(self) -> int:
+        return self.low if self.exact else round(self.mean)
+
+
+def exactly(n: int) -> Amount:
+    """`n` bytes, certain."""
+    return Amount(n, n, n)
+
+
+NOTHING = exactly(0)
+
+
+@dataclass(frozen=True)
+class Read:
+    """One kind of traffic of one operation."""
+
+    @property
+    def purpose(self) -> str:
+        """One of this module's purposes."""
+        raise NotImplementedError
+
+    def amount(self, step: Step) -> Amount:
+        """Bytes moved in `step`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class WeightRead(Read):
+    """A whole weight, once, if any token needs it; `head`: if any token needs logits."""
+
+    weight: Weight
+    head: bool = False
+
+    @property
+    def purpose(self) -> str:
+        return HEAD if self.head else WEIGHTS
+
+    def amount(self, step: Step) -> Amount:
+        needed = step.logits if self.head else step.tokens
+        return exactly(self.weight.nbytes if needed else 0)
+
+
+@dataclass(frozen=True)
+class RowRead(Read):
+    """One row of an embedding for each token."""
+
+    weight: Weight
+
+    @property
+    def purpose(self) -> str:
+        return EMBEDDING
+
+    def amount(self, step: Step) -> Amount:
+        return exactly(step.tokens * self.weight.row_bytes)
+
+
+@dataclass(frozen=True)
+class ExpertRead(Read):
+    """The experts that at least one token is routed to, of `weight` [experts, rows, columns]; `k` a token.
+
+    Before the run, routing is taken as uniform: E·(1 − (1 − k/E)^n) distinct experts for n tokens, at least k
+    and at most min(E, k·n). With the step's recorded counts it is exact.
+    """
+
+    weight: Weight
+    k: int
+    op: str
+
+    @property
+    def purpose(self) -> str:
+        return EXPERTS
+
+    def amount(self, step: Step) -> Amount:
+        experts, n = self.weight.matrices, step.tokens
+        if self.op in step.routing:
+            return exactly(sum(c > 0 for c in step.routing[self.op]) * self.weight.matrix_bytes)
+        if not n:
+            return NOTHING
+        distinct = experts * (1 - (1 - self.k / experts) ** n)
+        low, high = min(self.k, experts), min(experts, self.k * n)
+        size = self.weight.matrix_bytes
+        return Amount(distinct * size if low < high else low * size, low * size, high * size)
+
+
+@dataclass(frozen=True)
+class KVTraffic(Read):
+    """What a step reads from (or writes to) a KV cache, each sequence by itself."""
+
+    cache: KVCache
+    write: bool = False
+
+    @property
+    def purpose(self) -> str:
+        return KV_WRITE if self.write else KV_READ
+
+    def amount(self, step: Step) -> Amount:
+        count = self.cache.write_bytes if self.write else self.cache.read_bytes
+        return exactly(sum(count(s) for s in step.sequences))
+
+
+@dataclass(frozen=True)
+class StateTraffic(Read):
+    """Recurrent state: one slot read, or one written, per sequence."""
+
+    cache: StateCache
+    write: bool = False
+
+    @property
+    def purpose(self) -> str:
+        return STATE_WRITE if self.write else STATE_READ
+
+    def amount(self, step: Step) -> Amount:
+        return exactly(sum(s.new > 0 for s in step.sequences) * self.cache.state_bytes)
+
+
+@dataclass(frozen=True)
+class CollectiveTraffic(Read):
+    """Bytes that each device sends to combine a value of `width` floats a token across `degree` devices.
+
+    A ring all-reduce sends 2·(p − 1)/p of the value, an all-gather (p − 1)/p.
+    """
+
+    width: int
+    degree: int
+    gather: bool = False
+    itemsize: int = 4
+
+    @property
+    def purpose(self) -> str:
+        return COLLECTIVE
+
+    def amount(self, step: Step) -> Amount:
+        share = (1 if self.gather else 2) * (self.degree - 1)
+        return exactly(step.tokens * self.width * self.itemsize * share // self.degree)
+
+
+@dataclass(frozen=True)
+class ActivationTraffic(Read):
+    """Values between operations: they live in cache, and are listed apart."""
+
+    floats_per_token: int
+
+    @property
+    def purpose(self) -> str:
+        return ACTIVATIONS
+
+    def amount(self, step: Step) -> Amount:
+        return exactly(step.tokens * self.floats_per_token * 4)
