@@ -7,13 +7,12 @@ adds whole rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from memfirst.codecs.base import F32, U8
 from memfirst.codecs.blocks import f16_at, f16_bytes, inverse
-from memfirst.codecs.k256 import BLOCK, SUBS, scale_bytes, scales_and_mins
+from memfirst.codecs.k256 import BLOCK, SUBS, scale_bytes
 
 
 def power_of_two(weights: F32) -> F32:
@@ -26,27 +25,21 @@ def power_of_two(weights: F32) -> F32:
     return power
 
 
-@dataclass(frozen=True)
-class _Columns:
+class Columns:
     """Sub-blocks side by side and the sums of a weighted least squares that no code changes.
 
-    x f32 [32, m], weight f32 [32, m], weighted = weight * x; sw, sx, sxx f32 [m]: the sums over a column of
-    weight, weight*x and weight*x^2.
+    x f32 [32, m]; each weighs |x| + rms of its column, as large weights matter more to a dot product.
+    weight, weighted = weight * x f32 [32, m]; sw, sx, sxx f32 [m]: sums over a column of weight, weight * x
+    and weight * x^2.
     """
 
-    x: F32
-    weight: F32
-    weighted: F32
-    sw: F32
-    sx: F32
-    sxx: F32
-
-    @classmethod
-    def of(cls, x: F32) -> _Columns:
-        """Weighs each x by |x| + rms of its column: large weights matter more to a dot product."""
-        weight = np.abs(x) + np.sqrt(np.mean(x * x, axis=0))
-        weighted = weight * x
-        return cls(x, weight, weighted, weight.sum(axis=0), weighted.sum(axis=0), (weighted * x).sum(axis=0))
+    def __init__(self, x: F32) -> None:
+        self.x = x
+        self.weight: F32 = np.abs(x) + np.sqrt(np.mean(x * x, axis=0))
+        self.weighted: F32 = self.weight * x
+        self.sw: F32 = self.weight.sum(axis=0)
+        self.sx: F32 = self.weighted.sum(axis=0)
+        self.sxx: F32 = (self.weighted * x).sum(axis=0)
 
     def fit(self, codes: F32) -> tuple[F32, F32, F32]:
         """Least squares of x on codes [32, m]: scale, minimum >= 0 and the squared error left, each [m]."""
@@ -67,13 +60,13 @@ class _Columns:
         return scale, -base, np.where(usable, error, np.float32(np.inf))
 
 
-def affine_search(x: F32, levels: int, offsets: Sequence[float]) -> tuple[F32, F32]:
+def affine_search(columns: Columns, levels: int, offsets: Sequence[float]) -> tuple[F32, F32]:
     """Scale and minimum (both >= 0) of `x = scale * q - minimum`, q = 0..levels-1, for each column.
 
-    x f32 [32, m], one sub-block a column -> f32 [m], f32 [m]. Each offset o gives a grid with levels-1+o
-    steps over the range of x; its codes are fitted by weighted least squares; the fit of least error wins.
+    Returns f32 [m], f32 [m]. Each offset o gives a grid with levels-1+o steps over the range of x; its codes
+    are fitted by weighted least squares; the fit of least error wins.
     """
-    columns = _Columns.of(x)
+    x = columns.x
     lowest = np.minimum(x.min(axis=0), np.float32(0))
     span = np.maximum(x.max(axis=0), np.float32(0)) - lowest
     shifted, per_span = x - lowest, inverse(span)
@@ -113,25 +106,48 @@ def symmetric_search(columns: F32, half: int, offsets: Sequence[float]) -> F32:
 def affine_quantize(weights: F32, levels: int, offsets: Sequence[float]) -> tuple[U8, U8]:
     """f32 [n, 256] -> header u8 [n, 16] (d, dmin, scale bytes) and codes u8 [n, 256] of 0..levels-1."""
     unit = power_of_two(weights)
-    columns = np.ascontiguousarray((weights / unit).reshape(-1, BLOCK // SUBS).T)
+    columns = Columns(np.ascontiguousarray((weights / unit).reshape(-1, BLOCK // SUBS).T))
     scale, minimum = (found.reshape(-1, SUBS) for found in affine_search(columns, levels, offsets))
-    d, scale_codes = _six_bits(scale, unit)
-    dmin, min_codes = _six_bits(minimum, unit)
-    header = np.concatenate([d, dmin, scale_bytes(scale_codes, min_codes)], axis=1)
-    return header, _affine_codes(columns, unit, header, levels).reshape(-1, BLOCK)
+    (d, scales), (dmin, mins) = _six_bits(scale), _six_bits(minimum)
+    codes = _affine_codes(columns.x, d * scales, dmin * mins, levels)
+    d, dmin = _refit(columns, codes * scales.reshape(-1), mins, (d, dmin))
+    steps = np.concatenate([f16_bytes(d * unit), f16_bytes(dmin * unit)], axis=1)
+    codes = _affine_codes(columns.x, f16_at(steps, 0) / unit * scales, f16_at(steps, 2) / unit * mins, levels)
+    header = np.concatenate([steps, scale_bytes(scales.astype(np.uint8), mins.astype(np.uint8))], axis=1)
+    return header, np.ascontiguousarray(codes.astype(np.uint8).T).reshape(-1, BLOCK)
 
 
-def _six_bits(values: F32, unit: F32) -> tuple[U8, U8]:
-    """f32 [n, 8] >= 0 in units of f32 [n, 1] -> f16 step u8 [n, 2] and codes u8 [n, 8] of 0..63."""
-    largest = values.max(axis=1, keepdims=True)
-    codes = np.rint(values * (np.float32(63) * inverse(largest)))
-    return f16_bytes(largest / np.float32(63) * unit), codes.astype(np.uint8)
+def _six_bits(values: F32) -> tuple[F32, F32]:
+    """f32 [n, 8] >= 0 -> step [n, 1] and whole numbers 0..63 [n, 8], the largest value at 63."""
+    step = values.max(axis=1, keepdims=True) / np.float32(63)
+    return step, np.minimum(np.rint(values * inverse(step)), np.float32(63))
 
 
-def _affine_codes(columns: F32, unit: F32, header: U8, levels: int) -> U8:
-    """The nearest code of each weight under the scales as stored: f32 [32, 8n] -> u8 [8n, 32]."""
-    scales, mins = scales_and_mins(header[:, 4:])
-    scale = (f16_at(header, 0) / unit * scales).reshape(-1)
-    minimum = (f16_at(header, 2) / unit * mins).reshape(-1)
-    codes = np.rint((columns + minimum) * inverse(scale))
-    return np.ascontiguousarray(np.clip(codes, 0, levels - 1).astype(np.uint8).T)
+def _affine_codes(x: F32, scale: F32, minimum: F32, levels: int) -> F32:
+    """Nearest codes, as whole numbers [32, 8n], of x [32, 8n] under scale and minimum [n, 8]."""
+    codes: F32 = np.rint((x + minimum.reshape(-1)) * inverse(scale.reshape(-1)))
+    np.clip(codes, 0, levels - 1, out=codes)
+    return codes
+
+
+def _refit(columns: Columns, scaled: F32, mins: F32, steps: tuple[F32, F32]) -> tuple[F32, F32]:
+    """d and dmin [n, 1] of least squared error over whole blocks, codes and 6-bit scales being chosen.
+
+    Model: x = d * scaled - dmin * min, with scaled [32, 8n] = scale * code. Rounding scales and minimums to
+    six bits adds about 0.3 % of error, and this wins it back. `steps` (d, dmin) are kept where the system is
+    singular or its solution not positive.
+    """
+    product = columns.weight * scaled
+    aa, ax, a = (
+        part.sum(axis=0).reshape(-1, SUBS) for part in (product * scaled, product * columns.x, product)
+    )
+    weight, x = columns.sw.reshape(-1, SUBS), columns.sx.reshape(-1, SUBS)
+    saa, sax, sab, sbb, sbx = (
+        part.sum(axis=1, keepdims=True) for part in (aa, ax, a * mins, weight * mins * mins, x * mins)
+    )
+    det = saa * sbb - sab * sab
+    usable = det > np.float32(1e-5) * saa * sbb
+    safe = np.where(usable, det, np.float32(1))
+    d, dmin = (sbb * sax - sab * sbx) / safe, (sab * sax - saa * sbx) / safe
+    usable &= (d > 0) & (dmin > 0)
+    return np.where(usable, d, steps[0]), np.where(usable, dmin, steps[1])
