@@ -1,0 +1,45 @@
+"""The bytes that one token stands for, by the two spellings that vocabularies use.
+
+Byte-level BPE (GPT-2) writes each byte as a printable character: the 188 printable Latin-1 bytes as
+themselves, the other 68 as U+0100 onwards. SentencePiece writes text as it is, a space as U+2581, a
+lone byte as `<0x0A>`.
+"""
+
+from __future__ import annotations
+
+import re
+
+SPACE = "▁"
+"""U+2581, which stands for a space in SentencePiece vocabularies."""
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
+
+
+def byte_alphabet() -> dict[str, int]:
+    """Character -> byte, 256 entries (`bytes_to_unicode` of GPT-2's encoder, inverted)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
+    alphabet.update({chr(256 + n): byte for n, byte in enumerate(others)})
+    return alphabet
+
+
+_ALPHABET = byte_alphabet()
+
+
+def byte_level(text: str) -> bytes:
+    """Bytes of a byte-level token; one that is not spelled in the alphabet stands for itself."""
+    try:
+        return bytes([_ALPHABET[character] for character in text])
+    except KeyError:
+        return plain(text)
+
+
+def sentence_piece(text: str) -> bytes:
+    """Bytes of a SentencePiece token: U+2581 is a space, `<0x0A>` is the byte 10."""
+    lone = _BYTE.match(text)
+    return bytes([int(lone[1], 16)]) if lone else plain(text.replace(SPACE, " "))
+
+
+def plain(text: str) -> bytes:
+    """UTF-8 of a token that is not spelled at all (control and user-defined tokens)."""
+    return text.encode("utf-8", "replace")

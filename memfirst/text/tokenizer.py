@@ -1,0 +1,161 @@
+"""Text to ids and back, as the model was trained: from a GGUF file's metadata or from `tokenizer.json`."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from memfirst.errors import TokenizerError
+from memfirst.text import tokenizer_json, vocabulary
+from memfirst.text.bytes_of_tokens import byte_alphabet, byte_level, plain, sentence_piece
+from memfirst.text.engine import Parts, build, parts_of
+
+if TYPE_CHECKING:
+    import tokenizers
+
+MAX_TEXT_CHARS = 1 << 26
+"""Longest text to encode: 67 M characters, some 16 M tokens."""
+MAX_TEMPLATE_CHARS = 1 << 17
+_SPELLING = {byte: character for character, byte in byte_alphabet().items()}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What surrounds the vocabulary.
+
+    special_ids        "bos", "eos", "eot", "eom", "unknown", "padding" -> id, where the model has one
+    stop_ids           ids that end an answer
+    add_bos            put BOS before a text unless the caller says otherwise
+    add_eos            whether training texts ended with EOS (`encode` adds none: it would end the prompt)
+    add_space_prefix   a space is put before the text when encoding, and taken away when decoding
+    chat_template      Jinja source, or None for a model without one
+    """
+
+    special_ids: Mapping[str, int]
+    stop_ids: frozenset[int]
+    add_bos: bool = False
+    add_eos: bool = False
+    add_space_prefix: bool = False
+    chat_template: str | None = None
+
+
+class Tokenizer:
+    """Encodes and decodes; safe to use from several threads.
+
+    `decode(encode(text)) == text` for every text without lone surrogates, except that a SentencePiece
+    vocabulary can't tell U+2581 from a space, and that a `tokenizer.json` may ask for NFC.
+    """
+
+    def __init__(self, parts: Parts, rules: Rules, spelled: bool) -> None:
+        self.rules, self.special_ids, self.stop_ids = rules, rules.special_ids, rules.stop_ids
+        self._engine: tokenizers.Tokenizer = build(parts)
+        self._spell = byte_level if spelled else sentence_piece
+        self._whole_words = parts.whole_words
+        self.controls: Mapping[int, str] = {token.id: token.text for token in parts.added if token.control}
+        """Control tokens: id -> text. They take effect only where `special` is asked for."""
+        self._plain = {token.id: plain(token.text) for token in parts.added}
+        self._pieces: dict[int, bytes] = {}
+        self._lock = threading.Lock()
+        self.vocab_size = 1 + max(parts.ids.values() | self._plain.keys())
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
+        """From `tokenizer.*` of a GGUF file; TokenizerError or UnsupportedError if it can't be."""
+        found = vocabulary.from_metadata(metadata)
+        rules = Rules(
+            found.special_ids,
+            found.stop_ids,
+            found.add_bos,
+            found.add_eos,
+            found.add_space_prefix,
+            checked_template(metadata.get("tokenizer.chat_template")),
+        )
+        return cls(parts_of(found), rules, spelled=found.model == "gpt2")
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> Self:
+        """From a `tokenizer.json`; BOS, EOS and template from the JSON files of folder `config`."""
+        from memfirst.text.model_folder import rules_of
+
+        spec = tokenizer_json.read_json(path)
+        parts = tokenizer_json.parts_of_json(spec)
+        folder = Path(path).parent if config is None else Path(config)
+        return cls(parts, rules_of(spec, parts, folder), tokenizer_json.is_byte_level(parts))
+
+    def encode(self, text: str, special: bool = False, bos: bool | None = None) -> list[int]:
+        """Ids of a text. Its control tokens (`<|im_end|>`) are plain text unless `special`.
+
+        bos   whether to put BOS first; None: as the model was trained, and not twice.
+        """
+        ids = self._encode(text, special)
+        if bos is None:
+            bos = self.rules.add_bos and not (special and ids[:1] == [self.special_ids.get("bos")])
+        if not bos:
+            return ids
+        if "bos" not in self.special_ids:
+            raise TokenizerError("this model has no BOS token", do="encode without it")
+        return [self.special_ids["bos"], *ids]
+
+    def decode(self, ids: Iterable[int], special: bool = False) -> str:
+        """The text of a whole sequence; control tokens appear only if `special`, bad bytes as U+FFFD."""
+        text = b"".join([self.piece(id, special) for id in ids]).decode("utf-8", "replace")
+        return text[1:] if self.rules.add_space_prefix and text[:1] == " " else text
+
+    def piece(self, id: int, special: bool = False) -> bytes:
+        """The bytes of one token, possibly part of a character; empty for control tokens unless `special`."""
+        found = self._pieces.get(id)
+        if found is None:
+            found = self._pieces[id] = self._look_up(id)
+        return b"" if id in self.controls and not special else found
+
+    def token(self, id: int) -> str:
+        """The token as the vocabulary spells it, or "" where the id is not used."""
+        return self._engine.id_to_token(id) or "" if 0 <= id < self.vocab_size else ""
+
+    def token_id(self, text: str) -> int | None:
+        """The id of a token spelled as in the vocabulary, or None."""
+        found = self._engine.token_to_id(text)
+        return None if found is None else int(found)
+
+    def _look_up(self, id: int) -> bytes:
+        if not 0 <= id < self.vocab_size:
+            # Rows beyond the vocabulary are padding of the output matrix; they stand for nothing.
+            if id < 0:
+                raise TokenizerError(f"the token id {id}", "0 or more")
+            return b""
+        return self._plain[id] if id in self._plain else self._spell(self.token(id))
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        if len(text) > MAX_TEXT_CHARS:
+            raise TokenizerError(f"a text of {len(text)} characters", f"at most {MAX_TEXT_CHARS}")
+        try:
+            with self._lock:  # the flag belongs to the engine, not to the call
+                self._engine.encode_special_tokens = not special
+                ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
+        except UnicodeEncodeError as error:
+            raise TokenizerError("the text is not valid Unicode", do="pass UTF-8 text") from error
+        return ids if special or not self._whole_words else self._defused(ids)
+
+    def _defused(self, ids: list[int]) -> list[int]:
+        """A word that is spelled like a control token stays text: one token for each of its bytes."""
+        if self.controls.keys().isdisjoint(ids):
+            return ids
+        return [part for id in ids for part in (self._bytes_of(id) if id in self.controls else [id])]
+
+    def _bytes_of(self, id: int) -> list[int]:
+        spelled = "".join(_SPELLING[byte] for byte in plain(self.controls[id]))
+        found = [self.token_id(character) for character in spelled]
+        return [part for part in found if part is not None]
+
+
+def checked_template(found: Any) -> str | None:
+    """A chat template's source if it is text of sensible length; TokenizerError if not."""
+    if found is None or (isinstance(found, str) and len(found) <= MAX_TEMPLATE_CHARS):
+        return found
+    raise TokenizerError(
+        "a chat template that is not text, or too long", f"at most {MAX_TEMPLATE_CHARS} characters"
+    )
