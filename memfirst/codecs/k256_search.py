@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memfirst.codecs.base import F32, U8
-from memfirst.codecs.blocks import f16_at, f16_bytes, inverse
+from memfirst.codecs.blocks import SMALLEST_NORMAL_F16, f16_at, f16_bytes, f16_step, inverse
 from memfirst.codecs.k256 import BLOCK, SUBS, scale_bytes
 
 
@@ -21,7 +21,7 @@ def power_of_two(weights: F32) -> F32:
     Dividing by it is exact, and keeps squares of weights within float32 whatever their magnitude.
     """
     _, exponent = np.frexp(np.abs(weights).max(axis=1, keepdims=True))
-    power: F32 = np.ldexp(np.float32(1), np.clip(exponent, -125, 127)).astype(np.float32)
+    power: F32 = np.ldexp(np.float32(1), np.maximum(exponent, -125)).astype(np.float32)
     return power
 
 
@@ -108,18 +108,21 @@ def affine_quantize(weights: F32, levels: int, offsets: Sequence[float]) -> tupl
     unit = power_of_two(weights)
     columns = Columns(np.ascontiguousarray((weights / unit).reshape(-1, BLOCK // SUBS).T))
     scale, minimum = (found.reshape(-1, SUBS) for found in affine_search(columns, levels, offsets))
-    (d, scales), (dmin, mins) = _six_bits(scale), _six_bits(minimum)
+    (d, scales), (dmin, mins) = _six_bits(scale, unit), _six_bits(minimum, unit)
     codes = _affine_codes(columns.x, d * scales, dmin * mins, levels)
-    d, dmin = _refit(columns, codes * scales.reshape(-1), mins, (d, dmin))
+    fitted = _refit(columns, codes * scales.reshape(-1), mins)
+    # Where an f16 has fewer than 9 bits, rounding the fitted steps would cost more than fitting them gains.
+    better = (np.minimum(*fitted) * unit) > SMALLEST_NORMAL_F16 / 4
+    d, dmin = np.where(better, fitted[0], d), np.where(better, fitted[1], dmin)
     steps = np.concatenate([f16_bytes(d * unit), f16_bytes(dmin * unit)], axis=1)
     codes = _affine_codes(columns.x, f16_at(steps, 0) / unit * scales, f16_at(steps, 2) / unit * mins, levels)
     header = np.concatenate([steps, scale_bytes(scales.astype(np.uint8), mins.astype(np.uint8))], axis=1)
     return header, np.ascontiguousarray(codes.astype(np.uint8).T).reshape(-1, BLOCK)
 
 
-def _six_bits(values: F32) -> tuple[F32, F32]:
-    """f32 [n, 8] >= 0 -> step [n, 1] and whole numbers 0..63 [n, 8], the largest value at 63."""
-    step = values.max(axis=1, keepdims=True) / np.float32(63)
+def _six_bits(values: F32, unit: F32) -> tuple[F32, F32]:
+    """f32 [n, 8] >= 0 -> step [n, 1], an f16 once times unit, and whole numbers 0..63 [n, 8]."""
+    step = f16_step(values.max(axis=1, keepdims=True) / np.float32(63) * unit) / unit
     return step, np.minimum(np.rint(values * inverse(step)), np.float32(63))
 
 
@@ -130,12 +133,11 @@ def _affine_codes(x: F32, scale: F32, minimum: F32, levels: int) -> F32:
     return codes
 
 
-def _refit(columns: Columns, scaled: F32, mins: F32, steps: tuple[F32, F32]) -> tuple[F32, F32]:
+def _refit(columns: Columns, scaled: F32, mins: F32) -> tuple[F32, F32]:
     """d and dmin [n, 1] of least squared error over whole blocks, codes and 6-bit scales being chosen.
 
     Model: x = d * scaled - dmin * min, with scaled [32, 8n] = scale * code. Rounding scales and minimums to
-    six bits adds about 0.3 % of error, and this wins it back. `steps` (d, dmin) are kept where the system is
-    singular or its solution not positive.
+    six bits adds about 0.3 % of error, and this wins it back. Both are 0 where the system is singular.
     """
     product = columns.weight * scaled
     aa, ax, a = (
@@ -149,5 +151,4 @@ def _refit(columns: Columns, scaled: F32, mins: F32, steps: tuple[F32, F32]) -> 
     usable = det > np.float32(1e-5) * saa * sbb
     safe = np.where(usable, det, np.float32(1))
     d, dmin = (sbb * sax - sab * sbx) / safe, (sab * sax - saa * sbx) / safe
-    usable &= (d > 0) & (dmin > 0)
-    return np.where(usable, d, steps[0]), np.where(usable, dmin, steps[1])
+    return np.where(usable, d, np.float32(0)), np.where(usable, dmin, np.float32(0))

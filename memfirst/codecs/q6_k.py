@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from memfirst.codecs.base import F32, U8, Codec
-from memfirst.codecs.blocks import f16_at, f16_bytes, inverse, quantize_blocks
+from memfirst.codecs.blocks import f16_at, f16_bytes, f16_step, inverse, quantize_blocks
 from memfirst.codecs.interleave import Field, deinterleave, interleave
 from memfirst.codecs.k256 import BLOCK
 from memfirst.codecs.k256_search import power_of_two, symmetric_search
@@ -55,14 +55,13 @@ def _quantize(weights: F32) -> U8:
     unit = power_of_two(weights)
     columns = np.ascontiguousarray((weights / unit).reshape(-1, SUB).T)
     found = symmetric_search(columns, 32, OFFSETS).reshape(-1, BLOCK // SUB)
-    largest = np.take_along_axis(found, np.abs(found).argmax(axis=1, keepdims=True), axis=1)
+    largest: F32 = np.take_along_axis(found, np.abs(found).argmax(axis=1, keepdims=True), axis=1)
     # The scale of largest magnitude becomes -128, whatever its sign: one more step than +127 would give.
-    scales = np.minimum(np.rint(found * (np.float32(-128) * inverse(largest))), np.float32(127))
-    d = f16_bytes(largest / np.float32(-128) * unit)
-    step = d.view(np.float16).astype(np.float32) / unit * scales
-    codes = np.clip(np.rint(columns * inverse(step.reshape(-1))), -32, 31) + np.float32(32)
+    d: F32 = np.copysign(f16_step(np.abs(largest) / np.float32(128) * unit), -largest)
+    scales = np.clip(np.rint(found * inverse(d / unit)), -128, 127)
+    codes = np.clip(np.rint(columns * inverse((d / unit * scales).reshape(-1))), -32, 31) + np.float32(32)
     packed = _code_bytes(codes.astype(np.uint8).T.reshape(-1, 2, 4, 32))
-    return np.concatenate([packed, scales.astype(np.int8).view(np.uint8), d], axis=1)
+    return np.concatenate([packed, scales.astype(np.int8).view(np.uint8), f16_bytes(d)], axis=1)
 
 
 def _code_bytes(codes: U8) -> U8:
