@@ -11,11 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from memfirst import codecs
 
 if TYPE_CHECKING:
+    from memfirst.codecs.base import F32
+    from memfirst.ops.runtime import Runtime, Values
     from memfirst.ops.traffic import Read
 
 
@@ -254,10 +256,15 @@ class Op(ABC):
     def flops(self, step: Step) -> int:
         """Floating-point (or integer) operations, a multiply-add counting 2."""
 
+    @abstractmethod
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        """What it means, in NumPy float32: inputs [rows, width] -> [rows, width of the output]."""
+
     def with_weights(self, change: Mapping[str, Weight]) -> Op:
         """The same operation with some weights replaced, by name."""
-        names = [n for n, v in vars(self).items() if isinstance(v, Weight) and v.name in change]
-        return replace(self, **{n: change[getattr(self, n).name] for n in names})
+        own = {n: v for n, v in vars(self).items() if isinstance(v, Weight) and v.name in change}
+        new: dict[str, Any] = {n: change[v.name] for n, v in own.items()}
+        return replace(self, **new)
 
 
 @dataclass(frozen=True)

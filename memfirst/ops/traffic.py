@@ -1,7 +1,8 @@
 """The memory that an operation moves in a step, by purpose, as functions of the step (the ledger's rules).
 
-Weight bytes count once per step, however many tokens share it; the input embedding counts the rows looked up; the head
-counts only when logits are asked for; KV is read once per sequence, layer and step; state once per sequence and step.
+Weight bytes count once per step, however many tokens share it; the input embedding counts the rows looked
+up; the head counts only when logits are asked for; KV is read once per sequence, layer and step; state once
+per sequence and step.
 """
 
 from __future__ import annotations
@@ -173,13 +174,15 @@ class CollectiveTraffic(Read):
 
 @dataclass(frozen=True)
 class ActivationTraffic(Read):
-    """Values between operations: they live in cache, and are listed apart."""
+    """Values between operations: they live in cache, and are listed apart. `head`: only for logits."""
 
     floats_per_token: int
+    head: bool = False
 
     @property
     def purpose(self) -> str:
         return ACTIVATIONS
 
     def amount(self, step: Step) -> Amount:
-        return exactly(step.tokens * self.floats_per_token * 4)
+        rows = step.logits if self.head else step.tokens
+        return exactly(rows * self.floats_per_token * 4)
