@@ -51,6 +51,7 @@ RESULTS: dict[str, Any] = {
     "i32x16": Vec("i32", 16),
     "dot": Vec("i32", LANES) if _VNNI else Vec("i16", 2 * LANES),
     "float": types.float32,
+    "int32": types.int32,
     "int": types.int64,
     "void": types.void,
 }

@@ -99,6 +99,18 @@ def load_f16x16(e: Emitter, x: Any, index: Any) -> Any:
     return e.builder.fpext(_load(e, x, index, V(F16, 16)), V(F32, 16))
 
 
+def load_f16x16_of(e: Emitter, x: Any, index: Any, skip: Any, used: Any) -> Any:
+    return load_f16x16(e, x, index)
+
+
+def lane(e: Emitter, v: Any, k: Any) -> Any:
+    return e.builder.extract_element(v, e.builder.trunc(k, I32))
+
+
+def splat16_i32(e: Emitter, x: Any) -> Any:
+    return e.splat(x if x.type == I32 else e.builder.trunc(x, I32), 16)
+
+
 def store_f16x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
     e.builder.store(e.builder.fptrunc(v, V(F16, 16)), e.at(x, 0, index, V(F16, 16)), align=1)
 
@@ -158,6 +170,19 @@ def _table_by_element(e: Emitter, v: Any, table: Any) -> Any:
         index = e.builder.zext(e.builder.extract_element(v, I32(i)), I32)
         out = e.builder.insert_element(out, e.builder.extract_element(table, index), I32(i))
     return out
+
+
+def column(e: Emitter, v: Any, c: Any) -> Any:
+    words = e.builder.bitcast(v, V(I32, LANES))
+    moved = e.builder.lshr(words, _constant(e, words, e.builder.mul(c, I64(8))))
+    return e.builder.and_(moved, ir.Constant(words.type, [255] * LANES))
+
+
+def signed_column(e: Emitter, v: Any, c: Any) -> Any:
+    words = e.builder.bitcast(v, V(I32, LANES))
+    up = e.builder.sub(I64(24), e.builder.mul(c, I64(8)))
+    top = e.builder.shl(words, _constant(e, words, up))
+    return e.builder.ashr(top, ir.Constant(words.type, [24] * LANES))
 
 
 # --- integer dot products -------------------------------------------------------------------------------

@@ -94,3 +94,164 @@ def block32(
                             acc[t] = add(acc[t], load_pack_y(y, out))
                         store_pack(y, out, acc[t])
     return (hi - lo) // PACK * pack_bytes
+
+
+@kernel
+def k256(
+    w: "u8", aq: "i8", ad: "f32", ai: "i32", y: "f32", step: "i64",
+    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+):  # fmt: skip
+    """As `block32` for Q4_K and Q5_K: integer sums over 256 columns, weighted by 6-bit scales and minimums.
+
+    Activations have one scale for each 256 columns: ad repeats it for each 32.
+    """
+    blocks = cols // 256
+    pack_bytes = blocks * CODEC.STRIDE
+    tokens = step[count]
+    for t0 in range(0, tokens, TILE):
+        at = lanes(TILE)
+        for t in static(TILE):
+            at[t] = worker * private + min(t0 + t, tokens - 1)
+        for r in range(lo, hi, LANES):
+            gap = pack_bytes if r + PACK < hi else 0
+            p = r // PACK * pack_bytes
+            acc = lanes(TILE)
+            for t in static(TILE):
+                acc[t] = splat(0.0)
+            for b in range(blocks):
+                sums = lanes(TILE)
+                mins = lanes(TILE)
+                for t in static(TILE):
+                    sums[t] = splat_i(0)
+                    mins[t] = splat_i(0)
+                for j in range(4):  # sub-blocks 2j and 2j + 1 share their bytes
+                    for h in static(2):
+                        q = CODEC.columns(w, p, gap, 2 * j + h)
+                        sc = CODEC.sub_scale(w, p, gap, 2 * j + h)
+                        mn = CODEC.sub_minimum(w, p, gap, 2 * j + h)
+                        for t in static(TILE):
+                            here = (at[t] * blocks + b) * 8 + 2 * j + h
+                            k = dot_start()
+                            for i in static(CODEC.STEPS):
+                                k = dot(k, q[i], dup4(aq, here * 32 + 4 * i))
+                            s = dot_end(k)
+                            if CODEC.STEPS < 8:
+                                k = dot_start()
+                                for i in static(8 - CODEC.STEPS):
+                                    k = dot(k, q[CODEC.STEPS + i], dup4(aq, here * 32 + 4 * (CODEC.STEPS + i)))
+                                s = add(s, dot_end(k))
+                            sums[t] = add(sums[t], mul(s, sc))
+                            mins[t] = add(mins[t], mul(mn, splat_i(ai[here])))
+                d = CODEC.scale(w, p, gap)
+                m = CODEC.minimum(w, p, gap)
+                for t in static(TILE):
+                    scale = ad[(at[t] * blocks + b) * 8]
+                    acc[t] = fma(to_float(sums[t]), mul(d, splat(scale)), acc[t])
+                    acc[t] = fma(to_float(mins[t]), mul(m, splat(-scale)), acc[t])
+                p += CODEC.STRIDE
+            for t in static(TILE):
+                if t0 + t < tokens:
+                    out = (t0 + t) * stride + r
+                    if r + PACK < hi:
+                        if ADD:
+                            acc[t] = add(acc[t], load_y(y, out))
+                        store_rows(y, out, acc[t])
+                    else:
+                        if ADD:
+                            acc[t] = add(acc[t], load_pack_y(y, out))
+                        store_pack(y, out, acc[t])
+    return (hi - lo) // PACK * pack_bytes
+
+
+@kernel
+def q6_k(
+    w: "u8", aq: "i8", ad: "f32", ah: "i32", y: "f32", step: "i64",
+    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+):  # fmt: skip
+    """As `block32` for Q6_K: 16 sub-blocks of 16 columns with int8 scales; −32 is taken from their sums."""
+    blocks = cols // 256
+    pack_bytes = blocks * CODEC.STRIDE
+    tokens = step[count]
+    for t0 in range(0, tokens, TILE):
+        at = lanes(TILE)
+        for t in static(TILE):
+            at[t] = worker * private + min(t0 + t, tokens - 1)
+        for r in range(lo, hi, LANES):
+            gap = pack_bytes if r + PACK < hi else 0
+            p = r // PACK * pack_bytes
+            acc = lanes(TILE)
+            for t in static(TILE):
+                acc[t] = splat(0.0)
+            for b in range(blocks):
+                sums = lanes(TILE)
+                for t in static(TILE):
+                    sums[t] = splat_i(0)
+                for j in range(8):
+                    for h in static(2):
+                        q = CODEC.columns(w, p, gap, 2 * j + h)
+                        sc = CODEC.sub_scale(w, p, gap, 2 * j + h)
+                        for t in static(TILE):
+                            here = (at[t] * blocks + b) * 16 + 2 * j + h
+                            k = dot(dot_start(), q[0], dup4(aq, here * 16))
+                            k = dot(k, q[1], dup4(aq, here * 16 + 4))
+                            s = dot_end(k)  # two steps fit 16 bits: 2 · 2 · 63 · 127 = 32,004
+                            k = dot(dot_start(), q[2], dup4(aq, here * 16 + 8))
+                            k = dot(k, q[3], dup4(aq, here * 16 + 12))
+                            s = sub(add(s, dot_end(k)), splat_i(ah[here] * 32))
+                            sums[t] = add(sums[t], mul(s, sc))
+                d = CODEC.scale(w, p, gap)
+                for t in static(TILE):
+                    scale = splat(ad[(at[t] * blocks + b) * 8])
+                    acc[t] = fma(to_float(sums[t]), mul(d, scale), acc[t])
+                p += CODEC.STRIDE
+            for t in static(TILE):
+                if t0 + t < tokens:
+                    out = (t0 + t) * stride + r
+                    if r + PACK < hi:
+                        if ADD:
+                            acc[t] = add(acc[t], load_y(y, out))
+                        store_rows(y, out, acc[t])
+                    else:
+                        if ADD:
+                            acc[t] = add(acc[t], load_pack_y(y, out))
+                        store_pack(y, out, acc[t])
+    return (hi - lo) // PACK * pack_bytes
+
+
+@kernel
+def floats(
+    w: "u8", x: "f32", y: "f32", step: "i64",
+    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+):  # fmt: skip
+    """As `block32` for F32, F16 and BF16, with float activations; four sums, over columns 4i, 4i + 1, …"""
+    pack_bytes = cols * CODEC.STRIDE
+    tokens = step[count]
+    for t0 in range(0, tokens, TILE):
+        at = lanes(TILE)
+        for t in static(TILE):
+            at[t] = (worker * private + min(t0 + t, tokens - 1)) * cols
+        for r in range(lo, hi, LANES):
+            gap = pack_bytes if r + PACK < hi else 0
+            p = r // PACK * pack_bytes
+            acc = lanes(4 * TILE)
+            for t in static(4 * TILE):
+                acc[t] = splat(0.0)
+            for c in range(0, cols, 4):
+                for k in static(4):
+                    v = CODEC.value(w, p + k * CODEC.STRIDE, gap)
+                    for t in static(TILE):
+                        acc[4 * t + k] = fma(v, splat(x[at[t] + c + k]), acc[4 * t + k])
+                p += 4 * CODEC.STRIDE
+            for t in static(TILE):
+                if t0 + t < tokens:
+                    out = (t0 + t) * stride + r
+                    total = add(add(acc[4 * t], acc[4 * t + 1]), add(acc[4 * t + 2], acc[4 * t + 3]))
+                    if r + PACK < hi:
+                        if ADD:
+                            total = add(total, load_y(y, out))
+                        store_rows(y, out, total)
+                    else:
+                        if ADD:
+                            total = add(total, load_pack_y(y, out))
+                        store_pack(y, out, total)
+    return (hi - lo) // PACK * pack_bytes

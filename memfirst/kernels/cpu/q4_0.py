@@ -1,4 +1,4 @@
-"""Reading packed Q4_0: per 8 rows × 32 columns, 8 f16 scales, then 128 bytes of nibbles. Value d·(q − 8)."""
+"""Packed Q4_0: per 8 rows × 32 columns, 8 f16 scales, then 128 bytes of nibbles. Value d · (q − 8)."""
 
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr
@@ -18,13 +18,13 @@ def scale(w, p, gap):
 
 @inline
 def minimum(w, p, gap):
-    """Unused: HAS_MIN is 0."""
-    return load_f16(w, p, gap)
+    """Not read: HAS_MIN is 0."""
+    return load_f16(w, p + 0, gap)
 
 
 @inline
 def columns(w, p, gap):
-    """Columns 4i..4i+3 of each row as bytes 0..15, for i = 0..7."""
+    """Columns 4i..4i+3 of each row, for i = 0..7."""
     a, b = load_w(w, p + 16, gap), load_w(w, p + 48, gap)
     c, d = load_w(w, p + 80, gap), load_w(w, p + 112, gap)
     low = bits(a, 15), bits(b, 15), bits(c, 15), bits(d, 15)

@@ -177,6 +177,18 @@ def table16(v, t):
     return _bytes(t, 0, 16)[v]
 
 
+@op(_e("column"), "i32")
+def column(v, c):
+    """Byte `c` of each row's 4, as int32 0..255."""
+    return v.reshape(-1, 4)[:, c].astype(np.int32)
+
+
+@op(_e("signed_column"), "i32")
+def signed_column(v, c):
+    """Byte `c` of each row's 4, as int32 -128..127."""
+    return v.view(np.int8).reshape(-1, 4)[:, c].astype(np.int32)
+
+
 # --- integer dot products: lane r sums 4 neighbouring bytes of row r ------------------------------------
 
 
@@ -286,6 +298,14 @@ def load16_f16(x, index):
     return _bytes(x, 2 * index, 32).view(np.float16).astype(np.float32)
 
 
+@op(_e("load_f16x16_of"), "f32x16")
+def load16_f16_of(x, index, skip, used):
+    """As `load16_f16`, of which only lanes skip..used matter; the others are whatever memory holds, and never used."""
+    out = np.zeros(16, np.float32)
+    out[skip:used] = _bytes(x, 2 * (index + skip), 2 * (used - skip)).view(np.float16)
+    return out
+
+
 @op(_e("store"), "void")
 def store16(x, index, v):
     """16 floats."""
@@ -310,6 +330,18 @@ def splat16(x):
     return np.full(16, x, np.float32)
 
 
+@op(_e("splat16_i32"), "i32x16")
+def splat16_i(x):
+    """16 copies of an integer."""
+    return np.full(16, x, np.int32)
+
+
+@op(_e("minimum"), "same")
+def minimum(a, b):
+    """The smaller, lane by lane."""
+    return np.minimum(a, b)
+
+
 @op(_e("to_int"), "i32x16")
 def to_int16(v):
     """float32 to int32, towards zero."""
@@ -328,6 +360,18 @@ def sum16(v):
     while len(v) > 1:
         v = v[: len(v) // 2] + v[len(v) // 2 :]
     return v[0]
+
+
+@op(_e("sum_lanes"), "int32")
+def sum16_i(v):
+    """Sum of all lanes of int32."""
+    return v.sum(dtype=np.int32)
+
+
+@op(_e("lane"), "float")
+def lane(v, k):
+    """Lane `k` of a float vector."""
+    return v[k]
 
 
 @op(_e("max_lanes"), "float")

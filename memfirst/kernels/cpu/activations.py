@@ -1,0 +1,88 @@
+"""Inputs of products: RMS norm, and quantization to int8 with the sums that offsets and minimums need."""
+
+import numpy as np
+
+from memfirst.kernels.cpu.lang import inline, kernel
+from memfirst.kernels.cpu.simd import (
+    absolute,
+    fma,
+    load16,
+    max16,
+    maximum,
+    mul,
+    rint,
+    splat16,
+    store16,
+    store16_i8,
+    sum16,
+    sum16_i,
+    to_int16,
+)
+
+
+@kernel
+def rms_norm(
+    x: "f32", w: "f32", out: "f32", rows: "i32", width: "int", eps: "float", offset: "float", private: "int",
+    worker, lo, hi,
+):  # fmt: skip
+    """out[t] = x[rows[t]] / rms(x[rows[t]]) · (w + offset) for tokens lo..hi; `width` is a multiple of 16.
+
+    rows     which row of x is token t's
+    private  token rows between workers' own outputs (0: shared)
+    """
+    for t in range(lo, hi):
+        source, target = rows[t] * width, (worker * private + t) * width
+        total = splat16(0.0)
+        for i in range(0, width, 16):
+            v = load16(x, source + i)
+            total = fma(v, v, total)
+        mean = sum16(total) / np.float32(width)
+        r = splat16(np.float32(1.0) / np.sqrt(mean + eps))
+        o = splat16(offset)
+        for i in range(0, width, 16):
+            store16(out, target + i, mul(mul(load16(x, source + i), r), add_offset(load16(w, i), o)))
+    return 0
+
+
+@inline
+def add_offset(w, offset):
+    """w + offset (Gemma stores norms minus one)."""
+    return fma(splat16(1.0), w, offset)
+
+
+@inline
+def _quantize16(x, at, inverse, aq, to):
+    """16 values as int8 at `to`; returns their sum."""
+    q = to_int16(rint(mul(load16(x, at), inverse)))
+    store16_i8(aq, to, q)
+    return sum16_i(q)
+
+
+@kernel
+def quantize(
+    x: "f32", aq: "i8", ad: "f32", ai: "i32", af: "f32", ah: "i32",
+    width: "int", private_in: "int", private: "int", worker, lo, hi, *, BLOCK,
+):  # fmt: skip
+    """int8 of tokens lo..hi, one scale for each BLOCK columns: x ≈ ad · aq, |aq| <= 127.
+
+    x         [tokens, width]
+    aq        [tokens, width]; ad, ai, af: scale, sum, scale · sum for each 32 columns; ah: sum for each 16
+    private_in, private  token rows between workers' own inputs and outputs (0: shared)
+    """
+    for t in range(lo, hi):
+        source, target = (worker * private_in + t) * width, (worker * private + t) * width
+        for b in range(0, width, BLOCK):
+            largest = splat16(0.0)
+            for i in range(b, b + BLOCK, 16):
+                largest = maximum(largest, absolute(load16(x, source + i)))
+            top = max16(largest)
+            scale = top / np.float32(127.0)
+            inverse = splat16(np.float32(127.0) / top if top > np.float32(0.0) else np.float32(0.0))
+            for i in range(b, b + BLOCK, 32):
+                here = (target + i) // 32
+                first = _quantize16(x, source + i, inverse, aq, target + i)
+                second = _quantize16(x, source + i + 16, inverse, aq, target + i + 16)
+                ah[2 * here], ah[2 * here + 1] = first, second
+                ad[here], ai[here] = scale, first + second
+                af[here] = scale * np.float32(first + second)
+    return 0

@@ -1,0 +1,205 @@
+"""Flash-decoding over a paged f16 cache: one read of each KV head for its whole group of query heads.
+
+A context is cut into splits of SPLIT positions, at multiples of SPLIT. Each split gives a partial (maximum, sum, weighted
+values); partials are folded in order. One worker may do all splits of a token or each worker some: the arithmetic is the same.
+
+Layout of a page of PAGE positions, for each KV head: keys as [PAGE/16, head_dim, 16] (lanes are positions, so that scores
+need no sum across lanes), values as [PAGE, head_dim].
+"""
+
+import numpy as np
+
+from memfirst.kernels.cpu.elementwise import exp16
+from memfirst.kernels.cpu.lang import inline, kernel, lanes, static
+from memfirst.kernels.cpu.simd import (
+    add,
+    fma,
+    load16,
+    load16_f16,
+    load16_f16_of,
+    max16,
+    maximum,
+    mul,
+    splat16,
+    store16,
+    store_f16,
+    sub,
+    sum16,
+)
+
+PAGE = 64
+SPLIT = 512
+ROW = SPLIT + 64
+"""Floats of working memory for each query head: a split that starts inside a group of 16, and two factors."""
+
+
+@kernel
+def write_keys(
+    k: "f32", cache: "u16", slots: "i32", step: "i64", count: "int", heads: "int", worker, lo, hi, *, DIM
+):
+    """Stores heads lo/DIM..hi/DIM of the step's keys; slots[t] = page · PAGE + offset. Returns bytes written."""
+    for t in range(step[count]):
+        page, offset = slots[t] // PAGE, slots[t] % PAGE
+        for h in range(lo // DIM, hi // DIM):
+            base = ((page * heads + h) * (PAGE // 16) + offset // 16) * DIM * 16 + offset % 16
+            for d in range(DIM):
+                store_f16(cache, base + d * 16, k[(t * heads + h) * DIM + d])
+    return step[count] * (hi - lo) * 2
+
+
+@kernel
+def write_values(
+    v: "f32", cache: "u16", slots: "i32", step: "i64", count: "int", heads: "int", worker, lo, hi, *, DIM
+):
+    """Stores heads lo/DIM..hi/DIM of the step's values. Returns bytes written."""
+    for t in range(step[count]):
+        page, offset = slots[t] // PAGE, slots[t] % PAGE
+        for h in range(lo // DIM, hi // DIM):
+            base = ((page * heads + h) * PAGE + offset) * DIM
+            for d in range(DIM):
+                store_f16(cache, base + d, v[(t * heads + h) * DIM + d])
+    return step[count] * (hi - lo) * 2
+
+
+@inline
+def _weights(scores, base, skip, used):
+    """Turns scores skip..used into e^(score − max) in place, what surrounds them into 0; returns max and sum."""
+    end = (used + 15) // 16 * 16
+    for i in range(skip):
+        scores[base + i] = np.float32(-np.inf)
+    for i in range(used, end):
+        scores[base + i] = np.float32(-np.inf)
+    top = load16(scores, base)
+    for i in range(16, end, 16):
+        top = maximum(top, load16(scores, base + i))
+    largest = max16(top)
+    total, m = splat16(0.0), splat16(largest)
+    for i in range(0, end, 16):
+        e = exp16(sub(load16(scores, base + i), m))
+        store16(scores, base + i, e)
+        total = add(total, e)
+    return largest, sum16(total)
+
+
+@inline
+def _rescale(top, total, at, largest, weight):
+    """Folds a split's maximum and sum into those at `at`; returns factors for the old and the new values."""
+    m = max(top[at], largest)
+    old, new = max16(exp16(splat16(top[at] - m))), max16(exp16(splat16(largest - m)))
+    top[at], total[at] = m, total[at] * old + weight * new
+    return old, new
+
+
+@inline
+def _fold(part, at, old, new, values):
+    """part = part · old + values · new, 16 of them."""
+    store16(part, at, fma(values, splat16(new), mul(load16(part, at), splat16(old))))
+
+
+@kernel
+def attend(
+    q: "f32", kc: "u16", vc: "u16", scores: "f32", top: "f32", total: "f32", part: "f32",
+    item_token: "i32", item_split: "i32", item_last: "i32", starts: "i32", ends: "i32",
+    tables: "i32", table_at: "i32", heads: "int", scale: "float", worker, lo, hi, *, DIM, GROUP,
+):  # fmt: skip
+    """Units lo..hi: unit = item · heads + KV head. Returns the bytes of keys and values that it read.
+
+    q            [tokens, heads · GROUP · DIM]
+    scores       working memory, [workers, GROUP · ROW]; the last two of each ROW hold the factors of a fold
+    top, total   [units, GROUP], part [units, GROUP · DIM]: each unit's folded partial
+    item_*       each item's token, and its first and last split
+    starts, ends the positions that each token attends
+    tables       page tables, the one of token t from table_at[t] on
+    """
+    read = 0
+    for unit in range(lo, hi):
+        item, h = unit // heads, unit % heads
+        t = item_token[item]
+        pages = table_at[t]
+        query = (t * heads + h) * GROUP * DIM
+        for split in range(item_split[item], item_last[item] + 1):
+            first, last = max(split * SPLIT, starts[t]), min(split * SPLIT + SPLIT, ends[t])
+            base = first // 16 * 16
+            for p in range(base, last, 32):
+                twin = p + 16 if p + 16 < last else p  # two groups at once hide the latency of fma
+                near = ((tables[pages + p // PAGE] * heads + h) * (PAGE // 16) + p % PAGE // 16) * DIM * 16
+                far = ((tables[pages + twin // PAGE] * heads + h) * (PAGE // 16) + twin % PAGE // 16) * DIM * 16
+                acc = lanes(GROUP)
+                bcc = lanes(GROUP)
+                for g in static(GROUP):
+                    acc[g] = splat16(0.0)
+                    bcc[g] = splat16(0.0)
+                for d in range(DIM):
+                    k = load16_f16_of(kc, near + d * 16, max(first - p, 0), min(last - p, 16))
+                    j = load16_f16_of(kc, far + d * 16, max(first - twin, 0), min(last - twin, 16))
+                    for g in static(GROUP):
+                        e = splat16(q[query + g * DIM + d])
+                        acc[g] = fma(e, k, acc[g])
+                        bcc[g] = fma(e, j, bcc[g])
+                for g in static(GROUP):
+                    row = (worker * GROUP + g) * ROW + p - base
+                    store16(scores, row, mul(acc[g], splat16(scale)))
+                    store16(scores, row + 16, mul(bcc[g], splat16(scale)))
+            fresh = split == item_split[item]
+            for g in range(GROUP):
+                row, at = (worker * GROUP + g) * ROW, unit * GROUP + g
+                largest, weight = _weights(scores, row, first - base, last - base)
+                if fresh:
+                    top[at], total[at] = largest, weight
+                else:
+                    scores[row + ROW - 2], scores[row + ROW - 1] = _rescale(top, total, at, largest, weight)
+            for d in range(0, DIM, 32):
+                a = lanes(GROUP)
+                b = lanes(GROUP)
+                for g in static(GROUP):
+                    a[g] = splat16(0.0)
+                    b[g] = splat16(0.0)
+                for p in range(first, last):
+                    values = ((tables[pages + p // PAGE] * heads + h) * PAGE + p % PAGE) * DIM + d
+                    v, w = load16_f16(vc, values), load16_f16(vc, values + 16)
+                    for g in static(GROUP):
+                        e = splat16(scores[(worker * GROUP + g) * ROW + p - base])
+                        a[g] = fma(e, v, a[g])
+                        b[g] = fma(e, w, b[g])
+                for g in static(GROUP):
+                    at = (unit * GROUP + g) * DIM + d
+                    row = (worker * GROUP + g) * ROW
+                    if fresh:
+                        store16(part, at, a[g])
+                        store16(part, at + 16, b[g])
+                    else:
+                        _fold(part, at, scores[row + ROW - 2], scores[row + ROW - 1], a[g])
+                        _fold(part, at + 16, scores[row + ROW - 2], scores[row + ROW - 1], b[g])
+            read += (last - first) * DIM * 4
+    return read
+
+
+@kernel
+def merge(
+    top: "f32", total: "f32", part: "f32", out: "f32", first_item: "i32", heads: "int", private: "int",
+    worker, lo, hi, *, DIM, GROUP,
+):  # fmt: skip
+    """out[t] = softmax-weighted values of tokens lo..hi: folds items first_item[t]..first_item[t + 1], in order.
+
+    out      [tokens, heads · GROUP · DIM]
+    private  token rows between workers' own outputs (0: shared)
+    """
+    for t in range(lo, hi):
+        for i in range(heads * GROUP):
+            head = first_item[t] * heads * GROUP + i
+            target = ((worker * private + t) * heads * GROUP + i) * DIM
+            m, weight = top[head], total[head]
+            for d in range(0, DIM, 16):
+                store16(out, target + d, load16(part, head * DIM + d))
+            for item in range(first_item[t] + 1, first_item[t + 1]):
+                at = item * heads * GROUP + i
+                largest = max(m, top[at])
+                old = max16(exp16(splat16(m - largest)))
+                new = max16(exp16(splat16(top[at] - largest)))
+                m, weight = largest, weight * old + total[at] * new
+                for d in range(0, DIM, 16):
+                    _fold(out, target + d, old, new, load16(part, at * DIM + d))
+            r = splat16(np.float32(1.0) / weight)
+            for d in range(0, DIM, 16):
+                store16(out, target + d, mul(load16(out, target + d), r))
+    return 0

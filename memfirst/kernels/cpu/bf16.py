@@ -1,0 +1,12 @@
+"""Packed BF16: for each column, the values of 8 rows side by side."""
+
+from memfirst.kernels.cpu.lang import inline
+from memfirst.kernels.cpu.simd import load_bf16
+
+STRIDE = 16
+
+
+@inline
+def value(w, p, gap):
+    """One column of each row, as float32."""
+    return load_bf16(w, p, gap)

@@ -1,0 +1,102 @@
+"""What follows a product, on the rows that were just made: bias, norm of heads, RoPE, gating, and exp."""
+
+import numpy as np
+
+from memfirst.kernels.cpu.lang import inline, kernel
+from memfirst.kernels.cpu.simd import (
+    add,
+    as_float16,
+    div,
+    fma,
+    load16,
+    maximum,
+    minimum,
+    mul,
+    rint,
+    shl,
+    splat16,
+    splat16_i,
+    store16,
+    sub,
+    sum16,
+    to_int16,
+)
+
+
+@inline
+def exp16(x):
+    """e^x, relative error below 3e-7: 2^n by shifting n into the exponent, 2^f (|f| <= 1/2) by its Taylor series."""
+    t = mul(x, splat16(1.4426950408889634))
+    t = minimum(maximum(t, splat16(-126.0)), splat16(126.0))
+    n = rint(t)
+    f = sub(t, n)
+    p = splat16(1.5403530393381609e-4)
+    p = fma(p, f, splat16(1.3333558146428443e-3))
+    p = fma(p, f, splat16(9.618129107628477e-3))
+    p = fma(p, f, splat16(5.5504108664821576e-2))
+    p = fma(p, f, splat16(2.4022650695910072e-1))
+    p = fma(p, f, splat16(6.931471805599453e-1))
+    p = fma(p, f, splat16(1.0))
+    return mul(p, as_float16(shl(add(to_int16(n), splat16_i(127)), 23)))
+
+
+@kernel
+def add_bias(y: "f32", bias: "f32", step: "i64", count: "int", stride: "int", worker, lo, hi):
+    """y[t, lo:hi] += bias[lo:hi] for all tokens of the step."""
+    for t in range(step[count]):
+        for r in range(lo, hi):
+            y[t * stride + r] += bias[r]
+    return 0
+
+
+@kernel
+def norm_heads(
+    y: "f32", w: "f32", step: "i64", count: "int", stride: "int", head_dim: "int", eps: "float", offset: "float",
+    worker, lo, hi,
+):  # fmt: skip
+    """RMS norm of each head of rows lo..hi by itself, in place; lo and hi are multiples of `head_dim`."""
+    for t in range(step[count]):
+        for h in range(t * stride + lo, t * stride + hi, head_dim):
+            total = splat16(0.0)
+            for i in range(0, head_dim, 16):
+                v = load16(y, h + i)
+                total = fma(v, v, total)
+            r = splat16(np.float32(1.0) / np.sqrt(sum16(total) / np.float32(head_dim) + eps))
+            for i in range(0, head_dim, 16):
+                w16 = add(load16(w, i), splat16(offset))
+                store16(y, h + i, mul(mul(load16(y, h + i), r), w16))
+    return 0
+
+
+@kernel
+def rope(
+    y: "f32", cos: "f32", sin: "f32", positions: "i32", step: "i64", count: "int", stride: "int",
+    head_dim: "int", half: "int", worker, lo, hi, *, SPLIT,
+):  # fmt: skip
+    """Rotates each head of rows lo..hi in place by its token's position.
+
+    cos, sin  [positions, half]
+    SPLIT     0: pairs are neighbours (2i, 2i + 1); 1: pairs are (i, i + half)
+    """
+    near, far = (1, half) if SPLIT else (2, 1)
+    for t in range(step[count]):
+        angle = positions[t] * half
+        for h in range(t * stride + lo, t * stride + hi, head_dim):
+            for i in range(half):
+                c, s = cos[angle + i], sin[angle + i]
+                a, b = y[h + i * near], y[h + i * near + far]
+                y[h + i * near] = a * c - b * s
+                y[h + i * near + far] = a * s + b * c
+    return 0
+
+
+@kernel
+def glu(g: "f32", u: "f32", out: "f32", step: "i64", count: "int", stride: "int", worker, lo, hi):
+    """out[t, lo:hi] = silu(g) · u, silu(x) = x / (1 + e^-x)."""
+    one = splat16(1.0)
+    zero = splat16(0.0)
+    for t in range(step[count]):
+        for r in range(t * stride + lo, t * stride + hi, 16):
+            x = load16(g, r)
+            store16(out, r, mul(div(x, add(one, exp16(sub(zero, x)))), load16(u, r)))
+    return 0

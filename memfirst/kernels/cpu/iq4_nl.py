@@ -1,0 +1,43 @@
+"""Packed IQ4_NL: as Q4_0, but the nibble is an index into 16 levels. Value d · level."""
+
+import numpy as np
+
+from memfirst.kernels.cpu.lang import inline
+from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr, table16
+
+VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+"""Levels, denser around zero (ggml's kvalues_iq4nl)."""
+STRIDE = 144
+OFFSET = 0
+HAS_MIN = 0
+SIGNED = 1
+STEPS = 8  # unused: signed weights are summed in 32 bits
+
+
+@inline
+def scale(w, p, gap):
+    """d of each row."""
+    return load_f16(w, p, gap)
+
+
+@inline
+def minimum(w, p, gap):
+    """Not read: HAS_MIN is 0."""
+    return load_f16(w, p + 0, gap)
+
+
+@inline
+def columns(w, p, gap):
+    """Columns 4i..4i+3 of each row, for i = 0..7."""
+    a, b = load_w(w, p + 16, gap), load_w(w, p + 48, gap)
+    c, d = load_w(w, p + 80, gap), load_w(w, p + 112, gap)
+    return (
+        table16(bits(a, 15), VALUES),
+        table16(bits(b, 15), VALUES),
+        table16(bits(c, 15), VALUES),
+        table16(bits(d, 15), VALUES),
+        table16(shr(a, 4), VALUES),
+        table16(shr(b, 4), VALUES),
+        table16(shr(c, 4), VALUES),
+        table16(shr(d, 4), VALUES),
+    )
