@@ -16,7 +16,7 @@ from memfirst.ops.traffic import ActivationTraffic, Read
 def sigmoid(x: F32) -> F32:
     """1 / (1 + e^−x); where e^−x overflows (x < −88), 0."""
     with np.errstate(over="ignore"):
-        out: F32 = 1 / (1 + np.exp(-x))
+        out: F32 = np.float32(1) / (np.float32(1) + np.exp(-x))
     return out
 
 

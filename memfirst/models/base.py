@@ -1,0 +1,114 @@
+"""What a model file needs: someone who gives it weights by name, and who checks that all were taken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from memfirst import codecs
+from memfirst.errors import ConfigError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.graph import Graph, Weight
+
+
+class WeightProvider(Protocol):
+    """Gives the weights that a model asks for."""
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Weight:
+        """The weight of that name and shape; ConfigError where the file has another."""
+
+    def has(self, name: str) -> bool:
+        """Whether an optional tensor is there."""
+
+    def values(self, name: str, count: int) -> tuple[float, ...]:
+        """The numbers of a small f32 vector that becomes part of the graph itself."""
+
+
+class CheckpointWeights:
+    """Weights of a file: each request is checked against its tensor table."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._requested: set[str] = set()
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Weight:
+        info = self._checkpoint.tensors.get(name)
+        if info is None:
+            raise ConfigError(f"the model has no tensor {name}", f"one of shape {shape}")
+        if info.shape != shape:
+            raise ConfigError(f"tensor {name} has shape {info.shape}", f"{shape}, as its config says")
+        _check_blocks(name, info.codec, shape)
+        self._requested.add(name)
+        return Weight(name, shape, info.codec)
+
+    def has(self, name: str) -> bool:
+        return name in self._checkpoint.tensors
+
+    def values(self, name: str, count: int) -> tuple[float, ...]:
+        weight = self(name, (count,))
+        if weight.codec != "f32":
+            raise ConfigError(f"tensor {name} is stored as {weight.codec}", "f32")
+        found = np.array(self._checkpoint.read(name)).view(np.float32)
+        if not (np.isfinite(found).all() and (found > 0).all()):
+            raise ConfigError(f"tensor {name} holds values that are not positive numbers", "frequency factors")
+        return tuple(float(v) for v in found)
+
+    def check_all_requested(self) -> None:
+        """ConfigError naming tensors of the file that the model did not ask for."""
+        rest = sorted(set(self._checkpoint.tensors) - self._requested)
+        if rest:
+            raise ConfigError(
+                f"{len(rest)} tensors are not part of this model: {', '.join(rest[:5])}",
+                "only tensors that its architecture and config call for",
+            )
+
+
+class ShapeOnly:
+    """Invents weights of any shape: to price a model without its file.
+
+    codec  one for all matrices (vectors stay f32), or a function of (name, shape)
+    """
+
+    def __init__(self, codec: str | Callable[[str, tuple[int, ...]], str]) -> None:
+        self._codec = codec
+
+    def __call__(self, name: str, shape: tuple[int, ...]) -> Weight:
+        if callable(self._codec):
+            codec = self._codec(name, shape)
+        else:
+            codec = self._codec if len(shape) > 1 else "f32"
+        _check_blocks(name, codec, shape)
+        return Weight(name, shape, codec)
+
+    def has(self, name: str) -> bool:
+        return False
+
+    def values(self, name: str, count: int) -> tuple[float, ...]:
+        raise ConfigError(f"tensor {name} has no values without a file")
+
+
+def _check_blocks(name: str, codec: str, shape: tuple[int, ...]) -> None:
+    kind = codecs.BLOCK_TYPES[codec]
+    if shape[-1] % kind.block:
+        raise ConfigError(f"rows of {name} have {shape[-1]} weights", f"whole {codec} blocks of {kind.block}")
+
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Architecture(Generic[C]):
+    """One entry of the registry.
+
+    from_gguf  (metadata, tensor names, allow_unknown) -> its Config
+    from_hf    (config.json, allow_unknown) -> its Config
+    build      (Config, weights) -> Graph
+    """
+
+    name: str
+    from_gguf: Callable[[Mapping[str, Any], Container[str], bool], C]
+    from_hf: Callable[[Mapping[str, Any], bool], C]
+    build: Callable[[C, WeightProvider], Graph]

@@ -1,0 +1,14 @@
+"""Qwen2 and Qwen2.5 are Llama with biases on q, k and v, and heads whose halves turn together."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from memfirst.models import llama
+from memfirst.models.base import Architecture
+
+FAMILY = llama.Family("qwen2", qkv_bias=True)
+
+ARCHITECTURE = Architecture(
+    "qwen2", partial(llama.from_gguf, family=FAMILY), partial(llama.from_hf, family=FAMILY), llama.build
+)
