@@ -74,6 +74,9 @@ def samples(codec: Codec) -> np.ndarray:
     rng = np.random.default_rng(7)
     shape = (600, codec.block)
     usual = rng.standard_normal(shape)
+    # Scales of exactly 1 in q8_0, and low halves of 0x8000 in bf16, where only ties remain to be decided.
+    halves = np.concatenate([np.full((600, 1), 127), rng.integers(-254, 255, shape)[:, 1:] / 2], axis=1)
+    midway = (rng.integers(0x3000, 0x4000, shape, dtype=np.uint32) << 16 | 0x8000).view(np.float32)
     kinds = [
         usual * 0.02,
         rng.standard_t(2, shape),
@@ -84,6 +87,8 @@ def samples(codec: Codec) -> np.ndarray:
         usual * (rng.random(shape) < 0.05),
         rng.integers(-16, 17, shape) / 2,
         np.zeros(shape),
+        halves,
+        midway,
     ]
     return np.concatenate(kinds).astype(np.float32)
 
@@ -108,10 +113,32 @@ def test_search_is_as_close_as_ggmls(name: str) -> None:
     assert error / np.sqrt(np.mean(weights**2, dtype=np.float64)) < 1.005 * GGML_ERROR[name]
 
 
+def test_iq4_nl_takes_the_nearest_level() -> None:
+    codec = get("iq4_nl")
+    weights = np.random.default_rng(5).standard_normal((2000, 32)).astype(np.float32)
+    blocks = codec.quantize(weights)
+    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    choices = scale[:, :, None] * np.array(quants.IQ4_NL.kvalues, np.float32)
+    nearest = np.abs(weights[..., None] - choices).min(axis=-1)
+    np.testing.assert_allclose(np.abs(codec.dequantize(blocks) - weights), nearest, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize("size", [1e-4, 1e-3])
+def test_small_weights_lose_little_more_though_their_steps_are_subnormal(name: str, size: float) -> None:
+    """A step over 6-bit or 8-bit scales of weights of 1e-3 lies where f16 has 3 to 7 bits."""
+    codec = get(name)
+    weights = np.random.default_rng(2).standard_normal((400, 256)).astype(np.float32)
+    usual, small = (
+        np.std(codec.dequantize(codec.quantize(weights * np.float32(s))) / s - weights) for s in (1, size)
+    )
+    assert small < 1.03 * usual
+
+
 # Largest error over largest weight of a block, before its scales are rounded to f16 (up to 1/2048 more).
 WORST = {
     "q4_0": 1 / 8, "q4_1": 1 / 14, "q5_0": 1 / 16, "q5_1": 1 / 30, "q8_0": 1 / 254,
-    "q4_k": 1 / 5, "q5_k": 1 / 8, "q6_k": 1 / 16, "iq4_nl": 1 / 5,
+    "q4_k": 1 / 7, "q5_k": 1 / 12, "q6_k": 1 / 35, "iq4_nl": 1 / 6,
 }  # fmt: skip
 
 

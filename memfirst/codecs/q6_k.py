@@ -57,7 +57,7 @@ def _quantize(weights: F32) -> U8:
     found = symmetric_search(columns, 32, OFFSETS).reshape(-1, BLOCK // SUB)
     largest: F32 = np.take_along_axis(found, np.abs(found).argmax(axis=1, keepdims=True), axis=1)
     # The scale of largest magnitude becomes -128, whatever its sign: one more step than +127 would give.
-    d: F32 = np.copysign(f16_step(np.abs(largest) / np.float32(128) * unit), -largest)
+    d: F32 = np.copysign(f16_step(np.abs(largest) * np.float32(1 / 128) * unit), -largest)
     scales = np.clip(np.rint(found * inverse(d / unit)), -128, 127)
     codes = np.clip(np.rint(columns * inverse((d / unit * scales).reshape(-1))), -32, 31) + np.float32(32)
     packed = _code_bytes(codes.astype(np.uint8).T.reshape(-1, 2, 4, 32))
