@@ -53,7 +53,7 @@ class CheckpointWeights:
             raise ConfigError(f"tensor {name} is stored as {weight.codec}", "f32")
         found = np.array(self._checkpoint.read(name)).view(np.float32)
         if not (np.isfinite(found).all() and (found > 0).all()):
-            raise ConfigError(f"tensor {name} holds values that are not positive numbers", "frequency factors")
+            raise ConfigError(f"tensor {name} holds values below or at 0", "positive numbers")
         return tuple(float(v) for v in found)
 
     def check_all_requested(self) -> None:

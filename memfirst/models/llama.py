@@ -25,10 +25,13 @@ from memfirst.ops.select import Select
 
 HARMLESS_GGUF = frozenset({"expert_used_count", "rope.scaling.finetuned", "tensor_data_layout"})
 HARMLESS_HF = frozenset(
-    "architectures model_type torch_dtype dtype bos_token_id eos_token_id pad_token_id unk_token_id use_cache "
-    "transformers_version initializer_range attention_dropout pretraining_tp _name_or_path is_llama_config "
-    "unsloth_fixed unsloth_version transformers.js_config max_window_layers max_length attn_implementation "
-    "_attn_implementation_autoset".split()
+    (
+        *("architectures", "model_type", "_name_or_path", "transformers_version", "transformers.js_config"),
+        *("dtype", "torch_dtype", "attn_implementation", "_attn_implementation_autoset", "use_cache"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "max_length", "max_window_layers"),
+        *("initializer_range", "attention_dropout", "pretraining_tp", "is_llama_config"),
+        *("unsloth_fixed", "unsloth_version"),
+    )
 )
 """Keys that training, sampling or another engine reads: they change nothing here."""
 
@@ -88,7 +91,7 @@ class Config:
 def from_gguf(
     metadata: Mapping[str, Any], tensors: Container[str], allow_unknown: bool = False, family: Family = LLAMA
 ) -> Config:
-    """Read `<architecture>.*`; what GGUF says by leaving a tensor out (tied head, biases) comes from `tensors`."""
+    """Read `<architecture>.*`; a tied head and biases show in which `tensors` there are."""
     r = ConfigReader(metadata, f"{family.architecture}.")
     if r.integer("expert_count", 1 << 16, default=0, low=0):
         raise UnsupportedError(f"{family.architecture} with routed experts", "a dense model")
@@ -188,81 +191,80 @@ def build(c: Config, w: WeightProvider) -> Graph:
         KVCache(f"blk.{i}.kv", c.num_key_value_heads, c.head_dim, c.head_dim)
         for i in range(c.num_hidden_layers)
     )
-    turn = _turn(c, w)
+    layers = _Layers(c, w, _rope(c, w))
     for i, cache in enumerate(caches):
-        ops += _attention(c, w, i, cache, turn, ops[-1].output)
-        ops += _feed_forward(c, w, i, ops[-1].output)
+        ops += layers.attention(f"blk.{i}.attn", cache, ops[-1].output)
+        ops += layers.feed_forward(f"blk.{i}.ffn", ops[-1].output)
     ops.append(Select("select", (ops[-1].output,), "select", c.hidden_size))
     norm = w("output_norm.weight", (c.hidden_size,))
     ops.append(RMSNorm("output_norm", ("select",), "output_norm", norm, c.rms_norm_eps, head=True))
     ops.append(Linear("output", ("output_norm",), "logits", _head(c, w, embedding), head=True))
-    return Graph(
-        c.family.architecture, tuple(ops), caches, c.vocab_size, c.hidden_size, c.max_position_embeddings
-    )
+    name, context = c.family.architecture, c.max_position_embeddings
+    return Graph(name, tuple(ops), caches, c.vocab_size, c.hidden_size, context)
 
 
 def _head(c: Config, w: WeightProvider, embedding: Weight) -> Weight:
-    """The output matrix; where tied, the embedding under another name: stored once, read in full as the head."""
+    """The output matrix. Where tied, the embedding by another name: stored once, read in full as the head."""
     if c.tie_word_embeddings:
         return replace(embedding, name="output.weight", alias=embedding.name)
     return w("output.weight", (c.vocab_size, c.hidden_size))
 
 
-def _turn(c: Config, w: WeightProvider) -> partial[Rope]:
-    """RoPE without its place and heads. `rope_freqs.weight` divides the frequencies: GGUF's form of Llama 3's."""
+def _rope(c: Config, w: WeightProvider) -> partial[Rope]:
+    """RoPE but for its place and heads. GGUF has Llama 3's scaling as divisors of the frequencies."""
     plain = rope.frequencies(c.rope_theta, c.rotary_dim, c.rope_scaling)
     if w.has("rope_freqs.weight"):
         divisors = w.values("rope_freqs.weight", len(plain))
         plain = tuple(f / d for f, d in zip(plain, divisors, strict=True))
     factor = 1.0 if c.rope_scaling is None else c.rope_scaling.attention_factor
-    return partial(
-        Rope, head_dim=c.head_dim, frequencies=plain, style=c.family.rope_style, factor=factor
-    )
+    return partial(Rope, head_dim=c.head_dim, frequencies=plain, style=c.family.rope_style, factor=factor)
 
 
-def _linear(
-    w: WeightProvider, name: str, source: str, shape: tuple[int, int], bias: bool = False
-) -> Linear:
-    vector = w(f"{name}.bias", shape[:1]) if bias else None
-    return Linear(name, (source,), name, w(f"{name}.weight", shape), vector)
+@dataclass(frozen=True)
+class _Layers:
+    """Builds a layer's two halves; a value has the name of the operation that gives it."""
 
+    c: Config
+    w: WeightProvider
+    rope: partial[Rope]
 
-def _attention(
-    c: Config, w: WeightProvider, i: int, cache: KVCache, turn: partial[Rope], x: str
-) -> list[Op]:
-    at, heads, kv = f"blk.{i}.attn", c.num_attention_heads, c.num_key_value_heads
-    norm = RMSNorm(f"{at}_norm", (x,), f"{at}_norm", w(f"{at}_norm.weight", (c.hidden_size,)), c.rms_norm_eps)
-    ops: list[Op] = [norm]
-    for part, n in (("q", heads), ("k", kv), ("v", kv)):
-        shape = (n * c.head_dim, c.hidden_size)
-        ops.append(_linear(w, f"{at}_{part}", norm.output, shape, c.attention_bias))
-    for part, n in (("q", heads), ("k", kv)):
-        ops += _normed_and_turned(c, w, f"{at}_{part}", n, turn)
-    qkv = (f"{at}_q_rope", f"{at}_k_rope", f"{at}_v")
-    ops.append(Attention(at, qkv, at, cache, heads, 1 / sqrt(c.head_dim)))
-    out = _linear(w, f"{at}_output", at, (c.hidden_size, heads * c.head_dim), c.output_bias)
-    return [*ops, out, Add(f"{at}_residual", (x, out.output), f"{at}_residual", c.hidden_size)]
+    def attention(self, at: str, cache: KVCache, x: str) -> list[Op]:
+        c, heads, kv = self.c, self.c.num_attention_heads, self.c.num_key_value_heads
+        ops = [self._norm(f"{at}_norm", x)]
+        for part, n in (("q", heads), ("k", kv), ("v", kv)):
+            ops.append(self._linear(f"{at}_{part}", f"{at}_norm", n * c.head_dim, c.attention_bias))
+        ops += self._turned(f"{at}_q", heads) + self._turned(f"{at}_k", kv)
+        qkv = (f"{at}_q_rope", f"{at}_k_rope", f"{at}_v")
+        ops.append(Attention(at, qkv, at, cache, heads, 1 / sqrt(c.head_dim)))
+        ops.append(self._linear(f"{at}_output", at, c.hidden_size, c.output_bias, heads * c.head_dim))
+        return [*ops, Add(f"{at}_residual", (x, f"{at}_output"), f"{at}_residual", c.hidden_size)]
 
+    def feed_forward(self, at: str, x: str) -> list[Op]:
+        c, inner = self.c, self.c.intermediate_size
+        return [
+            self._norm(f"{at}_norm", x),
+            self._linear(f"{at}_gate", f"{at}_norm", inner, c.mlp_bias),
+            self._linear(f"{at}_up", f"{at}_norm", inner, c.mlp_bias),
+            Glu(f"{at}_glu", (f"{at}_gate", f"{at}_up"), f"{at}_glu", inner),
+            self._linear(f"{at}_down", f"{at}_glu", c.hidden_size, c.mlp_bias, inner),
+            Add(f"{at}_residual", (x, f"{at}_down"), f"{at}_residual", c.hidden_size),
+        ]
 
-def _normed_and_turned(
-    c: Config, w: WeightProvider, name: str, heads: int, turn: partial[Rope]
-) -> list[Op]:
-    """RoPE of q or k, after its norm where the family has one."""
-    if not c.family.qk_norm:
-        return [turn(f"{name}_rope", (name,), f"{name}_rope", heads)]
-    weight = w(f"{name}_norm.weight", (c.head_dim,))
-    norm = RMSNorm(f"{name}_norm", (name,), f"{name}_norm", weight, c.rms_norm_eps, heads=heads)
-    return [norm, turn(f"{name}_rope", (norm.output,), f"{name}_rope", heads)]
+    def _norm(self, name: str, x: str) -> Op:
+        weight = self.w(f"{name}.weight", (self.c.hidden_size,))
+        return RMSNorm(name, (x,), name, weight, self.c.rms_norm_eps)
 
+    def _linear(self, name: str, x: str, rows: int, bias: bool, columns: int = 0) -> Op:
+        weight = self.w(f"{name}.weight", (rows, columns or self.c.hidden_size))
+        return Linear(name, (x,), name, weight, self.w(f"{name}.bias", (rows,)) if bias else None)
 
-def _feed_forward(c: Config, w: WeightProvider, i: int, x: str) -> list[Op]:
-    at, wide = f"blk.{i}.ffn", (c.intermediate_size, c.hidden_size)
-    norm = RMSNorm(f"{at}_norm", (x,), f"{at}_norm", w(f"{at}_norm.weight", (c.hidden_size,)), c.rms_norm_eps)
-    gate = _linear(w, f"{at}_gate", norm.output, wide, c.mlp_bias)
-    up = _linear(w, f"{at}_up", norm.output, wide, c.mlp_bias)
-    glu = Glu(f"{at}_glu", (gate.output, up.output), f"{at}_glu", c.intermediate_size)
-    down = _linear(w, f"{at}_down", glu.output, (c.hidden_size, c.intermediate_size), c.mlp_bias)
-    return [norm, gate, up, glu, down, Add(f"{at}_residual", (x, down.output), f"{at}_residual", c.hidden_size)]
+    def _turned(self, name: str, heads: int) -> list[Op]:
+        """RoPE of q or k, after its norm where the family has one."""
+        if not self.c.family.qk_norm:
+            return [self.rope(f"{name}_rope", (name,), f"{name}_rope", heads)]
+        weight, normed = self.w(f"{name}_norm.weight", (self.c.head_dim,)), f"{name}_norm"
+        norm = RMSNorm(normed, (name,), normed, weight, self.c.rms_norm_eps, heads=heads)
+        return [norm, self.rope(f"{name}_rope", (normed,), f"{name}_rope", heads)]
 
 
 ARCHITECTURE = Architecture("llama", from_gguf, from_hf, build)

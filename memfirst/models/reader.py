@@ -1,4 +1,4 @@
-"""Strict reading of hyperparameters: every key is read, or on a list of harmless ones, or named and refused."""
+"""Strict reading of hyperparameters: every key is read, or known to be harmless, or refused."""
 
 from __future__ import annotations
 

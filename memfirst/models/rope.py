@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, floor, log, pi
-from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.models.reader import MAX_CONTEXT, ConfigReader
@@ -121,7 +120,7 @@ def _read_yarn(values: ConfigReader, factor: float, context: int) -> RopeScaling
 
 
 def read_gguf(config: ConfigReader, context: int) -> tuple[float, RopeScaling | None]:
-    """(theta, scaling) from `rope.freq_base` and `rope.scaling.*`; Llama 3's is a tensor, `rope_freqs.weight`."""
+    """(theta, scaling) from `rope.freq_base` and `rope.scaling.*` (Llama 3's scaling is a tensor)."""
     theta = config.number("rope.freq_base", 10000.0, low=1.0)
     factor = config.number("rope.scaling.factor", config.number("rope.scale_linear", 1.0))
     original = config.integer("rope.scaling.original_context_length", MAX_CONTEXT, default=context)
