@@ -1,0 +1,5 @@
+"""`python -m memfirst` is the `memfirst` command."""
+
+from memfirst.cli import main
+
+main()

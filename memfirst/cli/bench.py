@@ -1,0 +1,87 @@
+"""`memfirst bench`: measure a model on this machine, beside what its bytes allow."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
+from memfirst.progress import Progress
+
+MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+PromptTokens = Annotated[int, typer.Option("--prompt", metavar="N", min=1, help="Tokens of the prompt.")]
+Generate = Annotated[int, typer.Option("--generate", metavar="N", min=1, help="Tokens to decode.")]
+Synthetic = Annotated[
+    str | None,
+    typer.Option(
+        "--synthetic",
+        metavar="SHAPE",
+        help="Random weights of this shape, such as llama-1b, instead of a MODEL.",
+    ),
+]
+Codec = Annotated[
+    str, typer.Option("--codec", metavar="MIX", help="Codec mix of --synthetic: q4_0, q4_k_m, q8_0, …")
+]
+Write = Annotated[
+    Path | None,
+    typer.Option(
+        "--write", metavar="FILE", help="Keep the --synthetic model as a GGUF file.", show_default=False
+    ),
+]
+
+
+def bench(
+    model: MaybeModel = None,
+    *,
+    threads: Threads = None,
+    prompt: PromptTokens = 256,
+    generate: Generate = 128,
+    ctx: Ctx = None,
+    synthetic: Synthetic = None,
+    codec: Codec = "q4_k_m",
+    write: Write = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a model on this machine.
+
+    Prefill, decode and start-up, each operation's bytes and its share of the bandwidth, beside what the
+    memory delivers in the same run.
+    """
+    if (model is None) == (synthetic is None):
+        raise typer.BadParameter("give a MODEL or --synthetic SHAPE, one of the two")
+    if write and not synthetic:
+        raise typer.BadParameter("--write keeps a --synthetic model: give its SHAPE")
+    from memfirst.cli.display import print_json, progress
+
+    measure: Any = import_module("memfirst.measure")
+    with progress(quiet=as_json) as report:
+        source = _resolved(model, offline, report) if model else _made(synthetic, codec, write)
+        measured = measure.bench(
+            source,
+            threads=threads, prompt=prompt, generate=generate, ctx=ctx, progress=report,
+        )  # fmt: skip
+    if as_json:
+        print_json(measured.report())
+    else:
+        print(measured.page())
+
+
+def _resolved(model: str, offline: bool, report: Progress) -> Path:
+    """The files of a MODEL."""
+    from memfirst import hub
+
+    return hub.resolve(model, offline=offline, progress=report)
+
+
+def _made(shape: str | None, codec: str, write: Path | None) -> Any:
+    """Random weights of `shape`: a checkpoint in memory, or the file that it was written to."""
+    make: Any = import_module("memfirst.formats.synthetic")
+    checkpoint = make.synthetic(shape, codec)
+    if write is None:
+        return checkpoint
+    make.write(checkpoint, write)
+    return write

@@ -1,0 +1,108 @@
+"""How the commands print: JSON, sizes, tables, and progress on a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from memfirst.progress import Progress, Silent
+
+
+def print_json(data: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def size(nbytes: float) -> str:
+    """Bytes as people read them, in powers of 1000: "98.4 MB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} TB"
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: what a file says of itself must not steer the terminal."""
+    return "".join(c if c == "\n" or c.isprintable() else "\ufffd" for c in text)
+
+
+def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
+    """Aligned columns; those in `numbers` to the right. Empty rows give an empty string."""
+    if not rows:
+        return ""
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = (
+        "  ".join(
+            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
+        )
+        for r in rows
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Progress]:
+    """Bars and notes where stderr is a terminal, else nothing; the bars are gone at the end."""
+    if quiet or not sys.stderr.isatty():
+        yield Silent()
+        return
+    bars = Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()
+
+
+class Bars:
+    """Notes and one bar a task on stderr, by rich, which is imported when the first bar is drawn."""
+
+    def __init__(self) -> None:
+        self._bars: Any = None
+        self._tasks: dict[str, Any] = {}
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        if self._bars is None:
+            print(text, file=sys.stderr)
+        else:
+            self._bars.console.print(text, markup=False, highlight=False)
+
+    def update(self, what: str, done: int, total: int, unit: str = "B") -> None:
+        """Draw `what`; the bars leave the screen when all of them are full."""
+        if self._bars is None:
+            self._bars = _rich_bars(unit)
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total or None)
+        self._bars.update(self._tasks[what], completed=done)
+        if total and all(t.finished for t in self._bars.tasks):
+            self.close()
+
+    def close(self) -> None:
+        """Take the bars off the screen."""
+        if self._bars is not None:
+            self._bars.stop()
+        self._bars, self._tasks = None, {}
+
+
+def _rich_bars(unit: str) -> Any:
+    """Bytes get a rate and the time left; anything else a count."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    amount = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
+    text = TextColumn("{task.description}", markup=False)
+    console = Console(stderr=True)
+    return Progress(text, BarColumn(), *amount, TimeRemainingColumn(), console=console, transient=True)

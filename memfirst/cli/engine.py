@@ -1,0 +1,61 @@
+"""The engine as the commands see it: the few calls that `run` and `bench` make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from memfirst.cli.display import progress
+from memfirst.errors import MemfirstError
+
+Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `run` was asked for, besides the text; `sampling` has the options that were given.
+
+    raw   the prompt is the text itself: no chat template
+    """
+
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    sampling: dict[str, Any]
+    raw: bool = False
+
+
+@contextmanager
+def loaded(
+    model: str, *, threads: int | None, ctx: int | None, backend: str, offline: bool, quiet: bool
+) -> Iterator[Any]:
+    """A model ready to generate, closed at the end; loading is shown on a terminal."""
+    import memfirst
+    from memfirst import hub
+
+    with progress(quiet) as report:
+        path = hub.resolve(model, offline=offline, progress=report)
+        engine: Any = memfirst
+        found = engine.load(path, threads=threads, ctx=ctx, backend=backend, progress=report)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def generate(model: Any, prompt: str | Messages, request: Request) -> Any:
+    """Start an answer: an iterable of tokens with `.text`, then `.report()` and `.line()`."""
+    if request.raw and not isinstance(prompt, str):
+        raise MemfirstError(
+            "--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat"
+        )
+    sampling = import_module("memfirst.sampling").SamplingParams(**request.sampling)
+    return model.generate(prompt, params=sampling, max_tokens=request.max_tokens, stop=request.stop)
+
+
+def messages(system: str | None, prompt: str) -> Messages:
+    """A conversation's start."""
+    start = [{"role": "system", "content": system}] if system else []
+    return [*start, {"role": "user", "content": prompt}]

@@ -1,0 +1,35 @@
+"""Options that several commands share, each with its help text."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+MODEL_HELP = "A path, a catalogue name (smollm2:135m) or hf:owner/repo[:QUANT]."
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Use the cache only; touch no network.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        help="Worker threads. Exact: any number gives the same answer.",
+        show_default="physical cores",
+    ),
+]
+Ctx = Annotated[
+    int | None,
+    typer.Option(
+        "--ctx",
+        metavar="N",
+        min=1,
+        help="Room for so many tokens of context.",
+        show_default="what the model was trained for",
+    ),
+]

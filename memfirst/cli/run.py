@@ -1,0 +1,131 @@
+"""`memfirst run`: generate text from a prompt, or chat on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from memfirst.catalog.models import DEFAULT_MODEL
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=False, **more)
+
+
+MaybeModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=True)]
+Prompt = Annotated[
+    str | None,
+    _option("-p", "--prompt", metavar="TEXT", help="The prompt; without it, standard input, or chat."),
+]
+System = Annotated[str | None, _option("--system", metavar="TEXT", help="A system message.")]
+MaxTokens = Annotated[
+    int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Stop after so many tokens.")
+]
+Temperature = Annotated[float | None, _option("--temperature", metavar="T", min=0.0, help="0 is greedy.")]
+TopK = Annotated[
+    int | None, _option("--top-k", metavar="K", min=0, help="Sample among the K likeliest; 0 is all.")
+]
+TopP = Annotated[
+    float | None,
+    _option("--top-p", metavar="P", min=0.0, max=1.0, help="Sample among the likeliest that sum to P."),
+]
+MinP = Annotated[
+    float | None,
+    _option("--min-p", metavar="P", min=0.0, max=1.0, help="Drop what is below P times the likeliest."),
+]
+Penalty = Annotated[float | None, _option("--repetition-penalty", metavar="F", min=0.01, help="1 is none.")]
+Seed = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Same seed, same text.")]
+Stop = Annotated[
+    list[str] | None,
+    _option("--stop", metavar="TEXT", help="Stop before this text; may be given several times."),
+]
+Backend = Annotated[
+    str,
+    typer.Option("--backend", metavar="NAME", help="cpu, or reference: NumPy float32, slow, the definition."),
+]
+Raw = Annotated[
+    bool, typer.Option("--raw", help="Give the prompt to the model as it is, without a chat template.")
+]
+
+
+def run(
+    model: MaybeModel = DEFAULT_MODEL,
+    *,
+    prompt: Prompt = None,
+    system: System = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = None,
+    seed: Seed = None,
+    stop: Stop = None,
+    threads: Threads = None,
+    ctx: Ctx = None,
+    backend: Backend = "cpu",
+    raw: Raw = False,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Generate text from a prompt, or chat on a terminal.
+
+    The prompt is -p, else standard input; on a terminal without one it is a chat. The answer goes to stdout,
+    and a line that says how fast it was and what each token read to stderr.
+    """
+    text = read_prompt(prompt)
+    if backend not in ("cpu", "reference"):
+        raise typer.BadParameter(f"{backend!r} is neither cpu nor reference", param_hint="--backend")
+    if text is None and (as_json or raw):
+        raise typer.BadParameter("--json and --raw need a prompt: -p, or standard input")
+    from memfirst.cli import engine
+
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+             "repetition_penalty": repetition_penalty, "seed": seed}  # fmt: skip
+    sampling = {k: v for k, v in given.items() if v is not None}
+    request = engine.Request(max_tokens, tuple(stop or ()), sampling, raw)
+    with engine.loaded(
+        model, threads=threads, ctx=ctx, backend=backend, offline=offline, quiet=as_json
+    ) as loaded:
+        if text is None:
+            from memfirst.cli.chat import chat
+
+            chat(loaded, request, system)
+        else:
+            answer(loaded, text if raw else engine.messages(system, text), request, as_json)
+
+
+def read_prompt(prompt: str | None) -> str | None:
+    """-p, else all of standard input, else None: a terminal, so chat. A usage error where it is empty."""
+    if prompt is None:
+        if sys.stdin is None or sys.stdin.isatty():
+            return None
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise typer.BadParameter(f"standard input is not UTF-8 text (byte {e.start})") from e
+        prompt = prompt.removesuffix("\n")
+    if not prompt:
+        raise typer.BadParameter("the prompt is empty: give -p TEXT, or text on standard input")
+    return prompt
+
+
+def answer(model: Any, prompt: Any, request: Any, as_json: bool) -> None:
+    """Print one answer as it comes, and the line that says what it cost; or one JSON object."""
+    from memfirst.cli import engine
+    from memfirst.cli.display import print_json
+
+    generation = engine.generate(model, prompt, request)
+    for token in generation:
+        if not as_json:
+            sys.stdout.write(token.text)
+            sys.stdout.flush()
+    if as_json:
+        print_json(generation.report())
+        return
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    print(generation.line(), file=sys.stderr)
