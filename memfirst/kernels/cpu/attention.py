@@ -3,8 +3,9 @@
 A context is cut into splits of SPLIT positions, at multiples of SPLIT. Each split gives a partial (maximum, sum, weighted
 values); partials are folded in order. One worker may do all splits of a token or each worker some: the arithmetic is the same.
 
-Layout of a page of PAGE positions, for each KV head: keys as [PAGE/16, head_dim, 16] (lanes are positions, so that scores
-need no sum across lanes), values as [PAGE, head_dim].
+A page holds PAGE positions of all layers (`page_items` f16); this layer's keys start at `keys_at`, its values at `values_at`.
+For each KV head, keys lie as [PAGE/16, head_dim, 16] (lanes are positions: scores need no sum across lanes), values as
+[PAGE, head_dim].
 """
 
 import numpy as np
@@ -35,13 +36,14 @@ ROW = SPLIT + 64
 
 @kernel
 def write_keys(
-    k: "f32", cache: "u16", slots: "i32", step: "i64", count: "int", heads: "int", worker, lo, hi, *, DIM
-):
+    k: "f32", cache: "u16", slots: "i32", step: "i64", count: "int", heads: "int", page_items: "int", keys_at: "int",
+    worker, lo, hi, *, DIM,
+):  # fmt: skip
     """Stores heads lo/DIM..hi/DIM of the step's keys; slots[t] = page · PAGE + offset. Returns bytes written."""
     for t in range(step[count]):
         page, offset = slots[t] // PAGE, slots[t] % PAGE
         for h in range(lo // DIM, hi // DIM):
-            base = ((page * heads + h) * (PAGE // 16) + offset // 16) * DIM * 16 + offset % 16
+            base = page * page_items + keys_at + (h * (PAGE // 16) + offset // 16) * DIM * 16 + offset % 16
             for d in range(DIM):
                 store_f16(cache, base + d * 16, k[(t * heads + h) * DIM + d])
     return step[count] * (hi - lo) * 2
@@ -49,13 +51,14 @@ def write_keys(
 
 @kernel
 def write_values(
-    v: "f32", cache: "u16", slots: "i32", step: "i64", count: "int", heads: "int", worker, lo, hi, *, DIM
-):
+    v: "f32", cache: "u16", slots: "i32", step: "i64", count: "int", heads: "int", page_items: "int", values_at: "int",
+    worker, lo, hi, *, DIM,
+):  # fmt: skip
     """Stores heads lo/DIM..hi/DIM of the step's values. Returns bytes written."""
     for t in range(step[count]):
         page, offset = slots[t] // PAGE, slots[t] % PAGE
         for h in range(lo // DIM, hi // DIM):
-            base = ((page * heads + h) * PAGE + offset) * DIM
+            base = page * page_items + values_at + (h * PAGE + offset) * DIM
             for d in range(DIM):
                 store_f16(cache, base + d, v[(t * heads + h) * DIM + d])
     return step[count] * (hi - lo) * 2
@@ -98,9 +101,10 @@ def _fold(part, at, old, new, values):
 
 @kernel
 def attend(
-    q: "f32", kc: "u16", vc: "u16", scores: "f32", top: "f32", total: "f32", part: "f32",
+    q: "f32", cache: "u16", scores: "f32", top: "f32", total: "f32", part: "f32",
     item_token: "i32", item_split: "i32", item_last: "i32", starts: "i32", ends: "i32",
-    tables: "i32", table_at: "i32", heads: "int", scale: "float", worker, lo, hi, *, DIM, GROUP,
+    tables: "i32", table_at: "i32", heads: "int", page_items: "int", keys_at: "int", values_at: "int",
+    scale: "float", worker, lo, hi, *, DIM, GROUP,
 ):  # fmt: skip
     """Units lo..hi: unit = item · heads + KV head. Returns the bytes of keys and values that it read.
 
@@ -117,21 +121,22 @@ def attend(
         t = item_token[item]
         pages = table_at[t]
         query = (t * heads + h) * GROUP * DIM
+        keys, values = keys_at + h * PAGE * DIM, values_at + h * PAGE * DIM
         for split in range(item_split[item], item_last[item] + 1):
             first, last = max(split * SPLIT, starts[t]), min(split * SPLIT + SPLIT, ends[t])
             base = first // 16 * 16
             for p in range(base, last, 32):
                 twin = p + 16 if p + 16 < last else p  # two groups at once hide the latency of fma
-                near = ((tables[pages + p // PAGE] * heads + h) * (PAGE // 16) + p % PAGE // 16) * DIM * 16
-                far = ((tables[pages + twin // PAGE] * heads + h) * (PAGE // 16) + twin % PAGE // 16) * DIM * 16
+                near = tables[pages + p // PAGE] * page_items + keys + p % PAGE * DIM
+                far = tables[pages + twin // PAGE] * page_items + keys + twin % PAGE * DIM
                 acc = lanes(GROUP)
                 bcc = lanes(GROUP)
                 for g in static(GROUP):
                     acc[g] = splat16(0.0)
                     bcc[g] = splat16(0.0)
                 for d in range(DIM):
-                    k = load16_f16_of(kc, near + d * 16, max(first - p, 0), min(last - p, 16))
-                    j = load16_f16_of(kc, far + d * 16, max(first - twin, 0), min(last - twin, 16))
+                    k = load16_f16_of(cache, near + d * 16, max(first - p, 0), min(last - p, 16))
+                    j = load16_f16_of(cache, far + d * 16, max(first - twin, 0), min(last - twin, 16))
                     for g in static(GROUP):
                         e = splat16(q[query + g * DIM + d])
                         acc[g] = fma(e, k, acc[g])
@@ -155,8 +160,8 @@ def attend(
                     a[g] = splat16(0.0)
                     b[g] = splat16(0.0)
                 for p in range(first, last):
-                    values = ((tables[pages + p // PAGE] * heads + h) * PAGE + p % PAGE) * DIM + d
-                    v, w = load16_f16(vc, values), load16_f16(vc, values + 16)
+                    at = tables[pages + p // PAGE] * page_items + values + p % PAGE * DIM + d
+                    v, w = load16_f16(cache, at), load16_f16(cache, at + 16)
                     for g in static(GROUP):
                         e = splat16(scores[(worker * GROUP + g) * ROW + p - base])
                         a[g] = fma(e, v, a[g])

@@ -130,8 +130,8 @@ def params(function: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
     return tuple((a.name, str(a.annotation)) for a in runtime)
 
 
-def _entry(body: Callable[..., Any], kinds: tuple[tuple[str, str], ...]) -> Callable[..., Any]:
-    """`entry(args, worker, lo, hi)`: unpacks a record of 64-bit words at address `args`, calls the kernel."""
+def _entry(name: str, body: Callable[..., Any], kinds: tuple[tuple[str, str], ...]) -> Callable[..., Any]:
+    """`name(args, worker, lo, hi)`: unpacks a record of 64-bit words at address `args`, calls the kernel."""
     from memfirst.kernels.cpu import memory
 
     words, parts = 0, []
@@ -142,11 +142,11 @@ def _entry(body: Callable[..., Any], kinds: tuple[tuple[str, str], ...]) -> Call
         else:
             parts.append(f"r[{words}]" if kind == "int" else f"float_of(r[{words}])")
             words += 1
-    text = f"def entry(args, worker, lo, hi):\n    r = view_i64(args, {words})\n"
+    text = f"def {name}(args, worker, lo, hi):\n    r = view_i64(args, {words})\n"
     text += f"    return body({', '.join([*parts, 'worker', 'lo', 'hi'])})\n"
     space: dict[str, Any] = {**vars(memory), "body": body}
     exec(text, space)
-    result: Callable[..., Any] = space["entry"]
+    result: Callable[..., Any] = space[name]
     return result
 
 
@@ -158,9 +158,14 @@ def build(module: str, name: str, statics: Mapping[str, Static]) -> Built:
     kinds = params(function)
     body = njit(**lang.FLAGS)(specialise(function, resolve(statics)))
     signature = types.int64(types.int64, types.int64, types.int64, types.int64)
-    compiled = njit(signature, **lang.FLAGS)(_entry(body, kinds))
+    compiled = njit(signature, **lang.FLAGS)(_entry(_unique(module, name, statics), body, kinds))
     result = compiled.overloads[compiled.signatures[0]]
     return Built(result.fndesc.llvm_func_name, kinds, _object_code(result.library))
+
+
+def _unique(module: str, name: str, statics: Mapping[str, Static]) -> str:
+    """A name for the entry's symbol that no other kernel has: they are linked together."""
+    return "_".join(["memfirst", module, name, *(f"{k}_{v}" for k, v in sorted(statics.items()))])
 
 
 def _object_code(library: Any) -> bytes:

@@ -31,14 +31,14 @@ from memfirst.kernels.cpu.simd import (
 @kernel
 def block32(
     w: "u8", aq: "i8", ad: "f32", ai: "i32", af: "f32", y: "f32", step: "i64",
-    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+    count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
     """Rows lo..hi for codecs with a scale for each 32 columns; returns the bytes of those rows.
 
     w        packed weights [rows/8, cols/32, CODEC.STRIDE]
     aq       int8 activations [tokens, cols]
     ad ai af their scales, sums, and scale · sum [tokens, cols/32]
-    y        [tokens, stride]; ADD: is added to
+    y        [tokens, stride]; what is there is added to where `add_to` is 1
     count    where `step` holds the number of tokens
     private  token rows between workers' own activations (0: shared)
     """
@@ -86,11 +86,11 @@ def block32(
                 if t0 + t < tokens:
                     out = (t0 + t) * stride + r
                     if r + PACK < hi:
-                        if ADD:
+                        if add_to:
                             acc[t] = add(acc[t], load_y(y, out))
                         store_rows(y, out, acc[t])
                     else:
-                        if ADD:
+                        if add_to:
                             acc[t] = add(acc[t], load_pack_y(y, out))
                         store_pack(y, out, acc[t])
     return (hi - lo) // PACK * pack_bytes
@@ -99,7 +99,7 @@ def block32(
 @kernel
 def k256(
     w: "u8", aq: "i8", ad: "f32", ai: "i32", y: "f32", step: "i64",
-    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+    count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
     """As `block32` for Q4_K and Q5_K: integer sums over 256 columns, weighted by 6-bit scales and minimums.
 
@@ -153,11 +153,11 @@ def k256(
                 if t0 + t < tokens:
                     out = (t0 + t) * stride + r
                     if r + PACK < hi:
-                        if ADD:
+                        if add_to:
                             acc[t] = add(acc[t], load_y(y, out))
                         store_rows(y, out, acc[t])
                     else:
-                        if ADD:
+                        if add_to:
                             acc[t] = add(acc[t], load_pack_y(y, out))
                         store_pack(y, out, acc[t])
     return (hi - lo) // PACK * pack_bytes
@@ -166,7 +166,7 @@ def k256(
 @kernel
 def q6_k(
     w: "u8", aq: "i8", ad: "f32", ah: "i32", y: "f32", step: "i64",
-    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+    count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
     """As `block32` for Q6_K: 16 sub-blocks of 16 columns with int8 scales; −32 is taken from their sums."""
     blocks = cols // 256
@@ -208,11 +208,11 @@ def q6_k(
                 if t0 + t < tokens:
                     out = (t0 + t) * stride + r
                     if r + PACK < hi:
-                        if ADD:
+                        if add_to:
                             acc[t] = add(acc[t], load_y(y, out))
                         store_rows(y, out, acc[t])
                     else:
-                        if ADD:
+                        if add_to:
                             acc[t] = add(acc[t], load_pack_y(y, out))
                         store_pack(y, out, acc[t])
     return (hi - lo) // PACK * pack_bytes
@@ -221,7 +221,7 @@ def q6_k(
 @kernel
 def floats(
     w: "u8", x: "f32", y: "f32", step: "i64",
-    count: "int", cols: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE, ADD,
+    count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
     """As `block32` for F32, F16 and BF16, with float activations; four sums, over columns 4i, 4i + 1, …"""
     pack_bytes = cols * CODEC.STRIDE
@@ -247,11 +247,11 @@ def floats(
                     out = (t0 + t) * stride + r
                     total = add(add(acc[4 * t], acc[4 * t + 1]), add(acc[4 * t + 2], acc[4 * t + 3]))
                     if r + PACK < hi:
-                        if ADD:
+                        if add_to:
                             total = add(total, load_y(y, out))
                         store_rows(y, out, total)
                     else:
-                        if ADD:
+                        if add_to:
                             total = add(total, load_pack_y(y, out))
                         store_pack(y, out, total)
     return (hi - lo) // PACK * pack_bytes

@@ -1,0 +1,100 @@
+"""Compiling the kernels that the cache lacks: in child processes, one per core, each importing Numba once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from memfirst.errors import BackendError
+from memfirst.kernels.cpu import library
+
+_CHILD = [sys.executable, "-c", "from memfirst.kernels.cpu.compiling import main; main()"]
+
+
+def compile_one(key: library.Key) -> bytes:
+    """The cache file's content for one kernel."""
+    from memfirst.kernels.cpu import build
+
+    module, name = key[0].split(".")
+    built = build.build(module, name, dict(key[1]))
+    return library.encode(built.symbol, built.params, built.code)
+
+
+def compile_all(
+    keys: Sequence[library.Key], folder: Path, progress: library.Progress | None
+) -> dict[library.Key, bytes]:
+    """Compile `keys`, keep them in `folder` where it can be written, and return them."""
+    out: dict[library.Key, bytes] = {}
+    kept = True
+    for key, blob in _compiled(keys):
+        out[key] = blob
+        if kept:  # said once
+            kept = _keep(folder / library.file_name(key), blob)
+        if progress:
+            progress(len(out), len(keys), key[0])
+    return out
+
+
+def _keep(path: Path, blob: bytes) -> bool:
+    try:
+        library.write_atomically(path, blob)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        print(f"memfirst: {path.parent} cannot be written ({reason}); kernels will be compiled again", file=sys.stderr)
+        return False
+    return True
+
+
+def _compiled(keys: Sequence[library.Key]) -> Iterator[tuple[library.Key, bytes]]:
+    """Each key with its file, as children finish them; big tiles first, so that the children end together."""
+    todo: SimpleQueue[library.Key] = SimpleQueue()
+    done: SimpleQueue[tuple[library.Key, bytes]] = SimpleQueue()
+    for key in sorted(keys, key=lambda k: int(dict(k[1]).get("TILE", 0)), reverse=True):
+        todo.put(key)
+    workers = min(len(keys), os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(_feed_child, todo, done) for _ in range(workers)]
+        for _ in keys:
+            while True:
+                try:
+                    yield done.get(timeout=0.1)
+                    break
+                except Empty:
+                    for future in futures:
+                        if future.done():
+                            future.result()  # raises what ended a child early
+
+
+def _feed_child(todo: SimpleQueue[library.Key], done: SimpleQueue[tuple[library.Key, bytes]]) -> None:
+    """Gives keys to one child until none is left."""
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+    with subprocess.Popen(_CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
+        if child.stdin is None or child.stdout is None:
+            raise BackendError("a compiling process has no pipes")
+        while True:
+            try:
+                key = todo.get_nowait()
+            except Empty:
+                child.stdin.close()
+                return
+            child.stdin.write(json.dumps(key).encode() + b"\n")
+            child.stdin.flush()
+            size = child.stdout.readline()
+            if not size:
+                raise BackendError(f"compiling {library.file_name(key)} failed", do="its reason is printed above")
+            done.put((key, child.stdout.read(int(size))))
+
+
+def main() -> None:
+    """A child: keys as lines of JSON on stdin, for each the length of its file and the file on stdout."""
+    for line in sys.stdin.buffer:
+        name, statics = json.loads(line)
+        blob = compile_one((name, tuple((n, v) for n, v in statics)))
+        sys.stdout.buffer.write(b"%d\n" % len(blob) + blob)
+        sys.stdout.buffer.flush()

@@ -1,0 +1,124 @@
+"""One step, walked by every worker: phases, prologues, chunks claimed one by one, a barrier on work done.
+
+A claim and a done counter of each phase carry the step's epoch in their high 32 bits, so nothing is reset between
+steps, and a worker that the system put aside finds its old phase finished instead of taking part in a newer one.
+The barrier waits for chunks, not for workers: a worker that is away holds nobody up unless it holds a chunk.
+"""
+
+from memfirst.kernels.cpu.lang import inline, kernel
+from memfirst.kernels.cpu.simd import atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
+
+# Words of `control`, shared by all workers.
+EPOCH, STOP, WALK, ARGS, TIMED = 0, 8, 16, 17, 18
+# Words of a row of each table.
+PHASE, TASK, CALL = 5, 5, 2
+COUNTERS = 16
+"""Words of a phase's counters: claims at 0, done at 8, on cache lines of their own."""
+
+
+@inline
+def _advance(counters, at, epoch, limit):
+    """Takes the next number below `limit` of this epoch's counter; -1 if none is left or a newer epoch runs."""
+    while True:
+        word = atomic_load(counters, at)
+        stamp, n = word >> 32, word & 0xFFFFFFFF
+        if stamp > epoch:
+            return -1
+        if stamp < epoch:
+            n = 0
+        if n >= limit:
+            return -1
+        if atomic_swap_if(counters, at, word, (epoch << 32) + n + 1):
+            return n
+
+
+@inline
+def _finished(counters, at, epoch, total):
+    word = atomic_load(counters, at)
+    stamp = word >> 32
+    return stamp > epoch or (stamp == epoch and (word & 0xFFFFFFFF) >= total) or total == 0
+
+
+@inline
+def _units(tasks, task, step):
+    per = tasks[task * TASK + 3]
+    return tasks[task * TASK + 2] * (step[per] if per >= 0 else 1)
+
+
+@inline
+def _chunks(tasks, task, step):
+    chunk = tasks[task * TASK + 4]
+    return (_units(tasks, task, step) + chunk - 1) // chunk
+
+
+@kernel
+def walk(
+    control: "i64", phases: "i64", tasks: "i64", calls: "i64", counters: "i64", step: "i64",
+    read: "i64", spent: "i64", patience: "int", worker, lo, hi,
+):  # fmt: skip
+    """Works on the phases from `lo` on, for epoch `hi`; returns how many phases are behind it.
+
+    phases  rows (first task, last + 1, first call of the prologue, last + 1, count of its range in `step`)
+    tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
+    calls   rows (address of the kernel, address of its arguments)
+    read    bytes read, spent: cycles, [workers, tasks], added up
+    Returns early after `patience` cycles at a barrier, or when STOP is set.
+    """
+    total_phases, total_tasks = len(phases) // PHASE, len(tasks) // TASK
+    if worker == 0 and atomic_load(control, EPOCH) < hi:
+        atomic_store(control, EPOCH, hi)
+    for phase in range(lo, total_phases):
+        first, last = phases[phase * PHASE], phases[phase * PHASE + 1]
+        chunks = 0
+        for task in range(first, last):
+            chunks += _chunks(tasks, task, step)
+        if atomic_load(control, STOP):
+            return phase
+        claimed = _advance(counters, phase * COUNTERS, hi, chunks)
+        if claimed >= 0:
+            for call in range(phases[phase * PHASE + 2], phases[phase * PHASE + 3]):
+                count = step[phases[phase * PHASE + 4]]
+                call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, count)
+        while claimed >= 0:
+            task, c = first, claimed
+            while c >= _chunks(tasks, task, step):
+                c -= _chunks(tasks, task, step)
+                task += 1
+            chunk = tasks[task * TASK + 4]
+            start = c * chunk
+            end = min(start + chunk, _units(tasks, task, step))
+            since = cycles() if control[TIMED] else 0
+            for call in range(tasks[task * TASK], tasks[task * TASK + 1]):
+                here = worker * total_tasks + task
+                read[here] += call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, start, end)
+            if control[TIMED]:
+                spent[worker * total_tasks + task] += cycles() - since
+            _advance(counters, phase * COUNTERS + 8, hi, chunks)
+            claimed = _advance(counters, phase * COUNTERS, hi, chunks)
+        since = cycles()
+        while not _finished(counters, phase * COUNTERS + 8, hi, chunks):
+            pause()
+            if cycles() - since > patience or atomic_load(control, STOP):
+                return phase
+    return total_phases
+
+
+@kernel
+def serve(control: "i64", spin: "int", worker, lo, hi):
+    """Waits for epochs after `lo` and walks them; returns the last epoch walked, after `spin` idle cycles or a stall."""
+    seen = lo
+    since = cycles()
+    while cycles() - since < spin and not atomic_load(control, STOP):
+        epoch = atomic_load(control, EPOCH)
+        if epoch > seen:
+            call_kernel(control[WALK], control[ARGS], worker, 0, epoch)
+            seen = epoch
+            since = cycles()
+        pause()
+    return seen
+
+
+@kernel
+def read_cycles(worker, lo, hi):
+    """The cycle counter, to find its rate."""
+    return cycles()
