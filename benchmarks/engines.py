@@ -75,7 +75,7 @@ def number(found: Mapping[str, Any], key: str, source: str) -> float:
 class Memfirst:
     """`memfirst bench`; an empty context is a prompt of one token."""
 
-    program: tuple[str, ...] = (sys.executable, "-c", "import memfirst.cli as c; c.main()")
+    program: tuple[str, ...] = (sys.executable, "-m", "memfirst")
     name: str = "memfirst"
 
     @property

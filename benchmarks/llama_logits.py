@@ -10,7 +10,7 @@ import ctypes
 import json
 import sys
 
-from llama_runner import BATCH, Peer
+from llama_runner import BATCH, Peer  # type: ignore[import-not-found]  # beside this script
 
 
 def tokenize(peer: Peer, text: str) -> list[int]:

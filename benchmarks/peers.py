@@ -130,7 +130,7 @@ def record(
 def shown(command: Sequence[str]) -> str:
     """A command as a reader would type it: programs and files by name, without this machine's folders."""
     words = [Path(word).name if "/" in word else word for word in command]
-    if words[1:2] == ["-c"]:  # memfirst, run by this Python
+    if words[1:3] == ["-m", "memfirst"]:  # memfirst, run by this Python
         words = ["memfirst", *words[3:]]
     return shlex.join(words)
 

@@ -58,8 +58,8 @@ def markdown(cases: Sequence[Mapping[str, Any]]) -> str:
 
 LEGEND = """\
 Medians of interleaved runs on the same file and threads; ratios are medians over clean pairs, with their
-quartiles. *Of the probe*: the bytes that the ledger counts per second, over what a read loop in C gets from this
-memory in the same minute. A pair is discarded when other processes used more than 2 % of a core, or the
+quartiles. *Of the probe*: the bytes that the ledger counts per second, over what a read loop in C gets from
+this memory in the same minute. A pair is discarded when other processes used more than 2 % of a core, or the
 hypervisor took time. Each peer runs with the switches that were fastest for it on that case."""
 
 
