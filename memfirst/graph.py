@@ -115,7 +115,8 @@ class Sequence:
     @property
     def logit_rows(self) -> tuple[int, ...]:
         """Indices of the new tokens whose logits are asked for."""
-        return (self.new - 1,) if self.logits is None else self.logits
+        last = (self.new - 1,) if self.new else ()
+        return last if self.logits is None else self.logits
 
 
 @dataclass(frozen=True)
