@@ -124,15 +124,24 @@ def _integer_code(key: str, value: int) -> int:
 def _array(key: str, value: Any) -> bytes:
     if isinstance(value, StringArray):
         return struct.pack("<IQ", gg.STRING, len(value)) + value.encoded
-    items = list(value) if not isinstance(value, np.ndarray) else value
-    if len(items) and all(isinstance(item, str) for item in items):
-        return struct.pack("<IQ", gg.STRING, len(items)) + b"".join(map(_string, items))
-    numbers = np.asarray(items)
-    if numbers.dtype == np.int64 and not isinstance(value, np.ndarray):
-        numbers = numbers.astype(np.int32)  # a list of Python integers: token types and the like
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return struct.pack("<IQ", gg.STRING, len(value)) + b"".join(map(_string, value))
+    numbers = _numbers(value)
     if numbers.ndim != 1 or numbers.dtype not in NUMPY_CODES:
         raise FormatError(f"{key} is {type(value).__name__} of {numbers.dtype}", "a flat array")
     return struct.pack("<IQ", NUMPY_CODES[numbers.dtype], len(numbers)) + numbers.tobytes()
+
+
+def _numbers(value: Any) -> np.ndarray[Any, Any]:
+    """A list of Python integers is i32 where it fits, as other readers expect of token types."""
+    try:
+        numbers = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return np.asarray(None)
+    if not isinstance(value, list) or numbers.dtype != np.int64:
+        return numbers
+    narrow = numbers.astype(np.int32)
+    return narrow if np.array_equal(narrow, numbers) else numbers
 
 
 def _check_room(target: str, needed: int) -> None:
