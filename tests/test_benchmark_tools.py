@@ -57,6 +57,11 @@ def test_the_verdict_follows_the_distance_to_the_reference(ours, good):
     assert quality.verdict(found)["top1"] is good
 
 
+def test_the_text_is_long_enough_for_the_bar():
+    # At least 4,096 tokens in whole contexts: SmolLM2 makes a token of 3.5 to 4 bytes of it.
+    assert len(quality.TEXT.read_bytes()) >= 4 * (4096 + quality.CONTEXT)
+
+
 # --- memory ----------------------------------------------------------------------------------------
 
 
