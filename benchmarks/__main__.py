@@ -36,9 +36,7 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def alone(model: str, threads: int) -> int:
     """The probe and `memfirst bench`, which prints its own table; its exit code."""
-    print(
-        f"{threads} threads: this memory gives a read loop in C {probe.probe(threads):.1f} GB/s", flush=True
-    )
+    print(f"{threads} threads: a read loop in C gets {probe.probe(threads):.1f} GB/s", flush=True)
     command = [*Memfirst().program, "bench", model, "--threads", str(threads)]
     return subprocess.run(command, check=False).returncode
 

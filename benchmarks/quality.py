@@ -29,6 +29,7 @@ F64 = NDArray[np.float64]
 TEXT = Path(__file__).with_name("text.txt")
 CONTEXT = 512
 LIMITS = {"perplexity": 0.003, "top1": 0.98}  # relative difference; share of equal first choices
+MIN_TOKENS = 4096
 
 
 class HasLogits(Protocol):
@@ -143,6 +144,7 @@ def verdict(found: dict[str, Any]) -> dict[str, bool]:
     """Is memfirst at least as close to the reference as llama.cpp, and as good at predicting the text?"""
     ours, theirs = found["perplexity"]["memfirst"], found["perplexity"]["llama.cpp"]
     return {
+        "tokens": found["tokens"] >= MIN_TOKENS,
         "kl": found["kl_nats"]["memfirst"] <= found["kl_nats"]["llama.cpp"],
         "perplexity": abs(ours / theirs - 1) <= LIMITS["perplexity"],
         "top1": found["top1_as_llama"]["memfirst"] >= LIMITS["top1"],
