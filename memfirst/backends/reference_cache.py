@@ -26,7 +26,8 @@ class FloatCaches:
     def _page_to_write(self, cache: KVCache, sequence: Sequence, place: int) -> tuple[F32, F32]:
         if place >= len(sequence.pages):
             need = -(-(sequence.past + sequence.new) // cache.page)
-            raise CapacityError(f"a sequence has {len(sequence.pages)} pages", f"{need} of {cache.page} slots")
+            found = f"a sequence has {len(sequence.pages)} pages"
+            raise CapacityError(found, f"{need} of {cache.page} positions")
         key = (cache.name, sequence.pages[place])
         if key not in self._pages:
             shape = (cache.page, cache.heads)

@@ -80,7 +80,7 @@ class WeightRead(Read):
 
 @dataclass(frozen=True)
 class RowRead(Read):
-    """One row of an embedding for each token."""
+    """One row of an embedding for each token, with the rows that it is packed with: they share cache lines."""
 
     weight: Weight
 
@@ -89,7 +89,7 @@ class RowRead(Read):
         return EMBEDDING
 
     def amount(self, step: Step) -> Amount:
-        return exactly(step.tokens * self.weight.row_bytes)
+        return exactly(step.tokens * self.weight.lookup_bytes)
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ class CollectiveTraffic(Read):
     degree: int
     gather: bool = False
     itemsize: int = 4
+    head: bool = False
 
     @property
     def purpose(self) -> str:
@@ -169,7 +170,8 @@ class CollectiveTraffic(Read):
 
     def amount(self, step: Step) -> Amount:
         share = (1 if self.gather else 2) * (self.degree - 1)
-        return exactly(step.tokens * self.width * self.itemsize * share // self.degree)
+        rows = step.logits if self.head else step.tokens
+        return exactly(rows * self.width * self.itemsize * share // self.degree)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Causal convolution over time, channel by channel; the last inputs are kept as state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memfirst.codecs.base import F32
+from memfirst.graph import Op, StateCache, Step, Weight
+from memfirst.ops.glu import silu
+from memfirst.ops.positions import split
+from memfirst.ops.runtime import Runtime, Values
+from memfirst.ops.traffic import ActivationTraffic, Read, StateTraffic, WeightRead
+
+
+@dataclass(frozen=True)
+class CausalConv1d(Op):
+    """[n, channels] -> [n, channels]: out[t] = silu(Σ_j weight[:, j] · x[t − kernel + 1 + j] + bias).
+
+    cache   the last kernel − 1 inputs, [kernel − 1, channels], oldest first
+    weight  [channels, kernel]; bias [channels]
+    """
+
+    cache: StateCache
+    weight: Weight
+    bias: Weight | None = None
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    @property
+    def width(self) -> int:
+        """Channels."""
+        return self.weight.rows
+
+    def reads(self) -> tuple[Read, ...]:
+        state = StateTraffic(self.cache), StateTraffic(self.cache, write=True)
+        return (*state, *(WeightRead(w) for w in self.weights), ActivationTraffic(2 * self.width))
+
+    def flops(self, step: Step) -> int:
+        """A multiply-add for each tap, and silu taken as 4."""
+        return step.tokens * self.width * (2 * self.weight.columns + 4)
+
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        taps = run.weight(self.weight)
+        kernel = taps.shape[1]
+        bias = np.float32(0) if self.bias is None else run.weight(self.bias)
+        parts = [np.zeros((0, self.width), np.float32)]
+        for sequence, (x,) in split(run.step, *inputs):
+            tail = run.read_state(self.cache, sequence).reshape(kernel - 1, self.width)
+            line = np.concatenate([tail, x])
+            run.write_state(self.cache, sequence, line[len(x) :])
+            windows = np.lib.stride_tricks.sliding_window_view(line, kernel, axis=0)
+            parts.append(silu(np.einsum("tcj,cj->tc", windows, taps) + bias))  # time, channel, tap
+        return np.concatenate(parts)

@@ -1,0 +1,81 @@
+"""Multi-head latent attention, absorbed: all heads read one latent for each position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from memfirst.codecs.base import F32
+from memfirst.graph import KVCache, Op, Step, Weight
+from memfirst.ops.attention import softmax
+from memfirst.ops.positions import attended_pairs, split, visible
+from memfirst.ops.runtime import Runtime, Values
+from memfirst.ops.traffic import ActivationTraffic, KVTraffic, Read, WeightRead
+
+
+@dataclass(frozen=True)
+class LatentAttention(Op):
+    """q [n, heads · (nope + rope)], latent [n, rank], k_rope [n, rope] -> [n, heads · v_head_dim].
+
+    The cache (heads 1, k_dim rank + rope, v_dim 0) holds latent and k_rope side by side. A head's key is
+    k_bᵀ · latent beside k_rope, its value v_b · latent (DeepSeek-V2, arXiv:2405.04434, section 2.1); both are
+    absorbed: q's nope part goes through k_b, scores and sums are taken on the latent, the sum through v_b.
+
+    k_b    [heads, rank, nope]
+    v_b    [heads, v_head_dim, rank]
+    scale  multiplies the scores
+    """
+
+    cache: KVCache
+    heads: int
+    k_b: Weight
+    v_b: Weight
+    scale: float
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return self.k_b, self.v_b
+
+    @property
+    def rank(self) -> int:
+        """Values of the latent (kv_lora_rank)."""
+        return self.k_b.rows
+
+    @property
+    def width(self) -> int:
+        """Floats a row of the output."""
+        return self.heads * self.v_b.rows
+
+    @property
+    def _query_width(self) -> int:
+        return self.heads * (self.k_b.columns + self.cache.k_dim - self.rank)
+
+    def reads(self) -> tuple[Read, ...]:
+        kv = KVTraffic(self.cache, write=True), KVTraffic(self.cache)
+        floats = self._query_width + self.cache.k_dim + self.width
+        return (*kv, WeightRead(self.k_b), WeightRead(self.v_b), ActivationTraffic(floats))
+
+    def flops(self, step: Step) -> int:
+        """Absorbing k_b and v_b by token; rank + rope for the score and rank for the sum, by pair."""
+        absorbed = self.rank * (self.k_b.columns + self.v_b.rows) * step.tokens
+        pairs = sum(attended_pairs(s, self.cache.window) for s in step.sequences)
+        return 2 * self.heads * (absorbed + (self.cache.k_dim + self.rank) * pairs)
+
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        k_b, v_b = run.weight(self.k_b), run.weight(self.v_b)
+        parts = [np.zeros((0, self.width), np.float32)]
+        for sequence, (q, latent, k_rope) in split(run.step, *inputs):
+            new = np.concatenate([latent, k_rope], axis=1)[:, None, :]  # [new, 1 head, rank + rope]
+            run.write_kv(self.cache, sequence, new, np.zeros((len(new), 1, 0), np.float32))
+            keys = run.read_kv(self.cache, sequence)[0][:, 0]  # [positions, rank + rope]
+            mask = visible(sequence, self.cache.window)
+            heads = q.reshape(len(q), self.heads, -1)
+            outs = []
+            for h in range(self.heads):
+                nope, turned = np.split(heads[:, h], [self.k_b.columns], axis=1)
+                query = np.concatenate([nope @ k_b[h].T, turned], axis=1)
+                weights = softmax((query @ keys.T) * np.float32(self.scale), mask)
+                outs.append(weights @ keys[:, : self.rank] @ v_b[h].T)
+            parts.append(np.concatenate(outs, axis=1))
+        return np.concatenate(parts)
