@@ -27,6 +27,7 @@ from memfirst.errors import MemfirstError
 
 PROBE_SECONDS = 0.3
 TRIES = 2  # runs per switch setting; the better one counts
+DEEP = 1024  # tokens; after a longer prompt, which costs a peer a minute, each setting runs once
 
 Note = Callable[[str], None]
 
@@ -52,7 +53,8 @@ def tune(engine: Engine, model: str, case: Case, note: Note) -> dict[str, int]:
 
 
 def _best_of(engine: Engine, model: str, case: Case, settings: Settings) -> float:
-    return max(sample(engine, model, case, settings).tok_s for _ in range(TRIES))
+    tries = 1 if case.prompt > DEEP else TRIES
+    return max(sample(engine, model, case, settings).tok_s for _ in range(tries))
 
 
 def one_round(engines: Sequence[Engine], model: str, case: Case, settings: Mapping[str, Settings]) -> Round:
