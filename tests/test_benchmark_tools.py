@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import memory, probe, quality
+from benchmarks import __main__ as bench
+from benchmarks import memory, peers, probe, quality
 from benchmarks.process import BenchmarkError, parse_json, run
 
 # --- quality ---------------------------------------------------------------------------------------
@@ -119,3 +120,29 @@ def test_without_a_compiler_the_message_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(probe.shutil, "which", lambda name: None)
     with pytest.raises(BenchmarkError, match="no C compiler"):
         probe.compile_probe(tmp_path)
+
+
+# --- python -m benchmarks --------------------------------------------------------------------------
+
+
+def test_peers_come_from_the_environment_and_flags_win(tmp_path):
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"")
+    parser = bench.parser({"MEMFIRST_LLAMA_BENCH": "old", "MEMFIRST_IK_PYTHON": "py"})
+    words = bench.peer_arguments(parser.parse_args([str(model), "--threads", "2", "--llama-bench", "new"]))
+    chosen = peers.parser().parse_args(words)
+    assert [engine.name for engine in peers.engines(chosen)] == ["memfirst", "llama.cpp", "ik_llama.cpp"]
+    assert (chosen.llama_bench, chosen.ik_python, chosen.threads) == ("new", "py", [2])
+
+
+@pytest.mark.parametrize(
+    "words", [["smollm2:135m", "--llama-bench", "b"], [__file__], [__file__, "--ik-path", "d"]]
+)
+def test_without_a_file_or_a_peer_there_is_no_comparison(words):
+    assert bench.peer_arguments(bench.parser({}).parse_args(words)) == []
+
+
+@pytest.mark.parametrize("text", ["0", "1,-2", "two", ""])
+def test_thread_counts_are_positive_integers(text):
+    with pytest.raises(ValueError):
+        probe.thread_list(text)
