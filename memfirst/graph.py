@@ -76,6 +76,11 @@ class Weight:
         return self.columns // kind.block * kind.block_bytes
 
     @property
+    def lookup_bytes(self) -> int:
+        """Bytes that looking up one row moves: a packed row lies among 7 others, on the same cache lines."""
+        return self.row_bytes * (8 if self.pack == "rows8" else 1)
+
+    @property
     def matrix_bytes(self) -> int:
         """Bytes of one matrix, padding included."""
         return (self.rows + self.padding) * self.row_bytes
@@ -85,9 +90,9 @@ class Weight:
         """Bytes of the whole tensor, scales and padding included."""
         return self.matrices * self.matrix_bytes
 
-    def packed(self, rows: int = 8) -> Weight:
-        """The same weight with its rows side by side by `rows`."""
-        return replace(self, pack=f"rows{rows}", padding=-self.rows % rows)
+    def packed(self) -> Weight:
+        """The same weight with its rows side by side by eight."""
+        return replace(self, pack="rows8", padding=-self.rows % 8)
 
 
 @dataclass(frozen=True)

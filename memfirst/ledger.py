@@ -55,8 +55,8 @@ def _sum(items: Iterable[tuple[str, Amount]]) -> dict[str, Amount]:
 def predict(program: Program, step: Step) -> Ledger:
     """The price of a step, from the program's own tasks."""
     entries = (
-        Entry(task.name, read.purpose, read.amount(step))
-        for phase in program.phases for task in phase.tasks for read in task.reads
+        Entry(op, read.purpose, read.amount(step))
+        for phase in program.phases for task in phase.tasks for op, read in task.moves
     )  # fmt: skip
     return Ledger(tuple(e for e in entries if e.amount.high), step.tokens)
 

@@ -50,11 +50,16 @@ Operand = Ref | int | float
 
 @dataclass(frozen=True)
 class Call:
-    """One kernel with its static parameters and its operands by parameter name."""
+    """One kernel with its static parameters and its operands by parameter name.
+
+    op, purpose  what the bytes that it returns are counted as; "" where it moves only activations
+    """
 
     kernel: str
     statics: tuple[tuple[str, int | str], ...]
     args: tuple[tuple[str, Operand], ...]
+    op: str = ""
+    purpose: str = ""
 
     @property
     def key(self) -> tuple[str, tuple[tuple[str, int | str], ...]]:
@@ -66,19 +71,25 @@ class Call:
 class Task:
     """Calls run one after another over the same range of units, claimed in chunks by any worker.
 
-    units   how many there are: a number, or the name of a field of the step ("items")
+    units   how many there are, for each of the step's `per` ("tokens", "logits", "items"; "": once)
     chunk   units claimed at a time
-    reads   the memory that it moves
-    reuse   how often each streamed byte is loaded (1 at decode), from cache after the first time
+    reads   the memory that it moves; owners: the operation that each of them belongs to (default: the task)
+    reuse   tokens for which one load of a weight's bytes serves; loads after the first come from cache
     """
 
     name: str
     calls: tuple[Call, ...]
-    units: int | str
+    units: int
     chunk: int
     reads: tuple[Read, ...]
-    flops_per_token: int = 0
+    owners: tuple[str, ...] = ()
+    per: str = ""
     reuse: int = 1
+
+    @property
+    def moves(self) -> tuple[tuple[str, Read], ...]:
+        """Each read with the operation that it belongs to."""
+        return tuple(zip(self.owners or (self.name,) * len(self.reads), self.reads, strict=True))
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class Phase:
     name: str
     tasks: tuple[Task, ...]
     prologue: tuple[Call, ...] = ()
+    prologue_per: str = "tokens"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,212 @@
+"""Calls of the CPU kernels: for each fused operation the kernel, its static parameters and its operands.
+
+Buffers are made where they are first named. With few tokens a step's inputs are *private*: every worker prepares its
+own, and `private` (in tokens) is how far the workers' copies lie apart; else `private` is 0 and they are shared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from memfirst import codecs
+from memfirst.errors import UnsupportedError
+from memfirst.graph import Graph, Op, Weight
+from memfirst.lower.program import Buffer, Call, Operand, Ref
+from memfirst.ops.attention import Attention
+from memfirst.ops.embed import Embed
+from memfirst.ops.glu import Glu
+from memfirst.ops.linear import Linear
+from memfirst.ops.norm import RMSNorm
+from memfirst.ops.rope import Rope
+from memfirst.ops.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS
+
+FIELDS = {"tokens": 0, "logits": 1, "items": 2}
+"""Counts of a step, by their place in its header."""
+
+SPLIT = 512
+"""Positions that one unit of attention reads: fixed, so that sums do not depend on the workers."""
+
+SCORES = 576
+"""Floats of working memory of a query head: SPLIT, and room for a split that starts inside a group of 16."""
+
+STEP, SLOTS = Ref("step", "step"), Ref("step", "slots")
+
+
+def cpu_weight(weight: Weight) -> Weight:
+    """How the CPU keeps a weight: matrices packed by eight rows, vectors as float32."""
+    return weight.packed() if len(weight.shape) > 1 else replace(weight, codec="f32")
+
+
+def family(weight: Weight) -> str:
+    """Which kernels read it: "block32", "k256" or "float"."""
+    return codecs.get(weight.codec).family
+
+
+def page_items(graph: Graph) -> int:
+    """f16 values of one page: keys and values of all layers."""
+    return sum(c.page * c.position_bytes // 2 for c in graph.caches if c.position_bytes)
+
+
+@dataclass
+class CpuCalls:
+    """Makes calls for one program, and remembers the buffers that they use."""
+
+    graph: Graph
+    capacity: int
+    splits: int
+    inline: bool
+    buffers: dict[str, Buffer] = field(default_factory=dict)
+
+    def buffer(self, name: str, kind: str, width: int, rows: int = 0, private: bool = False) -> Ref:
+        """A buffer of at least that size; buffers of one name are one."""
+        known = self.buffers.get(name, Buffer(name, kind, 0))
+        self.buffers[name] = Buffer(name, kind, max(width, known.width), max(rows, known.rows), private)
+        return Ref("buffer", name)
+
+    @property
+    def private(self) -> int:
+        """Tokens between two workers' copies of an input."""
+        return self.capacity if self.inline else 0
+
+    @property
+    def tile(self) -> int:
+        """Tokens that share one load of a weight's bytes."""
+        return 1 if self.capacity == 1 else 4 if self.capacity <= 4 else 8
+
+    # --- inputs of products ----------------------------------------------------------------------------
+
+    def embed(self, op: Embed) -> Call:
+        x = self.buffer("x", "f32", op.weight.columns)
+        args = {"w": _weight(op.weight), "tokens": Ref("step", "tokens"), "x": x, "cols": op.weight.columns}
+        return _call(f"embed.{_kernel(op.weight)}", args, op, EMBEDDING, CODEC=op.weight.codec)
+
+    def norm(self, op: RMSNorm, per: str) -> tuple[Call, Ref]:
+        """RMS norm of the residual, for all tokens or for those that need logits."""
+        width = op.weight.columns
+        _check(op, width, 16)
+        out = self.buffer("normed", "f32", width, private=self.inline)
+        args = {
+            "x": Ref("buffer", "x"), "w": _weight(op.weight), "out": out, "width": width, "eps": op.eps,
+            "rows": Ref("step", "logit_rows" if per == "logits" else "all_rows"), "offset": op.offset,
+            "private": self.private,
+        }  # fmt: skip
+        return _call("activations.rms_norm", args, op, HEAD if op.head else WEIGHTS), out
+
+    def merge(self, op: Attention) -> tuple[Call, Ref]:
+        """Attention's partials, folded and divided by their sums."""
+        c = op.cache
+        out = self.buffer("attended", "f32", op.heads * c.v_dim, private=self.inline)
+        args = {**self._partials(op), "out": out, "first_item": Ref("step", "first_item"), "heads": c.heads,
+                "private": self.private}  # fmt: skip
+        return _call("attention.merge", args, op, DIM=c.v_dim, GROUP=op.heads // c.heads), out
+
+    def quantize(self, op: Op, x: Ref, width: int, shared: bool, block: int) -> Call:
+        """int8 of `x`, one scale for each `block` columns; `shared`: x is one copy for all workers."""
+        _check(op, width, block)
+        args = {"x": x, "width": width, "private_in": 0 if shared else self.private, **self._quantized(width)}
+        return _call("activations.quantize", args, op, BLOCK=block)
+
+    def _quantized(self, width: int) -> dict[str, Operand]:
+        kinds = {"aq": ("i8", 1), "ad": ("f32", 32), "ai": ("i32", 32), "af": ("f32", 32), "ah": ("i32", 16)}
+        made: dict[str, Operand] = {
+            name: self.buffer(name, kind, width // share, private=self.inline) for name, (kind, share) in kinds.items()
+        }
+        return {**made, "private": self.private}
+
+    # --- products and what follows them ----------------------------------------------------------------
+
+    def product(self, op: Linear, x: Ref, shared: bool, y: Ref, per: str, add_to: int) -> list[Call]:
+        """y = W·x (or y += W·x), and the bias. `x` is used by float weights, its int8 by the others."""
+        w, kind = op.weight, family(op.weight)
+        args: dict[str, Operand] = {
+            "w": _weight(w), "y": y, "step": STEP, "count": FIELDS[per], "cols": w.columns, "stride": w.rows,
+            "add_to": add_to,
+        }  # fmt: skip
+        inputs = {"x": x, "private": 0 if shared else self.private} if kind == "float" else self._quantized(w.columns)
+        tile = min(self.tile, 4) if kind == "float" else self.tile
+        name = f"matmul.{_kernel(w)}"
+        calls = [_call(name, {**args, **inputs}, op, HEAD if op.head else WEIGHTS, CODEC=w.codec, TILE=tile)]
+        if op.bias is not None:
+            args = {"y": y, "bias": _weight(op.bias), "step": STEP, "count": FIELDS[per], "stride": w.rows}
+            calls.append(_call("elementwise.add_bias", args, op, HEAD if op.head else WEIGHTS))
+        return calls
+
+    def norm_heads(self, op: RMSNorm, y: Ref, width: int) -> Call:
+        dim = op.weight.columns
+        _check(op, dim, 16)
+        args = {"y": y, "w": _weight(op.weight), "step": STEP, "count": FIELDS["tokens"], "stride": width,
+                "head_dim": dim, "eps": op.eps, "offset": op.offset}  # fmt: skip
+        return _call("elementwise.norm_heads", args, op, WEIGHTS)
+
+    def rope(self, op: Rope, y: Ref, width: int) -> Call:
+        if op.start:
+            raise UnsupportedError(f"{op.name} turns a head from value {op.start} on", "from its first value on")
+        args = {
+            "y": y, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
+            "positions": Ref("step", "positions"), "count": FIELDS["tokens"], "stride": width,
+            "head_dim": op.head_dim, "half": len(op.frequencies),
+        }  # fmt: skip
+        return _call("elementwise.rope", args, op, SPLIT=int(op.style == "half"))
+
+    def glu(self, op: Glu, gate: Ref, up: Ref) -> Call:
+        if op.activation != "silu":
+            raise UnsupportedError(f"{op.name} gates with {op.activation}", "silu")
+        _check(op, op.width, 16)
+        out = self.buffer("h", "f32", op.width)
+        args = {"g": gate, "u": up, "out": out, "step": STEP, "count": FIELDS["tokens"], "stride": op.width}
+        return _call("elementwise.glu", args, op)
+
+    # --- attention --------------------------------------------------------------------------------------
+
+    def write(self, op: Attention, y: Ref, keys: bool) -> Call:
+        """Stores the step's keys, or its values."""
+        c, what = op.cache, "keys" if keys else "values"
+        args = {"k" if keys else "v": y, "slots": SLOTS, "step": STEP, "count": FIELDS["tokens"], "heads": c.heads,
+                **self._place(op, what)}  # fmt: skip
+        return _call(f"attention.write_{what}", args, op, KV_WRITE, DIM=c.k_dim)
+
+    def attend(self, op: Attention, q: Ref) -> Call:
+        c, group = op.cache, op.heads // op.cache.heads
+        arrays = ("item_token", "item_split", "item_last", "starts", "ends", "tables", "table_at")
+        args = {
+            "q": q, "scores": self.buffer("scores", "f32", group * SCORES, rows=1, private=True),
+            **self._partials(op), **{name: Ref("step", name) for name in arrays}, "heads": c.heads, "scale": op.scale,
+            **self._place(op, "keys"), **self._place(op, "values"),
+        }  # fmt: skip
+        return _call("attention.attend", args, op, KV_READ, DIM=c.k_dim, GROUP=group)
+
+    def _partials(self, op: Attention) -> dict[str, Operand]:
+        """A maximum, a sum and weighted values for each unit and query head."""
+        units = max(self.capacity, min(self.capacity, 8) * self.splits)
+        return {
+            "top": self.buffer("top", "f32", op.heads, units),
+            "total": self.buffer("total", "f32", op.heads, units),
+            "part": self.buffer("part", "f32", op.heads * op.cache.v_dim, units),
+        }
+
+    def _place(self, op: Attention, what: str) -> dict[str, Operand]:
+        """Where this layer's keys or values lie in a page."""
+        before = self.graph.caches[: self.graph.caches.index(op.cache)]
+        at = sum(c.page * c.position_bytes // 2 for c in before)  # type: ignore[union-attr]
+        if what == "values":
+            at += op.cache.page * op.cache.heads * op.cache.k_dim
+        return {"cache": Ref("cache", "kv"), "page_items": page_items(self.graph), f"{what}_at": at}
+
+
+def _weight(weight: Weight) -> Ref:
+    return Ref("weight", weight.alias or weight.name)
+
+
+def _kernel(weight: Weight) -> str:
+    """The kernel of its family: Q6_K's scales differ from those of the other K-quants."""
+    kind = family(weight)
+    return {"float": "floats", "k256": "q6_k" if weight.codec == "q6_k" else "k256"}.get(kind, kind)
+
+
+def _check(op: Op, width: int, multiple: int) -> None:
+    if width % multiple:
+        raise UnsupportedError(f"{op.name} has rows of {width}", f"a multiple of {multiple} on the CPU backend")
+
+
+def _call(kernel: str, args: dict[str, Operand], op: Op, purpose: str = "", **statics: int | str) -> Call:
+    return Call(kernel, tuple(sorted(statics.items())), tuple(args.items()), op.name, purpose)
