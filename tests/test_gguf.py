@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import struct
 import time
 import tracemalloc
@@ -17,7 +18,6 @@ import pytest
 
 from memfirst.codecs import CODECS
 from memfirst.errors import CapacityError, FormatError, MemfirstError, ModelNotFoundError, UnsupportedError
-from memfirst.formats import gguf_write
 from memfirst.formats.checkpoint import TensorInfo
 from memfirst.formats.gguf import GGUFCheckpoint, open_gguf
 from memfirst.formats.gguf_write import write_checkpoint, write_gguf
@@ -27,7 +27,7 @@ from memfirst.formats.synthetic import synthetic
 from tests import raw_gguf as raw
 from tests.raw_gguf import ARCHITECTURE, Raw, array, key, string, tensor
 
-Save = Callable[[Raw | bytes, str], Path]
+Save = Callable[..., Path]
 
 
 @pytest.fixture
@@ -441,8 +441,8 @@ def test_a_failed_write_leaves_what_was_there(number: int, kind: type[MemfirstEr
 
 
 def test_what_does_not_fit_is_refused_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = gguf_write.shutil.disk_usage(tmp_path)._replace(free=100)
-    monkeypatch.setattr(gguf_write.shutil, "disk_usage", lambda _: usage)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(CapacityError, match="the disk has 100"):
         write_gguf(tmp_path / "m.gguf", {"k": 1}, [INFO], lambda _: pytest.fail("asked for bytes"))
     assert os.listdir(tmp_path) == []

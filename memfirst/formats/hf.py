@@ -73,6 +73,8 @@ class HFCheckpoint:
         if known and name == "output.weight" and self.metadata.get("tie_word_embeddings") is True:
             self.ignored.append(stored.name)  # stored twice: the config says that the embedding is the head
             return
+        if transform is not identity and len(stored.shape) not in (1, 2):
+            raise FormatError(f"tensor {stored.name} has shape {list(stored.shape)}", "a matrix or a bias")
         if name in self._sources:
             raise FormatError(f"tensor {name} is twice in {self.path}", "each tensor once")
         self._sources[name] = Source(file, stored, transform)

@@ -118,7 +118,7 @@ def gguf_name(architecture: str, name: str) -> tuple[str, Transform]:
     """(GGUF name, transform) of an HF tensor; FormatError names one that the architecture does not have."""
     layer = _LAYER.search(name)
     key = _LAYER.sub(".layers.{}.", name, count=1)
-    row = TABLES[architecture].get(key)
+    row = TABLES[architecture].get(key) if "{" not in name else None
     if row is None:
         raise FormatError(f"tensor {name} is not part of the {architecture} architecture", "known tensors")
     return row[0].format(layer[1] if layer else ""), row[1]

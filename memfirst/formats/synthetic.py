@@ -8,6 +8,7 @@ and the matrix is drawn from the pool, at the speed of copying.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -22,7 +23,8 @@ from memfirst.formats.gguf_write import write_checkpoint
 from memfirst.formats.mixes import Mix, mix, tensor_codec
 from memfirst.formats.synthetic_shapes import SyntheticShape, gguf_metadata, named_shape, tensor_shapes
 
-POOL_WEIGHTS = 1 << 17
+POOL_WEIGHTS = 1 << 18
+"""Weights quantized for a pool; a matrix up to this size is quantized whole: no two rows are alike."""
 CELL = 32
 """Weights drawn together, at least: one block, or 32 weights of a float format."""
 
@@ -70,8 +72,11 @@ class SyntheticCheckpoint:
         return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
     def _matrix(self, info: TensorInfo, random: np.random.Generator) -> U8:
-        """Cells of the pool in random order: u8 [nbytes]."""
-        pool = self._pool(info.codec, info.shape[-1])
+        """Quantized whole where small, else cells of the pool in random order: u8 [nbytes]."""
+        weights, columns = math.prod(info.shape), info.shape[-1]
+        if weights <= POOL_WEIGHTS:
+            return _gaussian_blocks(get(info.codec), weights, columns, random).reshape(-1)
+        pool = self._pool(info.codec, columns)
         cells = -(-info.nbytes // pool.shape[1])
         order = random.integers(0, len(pool), cells, np.uint16)
         # One opaque item a cell: take() then copies whole cells.
@@ -82,14 +87,15 @@ class SyntheticCheckpoint:
         """u8 [cells, bytes per cell], made once per codec and row length."""
         key = codec, columns
         if key not in self._pools:
-            self._pools[key] = _gaussian_cells(get(codec), columns, self._random("pool", codec, columns))
+            blocks = _gaussian_blocks(get(codec), POOL_WEIGHTS, columns, self._random("pool", *key))
+            self._pools[key] = blocks.reshape(POOL_WEIGHTS // max(CELL, get(codec).block), -1)
         return self._pools[key]
 
 
-def _gaussian_cells(codec: Codec, columns: int, random: np.random.Generator) -> U8:
-    weights = random.standard_normal(POOL_WEIGHTS, np.float32) * np.float32(columns**-0.5)
-    blocks = codec.quantize(weights.reshape(-1, codec.block))
-    return blocks.reshape(POOL_WEIGHTS // max(CELL, codec.block), -1)
+def _gaussian_blocks(codec: Codec, count: int, columns: int, random: np.random.Generator) -> U8:
+    """u8 [count / block, block_bytes] of standard deviation 1/sqrt(columns)."""
+    weights = random.standard_normal(count, np.float32) * np.float32(columns**-0.5)
+    return codec.quantize(weights.reshape(-1, codec.block))
 
 
 def _vector(info: TensorInfo, random: np.random.Generator) -> U8:
@@ -101,7 +107,7 @@ def _vector(info: TensorInfo, random: np.random.Generator) -> U8:
 
 def _info(name: str, size: tuple[int, ...], shape: SyntheticShape, chosen: Mix) -> TensorInfo:
     codec = get(tensor_codec(name, size, chosen, shape.model))
-    return TensorInfo(name, size, codec.name, codec.nbytes(int(np.prod(size))))
+    return TensorInfo(name, size, codec.name, codec.nbytes(math.prod(size)))
 
 
 def synthetic(shape: str | SyntheticShape, codec: str, seed: int = 0) -> SyntheticCheckpoint:
