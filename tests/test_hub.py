@@ -14,15 +14,15 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import fake_hub
 import pytest
-from fake_hub import FakeHub, FakeRepo
 
 from memfirst import hub
 from memfirst.catalog.models import Pinned, Wheel, find_model, models
 from memfirst.errors import CapacityError, DownloadError, MemfirstError, ModelNotFoundError
 from memfirst.hub import cache, names, transfer, wheel
 from memfirst.hub.names import Ref, choose
+from tests import fake_hub
+from tests.fake_hub import FakeHub, FakeRepo
 
 DATA = random.Random(1).randbytes(3_000_001)  # three chunks of 1 MiB, the last one odd
 SMALL = b'{"model_type": "llama"}'

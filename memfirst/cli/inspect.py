@@ -170,10 +170,8 @@ def page(facts: Mapping[str, Any]) -> str:
     per_token = facts["bytes_read_per_token"]["weights"]
     head = [
         ("model", f"{facts['path']} ({facts['kind']}, architecture {facts['architecture']})"),
-        (
-            "weights",
-            f"{facts['weights']:,} in {size(facts['tensor_bytes'])}: {facts['bits_per_weight']:.2f} bits each",
-        ),
+        ("weights", f"{facts['weights']:,}, {facts['bits_per_weight']:.2f} bits each"),
+        ("tensors", f"{size(facts['tensor_bytes'])} ({facts['tensor_bytes']:,} bytes)"),
         ("on disk", f"{size(facts['file_bytes'])} ({facts['file_bytes']:,} bytes)"),
         ("a token reads", f"{size(per_token)} of weights ({per_token:,} bytes), and its context"),
     ]

@@ -15,7 +15,8 @@ PERIOD_S = 0.1
 class StatusLine:
     """Keeps the last row out of the scrolled region; does nothing where stdout is no capable terminal.
 
-    The escapes are VT100's: `ESC 7`/`ESC 8` keep the cursor, `CSI top;bottom r` sets the region that scrolls.
+    The escapes are VT100's: `ESC 7`/`ESC 8` keep the cursor, `ESC D` goes down in the same column and
+    scrolls at the bottom, `CSI top;bottom r` sets the region that scrolls.
     """
 
     def __init__(self) -> None:
@@ -49,4 +50,4 @@ class StatusLine:
     def _reserve(self, rows: int) -> None:
         """Scroll once, so that the last row is free, and keep it out of the region (again after a resize)."""
         self._rows = rows
-        sys.stdout.write(f"\n\x1b[1A\x1b7\x1b[1;{rows - 1}r\x1b8")
+        sys.stdout.write(f"\x1bD\x1b[1A\x1b7\x1b[1;{rows - 1}r\x1b8")

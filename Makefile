@@ -1,0 +1,62 @@
+# make            this help
+# PYTHON=python3.12 make demo   with another interpreter (3.11 or newer)
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+MODEL  ?= smollm2:135m
+PROMPT ?= In two sentences: why is memory bandwidth the limit when a language model writes?
+BENCH  ?= --threads 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench parity docs clean
+
+help: ## this page
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(STAMPS)/run ## set up, fetch a small real model (98 MB), and let it answer
+	$(BIN)/memfirst pull $(MODEL)
+	$(BIN)/memfirst run $(MODEL) -p "$(PROMPT)" -n 128 --temperature 0
+
+test: $(STAMPS)/dev ## the test suite (what needs torch is skipped; see parity)
+	$(BIN)/python -m pytest $(PYTEST)
+
+check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_house.py
+
+bench: $(STAMPS)/run ## measure the small model on this machine
+	$(BIN)/memfirst bench $(MODEL) $(BENCH)
+
+parity: $(STAMPS)/parity ## the tests that compare with transformers (installs torch: gigabytes)
+	$(BIN)/python -m pytest -m parity $(PYTEST)
+
+docs: $(STAMPS)/dev ## rewrite docs/cli.md from the command line's own help
+	$(BIN)/python docs/cli_page.py > docs/cli.md.new
+	mv docs/cli.md.new docs/cli.md
+
+clean: ## remove the environment and what tools left (the model cache stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+
+# A stamp is newer than what it was made from, so that a second `make` does nothing.
+$(STAMPS)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "memfirst needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>/dev/null || echo missing)." >&2; \
+	  echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "could not make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/run: pyproject.toml $(STAMPS)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(STAMPS)/dev: pyproject.toml $(STAMPS)/run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(STAMPS)/parity: $(STAMPS)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch==2.13.0" transformers
+	@touch $@
