@@ -43,7 +43,7 @@ class ReferenceBackend:
     def step(self, step: Step, tokens: NDArray[np.int32]) -> F32:
         """tokens i32 [step.tokens] -> logits f32 [step.logits, vocab]; BackendError for a senseless step."""
         check(step, tokens, self.graph.vocab_size)
-        run = _Run(step, self._weights, self._caches, self._all_reduce, self._all_gather)
+        run = self.runtime(step)
         values: dict[str, NDArray[Any]] = {"tokens": tokens}
         last_use = {name: i for i, op in enumerate(self.graph.ops) for name in op.inputs}
         for i, op in enumerate(self.graph.ops):
@@ -54,9 +54,13 @@ class ReferenceBackend:
         self.routing = run.routing
         return values[self.graph.ops[-1].output]
 
+    def runtime(self, step: Step) -> Run:
+        """What one operation's reference asks: for a single operation, outside of `step`."""
+        return Run(step, self._weights, self._caches, self._all_reduce, self._all_gather)
+
 
 @dataclass
-class _Run:
+class Run:
     """One step's view of the backend: what `memfirst.ops.runtime.Runtime` asks for."""
 
     step: Step
