@@ -331,6 +331,9 @@ def test_pickled_weights_are_never_opened(folder: Callable[..., Path]) -> None:
     (path / "pytorch_model.bin").unlink()
     with pytest.raises(FormatError, match="no weights"):
         open_folder(path)
+    (path / "m.gguf").touch()
+    with pytest.raises(FormatError, match=r"such as m\.gguf"):
+        open_folder(path)
 
 
 # ---- one file --------------------------------------------------------------------------

@@ -36,7 +36,7 @@ class HFCheckpoint:
     """A Checkpoint whose metadata is config.json.
 
     tensors    under GGUF names; matrices as stored, vectors (norms, biases) as f32, as GGUF has them.
-               Of an architecture without a table in `names`, under its own names and as stored: to look at
+               Of an architecture without a table in `names`: under its own names, rows as stored, to look at
     ignored    tensors of the file that carry nothing: buffers that the config implies, a tied lm_head
     """
 
@@ -184,4 +184,7 @@ def _no_weights(folder: str) -> MemfirstError:
     found = list_folder(folder)
     if any(name.endswith((".bin", ".pt", ".pth")) for name in found):
         return UnsupportedError(f"{folder} has only pickled weights", SINGLE, "convert them to safetensors")
+    models = [name for name in found if name.endswith(".gguf")]
+    if models:
+        return FormatError(f"{folder} has no {SINGLE}", SINGLE, f"give one of its files, such as {models[0]}")
     return FormatError(f"{folder} has {CONFIG} but no weights", SINGLE, f"give {CONFIG} itself")
