@@ -19,7 +19,7 @@ demo: $(STAMPS)/run ## set up, fetch a small real model (98 MB), and let it answ
 	$(BIN)/memfirst pull $(MODEL)
 	$(BIN)/memfirst run $(MODEL) -p "$(PROMPT)" -n 128 --temperature 0
 
-test: $(STAMPS)/dev ## the test suite (what needs torch is skipped; see parity)
+test: $(STAMPS)/dev ## the test suite (comparisons that need torch are skipped; see parity)
 	$(BIN)/python -m pytest $(PYTEST)
 
 check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
@@ -30,8 +30,8 @@ check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
 bench: $(STAMPS)/run ## measure the small model on this machine
 	$(BIN)/memfirst bench $(MODEL) $(BENCH)
 
-parity: $(STAMPS)/parity ## the tests that compare with transformers (installs torch: gigabytes)
-	$(BIN)/python -m pytest -m parity $(PYTEST)
+parity: $(STAMPS)/parity ## the suite with torch and transformers installed (gigabytes), what is skipped named
+	$(BIN)/python -m pytest -rs $(PYTEST)
 
 docs: $(STAMPS)/dev ## rewrite docs/cli.md from the command line's own help
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new

@@ -22,7 +22,7 @@ def option_row(parameter: Any) -> str:
     """One option of a command as a row of a table."""
     names = ", ".join(f"`{o}`" for o in parameter.opts)
     metavar = f" {parameter.metavar}" if parameter.metavar and not parameter.is_flag else ""
-    default = parameter.default
+    default = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
     shown = (
         f" (default: {default})"
         if isinstance(default, (int, float, str)) and default not in (False, "")

@@ -11,11 +11,6 @@ from memfirst import hub
 from memfirst.errors import CapacityError, DownloadError
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Markers of this suite."""
-    config.addinivalue_line("markers", "parity: compares with transformers; skipped where torch is not installed")
-
-
 class _ToStderr:
     """Says on stderr what is being fetched: pytest shows it if the fetch fails."""
 

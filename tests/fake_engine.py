@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,9 +73,6 @@ def install() -> None:
     """Put the fakes where the command line looks."""
     memfirst.load = load  # type: ignore[attr-defined]
     hub.resolve = lambda name, **_: Path(name)  # type: ignore[assignment]
-    sampling = types.ModuleType("memfirst.sampling")
-    sampling.SamplingParams = dict  # type: ignore[attr-defined]
-    sys.modules["memfirst.sampling"] = sampling
 
 
 def own_terminal() -> None:

@@ -19,6 +19,7 @@ from memfirst.cli import chat as chat_module
 from memfirst.cli import display, engine, inspect
 from memfirst.cli.app import COMMANDS
 from memfirst.formats.checkpoint import TensorInfo
+from memfirst.sampling import SamplingParams
 from tests import fake_engine
 
 MEMFIRST = [sys.executable, "-m", "memfirst"]
@@ -66,6 +67,7 @@ def check_one_line(stderr: str) -> None:
         (["bench", "m.gguf", "--synthetic", "llama-1b"], 2),
         (["bench", "m.gguf", "--write", "x.gguf"], 2),
         (["run", "missing.gguf", "-p", "x"], 1),
+        (["run", "m.gguf", "-p", "x", "--temperature", "0.0001"], 1),
         (["pull", "no-such-name"], 1),
         (["rm", "no-such-name"], 1),
         (["inspect", "missing.gguf"], 1),
@@ -196,11 +198,21 @@ def test_run_hands_over_what_was_asked() -> None:
     asked = json.loads(ran.stdout)
     user = {"role": "user", "content": "hë"}
     assert asked["prompt"] == [{"role": "system", "content": "Be brief."}, user]
-    assert asked["params"] == {"temperature": 0.5, "top_k": 3, "seed": 7}
+    assert asked["params"].startswith("SamplingParams(temperature=0.5, top_k=3, top_p=0.95")
+    assert "seed=7" in asked["params"]
     assert asked["stop"] == ["a", "b"] and asked["max_tokens"] is None
     assert asked["options"] == {"path": "m.gguf", "threads": 2, "ctx": 99, "backend": "cpu"}
     raw = json.loads(command(FAKE, "run", "m.gguf", "--raw", "-p", "Once", "--json").stdout)
     assert raw["prompt"] == "Once"
+
+
+def test_run_help_shows_the_samplers_defaults() -> None:
+    shown = command(MEMFIRST, "run", "--help", COLUMNS="200").stdout
+    for name, default in vars(SamplingParams()).items():
+        option = f"--{name.replace('_', '-')}"
+        if option in shown and default is not None:
+            line = shown[shown.index(option) :].partition("\n  --")[0]
+            assert f"default: ({default})" in " ".join(line.split()), option
 
 
 def test_run_refuses_input_that_is_no_text() -> None:
@@ -328,7 +340,7 @@ def test_chat_keeps_and_drops_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             return fake_engine.FakeGeneration({"max_tokens": None})
 
     monkeypatch.setattr(engine, "generate", lambda model, prompt, request: model.generate(prompt))
-    talk = chat_module.Chat(Recorder({}), engine.Request(None, (), {}), "Be brief.")
+    talk = chat_module.Chat(Recorder({}), engine.Request(None, (), None), "Be brief.")
     with chat_module.StatusLine() as status:
         talk.answer("one", status)
         talk.answer("two", status)

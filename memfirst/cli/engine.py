@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from memfirst.cli.display import progress
@@ -16,15 +15,23 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Request:
-    """What `run` was asked for, besides the text; `sampling` has the options that were given.
+    """What `run` was asked for, besides the text.
 
-    raw   the prompt is the text itself: no chat template
+    params  a SamplingParams
+    raw     the prompt is the text itself: no chat template
     """
 
     max_tokens: int | None
     stop: tuple[str, ...]
-    sampling: dict[str, Any]
+    params: Any
     raw: bool = False
+
+
+def sampling(given: dict[str, float | int | None]) -> Any:
+    """SamplingParams from the options that were given; ConfigError where one is out of range."""
+    from memfirst.sampling import SamplingParams
+
+    return SamplingParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -51,8 +58,7 @@ def generate(model: Any, prompt: str | Messages, request: Request) -> Any:
         raise MemfirstError(
             "--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat"
         )
-    sampling = import_module("memfirst.sampling").SamplingParams(**request.sampling)
-    return model.generate(prompt, params=sampling, max_tokens=request.max_tokens, stop=request.stop)
+    return model.generate(prompt, params=request.params, max_tokens=request.max_tokens, stop=request.stop)
 
 
 def messages(system: str | None, prompt: str) -> Messages:

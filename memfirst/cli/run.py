@@ -11,8 +11,8 @@ from memfirst.catalog.models import DEFAULT_MODEL
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
 
 
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=False, **more)
+def _option(*names: str, help: str, default: str | bool = False, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=default, **more)
 
 
 MaybeModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=True)]
@@ -24,19 +24,38 @@ System = Annotated[str | None, _option("--system", metavar="TEXT", help="A syste
 MaxTokens = Annotated[
     int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Stop after so many tokens.")
 ]
-Temperature = Annotated[float | None, _option("--temperature", metavar="T", min=0.0, help="0 is greedy.")]
+Temperature = Annotated[
+    float | None, _option("--temperature", default="0.8", metavar="T", min=0.0, help="0 is greedy.")
+]
 TopK = Annotated[
-    int | None, _option("--top-k", metavar="K", min=0, help="Sample among the K likeliest; 0 is all.")
+    int | None,
+    _option("--top-k", default="40", metavar="K", min=0, help="Sample among the K likeliest; 0 is all."),
 ]
 TopP = Annotated[
     float | None,
-    _option("--top-p", metavar="P", min=0.0, max=1.0, help="Sample among the likeliest that sum to P."),
+    _option(
+        "--top-p",
+        default="0.95",
+        metavar="P",
+        min=0.0,
+        max=1.0,
+        help="Sample among the likeliest that sum to P.",
+    ),
 ]
 MinP = Annotated[
     float | None,
-    _option("--min-p", metavar="P", min=0.0, max=1.0, help="Drop what is below P times the likeliest."),
+    _option(
+        "--min-p",
+        default="0.05",
+        metavar="P",
+        min=0.0,
+        max=1.0,
+        help="Drop what is below P times the likeliest.",
+    ),
 ]
-Penalty = Annotated[float | None, _option("--repetition-penalty", metavar="F", min=0.01, help="1 is none.")]
+Penalty = Annotated[
+    float | None, _option("--repetition-penalty", default="1.1", metavar="F", min=0.01, help="1 is none.")
+]
 Seed = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Same seed, same text.")]
 Stop = Annotated[
     list[str] | None,
@@ -83,10 +102,9 @@ def run(
         raise typer.BadParameter("--json and --raw need a prompt: -p, or standard input")
     from memfirst.cli import engine
 
-    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
-             "repetition_penalty": repetition_penalty, "seed": seed}  # fmt: skip
-    sampling = {k: v for k, v in given.items() if v is not None}
-    request = engine.Request(max_tokens, tuple(stop or ()), sampling, raw)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
+    request = engine.Request(max_tokens, tuple(stop or ()), params, raw)
     with engine.loaded(
         model, threads=threads, ctx=ctx, backend=backend, offline=offline, quiet=as_json
     ) as loaded:
