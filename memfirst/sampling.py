@@ -157,7 +157,7 @@ class Sampler:
         return ids
 
     def _draw(self, ids: I64, weights: F64, total: float | None) -> int:
-        """Weights are relative to the likeliest, and fall if top-p is on; total: their sum over all tokens."""
+        """weights: relative to the likeliest, falling if top-p is on; total: their sum over all tokens."""
         params = self.params
         total = float(weights.sum()) if total is None else total
         if params.min_p > 0:

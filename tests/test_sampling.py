@@ -128,7 +128,7 @@ def test_what_is_drawn_is_what_the_definition_keeps(
 
 
 def _neighbours(params: SamplingParams) -> list[SamplingParams]:
-    """The same, and with top-p off by the rounding of a float32 sum: a cut exactly at p can fall either way."""
+    """The same, and with top-p off by a float32 sum's rounding: a cut exactly at p can fall either way."""
     rest = (params.repetition_penalty, params.repetition_window)
     near = (params.top_p, params.top_p * (1 - 1e-6), min(1, params.top_p * (1 + 1e-6)))
     return [SamplingParams(params.temperature, params.top_k, p, params.min_p, *rest) for p in near]

@@ -136,7 +136,7 @@ class Tokenizer:
             with self._lock:  # the flag belongs to the engine, not to the call
                 self._engine.encode_special_tokens = not special
                 ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
-        except UnicodeEncodeError as error:
+        except (TypeError, UnicodeError) as error:
             raise TokenizerError("the text is not valid Unicode", do="pass UTF-8 text") from error
         return ids if special or not self._whole_words else self._defused(ids)
 

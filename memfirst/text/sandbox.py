@@ -1,0 +1,278 @@
+"""Jinja for templates that strangers wrote: what could grow or run on is counted before it happens.
+
+Jinja's own sandbox keeps a template from Python's internals, but lets it build 300 MB in a second. Here
+1. only the filters, tests and methods that chat templates use exist;
+2. concatenation, slices and list, tuple and dict literals are rewritten to calls, so that every operation
+   which makes a new value passes through `Budget.admit`: no value, printed out, exceeds the limit, however
+   it is nested;
+3. every loop turn and call passes through `Budget.tick`, which ends a template whose processor time is over.
+What is left between two ticks is straight-line code over bounded values.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.runtime import LoopContext
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+
+from memfirst.text import template_filters
+
+METHODS: dict[type, frozenset[str]] = {
+    str: frozenset(
+        [
+            *("strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "replace", "join"),
+            *(
+                "split",
+                "rsplit",
+                "splitlines",
+                "partition",
+                "rpartition",
+                "upper",
+                "lower",
+                "title",
+                "capitalize",
+            ),
+            *("startswith", "endswith", "find", "rfind", "index", "rindex", "count", "isdigit", "isdecimal"),
+            *("isalpha", "isalnum", "isspace", "isupper", "islower", "isnumeric"),
+        ]
+    ),
+    dict: frozenset({"get", "items", "keys", "values"}),
+    list: frozenset({"index", "count"}),
+    tuple: frozenset({"index", "count"}),
+}
+MAX_TURNS = 20_000
+"""Longest range."""
+
+
+class TooMuchError(Exception):
+    """The template asked for more than it may have: found, expected."""
+
+
+class Budget:
+    """What one rendering may use.
+
+    size      characters of the largest value or output
+    total     characters that all new values may have together: 64 times as much
+    seconds   processor time of this thread
+    """
+
+    def __init__(self, size: int, seconds: float) -> None:
+        self.size, self.left = size, 64 * size
+        self._seconds, self._until = seconds, time.thread_time() + seconds
+
+    def tick(self) -> None:
+        """One more loop turn or call."""
+        if time.thread_time() > self._until:
+            raise TooMuchError(f"it ran for {self._seconds} s of processor time, and was stopped")
+        self.charge(64)
+
+    def charge(self, size: int) -> None:
+        """About to make something of this size."""
+        self.left -= size
+        if size > self.size or self.left < 0:
+            raise TooMuchError(f"it builds text of more than {self.size} characters")
+
+    def admit(self, value: Any) -> Any:
+        """The value, if what it would print is within the size."""
+        if isinstance(value, str):
+            self.charge(len(value))
+        elif isinstance(value, int) and value.bit_length() > 1024:
+            raise TooMuchError("it computes with integers of more than 1024 bits")
+        elif isinstance(value, list | tuple | dict):
+            self.charge(sum(self._walk(value)))
+        return value
+
+    def _walk(self, value: Any) -> Iterator[int]:
+        """Size of every leaf, where shared parts count each time; stops as soon as it is too much."""
+        seen, stack = 0, [value]
+        while stack:
+            item = stack.pop()
+            size = 4 + (len(item) if isinstance(item, str | range) else 0)
+            seen += size
+            yield size
+            if seen > self.size or len(stack) > self.size:
+                raise TooMuchError(f"it builds a value of more than {self.size} characters")
+            if isinstance(item, dict):
+                stack += [*item.keys(), *item.values()]
+            elif isinstance(item, list | tuple):
+                stack += item
+
+
+class QuietNamespace(Namespace):
+    """A namespace that prints as a word: it may hold itself, and printing what it holds would never end."""
+
+    def __repr__(self) -> str:
+        return "<namespace>"
+
+
+class BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """Renders under `budget`, which is set anew for each rendering."""
+
+    intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
+    budget: Budget
+
+    def __init__(self) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            optimized=False,
+            extensions=[GenerationTag, "jinja2.ext.loopcontrols"],
+        )
+        self.concat = self._concat  # type: ignore[method-assign]
+        self.filters = {name: self._counted(body) for name, body in template_filters.filters(self).items()}
+        self.globals = {
+            "range": self._range,
+            "dict": dict,
+            "namespace": QuietNamespace,
+            "raise_exception": raise_exception,
+            "strftime_now": strftime_now,
+        }
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """An arithmetic operator; what it makes is counted before it is made."""
+        self.budget.tick()
+        self.budget.charge(product_size(operator, left, right))
+        return self.budget.admit(super().call_binop(context, operator, left, right))
+
+    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
+        """A function or method; the two methods that multiply text are counted before."""
+        __self.budget.tick()
+        owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
+        if isinstance(owner, str) and name in ("replace", "join"):
+            bound = template_filters.replaced if name == "replace" else template_filters.joined
+            return bound(__self.budget, owner, *args, **kwargs)
+        return __self.budget.admit(super().call(__context, __obj, *args, **kwargs))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Only the listed methods of plain data; of anything else what Jinja's sandbox allows."""
+        for kind, methods in METHODS.items():
+            if isinstance(obj, kind):
+                return attr in methods
+        plain = obj is None or isinstance(obj, int | float | range)
+        if plain or (callable(obj) and not isinstance(obj, LoopContext)):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def is_safe_callable(self, obj: Any) -> bool:
+        return super().is_safe_callable(obj) and not (
+            isinstance(obj, type) and obj not in (dict, QuietNamespace)
+        )
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        return Rewriter().visit(super()._parse(source, name, filename))  # type: ignore[no-any-return]
+
+    def _concat(self, parts: Any) -> str:
+        parts = list(parts)
+        self.budget.charge(sum(map(len, parts)))
+        return "".join(parts)
+
+    def _range(self, *args: int) -> range:
+        found = range(*args)
+        if len(found) > MAX_TURNS:
+            raise TooMuchError(f"it counts to {len(found)}, more than {MAX_TURNS}")
+        return found
+
+    def _counted(self, body: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that ticks, whose result is made at once (generators too) and counted."""
+        from functools import wraps
+
+        @wraps(body)
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.budget.tick()
+            found = body(*args, **kwargs)
+            return self.budget.admit(list(found) if isinstance(found, Iterator) else found)
+
+        return counted
+
+
+class Rewriter(NodeTransformer):
+    """Turns the parts of a template that Jinja compiles to bare Python into counted calls."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        return filtered(nodes.Tuple(node.nodes, "load"), "concat_")
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        cut = node.arg
+        if not isinstance(cut, nodes.Slice):
+            return node
+        return filtered(
+            node.node, "slice_", [part or nodes.Const(None) for part in (cut.start, cut.stop, cut.step)]
+        )
+
+    def _literal(self, node: Any) -> nodes.Node:
+        self.generic_visit(node)
+        return filtered(node, "literal_") if getattr(node, "ctx", "load") == "load" else node
+
+    visit_List = visit_Tuple = visit_Dict = _literal  # noqa: N815
+
+    def _body(self, node: Any) -> nodes.Node:
+        self.generic_visit(node)
+        node.body = [nodes.ExprStmt(filtered(nodes.Const(0), "tick_")), *node.body]
+        return node  # type: ignore[no-any-return]
+
+    visit_For = visit_Macro = visit_CallBlock = visit_Block = _body  # noqa: N815
+
+
+class GenerationTag(Extension):
+    """`{% generation %}…{% endgeneration %}` marks the model's words for training; here it is its body."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def filtered(node: nodes.Expr, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
+    """`node | name(args)`."""
+    return nodes.Filter(node, name, args or [], [], None, None)
+
+
+def product_size(operator: str, left: Any, right: Any) -> int:
+    """Upper bound on what an operator makes, in characters; TooMuchError where there is none."""
+    text = next((side for side in (left, right) if isinstance(side, str | list | tuple)), None)
+    if operator == "%" and isinstance(left, str):
+        return printf_size(left, right)
+    if operator == "*" and text is not None:
+        times = right if text is left else left
+        if not isinstance(text, str):
+            raise TooMuchError("it multiplies a list")
+        return len(text) * max(times, 0) if isinstance(times, int) else 0
+    if operator == "**" and (abs(left) > 1 << 32 or abs(right) > 32):
+        raise TooMuchError(f"it raises {left} to the power of {right}")
+    return sum(len(side) for side in (left, right) if isinstance(side, str | list | tuple))
+
+
+def printf_size(form: str, values: Any) -> int:
+    """Of `"%5d" % value`: each directive may print all values and its width."""
+    if re.search(r"%[^a-zA-Z%]*(\*|\d{4})", form):
+        raise TooMuchError("it formats to a width of more than 999 characters")
+    return len(form) + form.count("%") * (1000 + len(str(values)))
+
+
+def raise_exception(message: str) -> None:
+    """What templates call on messages that they can't render."""
+    raise jinja2.exceptions.TemplateError(str(message)[:1000])
+
+
+def strftime_now(form: str) -> str:
+    """The local time, by a format of plain directives (no widths)."""
+    if not isinstance(form, str) or len(form) > 200 or not re.fullmatch(r"(?:[^%]|%-?[A-Za-z%])*", form):
+        raise SecurityError("strftime_now with such a format")
+    return datetime.now().strftime(form)
+
+
+__all__ = ["BoundedEnvironment", "Budget", "TooMuchError"]
