@@ -25,8 +25,9 @@ def rms_norm(
     x: "f32", w: "f32", out: "f32", rows: "i32", width: "int", eps: "float", offset: "float", private: "int",
     worker, lo, hi,
 ):  # fmt: skip
-    """out[t] = x[rows[t]] / rms(x[rows[t]]) · (w + offset) for tokens lo..hi; `width` is a multiple of 16.
+    """out[t] = x[rows[t]] / rms(x[rows[t]]) · (w + offset) for tokens lo..hi; returns the bytes of w, once a step.
 
+    width    a multiple of 16
     rows     which row of x is token t's
     private  token rows between workers' own outputs (0: shared)
     """
@@ -41,7 +42,7 @@ def rms_norm(
         o = splat16(offset)
         for i in range(0, width, 16):
             store16(out, target + i, mul(mul(load16(x, source + i), r), add_offset(load16(w, i), o)))
-    return 0
+    return width * 4 if lo == 0 else 0
 
 
 @inline

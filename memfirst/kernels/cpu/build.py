@@ -103,23 +103,23 @@ def resolve(statics: Mapping[str, Static]) -> dict[str, Any]:
     return {k: import_module(f"{package}.{v}") if isinstance(v, str) else v for k, v in statics.items()}
 
 
-def specialise(function: Callable[..., Any], values: Mapping[str, Any]) -> Callable[..., Any]:
-    """The kernel's function with its static parameters fixed: plain Python that Numba can type."""
+def specialise(function: Callable[..., Any], values: Mapping[str, Any], name: str) -> Callable[..., Any]:
+    """The kernel's function with its static parameters fixed, under another name: plain Python that Numba can type."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     definition = tree.body[0]
     if not isinstance(definition, ast.FunctionDef):
         raise TypeError(f"{function} is not a function")
     definition.decorator_list, definition.args.kwonlyargs, definition.args.kw_defaults = [], [], []
-    definition.returns = None
+    definition.returns, definition.name = None, name
     for argument in definition.args.args:
         argument.annotation = None
     definition.body = Specialise(values).statements(definition.body)
     space = dict(function.__globals__)
-    for name, value in values.items():
+    for static, value in values.items():
         if isinstance(value, ModuleType):
-            space |= {f"{name}__{member}": getattr(value, member) for member in dir(value)}
+            space |= {f"{static}__{member}": getattr(value, member) for member in dir(value)}
     exec(compile(ast.fix_missing_locations(tree), function.__code__.co_filename, "exec"), space)
-    result: Callable[..., Any] = space[function.__name__]
+    result: Callable[..., Any] = space[name]
     return result
 
 
@@ -156,15 +156,16 @@ def build(module: str, name: str, statics: Mapping[str, Static]) -> Built:
 
     function = getattr(import_module(f"{__package__}.{module}"), name)
     kinds = params(function)
-    body = njit(**lang.FLAGS)(specialise(function, resolve(statics)))
+    unique = _unique(module, name, statics)
+    body = njit(**lang.FLAGS)(specialise(function, resolve(statics), f"{unique}_body"))
     signature = types.int64(types.int64, types.int64, types.int64, types.int64)
-    compiled = njit(signature, **lang.FLAGS)(_entry(_unique(module, name, statics), body, kinds))
+    compiled = njit(signature, **lang.FLAGS)(_entry(unique, body, kinds))
     result = compiled.overloads[compiled.signatures[0]]
     return Built(result.fndesc.llvm_func_name, kinds, _object_code(result.library))
 
 
 def _unique(module: str, name: str, statics: Mapping[str, Static]) -> str:
-    """A name for the entry's symbol that no other kernel has: they are linked together."""
+    """A name for its symbols that no other kernel has: all are linked together."""
     return "_".join(["memfirst", module, name, *(f"{k}_{v}" for k, v in sorted(statics.items()))])
 
 

@@ -42,11 +42,11 @@ def exp16(x):
 
 @kernel
 def add_bias(y: "f32", bias: "f32", step: "i64", count: "int", stride: "int", worker, lo, hi):
-    """y[t, lo:hi] += bias[lo:hi] for all tokens of the step."""
+    """y[t, lo:hi] += bias[lo:hi] for all tokens of the step; returns the bytes of the bias."""
     for t in range(step[count]):
         for r in range(lo, hi):
             y[t * stride + r] += bias[r]
-    return 0
+    return (hi - lo) * 4
 
 
 @kernel
@@ -54,7 +54,10 @@ def norm_heads(
     y: "f32", w: "f32", step: "i64", count: "int", stride: "int", head_dim: "int", eps: "float", offset: "float",
     worker, lo, hi,
 ):  # fmt: skip
-    """RMS norm of each head of rows lo..hi by itself, in place; lo and hi are multiples of `head_dim`."""
+    """RMS norm of each head of rows lo..hi by itself, in place; lo and hi are multiples of `head_dim`.
+
+    Returns the bytes of w, once a step.
+    """
     for t in range(step[count]):
         for h in range(t * stride + lo, t * stride + hi, head_dim):
             total = splat16(0.0)
@@ -65,7 +68,7 @@ def norm_heads(
             for i in range(0, head_dim, 16):
                 w16 = add(load16(w, i), splat16(offset))
                 store16(y, h + i, mul(mul(load16(y, h + i), r), w16))
-    return 0
+    return head_dim * 4 if lo == 0 else 0
 
 
 @kernel

@@ -8,8 +8,9 @@ The barrier waits for chunks, not for workers: a worker that is away holds nobod
 from memfirst.kernels.cpu.lang import inline, kernel
 from memfirst.kernels.cpu.simd import atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
 
-# Words of `control`, shared by all workers.
-EPOCH, STOP, WALK, ARGS, TIMED = 0, 8, 16, 17, 18
+# Words of `control`, shared by all workers; from RING on, for each of the last epochs its arguments and phases.
+EPOCH, STOP, WALK, RING = 0, 8, 16, 32
+EPOCHS = 64
 # Words of a row of each table.
 PHASE, TASK, CALL = 5, 5, 2
 COUNTERS = 16
@@ -61,10 +62,11 @@ def walk(
     phases  rows (first task, last + 1, first call of the prologue, last + 1, count of its range in `step`)
     tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
     calls   rows (address of the kernel, address of its arguments)
-    read    bytes read, spent: cycles, [workers, tasks], added up
+    read    bytes read, spent: cycles, [workers, calls], added up
     Returns early after `patience` cycles at a barrier, or when STOP is set.
     """
-    total_phases, total_tasks = len(phases) // PHASE, len(tasks) // TASK
+    total_phases = len(phases) // PHASE
+    mine = worker * (len(calls) // CALL)
     if worker == 0 and atomic_load(control, EPOCH) < hi:
         atomic_store(control, EPOCH, hi)
     for phase in range(lo, total_phases):
@@ -77,8 +79,12 @@ def walk(
         claimed = _advance(counters, phase * COUNTERS, hi, chunks)
         if claimed >= 0:
             for call in range(phases[phase * PHASE + 2], phases[phase * PHASE + 3]):
+                since = cycles()
                 count = step[phases[phase * PHASE + 4]]
-                call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, count)
+                n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, count)
+                spent[mine + call] += cycles() - since
+                if claimed == 0:  # all workers read the same bytes: one of them counts
+                    read[mine + call] += n
         while claimed >= 0:
             task, c = first, claimed
             while c >= _chunks(tasks, task, step):
@@ -87,12 +93,11 @@ def walk(
             chunk = tasks[task * TASK + 4]
             start = c * chunk
             end = min(start + chunk, _units(tasks, task, step))
-            since = cycles() if control[TIMED] else 0
             for call in range(tasks[task * TASK], tasks[task * TASK + 1]):
-                here = worker * total_tasks + task
-                read[here] += call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, start, end)
-            if control[TIMED]:
-                spent[worker * total_tasks + task] += cycles() - since
+                since = cycles()
+                n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, start, end)
+                spent[mine + call] += cycles() - since
+                read[mine + call] += n
             _advance(counters, phase * COUNTERS + 8, hi, chunks)
             claimed = _advance(counters, phase * COUNTERS, hi, chunks)
         since = cycles()
@@ -111,8 +116,12 @@ def serve(control: "i64", spin: "int", worker, lo, hi):
     while cycles() - since < spin and not atomic_load(control, STOP):
         epoch = atomic_load(control, EPOCH)
         if epoch > seen:
-            call_kernel(control[WALK], control[ARGS], worker, 0, epoch)
-            seen = epoch
+            slot = RING + epoch % EPOCHS * 2
+            args, phases = control[slot], control[slot + 1]
+            if atomic_load(control, EPOCH) - epoch > EPOCHS // 2:
+                continue  # away for so long that the slot may be another epoch's
+            if call_kernel(control[WALK], args, worker, 0, epoch) >= phases:
+                seen = epoch
             since = cycles()
         pause()
     return seen

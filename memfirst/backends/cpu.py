@@ -1,0 +1,173 @@
+"""The CPU backend: packs a model's weights, compiles or loads its kernels, and does steps with a team of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst import codecs
+from memfirst.backends.cpu_bind import Bound
+from memfirst.backends.cpu_step import StepArrays
+from memfirst.codecs.base import F32
+from memfirst.errors import CapacityError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.graph import Graph, KVCache, Step, Weight
+from memfirst.kernels.cpu import arena
+from memfirst.kernels.cpu.library import Library, Progress
+from memfirst.kernels.cpu.team import Team
+from memfirst.ledger import Entry, Ledger
+from memfirst.lower.cpu import lower
+from memfirst.lower.cpu_calls import page_items
+from memfirst.lower.program import Program
+from memfirst.ops.rope import Rope
+from memfirst.ops.traffic import exactly
+
+CAPACITIES = (1, 4, 8, 32, 256)
+"""Step sizes that programs are built for, each when first needed."""
+
+PACK_BYTES = 8 << 20
+"""Bytes packed between two progress reports and releases of the file's pages."""
+
+_PACK_ROWS = 8
+
+
+@dataclass(frozen=True)
+class CpuOptions:
+    """How to run: worker threads, positions of context for each sequence, sequences at once."""
+
+    threads: int
+    context: int
+    sequences: int = 1
+
+
+class CpuBackend:
+    """Runs steps of one model; not for use from several threads at once."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        checkpoint: Checkpoint,
+        options: CpuOptions,
+        progress: Progress | None = None,
+        stage: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self.graph, self.options, self._progress = graph, options, progress
+        self.library = Library()
+        self._programs: dict[int, Bound] = {}
+        self._pages = sum(-(-options.context // p) for p in _page_sizes(graph)) * options.sequences
+        program = lower(graph, 1, options.context, options.threads)
+        self.library.load(program.kernels | {("walk.walk", ()), ("walk.serve", ())}, progress)
+        stage("kernels")
+        self._weights = _pack(program, checkpoint)
+        self._cache = arena.allocate(self._pages * page_items(graph) * 2).view(np.uint16)
+        self._tables = _rope_tables(graph, options.context)
+        stage("weights")
+        self.team = Team(options.threads, self.library)
+        self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph)
+        self._bind(program)
+        stage("program")
+
+    @property
+    def pages(self) -> int:
+        """Pages of the KV cache that there are."""
+        return self._pages
+
+    @property
+    def max_tokens(self) -> int:
+        """Most new tokens of one step."""
+        return CAPACITIES[-1]
+
+    def _bind(self, program: Program) -> Bound:
+        entries = self.library.load(program.kernels, self._progress)
+        arrays: dict[tuple[str, str], NDArray[Any]] = {("cache", "kv"): self._cache}
+        arrays |= {("weight", name): a for name, a in self._weights.items()}
+        arrays |= {("table", name): a for name, a in self._tables.items()}
+        arrays |= {("step", name): a for name, a in self._arrays.arrays.items()}
+        bound = Bound(program, arrays, entries, self.team)
+        self._programs[program.capacity] = bound
+        return bound
+
+    def program(self, tokens: int) -> Bound:
+        """The program for a step of that many tokens, made when first needed."""
+        if tokens > CAPACITIES[-1]:
+            raise CapacityError(f"a step of {tokens} tokens", f"at most {CAPACITIES[-1]}", "cut it into several")
+        capacity = next(c for c in CAPACITIES if c >= tokens)
+        if capacity not in self._programs:
+            self._bind(lower(self.graph, capacity, self.options.context, self.options.threads))
+        return self._programs[capacity]
+
+    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:
+        """Do a step; logits [step.logits, vocab] (a view that the next step overwrites)."""
+        count = len(tokens)
+        bound = self.program(count)
+        rows = self._arrays.fill(step, tokens, self.options.threads)
+        self.team.run(bound.walk_args, len(bound.program.phases))
+        logits: F32 = bound.arrays["buffer", "output"]
+        return logits[: rows * self.graph.vocab_size].reshape(rows, self.graph.vocab_size)
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self.team.close()
+
+
+def recorded(bound: Bound, before: NDArray[np.int64], tokens: int) -> Ledger:
+    """What the workers' kernels read since `before` (a copy of `bound.read.sum(0)`), by operation and purpose."""
+    difference = bound.read.sum(0) - before
+    entries = (
+        Entry(call.op, call.purpose, exactly(int(n)))
+        for call, n in zip(bound.calls, difference, strict=True) if call.purpose and n
+    )  # fmt: skip
+    return Ledger(tuple(entries), tokens)
+
+
+def _page_sizes(graph: Graph) -> set[int]:
+    return {c.page for c in graph.caches if isinstance(c, KVCache)}
+
+
+def _pack(program: Program, checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
+    """All weights in one stretch of memory, in the order in which a step reads them."""
+    total = sum(-(-w.nbytes // 64) * 64 for w in program.weights.values())
+    memory, at, out = arena.allocate(total), 0, {}
+    for name, weight in program.weights.items():
+        place = memory[at : at + weight.nbytes]
+        _pack_one(weight, checkpoint.read(name), checkpoint.tensors[name].codec, place)
+        checkpoint.release(name)
+        out[name] = place.view(np.float32) if len(weight.shape) == 1 else place
+        at += -(-weight.nbytes // 64) * 64
+    return out
+
+
+def _pack_one(weight: Weight, raw: NDArray[np.uint8], codec_name: str, out: NDArray[np.uint8]) -> None:
+    codec = codecs.get(codec_name)
+    if len(weight.shape) == 1:
+        out.view(np.float32)[:] = codec.dequantize(raw.reshape(-1, codec.block_bytes)).reshape(-1)
+        return
+    blocks = raw.reshape(weight.rows, -1, codec.block_bytes)
+    packed = out.reshape(-1, blocks.shape[1], _PACK_ROWS * codec.block_bytes)
+    step = max(1, PACK_BYTES // (_PACK_ROWS * weight.row_bytes))
+    whole = weight.rows // _PACK_ROWS
+    for i in range(0, whole, step):
+        j = min(i + step, whole)
+        codec.pack(blocks[i * _PACK_ROWS : j * _PACK_ROWS], out=packed[i:j])
+    if weight.padding:
+        last = np.zeros((_PACK_ROWS, *blocks.shape[1:]), np.uint8)
+        last[: weight.rows % _PACK_ROWS] = blocks[whole * _PACK_ROWS :]
+        codec.pack(last, out=packed[whole:])
+
+
+def _rope_tables(graph: Graph, context: int) -> dict[str, NDArray[np.float32]]:
+    """Cosines and sines [context, pairs] of each RoPE; operations that turn alike share theirs."""
+    made: dict[Any, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+    out = {}
+    for op in graph.ops:
+        if isinstance(op, Rope):
+            key = op.frequencies, op.factor
+            if key not in made:
+                angles = np.outer(np.arange(context, dtype=np.float64), np.array(op.frequencies, np.float64))
+                made[key] = tuple((op.factor * f(angles)).astype(np.float32).reshape(-1) for f in (np.cos, np.sin))  # type: ignore[assignment]
+            out[f"cos:{op.name}"], out[f"sin:{op.name}"] = made[key]
+    return out

@@ -1,0 +1,82 @@
+"""Binding a Program to memory: operands become addresses, calls become records, phases become the walk's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst.kernels.cpu import arena
+from memfirst.kernels.cpu.lang import ARRAYS
+from memfirst.kernels.cpu.library import Entry, Key
+from memfirst.kernels.cpu.team import Team, bits
+from memfirst.lower.cpu_calls import FIELDS
+from memfirst.lower.program import Call, Operand, Program, Ref
+
+COUNTERS = 16  # words of a phase's counters, as in `walk`
+
+Arrays = Mapping[tuple[str, str], NDArray[Any]]
+"""Arrays by (space, name) of the operands that name them."""
+
+
+class Bound:
+    """A program ready to walk: its tables, its records, and what the workers counted."""
+
+    def __init__(self, program: Program, arrays: Arrays, entries: Mapping[Key, Entry], team: Team) -> None:
+        self.program = program
+        self.arrays = dict(arrays)
+        for b in program.buffers:
+            self.arrays["buffer", b.name] = arena.array(b.kind, b.items(program.capacity, team.threads))
+        self.calls: list[Call] = []
+        self._keep: list[Any] = [arrays]  # records hold addresses: what they point at must live as long
+        self._tables(program, entries)
+        shape = team.threads, len(self.calls)
+        self.read, self.spent = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        counters = arena.array("i64", len(program.phases) * COUNTERS)
+        step = self.arrays["step", "step"]
+        parts = (team.control, self.phases, self.tasks, self.addresses, counters, step,
+                 self.read.reshape(-1), self.spent.reshape(-1))  # fmt: skip
+        words = [word for part in parts for word in (part.ctypes.data, part.size)]
+        self._keep += parts
+        self._walk = np.array([*words, team.patience], np.int64)
+
+    @property
+    def walk_args(self) -> int:
+        """Address of the walk's arguments."""
+        return self._walk.ctypes.data
+
+    def _tables(self, program: Program, entries: Mapping[Key, Entry]) -> None:
+        phases, tasks, addresses = [], [], []
+        for phase in program.phases:
+            prologue = len(self.calls)
+            addresses += [self._address(call, entries) for call in phase.prologue]
+            row = [len(tasks), 0, prologue, len(self.calls), FIELDS[phase.prologue_per]]
+            for task in phase.tasks:
+                first = len(self.calls)
+                addresses += [self._address(call, entries) for call in task.calls]
+                tasks.append([first, len(self.calls), task.units, FIELDS.get(task.per, -1), task.chunk])
+            row[1] = len(tasks)
+            phases.append(row)
+        self.phases, self.tasks, self.addresses = (
+            np.array(table, np.int64).reshape(-1) for table in (phases, tasks, addresses)
+        )
+
+    def _address(self, call: Call, entries: Mapping[Key, Entry]) -> list[int]:
+        """The kernel's address, and that of its record."""
+        self.calls.append(call)
+        entry, operands = entries[call.key], dict(call.args)
+        record = np.array([w for name, kind in entry.params for w in self._words(operands[name], kind)], np.int64)
+        self._keep.append(record)
+        return [entry.address, record.ctypes.data]
+
+    def _words(self, operand: Operand, kind: str) -> list[int]:
+        if kind not in ARRAYS:
+            return [bits(float(operand) if kind == "float" else operand)]  # type: ignore[arg-type]
+        if not isinstance(operand, Ref):
+            raise TypeError(f"a kernel wants an array of {kind}, the program gives {operand!r}")
+        array = self.arrays[operand.space, operand.name]
+        if array.dtype != ARRAYS[kind]:
+            raise TypeError(f"a kernel wants an array of {kind}, {operand.name} has {array.dtype}")
+        return [array.ctypes.data, array.size]

@@ -1,0 +1,87 @@
+"""A step as the kernels see it: counts, and arrays by token and by unit of attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Many
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst.errors import CapacityError
+from memfirst.graph import Graph, KVCache, Sequence, Step
+from memfirst.kernels.cpu import arena
+from memfirst.lower.cpu_calls import FIELDS, SPLIT
+
+
+class StepArrays:
+    """Arrays of fixed addresses, filled anew for each step."""
+
+    def __init__(self, capacity: int, context: int, sequences: int, graph: Graph) -> None:
+        self.page = next((c.page for c in graph.caches if isinstance(c, KVCache)), 1)
+        self.heads = max((c.heads for c in graph.caches if isinstance(c, KVCache)), default=1)
+        self.context, self.splits = context, -(-context // SPLIT)
+        self.window = next((c.window for c in graph.caches if isinstance(c, KVCache)), None)
+        self.row = -(-context // self.page)
+        items = max(capacity, min(capacity, 8) * self.splits)
+        sizes = dict.fromkeys(("tokens", "positions", "slots", "starts", "ends", "table_at", "logit_rows"), capacity)
+        sizes |= dict.fromkeys(("item_token", "item_split", "item_last"), items)
+        sizes |= {"first_item": capacity + 1, "all_rows": capacity, "tables": sequences * self.row}
+        self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
+        self.arrays["step"] = arena.array("i64", 8)
+        self.arrays["all_rows"][:] = np.arange(capacity)
+        self._tables: list[tuple[int, ...]] = []
+
+    def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
+        """Describe `step`; returns how many rows of logits it gives."""
+        a, at, rows = self.arrays, 0, 0
+        a["tokens"][: len(tokens)] = tokens
+        for i, sequence in enumerate(step.sequences):
+            self._check(sequence)
+            self._table(i, sequence.pages)
+            end = at + sequence.new
+            positions = np.arange(sequence.past, sequence.past + sequence.new)
+            a["positions"][at:end] = positions if sequence.positions is None else sequence.positions
+            pages = np.asarray(sequence.pages[sequence.past // self.page :], np.int64)
+            first = sequence.past // self.page
+            a["slots"][at:end] = pages[positions // self.page - first] * self.page + positions % self.page
+            a["ends"][at:end] = positions + 1
+            a["starts"][at:end] = 0 if self.window is None else np.maximum(positions + 1 - self.window, 0)
+            a["table_at"][at:end] = i * self.row
+            for row in sequence.logit_rows:
+                a["logit_rows"][rows] = at + row
+                rows += 1
+            at = end
+        items = self._items(at, workers)
+        a["step"][FIELDS["tokens"]], a["step"][FIELDS["logits"]], a["step"][FIELDS["items"]] = at, rows, items
+        return rows
+
+    def _check(self, sequence: Sequence) -> None:
+        end = sequence.past + sequence.new
+        if end > self.context or end > len(sequence.pages) * self.page:
+            held = min(self.context, len(sequence.pages) * self.page)
+            raise CapacityError(f"a step to position {end}", f"at most {held}, the context that was asked for")
+
+    def _table(self, i: int, pages: tuple[int, ...]) -> None:
+        if i < len(self._tables) and self._tables[i] is pages:
+            return
+        self.arrays["tables"][i * self.row : i * self.row + len(pages)] = pages
+        self._tables[i : i + 1] = [pages]
+
+    def _items(self, tokens: int, workers: int) -> int:
+        """Units of attention: a token each, or with few tokens a split of its context each."""
+        a = self.arrays
+        first, last = a["starts"][:tokens] // SPLIT, (a["ends"][:tokens] - 1) // SPLIT
+        if tokens > 8 or tokens * self.heads >= 8 * workers or (first == last).all():
+            a["item_token"][:tokens] = a["all_rows"][:tokens]
+            a["item_split"][:tokens], a["item_last"][:tokens] = first, last
+            a["first_item"][: tokens + 1] = np.arange(tokens + 1)
+            return tokens
+        n = 0
+        for t in range(tokens):
+            a["first_item"][t] = n
+            for split in range(first[t], last[t] + 1):
+                a["item_token"][n], a["item_split"][n], a["item_last"][n] = t, split, split
+                n += 1
+        a["first_item"][tokens] = n
+        return n
