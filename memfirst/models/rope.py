@@ -133,4 +133,6 @@ def read_gguf(config: ConfigReader, context: int) -> tuple[float, RopeScaling | 
     if kind == "linear":
         return theta, RopeScaling(kind, factor)
     attention = multiplier * yarn_attention_factor(factor)
-    return theta, RopeScaling(kind, factor, original, attention_factor=attention)
+    fast = config.number("rope.scaling.yarn_beta_fast", 32.0)
+    slow = config.number("rope.scaling.yarn_beta_slow", 1.0)
+    return theta, RopeScaling(kind, factor, original, fast=fast, slow=slow, attention_factor=attention)
