@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 
@@ -32,6 +34,9 @@ def tensor(
     return head + struct.pack(f"<{len(dims)}QIQ", *dims, code, offset)
 
 
+Save = Callable[..., Path]
+"""A fixture's type: (content, name) -> path."""
+
 ARCHITECTURE = key("general.architecture", STRING, string("llama"))
 
 
@@ -54,3 +59,16 @@ class Raw:
         head = self.magic + struct.pack("<IQQ", self.version, n_tensors, n_keys)
         head += b"".join(self.keys) + b"".join(self.tensors)
         return head + bytes(-len(head) % self.alignment) + self.data
+
+
+def one_tensor(**changes: object) -> Raw:
+    """A good file with one f32 tensor of [2 rows, 4 columns]."""
+    made = {"tensors": [tensor("a.weight", (4, 2), 0, 0)], "data": bytes(range(32))}
+    return Raw(**{**made, **changes})  # type: ignore[arg-type]
+
+
+def saved(folder: Path, content: Raw | bytes, name: str) -> Path:
+    """Write it there."""
+    path = folder / name
+    path.write_bytes(bytes(content))
+    return path

@@ -16,7 +16,8 @@ from memfirst.formats.mixes import MIXES
 from memfirst.formats.names import TABLES
 from memfirst.formats.open import open_checkpoint
 from tests import fuzz_formats
-from tests.fuzz_formats import Tally, gguf_file, mutate, run_cases, safetensors_file, survivor
+from tests.fuzz_changes import config_of, gguf_file, mutate, safetensors_file
+from tests.fuzz_formats import Tally, run_cases, survivor
 
 SEED = 20
 
@@ -53,7 +54,7 @@ def test_the_unbroken_folder_opens(architecture: str, dtype: str, tmp_path: os.P
     with open(os.path.join(tmp_path, "model.safetensors"), "wb") as file:
         file.write(safetensors_file(architecture, dtype).data)
     with open(os.path.join(tmp_path, "config.json"), "wb") as file:
-        file.write(fuzz_formats.config_of(architecture))
+        file.write(config_of(architecture))
     survivor(open_checkpoint(tmp_path))
 
 
