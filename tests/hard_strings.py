@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 import unicodedata
 
-WORDS = (
-    "the The THE hello World naïve coöperate straße Ångström İstanbul ΑΒΓ αβγ Привет мир ПРИВЕТ "
-    "camelCase snake_case HTTPServer iPhone12 x86_64 don't DON'T I'm I'LL we've WE'VE he'd 'tis it’s l'été "
-    "supercalifragilistic e.g. i.e. U.S.A. foo@example.org https://a.b/c?d=e&f=%20 v1.2.3-rc4"
-).split()
+# fmt: off
+WORDS = [
+    "the", "The", "THE", "hello", "World", "naïve", "coöperate", "straße", "Ångström",
+    "İstanbul", "ΑΒΓ", "αβγ", "Привет", "мир", "ПРИВЕТ", "camelCase", "snake_case",
+    "HTTPServer", "iPhone12", "x86_64", "don't", "DON'T", "I'm", "I'LL", "we've", "WE'VE",
+    "he'd", "'tis", "it’s", "l'été", "supercalifragilistic", "e.g.", "i.e.", "U.S.A.",
+    "foo@example.org", "https://a.b/c?d=e&f=%20", "v1.2.3-rc4",
+]
+# fmt: on
 CJK = "汉字漢字日本語にほんごカタカナ한국어조선말〇々〆ヶー、。「」！？：；（）ｱｲｳ１２３ＡＢＣ㍿㈱𠀀𠮷龥龦㐀"
 EMOJI = ["🦙", "👩‍💻", "👨‍👩‍👧‍👦", "🇩🇪", "👍🏽", "❤️", "☺", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🤷🏿‍♀️", "1️⃣", "©", "™"]
 NUMBERS = [
@@ -77,7 +81,8 @@ MARKS = [
     "ʰ",
     "ﬁ",
 ]
-PUNCTUATION = list("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") + [
+PUNCTUATION = [
+    *"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~",
     "...",
     "->",
     "=>",

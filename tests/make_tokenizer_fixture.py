@@ -2,10 +2,10 @@
 
     python -m tests.make_tokenizer_fixture [--vocabulary] [--model SMOLLM2.gguf]
 
-Needs llama-cpp-python, regex and gguf. `--vocabulary` trains the vocabularies again: then all ids change.
+Needs llama-cpp-python, regex and gguf. `--vocabulary` trains the vocabularies again.
 
 llama.cpp is the oracle, except for APPROXIMATED: there it runs a simplified pattern (ASCII case instead of
-Unicode's; white space beyond ASCII taken for U+000B), and the model's own pattern in another regular-expression
+Needs llama-cpp-python, regex and gguf. `--vocabulary` trains the vocabularies again: all ids change then.
 engine is the oracle.
 """
 

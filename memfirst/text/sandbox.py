@@ -164,6 +164,15 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
+        """An object's key that is named like a method of it (`tool.copy`), else an error at once."""
+        if isinstance(obj, dict) and attribute in obj:
+            return obj[attribute]
+        raise SecurityError(f"it asks for {str(attribute)[:40]!r} of a {type(obj).__name__}")
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No `str.format`: it pads to any width, and templates don't use it."""
+
     def is_safe_callable(self, obj: Any) -> bool:
         return super().is_safe_callable(obj) and not (
             isinstance(obj, type) and obj not in (dict, QuietNamespace)

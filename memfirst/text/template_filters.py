@@ -87,7 +87,9 @@ def _join(environment: BoundedEnvironment, value: Any, glue: str, attribute: Any
 
 
 def _indent(budget: Budget, text: Any, width: Any = 4, first: bool = False, blank: bool = False) -> str:
-    prefix = str(width) if isinstance(width, str) else " " * min(int(width), 1000)
+    if not isinstance(width, str) and not 0 <= int(width) <= 1000:
+        raise ValueError("indent takes a width of 0 to 1000")
+    prefix = width if isinstance(width, str) else " " * int(width)
     text = str(text)
     budget.charge(len(text) + len(prefix) * (text.count("\n") + 1))
     return str(builtin.do_indent(text, prefix, first, blank))

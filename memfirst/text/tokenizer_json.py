@@ -58,7 +58,7 @@ def parts_of_json(spec: Mapping[str, Any]) -> Parts:
     added = _added_tokens(spec.get("added_tokens") or [])
     controls = {token.text for token in added if token.control}
     unknown = model.get("unk_token")
-    if unknown is not None and unknown not in ids:
+    if unknown is not None and not (isinstance(unknown, str) and unknown in ids):
         raise TokenizerError(f"unk_token is {str(unknown)[:40]!r}", "a token of the vocabulary")
     return Parts(
         ids=ids,
@@ -166,7 +166,7 @@ def _step(step: dict[str, Any], known: Mapping[str, set[str]]) -> dict[str, Any]
 def _check_pattern(pattern: dict[str, Any]) -> None:
     """A literal of a few characters, or a regular expression that memfirst knows: others may never end."""
     literal, regex = pattern.get("String"), pattern.get("Regex")
-    if (type(literal) is str and 0 < len(literal) <= 16) or regex in KNOWN_PATTERNS:
+    if (type(literal) is str and 0 < len(literal) <= 16) or (type(regex) is str and regex in KNOWN_PATTERNS):
         return
     found = f"a tokenizer.json that cuts text by {str(regex or literal)[:80]!r}"
     raise UnsupportedError(found, "a pattern of a known pre-tokenizer", "use a GGUF file of the model")
