@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from memfirst.cli import chat as chat_module
-from memfirst.cli import display, engine, inspect
+from memfirst.cli import contents, display, engine, inspect
 from memfirst.cli.app import COMMANDS
 from memfirst.formats.checkpoint import TensorInfo
 from memfirst.sampling import SamplingParams
@@ -358,8 +358,12 @@ def test_inspect_counts_the_real_model(smollm2: Path) -> None:
     facts = json.loads(command(MEMFIRST, "inspect", str(smollm2), "--json", "--tensors").stdout)
     assert facts["architecture"] == "llama" and facts["weights"] == 134_515_008
     assert facts["file_bytes"] == 98_362_432 and facts["tensor_bytes"] == 96_576_768
-    # All tensors (the head is tied), and one row of 576 weights at 8.5 bits.
-    assert facts["bytes_read_per_token"] == {"weights": 96_576_768 + 576 * 34 // 32, "context": 0}
+    assert facts["runs"] and facts["why_not"] == ""
+    # 30 layers of 3 KV heads × 64 × 2 bytes × (K and V); a row of the embedding is 576 weights at 8.5 bits.
+    assert facts["bytes_per_token_of_context"] == 30 * 3 * 64 * 2 * 2
+    read = facts["bytes_per_token"]
+    assert read["embedding"] == 576 * 34 // 32 and read["head"] == 49152 * 576 * 34 // 32 + 576 * 4
+    assert read["weights"] + read["head"] == 96_576_768, "the head is tied, so all tensors are read"
     assert (
         sum(g["nbytes"] for g in facts["by_group"])
         == sum(g["nbytes"] for g in facts["by_codec"])
@@ -386,11 +390,41 @@ EXPERTS = TensorInfo("blk.0.ffn_up_exps.weight", (4, 8, 8), "f16", 512)
 
 
 def test_bytes_read_per_token_by_the_rules() -> None:
-    read = inspect.bytes_read_per_token
+    read = contents.estimated_bytes_per_token
     assert read(Table(EMBED)) == 1600 + 16  # type: ignore[arg-type]
     assert read(Table(EMBED, HEAD)) == 16 + 1600  # type: ignore[arg-type]
     assert read(Table(EXPERTS, expert_count=4, expert_used_count=1)) == 128  # type: ignore[arg-type]
     assert read(Table(EXPERTS)) == 512  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_not_run_is_described() -> None:
+    facts = contents.describe(Table(EMBED, EXPERTS, expert_count=4, expert_used_count=1))  # type: ignore[arg-type]
+    assert not facts["runs"] and "qwen3moe" in facts["why_not"]
+    assert facts["bytes_per_token"] == {"weights": 1616 + 128} and facts["bytes_per_token_of_context"] is None
+    text = inspect.page(facts)
+    assert "does not run" in text and "about 1.7 kB (1,744 bytes)" in text
+
+
+CONFIG = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64,
+          "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 100,
+          "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": 128, "hidden_act": "silu",
+          "tie_word_embeddings": True, "torch_dtype": "bfloat16"}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ["llama", "strange"])
+def test_a_bare_config_is_priced_where_it_can_be(tmp_path: Path, model_type: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": model_type}))
+    facts = json.loads(command(MEMFIRST, "inspect", str(tmp_path / "config.json"), "--json").stdout)
+    assert not facts["runs"]
+    if model_type == "llama":
+        per_layer = (
+            64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128
+        )  # q and o, k and v, the three of the feed-forward
+        norms = 5 * 64 * 4
+        assert facts["tensor_bytes"] == 2 * per_layer * 2 + 100 * 64 * 2 + norms
+        assert facts["bytes_per_token_of_context"] == 2 * 2 * 2 * 16 * 2
+    else:
+        assert facts["bytes_per_token"] == {} and "strange" in facts["why_not"]
 
 
 def test_a_file_cannot_steer_the_terminal() -> None:

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "hub": "errors progress catalog __version__",
     "text": TEXT,
     "sampling": "errors",
+    "host": "errors",
     "chat": f"{TEXT} text",
     "kernels": "errors codecs ops graph lower progress",
     "cache": "errors codecs ops graph lower",

@@ -1,0 +1,166 @@
+"""What `inspect` says of a checkpoint, as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.formats.checkpoint import Checkpoint, TensorInfo
+from memfirst.graph import Graph, decode
+from memfirst.ledger import predict
+from memfirst.lower.generic import lower
+from memfirst.models import build
+from memfirst.ops.traffic import KV_READ, STREAMED
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some tensors together: how many, their weights, their bytes, the codecs among them."""
+
+    name: str
+    tensors: int
+    weights: int
+    nbytes: int
+    codecs: tuple[str, ...]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits per weight as stored, scales and padding included."""
+        return 8 * self.nbytes / self.weights if self.weights else 0.0
+
+
+def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
+    """Everything that `inspect` says; bytes are integers. A model that cannot be run is described too."""
+    graph, why_not = _graph(checkpoint)
+    infos = list(checkpoint.tensors.values()) or _from_graph(graph)
+    total = next(iter(shares(infos, lambda _: "all")), Share("all", 0, 0, 0, ()))
+    facts: dict[str, Any] = {
+        "path": checkpoint.path,
+        "kind": checkpoint.kind,
+        "architecture": checkpoint.architecture,
+        "runs": graph is not None and checkpoint.has_bytes,
+        "why_not": why_not or ("" if checkpoint.has_bytes else "it has shapes, but no weights"),
+        "weights": total.weights,
+        "bits_per_weight": total.bits_per_weight,
+        "tensor_bytes": total.nbytes,
+        "file_bytes": _bytes_on_disk(checkpoint.path),
+        **(
+            _price(graph)
+            if graph
+            else {"bytes_per_token": _estimate(checkpoint), "bytes_per_token_of_context": None}
+        ),
+        "by_group": [_as_dict(s) for s in shares(infos, group_of)],
+        "by_codec": [_as_dict(s) for s in shares(infos, lambda t: t.codec)],
+        "hyperparameters": hyperparameters(checkpoint.metadata),
+    }
+    return facts | ({"tensors": [asdict(t) for t in infos]} if tensors else {})
+
+
+def _graph(checkpoint: Checkpoint) -> tuple[Graph | None, str]:
+    """The model's graph, or why there is none."""
+    try:
+        return build(checkpoint), ""
+    except (UnsupportedError, ConfigError) as e:
+        return None, str(e)
+
+
+def _price(graph: Graph) -> dict[str, Any]:
+    """Bytes that a token reads at an empty context, by purpose, and what each token of context adds."""
+    program = lower(graph)
+    first, second = (predict(program, decode(past)).by_purpose() for past in (0, 1))
+    read = {purpose: int(first[purpose]) for purpose in STREAMED if purpose in first}
+    grows = int(second[KV_READ]) - int(first[KV_READ]) if KV_READ in first else 0
+    return {"bytes_per_token": read, "bytes_per_token_of_context": grows}
+
+
+def _estimate(checkpoint: Checkpoint) -> dict[str, int]:
+    """Of a model that has no graph here: the weights, as far as the tensor table tells."""
+    return {"weights": estimated_bytes_per_token(checkpoint)} if checkpoint.tensors else {}
+
+
+def _from_graph(graph: Graph | None) -> list[TensorInfo]:
+    """The tensors that a bare config implies."""
+    stored = graph.weights().values() if graph else ()
+    return [TensorInfo(w.name, w.shape, w.codec, w.nbytes) for w in stored]
+
+
+def _as_dict(share: Share) -> dict[str, Any]:
+    return asdict(share) | {"bits_per_weight": share.bits_per_weight}
+
+
+def group_of(info: TensorInfo) -> str:
+    """What a tensor is for, by its GGUF name."""
+    if info.name in ("token_embd.weight", "output.weight"):
+        return {"token_embd.weight": "embedding", "output.weight": "head"}[info.name]
+    name = info.name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
+    if name.endswith("norm"):
+        return "norms"
+    if "_exps" in name:
+        return "experts"
+    prefixes = {"attn": "attention", "ffn": "feed-forward", "ssm": "state"}
+    return prefixes.get(name.partition("_")[0], "other")
+
+
+def shares(infos: Iterable[TensorInfo], key: Callable[[TensorInfo], str]) -> list[Share]:
+    """Tensors summed by `key(tensor)`, the most bytes first."""
+    groups: dict[str, list[TensorInfo]] = {}
+    for info in infos:
+        groups.setdefault(key(info), []).append(info)
+    found = [_share(name, members) for name, members in groups.items()]
+    return sorted(found, key=lambda s: (-s.nbytes, s.name))
+
+
+def _share(name: str, infos: list[TensorInfo]) -> Share:
+    weights, nbytes = sum(math.prod(t.shape) for t in infos), sum(t.nbytes for t in infos)
+    return Share(name, len(infos), weights, nbytes, tuple(sorted({t.codec for t in infos})))
+
+
+def estimated_bytes_per_token(checkpoint: Checkpoint) -> int:
+    """Weight bytes that one decoded token reads, from the tensor table alone.
+
+    The input embedding counts one row; where it is tied (no `output.weight`) the head reads all of it
+    besides. Of the experts, the routed share. For what runs, the program's own price takes its place.
+    """
+    read = 0.0
+    for info in checkpoint.tensors.values():
+        share = 1.0
+        if info.name == "token_embd.weight":
+            row = 1 / max(info.shape[0], 1)
+            share = row if "output.weight" in checkpoint.tensors else 1 + row
+        elif "_exps" in info.name:
+            share = _routed_share(checkpoint.metadata, checkpoint.architecture)
+        read += share * info.nbytes
+    return round(read)
+
+
+def _routed_share(metadata: Mapping[str, Any], architecture: str) -> float:
+    """Experts used by a token ÷ experts, from the metadata; 1 where it does not say."""
+    used = metadata.get(f"{architecture}.expert_used_count") or metadata.get("num_experts_per_tok")
+    count = metadata.get(f"{architecture}.expert_count") or metadata.get("num_experts")
+    return used / count if isinstance(used, int) and isinstance(count, int) and 0 < used <= count else 1.0
+
+
+def hyperparameters(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata that is short enough to read: of vocabularies and merges only the length, no templates."""
+    plain = (str, int, float, bool)
+    short = {k: v for k, v in metadata.items() if isinstance(v, plain) and len(str(v)) <= 100}
+    arrays = {k: v for k, v in metadata.items() if k.startswith("tokenizer.") and not isinstance(v, plain)}
+    return short | {f"{k}.length": len(v) for k, v in arrays.items() if hasattr(v, "__len__")}
+
+
+def _bytes_on_disk(path: str) -> int:
+    """Bytes of the model's files: the file itself, all parts of a split one, or a folder's weights."""
+    p = Path(path)
+    if p.is_dir():
+        return sum(f.stat().st_size for f in p.glob("*.safetensors"))
+    if p.suffix == ".gguf" and "-of-" in p.stem:
+        stem, _, rest = p.name.rpartition("-of-")
+        same = [
+            f for f in p.parent.iterdir() if f.name.startswith(stem[:-5]) and f.name.endswith(f"-of-{rest}")
+        ]
+        return sum(f.stat().st_size for f in same)
+    return p.stat().st_size if p.exists() else 0
