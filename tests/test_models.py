@@ -108,6 +108,43 @@ def test_bad_metadata_is_named(change: dict[str, Any], error: type[MemfirstError
         models.build(gguf(change))
 
 
+NASTY = (
+    None, 0, -1, 1, 7, 1 << 31, 1 << 63, 10**400, 1.5, 1e-320, 1e308, float("nan"), float("-inf"),
+    True, "", "x", [], [1], {}, {"rope_type": "yarn", "factor": 1e-300}, {"rope_type": "llama3", "factor": 10**400},
+    {"rope_type": "yarn", "factor": 2.0, "beta_slow": 1e-320},
+)  # fmt: skip
+GGUF_KEYS = (
+    *list(GGUF)[1:], "tokenizer.ggml.tokens", "llama.rope.scaling.type", "llama.rope.scaling.factor",
+    "llama.rope.scaling.original_context_length", "llama.rope.scale_linear", "llama.attention.key_length",
+)  # fmt: skip
+HF_KEYS = (*HF, "head_dim", "rope_scaling", "rope_parameters", "partial_rotary_factor", "dtype")
+
+
+@pytest.mark.parametrize("key", GGUF_KEYS)
+def test_any_gguf_value_builds_or_is_refused(key: str) -> None:
+    """Values of every type and size under every key: a graph with finite angles, or a clear error."""
+    for value in NASTY:
+        for scaling in ("linear", "yarn"):
+            try:
+                found = rope_of(models.build(gguf({"llama.rope.scaling.type": scaling, key: value})))
+            except MemfirstError:
+                continue
+            assert np.isfinite(found.frequencies).all() and np.isfinite(found.factor)
+
+
+@pytest.mark.parametrize("key", HF_KEYS)
+def test_any_config_json_value_builds_or_is_refused(key: str, tmp_path: Path) -> None:
+    """The same for config.json, through its reader."""
+    for value in NASTY:
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps({**HF, key: value}))
+        try:
+            found = rope_of(models.build(open_checkpoint(path)))
+        except MemfirstError:
+            continue
+        assert np.isfinite(found.frequencies).all() and np.isfinite(found.factor)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [

@@ -51,7 +51,7 @@ def find(name: str) -> Architecture[Any]:
 
 
 def _stated_codec(config: Mapping[str, Any]) -> str:
-    dtype = config.get("dtype", config.get("torch_dtype", "bfloat16"))
-    if dtype not in _DTYPES:
+    dtype = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ConfigError(f"the config's dtype is {str(dtype)[:40]!r}", f"one of {', '.join(_DTYPES)}")
     return _DTYPES[dtype]

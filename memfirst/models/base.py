@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 
 from memfirst import codecs
-from memfirst.errors import ConfigError
+from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Weight
 
@@ -40,6 +40,8 @@ class CheckpointWeights:
             raise ConfigError(f"the model has no tensor {name}", f"one of shape {shape}")
         if info.shape != shape:
             raise ConfigError(f"tensor {name} has shape {info.shape}", f"{shape}, as its config says")
+        if len(shape) == 1 and info.codec != "f32":
+            raise UnsupportedError(f"the vector {name} is stored as {info.codec}", "f32")
         _check_blocks(name, info.codec, shape)
         self._requested.add(name)
         return Weight(name, shape, info.codec)
@@ -48,9 +50,7 @@ class CheckpointWeights:
         return name in self._checkpoint.tensors
 
     def values(self, name: str, count: int) -> tuple[float, ...]:
-        weight = self(name, (count,))
-        if weight.codec != "f32":
-            raise ConfigError(f"tensor {name} is stored as {weight.codec}", "f32")
+        self(name, (count,))
         found = np.array(self._checkpoint.read(name)).view(np.float32)
         if not (np.isfinite(found).all() and (found > 0).all()):
             raise ConfigError(f"tensor {name} holds values below or at 0", "positive numbers")

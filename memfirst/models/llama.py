@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from math import sqrt
@@ -131,9 +131,10 @@ def _head_dim(hidden: int, heads: int) -> int | None:
 def _vocab_size(r: ConfigReader, metadata: Mapping[str, Any]) -> int:
     """Rows of the embedding: the vocabulary's length, where the file holds one."""
     tokens = metadata.get("tokenizer.ggml.tokens")
-    stated = r.integer("vocab_size", limits.MAX_VOCAB, default=len(tokens) if tokens else None)
-    if tokens and len(tokens) != stated:
-        raise ConfigError(f"vocab_size is {stated}", f"{len(tokens)}, the number of tokens in the file")
+    count = len(tokens) if isinstance(tokens, Sized) and len(tokens) else None
+    stated = r.integer("vocab_size", limits.MAX_VOCAB, default=count)
+    if count is not None and count != stated:
+        raise ConfigError(f"vocab_size is {stated}", f"{count}, the number of tokens in the file")
     return stated
 
 

@@ -36,8 +36,8 @@ class ConfigReader:
     def number(self, key: str, default: float | None = None, low: float = 0.0, high: float = 1e12) -> float:
         """A finite number above `low`, at most `high`."""
         value = self.raw(key, default)
-        good = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-        if not good or not low < value <= high:
+        good = isinstance(value, int) or (isinstance(value, float) and isfinite(value))
+        if not good or isinstance(value, bool) or not low < value <= high:  # a huge int fits no float
             raise self._wrong(key, value, f"a number above {low:g}, at most {high:g}")
         return float(value)
 

@@ -9,6 +9,9 @@ from math import ceil, floor, log, pi
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.models.reader import MAX_CONTEXT, ConfigReader
 
+MIN = 1e-6
+"""Divisors below would make frequencies that no float holds."""
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -95,7 +98,7 @@ def _scaling_of(values: ConfigReader, context: int) -> RopeScaling | None:
         return None
     if kind not in ("linear", "llama3", "yarn"):
         raise UnsupportedError(f"rope scaling {str(kind)[:40]!r}", "default, linear, llama3 or yarn")
-    factor = values.number("factor")
+    factor = values.number("factor", low=MIN)
     if kind == "linear":
         return RopeScaling(kind, factor)
     if kind == "llama3":
@@ -113,8 +116,8 @@ def _read_yarn(values: ConfigReader, factor: float, context: int) -> RopeScaling
         "yarn",
         factor,
         original=values.integer("original_max_position_embeddings", MAX_CONTEXT, default=context),
-        fast=values.number("beta_fast", 32.0),
-        slow=values.number("beta_slow", 1.0),
+        fast=values.number("beta_fast", 32.0, low=MIN),
+        slow=values.number("beta_slow", 1.0, low=MIN),
         attention_factor=values.number("attention_factor", yarn_attention_factor(factor)),
     )
 
@@ -122,7 +125,7 @@ def _read_yarn(values: ConfigReader, factor: float, context: int) -> RopeScaling
 def read_gguf(config: ConfigReader, context: int) -> tuple[float, RopeScaling | None]:
     """(theta, scaling) from `rope.freq_base` and `rope.scaling.*` (Llama 3's scaling is a tensor)."""
     theta = config.number("rope.freq_base", 10000.0, low=1.0)
-    factor = config.number("rope.scaling.factor", config.number("rope.scale_linear", 1.0))
+    factor = config.number("rope.scaling.factor", config.number("rope.scale_linear", 1.0, low=MIN), low=MIN)
     original = config.integer("rope.scaling.original_context_length", MAX_CONTEXT, default=context)
     multiplier = config.number("rope.scaling.attn_factor", 1.0)
     kind = config.raw("rope.scaling.type", "linear" if factor != 1 else "none")
@@ -133,6 +136,6 @@ def read_gguf(config: ConfigReader, context: int) -> tuple[float, RopeScaling | 
     if kind == "linear":
         return theta, RopeScaling(kind, factor)
     attention = multiplier * yarn_attention_factor(factor)
-    fast = config.number("rope.scaling.yarn_beta_fast", 32.0)
-    slow = config.number("rope.scaling.yarn_beta_slow", 1.0)
+    fast = config.number("rope.scaling.yarn_beta_fast", 32.0, low=MIN)
+    slow = config.number("rope.scaling.yarn_beta_slow", 1.0, low=MIN)
     return theta, RopeScaling(kind, factor, original, fast=fast, slow=slow, attention_factor=attention)
