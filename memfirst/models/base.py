@@ -61,7 +61,7 @@ class CheckpointWeights:
         rest = sorted(set(self._checkpoint.tensors) - self._requested)
         if rest:
             raise ConfigError(
-                f"{len(rest)} tensors are not part of this model: {', '.join(rest[:5])}",
+                f"{len(rest)} tensors not part of this model: {', '.join(rest[:5])}",
                 "only tensors that its architecture and config call for",
             )
 

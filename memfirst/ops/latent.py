@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfirst.codecs.base import F32
 from memfirst.graph import KVCache, Op, Step, Weight
@@ -68,14 +69,15 @@ class LatentAttention(Op):
         for sequence, (q, latent, k_rope) in split(run.step, *inputs):
             new = np.concatenate([latent, k_rope], axis=1)[:, None, :]  # [new, 1 head, rank + rope]
             run.write_kv(self.cache, sequence, new, np.zeros((len(new), 1, 0), np.float32))
-            keys = run.read_kv(self.cache, sequence)[0][:, 0]  # [positions, rank + rope]
-            mask = visible(sequence, self.cache.window)
-            heads = q.reshape(len(q), self.heads, -1)
-            outs = []
-            for h in range(self.heads):
-                nope, turned = np.split(heads[:, h], [self.k_b.columns], axis=1)
-                query = np.concatenate([nope @ k_b[h].T, turned], axis=1)
-                weights = softmax((query @ keys.T) * np.float32(self.scale), mask)
-                outs.append(weights @ keys[:, : self.rank] @ v_b[h].T)
+            keys = run.read_kv(self.cache, sequence)[0][:, 0]
+            mask, heads = visible(sequence, self.cache.window), np.split(q, self.heads, axis=1)
+            outs = [self._head(q, k_b[h], keys, mask) @ v_b[h].T for h, q in enumerate(heads)]
             parts.append(np.concatenate(outs, axis=1))
         return np.concatenate(parts)
+
+    def _head(self, q: F32, k_b: F32, keys: F32, mask: NDArray[np.bool_]) -> F32:
+        """q [new, nope + rope], k_b [rank, nope], keys [positions, rank + rope] -> [new, rank]."""
+        nope, turned = np.split(q, [self.k_b.columns], axis=1)
+        query = np.concatenate([nope @ k_b.T, turned], axis=1)
+        out: F32 = softmax((query @ keys.T) * np.float32(self.scale), mask) @ keys[:, : self.rank]
+        return out
