@@ -20,6 +20,7 @@ class FakeRepo:
     small        names that are not in LFS: their digest is git's SHA-1
     breaks       connections that are cut, each after so many bytes of its body
     replace      bytes sent instead of those that the listing promised
+    elsewhere    address of another server that files are redirected to
     """
 
     files: dict[str, bytes]
@@ -29,6 +30,7 @@ class FakeRepo:
     replace: dict[str, bytes] = field(default_factory=dict)
     ranges: bool = True
     failures: list[int] = field(default_factory=list)
+    elsewhere: str = ""
 
 
 @dataclass
@@ -84,6 +86,8 @@ class Handler(BaseHTTPRequestHandler):
             rows = [row(n, d, n in repo.small) for n, d in repo.files.items()]
             body = {"id": "/".join(parts[2:4]), "sha": COMMIT, "siblings": rows, "tags": []}
             return self.answer(200, json.dumps(body).encode(), Content_Type="application/json")
+        if repo.elsewhere:
+            return self.answer(302, Location=repo.elsewhere + path)
         return self.send_file(repo, "/".join(parts[4:]))
 
     def send_file(self, repo: FakeRepo, name: str) -> None:

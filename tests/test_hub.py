@@ -13,6 +13,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -283,6 +284,35 @@ def test_gated_needs_a_token(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     assert hub.resolve("hf:o/r").read_bytes() == DATA
     assert server.requests[-1][2] == "Bearer hf_secret"
+
+
+def test_a_token_stays_with_the_hub(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files lie on other hosts, which get no token."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with fake_hub.serve() as storage:
+        storage.repos["o/r"] = server.repos["o/r"]
+        server.repos["o/r"] = FakeRepo(storage.repos["o/r"].files, elsewhere=storage.url)
+        storage.repos["o/r"].breaks = [1_000_000]
+        assert hub.resolve("hf:o/r").read_bytes() == DATA
+    assert [a for _, _, a in storage.requests] == ["", ""], "the second one resumes"
+    assert {a for _, _, a in server.requests} == {"Bearer hf_secret"}
+
+
+def test_the_commands_over_a_hub(server: FakeHub, root: Path) -> None:
+    """pull, list and rm as processes, each with the environment of this test."""
+
+    def memfirst(*args: str) -> dict[str, Any]:
+        ran = subprocess.run(
+            [sys.executable, "-m", "memfirst", *args, "--json"], capture_output=True, check=True
+        )
+        assert ran.stderr == b""
+        return json.loads(ran.stdout)
+
+    path = memfirst("pull", "hf:o/r:q8_0")["path"]
+    assert Path(path).read_bytes() == DATA[:1000]
+    assert [(m["name"], m["path"]) for m in memfirst("list")["models"]] == [("hf:o/r:Q8_0", path)]
+    assert memfirst("rm", "hf:o/r:Q8_0") == {"removed": "hf:o/r:Q8_0", "size": 1000}
+    assert memfirst("list") == {"models": []} and not Path(path).exists()
 
 
 def test_no_such_repository_or_quant(server: FakeHub) -> None:
