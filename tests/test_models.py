@@ -151,7 +151,7 @@ def test_any_config_json_value_builds_or_is_refused(key: str, tmp_path: Path) ->
         ("blk__0__attn_q__weight", None, "no tensor blk.0.attn_q.weight"),
         ("blk__0__attn_q__weight", np.ones((64, 32), np.float32), "has shape"),
         ("blk__0__attn_q__bias", np.ones(64, np.float32), "no tensor blk.0.attn_k.bias"),
-        ("blk__1__attn_q__bias", np.ones(64, np.float32), "tensors not part of this model: blk.1.attn_q.bias"),
+        ("blk__1__attn_q__bias", np.ones(64, np.float32), "not part of this model: blk.1.attn_q.bias"),
         ("rope_freqs__weight", np.ones(7, np.float32), "has shape"),
         ("rope_freqs__weight", np.array([1, 1, 0, 1, 1, 1, 1, 1], np.float32), "positive"),
         ("rope_freqs__weight", np.array([1, 1, np.nan, 1, 1, 1, 1, 1], np.float32), "positive"),

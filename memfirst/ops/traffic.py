@@ -80,7 +80,7 @@ class WeightRead(Read):
 
 @dataclass(frozen=True)
 class RowRead(Read):
-    """One row of an embedding for each token, with the rows that it is packed with: they share cache lines."""
+    """One row of an embedding for each token, with those packed beside it: they share cache lines."""
 
     weight: Weight
 
