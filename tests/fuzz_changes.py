@@ -66,7 +66,8 @@ def hf_names(architecture: str) -> dict[str, str]:
 def config_of(architecture: str) -> bytes:
     """config.json of the small model."""
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
-    sizes = {"hidden_size": 256, "num_hidden_layers": 1, "intermediate_size": 256, "vocab_size": 260}
+    sizes = {"hidden_size": 256, "num_hidden_layers": 1, "intermediate_size": 256}
+    sizes |= {"vocab_size": 260, "max_position_embeddings": 64}
     config = {"model_type": architecture, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}
     return json.dumps(config | heads | sizes).encode()
 

@@ -28,11 +28,14 @@ from typing import Any
 
 import numpy as np
 
+from memfirst import models
+from memfirst.backends.reference import ReferenceBackend
 from memfirst.errors import MemfirstError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.mixes import MIXES
 from memfirst.formats.names import TABLES
 from memfirst.formats.open import open_checkpoint
+from memfirst.graph import Sequence, Step
 from tests.fuzz_changes import Whole, config_of, gguf_file, mutate, safetensors_file
 
 LIMIT_S = 2.0
@@ -43,7 +46,13 @@ Survivor = Callable[[Checkpoint], None]
 
 
 def survivor(checkpoint: Checkpoint) -> None:
-    """What is done with a model that opens: look at everything in it. A hook for running it."""
+    """What is done with a model that opens: look at everything in it, then prefill and decode one step."""
+    look(checkpoint)
+    run_two_steps(checkpoint)
+
+
+def look(checkpoint: Checkpoint) -> None:
+    """Every metadata value and every byte."""
     for value in checkpoint.metadata.values():
         str(value if isinstance(value, (str, int, float)) else list(value))
     for name, info in checkpoint.tensors.items():
@@ -52,6 +61,18 @@ def survivor(checkpoint: Checkpoint) -> None:
             raise AssertionError(f"{name} has {data.nbytes} bytes, {info.nbytes} in the table")
         data.max()
         checkpoint.release(name)
+
+
+def run_two_steps(checkpoint: Checkpoint) -> None:
+    """Three tokens, then one, by the reference; weights may be any bits, so logits may be NaN."""
+    backend = ReferenceBackend(models.build(checkpoint), checkpoint)
+    vocabulary = backend.graph.vocab_size
+    with np.errstate(all="ignore"):
+        for past, tokens in ((0, [0, 1, vocabulary - 1]), (3, [2 % vocabulary])):
+            step = Step((Sequence(past, len(tokens), pages=(0,)),))
+            logits = backend.step(step, np.array(tokens, np.int32))
+            if logits.shape != (1, vocabulary):
+                raise AssertionError(f"logits {logits.shape}, vocabulary {vocabulary}")
 
 
 @dataclass
@@ -81,7 +102,8 @@ def write_case(kind: str, index: int, seed: int, folder: Path) -> Path:
         path.write_bytes(mutate(gguf_file(architecture, mix), chance))
         return path
     dtype = ("f32", "f16", "bf16")[index // len(TABLES) % 3]
-    config, weights = Whole(config_of(architecture), ((0, 200),)), safetensors_file(architecture, dtype)
+    text, weights = config_of(architecture), safetensors_file(architecture, dtype)
+    config = Whole(text, ((0, len(text)),))
     broken = chance.random() < 0.15
     (folder / "config.json").write_bytes(mutate(config, chance) if broken else config.data)
     (folder / "model.safetensors").write_bytes(weights.data if broken else mutate(weights, chance))
@@ -209,5 +231,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    np.seterr(all="ignore")
     sys.exit(main())

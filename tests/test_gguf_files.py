@@ -155,6 +155,11 @@ def test_a_folder_without_a_config_says_what_it_has(tmp_path: Path, save: Save) 
         open_checkpoint(tmp_path)
 
 
+def test_a_file_without_tensors_has_nothing_to_run(save: Save) -> None:
+    assert open_checkpoint(save(one_tensor())).has_bytes
+    assert not open_checkpoint(save(Raw(), "vocabulary.gguf")).has_bytes
+
+
 def test_a_device_is_no_model() -> None:
     with pytest.raises(FormatError, match="not a regular file"):
         open_checkpoint("/dev/zero")

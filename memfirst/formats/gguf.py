@@ -68,8 +68,8 @@ class GGUFCheckpoint:
 
     @property
     def has_bytes(self) -> bool:
-        """Always: a GGUF holds its weights."""
-        return True
+        """False for a file without tensors (a vocabulary alone)."""
+        return bool(self.tensors)
 
     def read(self, name: str) -> U8:
         """The tensor's bytes, flat, read-only, on the map; KeyError for a name that is not in `tensors`."""
