@@ -113,7 +113,7 @@ def limit_address_space() -> None:
 
 
 def fuzz(cases: int, seed: int) -> Counter[str]:
-    """How the cases ended, by kind; what is neither success nor MemfirstError, or takes LIMIT_S, is raised."""
+    """How the cases ended, by kind; what is neither success nor MemfirstError, or takes LIMIT_S, raises."""
     rng, ended = random.Random(seed), Counter[str]()
     for case in range(cases):
         kind, run = KINDS[case % len(KINDS)]

@@ -68,21 +68,24 @@ def write_gguf(path: Path, fields: dict[str, Any]) -> None:
     writer.close()
 
 
-def llama_cpp_ids(path: Path, strings: list[str]) -> list[list[int]]:
-    """What llama.cpp makes of the strings, control tokens as plain text."""
+def llama_cpp_ids(path: Path, strings: list[str], special: bool = False) -> list[list[int]]:
+    """What llama.cpp makes of the strings, control tokens as plain text unless `special`."""
     from llama_cpp import Llama
 
     model = Llama(str(path), vocab_only=True, verbose=False)
-    return [model.tokenize(string.encode(), add_bos=False, special=False) for string in strings]
+    return [model.tokenize(string.encode(), add_bos=False, special=special) for string in strings]
 
 
-def reference_ids(name: str, fields: dict[str, Any], strings: list[str]) -> list[list[int]]:
-    """The oracle's ids of the strings."""
+def reference(name: str, fields: dict[str, Any], strings: list[str]) -> dict[str, Any]:
+    """Digests of the oracle's ids of the strings, and the first of them."""
     if name in APPROXIMATED:
-        return slow_bpe_ids(fields, strings)
+        ids = slow_bpe_ids(fields, strings)
+        return {"sha256": digest(ids), "shown": ids[:SHOWN]}
     with tempfile.TemporaryDirectory() as folder:
-        write_gguf(Path(folder) / "vocab.gguf", fields)
-        return llama_cpp_ids(Path(folder) / "vocab.gguf", strings)
+        path = Path(folder) / "vocab.gguf"
+        write_gguf(path, fields)
+        ids, special = llama_cpp_ids(path, strings), llama_cpp_ids(path, strings, special=True)
+        return {"sha256": digest(ids), "shown": ids[:SHOWN], "special": digest(special)}
 
 
 def train() -> dict[str, Any]:
@@ -143,8 +146,7 @@ def main() -> None:
         "spm without prefix": bare,
         **{pre: metadata("bpe", pre) for pre in sorted(TABLE)},
     }
-    found = {name: reference_ids(name, fields, strings) for name, fields in kinds.items()}
-    found = {name: {"sha256": digest(ids), "shown": ids[:SHOWN]} for name, ids in found.items()}
+    found = {name: reference(name, fields, strings) for name, fields in kinds.items()}
     if "--model" in sys.argv:  # the real SmolLM2-135M-Instruct
         ids = llama_cpp_ids(Path(sys.argv[sys.argv.index("--model") + 1]), strings)
         found["smollm2:135m"] = {"sha256": digest(ids), "shown": ids[:SHOWN]}

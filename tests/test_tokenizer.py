@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import pytest
 from memfirst.errors import MemfirstError, TokenizerError, UnsupportedError
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
 from memfirst.text.bytes_of_tokens import byte_alphabet
+from memfirst.text.engine import parts_of
 from memfirst.text.pretokenizers import LLAMA3, TABLE, splitting
 from memfirst.text.stream import MAX_STOPS
+from memfirst.text.vocabulary import from_metadata
 from tests.hard_strings import SPECIALS, hard_strings
 from tests.make_tokenizer_fixture import DATA, digest, llama_cpp_ids, metadata, write_gguf
 
@@ -36,6 +39,8 @@ def test_ids_of_1000_hard_strings_are_the_oracles(name: str) -> None:
     shown = len(expected["shown"])
     assert ids[:shown] == expected["shown"]
     assert digest(ids) == expected["sha256"]
+    if "special" in expected:
+        assert digest([tokenizer.encode(string, special=True) for string in STRINGS]) == expected["special"]
 
 
 def test_the_fixture_has_every_pre_tokenizer_and_tells_them_apart() -> None:
@@ -45,11 +50,9 @@ def test_the_fixture_has_every_pre_tokenizer_and_tells_them_apart() -> None:
     assert len(digests) == len(by_patterns)
 
 
-@pytest.mark.parametrize("name", ["spm", "smollm", "qwen2", "tekken", "deepseek-v3"])
+@pytest.mark.parametrize("name", ["spm", "smollm", "qwen2", "deepseek-v3"])
 def test_live_against_llama_cpp(name: str) -> None:
     pytest.importorskip("llama_cpp")
-    if name == "tekken":
-        pytest.skip("llama.cpp runs a simplified pattern there")
     strings = hard_strings(300, seed=77)
     with tempfile.TemporaryDirectory() as folder:
         write_gguf(Path(folder) / "vocab.gguf", fields_of(name))
@@ -245,6 +248,56 @@ def write_folder(folder: Path, spec: dict[str, Any], **files: Any) -> Path:
 def test_tokenizer_json_gives_the_same_ids(pre: str, tmp_path: Path) -> None:
     tokenizer = Tokenizer.from_file(write_folder(tmp_path, json_spec(pre)))
     assert digest([tokenizer.encode(string) for string in STRINGS]) == FIXTURE["ids"][pre]["sha256"]
+
+
+def sentence_piece_spec() -> dict[str, Any]:
+    """The SentencePiece vocabulary as the tokenizer.json that converters write for Llama 2."""
+    parts = parts_of(from_metadata(metadata("spm")))
+    added = [{"id": token.id, "content": token.text, "special": token.control} for token in parts.added]
+    model = {
+        "type": "BPE",
+        "vocab": parts.ids,
+        "merges": parts.merges,
+        "byte_fallback": True,
+        "unk_token": "<unk>",
+    }
+    return {"added_tokens": added, "normalizer": parts.normalizer, "pre_tokenizer": None, "model": model}
+
+
+def test_tokenizer_json_of_a_sentence_piece_model(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(write_folder(tmp_path, sentence_piece_spec()))
+    ids = [tokenizer.encode(string) for string in STRINGS]
+    assert digest(ids) == FIXTURE["ids"]["spm"]["sha256"]
+    assert [tokenizer.decode(part) for part in ids] == STRINGS
+
+
+def test_a_template_of_its_own_file_and_one_of_several(tmp_path: Path) -> None:
+    several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    path = write_folder(tmp_path, json_spec("qwen2"), tokenizer_config={"chat_template": several})
+    assert Tokenizer.from_file(path).rules.chat_template == "plain"
+    (tmp_path / "chat_template.jinja").write_text("file")
+    assert Tokenizer.from_file(path).rules.chat_template == "file"
+    (tmp_path / "chat_template.jinja").write_text("x" * 1_000_000)
+    with pytest.raises(TokenizerError, match="template"):
+        Tokenizer.from_file(path)
+
+
+@pytest.mark.parametrize("config", [{"eos_token": "<nope>"}, {"bos_token": 7}, {"chat_template": 7}])
+def test_a_folder_that_contradicts_its_vocabulary(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError):
+        Tokenizer.from_file(write_folder(tmp_path, json_spec("qwen2"), tokenizer_config=config))
+
+
+def test_several_threads_share_a_tokenizer() -> None:
+    tokenizer = Tokenizer.from_gguf(fields_of("smollm"))
+    text = "a<|im_end|>b" * 20
+
+    def encoded(special: bool) -> set[tuple[int, ...]]:
+        return {tuple(tokenizer.encode(text, special=special)) for _ in range(200)}
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(encoded, [False, True] * 4))
+    assert found == [encoded(False), encoded(True)] * 4
 
 
 def test_the_folder_says_bos_eos_and_template(tmp_path: Path) -> None:
