@@ -1,66 +1,142 @@
-"""What interpreted kernels loaded and stored, byte span by byte span: the ledger's second source."""
+"""What interpreted kernels loaded and stored, byte by byte: the ledger's second source.
+
+Memory that an interpreted kernel sees is a `Span`: it refuses indices out of bounds, negative ones too, and tells the
+log of the backend which bytes were touched. What a compiled kernel does not keep in registers cannot be told apart from what
+it does, so loads are counted by *visits*: a byte that is loaded again while the kernel is still at the same block counts once.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import local
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
+Owner = tuple[str, str] | None
+"""(operation, purpose)."""
+
+Block = Callable[[int], tuple[int, ...]]
+"""The block that a byte of an array belongs to: its bytes are unpacked together, into registers."""
 
 
+def by_rows(pack_bytes: int, block_bytes: int) -> Block:
+    """Blocks of a packed matrix: the same columns of the 16 rows that the widest register takes."""
+    return lambda byte: (byte // (2 * pack_bytes), byte % pack_bytes // block_bytes)
+
+
+@dataclass
+class Touched:
+    """Loads and stores of one array by one operation: how often each byte was loaded, and stored."""
+
+    loads: NDArray[np.int32]
+    stores: NDArray[np.int32]
+    visit: NDArray[np.int64]
+    at: tuple[int, ...] = ()
+    visits: int = 0
+
+    def load(self, offset: int, count: int, block: tuple[int, ...] | None) -> None:
+        """`count` bytes from `offset` on, within `block`; without one, each load counts."""
+        if block is None or block != self.at:
+            self.visits += 1
+            self.at = block or ()
+        span = slice(offset, offset + count)
+        self.loads[span] += self.visit[span] != self.visits
+        self.visit[span] = self.visits
+
+
+@dataclass
+class Watched:
+    """An array of interest: its place in memory, and how it is divided into blocks."""
+
+    name: str
+    address: int
+    nbytes: int
+    block: Block | None = None
+
+
+@dataclass
 class SpanLog:
-    """Counts, for each watched array, how often each of its bytes was loaded and stored."""
+    """Accesses to the watched arrays, by owner (what the running kernel works for) and array."""
 
-    def __init__(self) -> None:
-        self.loads: dict[str, Any] = {}
-        self._bases: list[tuple[int, int, str]] = []
-        self.stores: dict[str, int] = defaultdict(int)
+    watched: list[Watched] = field(default_factory=list)
+    touched: dict[tuple[Owner, str], Touched] = field(default_factory=dict)
+    _running: local = field(default_factory=local)  # each worker runs a kernel of its own
 
-    def watch(self, name: str, array: Any) -> None:
-        """Count accesses to `array` (contiguous) under `name`."""
-        self.loads[name] = np.zeros(array.nbytes, np.int64)
-        self._bases.append((array.ctypes.data, array.nbytes, name))
+    @contextmanager
+    def owned_by(self, owner: Owner) -> Iterator[None]:
+        """What this thread touches meanwhile is for `owner`."""
+        before = getattr(self._running, "owner", None)
+        self._running.owner = owner
+        try:
+            yield
+        finally:
+            self._running.owner = before
 
-    def find(self, array: Any) -> tuple[str, int] | None:
-        """The watched array that `array` is a view of, and the byte where the view starts."""
-        address = array.ctypes.data
-        for base, size, name in self._bases:
-            if base <= address < base + size:
-                return name, address - base
-        return None
+    def watch(self, name: str, array: NDArray[Any], block: Block | None = None) -> None:
+        """Log accesses to `array` (contiguous) under `name`."""
+        self.watched.append(Watched(name, array.ctypes.data, array.nbytes, block))
 
-    def unique(self, name: str) -> int:
-        """Bytes of `name` that were loaded at least once."""
-        return int((self.loads[name] > 0).sum())
+    def find(self, address: int) -> Watched | None:
+        """The watched array that lies at an address."""
+        return next((w for w in self.watched if w.address <= address < w.address + w.nbytes), None)
 
-    def total(self, name: str) -> int:
-        """Bytes of `name` loaded, repeats included."""
-        return int(self.loads[name].sum())
+    def of(self, array: Watched) -> Touched:
+        """The counts for the current owner."""
+        key = getattr(self._running, "owner", None), array.name
+        if key not in self.touched:
+            n = array.nbytes
+            self.touched[key] = Touched(np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int64))
+        return self.touched[key]
+
+    def clear(self) -> None:
+        """Forget accesses; the arrays stay watched."""
+        self.touched.clear()
 
 
-active: list[SpanLog] = []
-"""The log in use, if any; set by `recording`."""
+class Span(np.ndarray):  # type: ignore[type-arg]
+    """Memory of an interpreted kernel: what `log` watches is logged, and no index leaves it."""
 
+    log: SpanLog | None = None
+    place: Watched | None = None
 
-class recording:  # noqa: N801
-    """`with recording() as log:` kernels that run interpreted meanwhile report to `log`."""
+    @classmethod
+    def over(cls, array: NDArray[Any], log: SpanLog) -> Span:
+        """`array`, with its accesses logged."""
+        made: Span = array.view(cls)
+        made.log, made.place = log, log.find(array.ctypes.data)
+        return made
 
-    def __enter__(self) -> SpanLog:
-        active.append(SpanLog())
-        return active[-1]
+    def _check(self, index: Any) -> None:
+        if not 0 <= index < self.size:
+            raise IndexError(f"index {index} of an array of {self.size}")
 
-    def __exit__(self, *exc: object) -> None:
-        active.pop()
+    def __getitem__(self, index: Any) -> Any:
+        """One element: integers as Python's, so that they are as wide as compiled ones."""
+        self._check(index)
+        loaded(self, int(index) * self.itemsize, self.itemsize)
+        return np.ndarray.item(self, index) if self.dtype.kind in "iu" else np.ndarray.__getitem__(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """One element."""
+        self._check(index)
+        stored(self, int(index) * self.itemsize, self.itemsize)
+        np.ndarray.__setitem__(self, index, value)
 
 
 def loaded(array: Any, offset: int, count: int) -> None:
     """`count` bytes at byte `offset` of `array` were read."""
-    if active and (place := active[-1].find(array)):
-        name, start = place
-        active[-1].loads[name][start + offset : start + offset + count] += 1
+    if isinstance(array, Span) and array.log is not None and array.place is not None:
+        start = array.ctypes.data - array.place.address + offset
+        block = array.place.block
+        array.log.of(array.place).load(start, count, block and block(start))
 
 
 def stored(array: Any, offset: int, count: int) -> None:
     """`count` bytes at byte `offset` of `array` were written."""
-    if active and (place := active[-1].find(array)):
-        active[-1].stores[place[0]] += count
+    if isinstance(array, Span) and array.log is not None and array.place is not None:
+        start = array.ctypes.data - array.place.address + offset
+        array.log.of(array.place).stores[start : start + count] += 1

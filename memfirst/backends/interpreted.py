@@ -1,0 +1,156 @@
+"""The CPU's programs run by Python: the same packing, records and walk, no compiled code, every load logged.
+
+Under NUMBA_DISABLE_JIT=1 kernels are plain Python functions over NumPy arrays. This backend binds them as the CPU
+backend binds machine code, walks the same tables, and counts the bytes that were loaded from weights and from the KV cache. It
+exists to check the ledger and the memory safety of kernels, on models of toy size.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst import codecs
+from memfirst.backends.cpu import CpuBackend, CpuOptions
+from memfirst.backends.cpu_bind import Bound
+from memfirst.codecs.base import F32
+from memfirst.errors import BackendError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.graph import Graph, Step, Weight
+from memfirst.kernels.cpu import build, lang, simd
+from memfirst.kernels.cpu.library import Entry, Key
+from memfirst.kernels.cpu.spans import Block, Span, SpanLog, by_rows
+from memfirst.kernels.cpu.team import EPOCHS, RING
+from memfirst.lower.program import Program
+
+_DTYPES = {kind: np.dtype(name) for kind, name in lang.ARRAYS.items()}
+PATIENCE = 1 << 62
+"""Interpreted, the cycle counter stands still: a barrier is waited for without end."""
+
+
+def nothing_compiled() -> None:
+    """BackendError where kernels are compiled, or could be."""
+    if not lang.INTERPRETED or "numba" in sys.modules:
+        raise BackendError("kernels are compiled in this process", "NUMBA_DISABLE_JIT=1 in its environment")
+
+
+class Kernels:
+    """In place of `library.Library`: kernels as Python functions, with numbers for addresses."""
+
+    def __init__(self, log: SpanLog) -> None:
+        self.log = log
+        self.loaded: dict[Key, Entry] = {}
+        self.owners: dict[int, tuple[str, str]] = {}
+
+    def load(self, keys: Iterable[Key], progress: object = None) -> dict[Key, Entry]:
+        """Entries of all `keys`."""
+        for key in keys:
+            if key not in self.loaded:
+                module, name = key[0].split(".")
+                function = getattr(import_module(f"memfirst.kernels.cpu.{module}"), name)
+                number = len(simd.interpreted_kernels) + 1
+                params, body = build.params(function), partial(function, **build.resolve(dict(key[1])))
+                simd.interpreted_kernels[number] = partial(self._run, body, params)
+                self.loaded[key] = Entry(number, params)
+        return {key: self.loaded[key] for key in keys}
+
+    def _run(self, body: Any, params: tuple[tuple[str, str], ...], args: int, worker: int, lo: int, hi: int) -> int:
+        """What a compiled entry does: unpacks the record at `args`, runs the kernel."""
+        with self.log.owned_by(self.owners.get(args)), np.errstate(all="ignore"):
+            return int(body(*self._operands(args, params), worker, lo, hi))
+
+    def _operands(self, args: int, params: tuple[tuple[str, str], ...]) -> list[Any]:
+        size = sum(2 if kind in _DTYPES else 1 for _, kind in params)
+        words = iter(_memory(args, size, np.dtype(np.int64)).tolist())
+        return [self._operand(words, kind) for _, kind in params]
+
+    def _operand(self, words: Any, kind: str) -> Any:
+        if kind in _DTYPES:
+            return Span.over(_memory(next(words), next(words), _DTYPES[kind]), self.log)
+        word = next(words)
+        return np.int32(word).view(np.float32) if kind == "float" else word
+
+
+def _memory(address: int, items: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The array of `items` at an address."""
+    return np.frombuffer((ctypes.c_char * (items * dtype.itemsize)).from_address(address), dtype)
+
+
+class Workers:
+    """In place of `team.Team`: Python threads that walk a step together, made anew for each step."""
+
+    def __init__(self, threads: int, kernels: Kernels) -> None:
+        self.threads, self.patience = threads, PATIENCE
+        self.control: NDArray[np.int64] = np.zeros(RING + 2 * EPOCHS, np.int64)
+        self._walk = simd.interpreted_kernels[kernels.load([("walk.walk", ())])[("walk.walk", ())].address]
+        self._epoch = 0
+
+    def run(self, walk_args: int, phases: int) -> None:
+        """Do one step; what a kernel raised is raised here."""
+        self._epoch += 1
+        failed: list[BaseException] = []
+        threads = [threading.Thread(target=self._work, args=(walk_args, w, failed)) for w in range(self.threads)]
+        if self.threads == 1:
+            self._walk(walk_args, 0, 0, self._epoch)
+            return
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]
+
+    def _work(self, walk_args: int, worker: int, failed: list[BaseException]) -> None:
+        try:
+            self._walk(walk_args, worker, 0, self._epoch)
+        except BaseException as error:
+            failed.append(error)
+            self.control[8] = 1  # STOP: the others must not wait for this worker's chunk
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class InterpretedBackend(CpuBackend):
+    """The CPU backend without compiled code; `log` has what the last step loaded and stored."""
+
+    make_team = Workers
+
+    def __init__(self, graph: Graph, checkpoint: Checkpoint, options: CpuOptions) -> None:
+        nothing_compiled()
+        self.log = SpanLog()
+        self.make_library = partial(Kernels, self.log)
+        super().__init__(graph, checkpoint, options)
+        for name, array in self._weights.items():
+            self.log.watch(name, array, _blocks(graph.weights()[name]))
+        self.log.watch("kv", self._cache)
+
+    def _bind(self, program: Program) -> Bound:
+        bound = super()._bind(program)
+        records = bound.addresses.reshape(-1, 2)[:, 1].tolist()
+        self.library.owners |= {  # type: ignore[attr-defined]
+            record: (call.op, call.purpose) for record, call in zip(records, bound.calls, strict=True)
+        }
+        return bound
+
+    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:
+        self.log.clear()
+        logits = super().step(step, tokens)
+        nothing_compiled()
+        return logits
+
+
+def _blocks(weight: Weight) -> Block | None:
+    """Blocks of a packed matrix; a vector has none."""
+    if len(weight.shape) == 1:
+        return None
+    codec = codecs.get(weight.codec)
+    return by_rows(8 * weight.row_bytes, 8 * codec.block_bytes)
