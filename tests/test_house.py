@@ -31,10 +31,13 @@ MAY_IMPORT = {
     "text": TEXT,
     "sampling": "errors",
     "host": "errors",
+    "startup": "progress",
+    "bandwidth": "kernels",
+    "report": "generate ledger ops",
     "chat": f"{TEXT} text",
     "kernels": "errors codecs ops graph lower progress",
     "cache": "errors codecs ops graph lower",
-    "backends": "errors codecs formats ops graph models lower ledger kernels cache progress",
+    "backends": "errors codecs formats ops graph models lower ledger kernels cache progress bandwidth host",
 }
 ANYTHING_BELOW = ("engine", "model", "generate", "measure", "server", "cli", "__init__", "__main__")
 NO_KERNELS = {"numba", "llvmlite", "memfirst.kernels", "memfirst.backends", "torch", "triton"}
@@ -43,7 +46,7 @@ LONGEST_FILE, LONGEST_FUNCTION, LONGEST_KERNEL = 300, 40, 80
 COLLECTORS = {"utils", "util", "common", "helpers", "misc", "shared_utils"}
 ERRORS = ["BackendError", "CapacityError", "ConfigError", "DownloadError", "FormatError", "MemfirstError",
           "ModelNotFoundError", "TemplateError", "TokenizerError", "UnsupportedError"]  # fmt: skip
-PUBLIC: list[str] = []
+PUBLIC = ["Generation", "Ledger", "MemfirstError", "Model", "SamplingParams", "Token", "__version__", "load"]
 """memfirst.__all__, in order."""
 
 

@@ -46,10 +46,11 @@ class Chat:
                 said += token.text
                 sys.stdout.write(token.text)
                 sys.stdout.flush()
-                status.show(generation.line())
+                status.show(generation.line)
         except KeyboardInterrupt:
             sys.stdout.write(" [stopped]")
         print()
+        status.show(generation.line, now=True)
         self.turns += [question, {"role": "assistant", "content": said}]
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 PERIOD_S = 0.1
@@ -35,12 +36,12 @@ class StatusLine:
             sys.stdout.write(f"\x1b7\x1b[r\x1b[{self._rows};1H\x1b[K\x1b8")
             sys.stdout.flush()
 
-    def show(self, text: str) -> None:
-        """Replace the line; calls that come too soon after another are dropped."""
-        now = time.monotonic()
-        if not self.active or now - self._shown_at < PERIOD_S:
+    def show(self, line: Callable[[], str], now: bool = False) -> None:
+        """Replace the line by `line()`, which is called only when it is due, or `now`."""
+        if not self.active or (not now and time.monotonic() - self._shown_at < PERIOD_S):
             return
-        self._shown_at = now
+        text = line()
+        self._shown_at = time.monotonic()
         columns, rows = shutil.get_terminal_size()
         if rows != self._rows:
             self._reserve(rows)
