@@ -174,6 +174,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         """No `str.format`: it pads to any width, and templates don't use it."""
 
     def is_safe_callable(self, obj: Any) -> bool:
+        """What Jinja's sandbox allows, and of the types only those that templates construct."""
         return super().is_safe_callable(obj) and not (
             isinstance(obj, type) and obj not in (dict, QuietNamespace)
         )
@@ -241,6 +242,7 @@ class GenerationTag(Extension):
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Any) -> Any:
+        """The statements up to the end tag."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
