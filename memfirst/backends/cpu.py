@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from memfirst import codecs
 from memfirst.backends.cpu_bind import Bound
 from memfirst.backends.cpu_step import StepArrays
+from memfirst.bandwidth import read_bandwidth
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError
 from memfirst.formats.checkpoint import Checkpoint
@@ -19,10 +20,10 @@ from memfirst.graph import Graph, KVCache, Step, Weight
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Library, Progress
 from memfirst.kernels.cpu.team import Team
-from memfirst.ledger import Entry, Ledger
+from memfirst.ledger import Entry, Ledger, Memory, memory, predict
 from memfirst.lower.cpu import lower
 from memfirst.lower.cpu_calls import page_items
-from memfirst.lower.program import Program
+from memfirst.lower.program import Call, Program
 from memfirst.ops.rope import Rope
 from memfirst.ops.traffic import exactly
 
@@ -47,26 +48,30 @@ class CpuOptions:
 class CpuBackend:
     """Runs steps of one model; not for use from several threads at once."""
 
+    make_library: Callable[[], Any] = Library  # the interpreted backend has its own
+    make_team: Callable[[int, Any], Any] = Team
+
     def __init__(
         self,
         graph: Graph,
         checkpoint: Checkpoint,
         options: CpuOptions,
+        program: Program | None = None,
         progress: Progress | None = None,
         stage: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.graph, self.options, self._progress = graph, options, progress
-        self.library = Library()
+        self.library = self.make_library()
         self._programs: dict[int, Bound] = {}
         self._pages = sum(-(-options.context // p) for p in _page_sizes(graph)) * options.sequences
-        program = lower(graph, 1, options.context, options.threads)
+        program = program or lower(graph, 1, options.context, options.threads)
         self.library.load(program.kernels | {("walk.walk", ()), ("walk.serve", ())}, progress)
         stage("kernels")
-        self._weights = _pack(program, checkpoint)
+        self._memory, self._weights = _pack(program, checkpoint)
         self._cache = arena.allocate(self._pages * page_items(graph) * 2).view(np.uint16)
         self._tables = _rope_tables(graph, options.context)
         stage("weights")
-        self.team = Team(options.threads, self.library)
+        self.team = self.make_team(options.threads, self.library)
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph)
         self._bind(program)
         stage("program")
@@ -106,39 +111,76 @@ class CpuBackend:
         bound = self.program(count)
         rows = self._arrays.fill(step, tokens, self.options.threads)
         self.team.run(bound.walk_args, len(bound.program.phases))
-        logits: F32 = bound.arrays["buffer", "output"]
-        return logits[: rows * self.graph.vocab_size].reshape(rows, self.graph.vocab_size)
+        vocab = self.graph.vocab_size
+        width = -(-vocab // _PACK_ROWS) * _PACK_ROWS  # padding is computed too
+        logits: F32 = bound.arrays["buffer", "output"][: rows * width].reshape(rows, width)
+        return logits[:, :vocab]
+
+    def predicted(self, step: Step) -> Ledger:
+        """What `step` will move: the price of the program that does it."""
+        return predict(self.program(step.tokens).program, step)
+
+    def counted(self) -> NDArray[np.int64]:
+        """Bytes that each call of each program read so far, all workers together."""
+        return np.concatenate([b.read.sum(0) for b in self._programs.values()])
+
+    def spent(self) -> NDArray[np.float64]:
+        """Seconds in each call of each program so far, all workers together."""
+        total: NDArray[np.float64] = np.concatenate([b.spent.sum(0) for b in self._programs.values()])
+        return total / self.team.frequency
+
+    def calls(self) -> list[Call]:
+        """The calls that `counted` and `spent` are of."""
+        return [call for bound in self._programs.values() for call in bound.calls]
+
+    def recorded(self, step: Step, before: NDArray[np.int64], after: NDArray[np.int64]) -> Ledger:
+        """What the kernels read between two counts, by operation and purpose."""
+        moved = after.copy()
+        moved[: len(before)] -= before  # a program made in between starts at 0
+        return ledger_of(self.calls(), moved, step.tokens)
+
+    def memory(self, contexts: Iterable[int]) -> Memory:
+        """What is held for sequences of these lengths."""
+        return memory(self._programs[1].program, contexts, self.options.threads)
+
+    def read_bandwidth(self, seconds: float = 0.33) -> float:
+        """Bytes per second that the team's threads can read just now."""
+        return read_bandwidth(self.library, self.options.threads, seconds, self._memory)
 
     def close(self) -> None:
         """End the worker threads."""
         self.team.close()
 
 
-def recorded(bound: Bound, before: NDArray[np.int64], tokens: int) -> Ledger:
-    """What the workers' kernels read since `before` (a copy of `bound.read.sum(0)`), by operation and purpose."""
-    difference = bound.read.sum(0) - before
+def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> Ledger:
+    """Bytes counted by calls, as a ledger."""
     entries = (
         Entry(call.op, call.purpose, exactly(int(n)))
-        for call, n in zip(bound.calls, difference, strict=True) if call.purpose and n
+        for call, n in zip(calls, moved[: len(calls)], strict=True) if call.purpose and n
     )  # fmt: skip
     return Ledger(tuple(entries), tokens)
+
+
+def recorded(bound: Bound, before: NDArray[np.int64], tokens: int) -> Ledger:
+    """What one program's kernels read since `before` (a copy of `bound.read.sum(0)`)."""
+    return ledger_of(bound.calls, bound.read.sum(0) - before, tokens)
 
 
 def _page_sizes(graph: Graph) -> set[int]:
     return {c.page for c in graph.caches if isinstance(c, KVCache)}
 
 
-def _pack(program: Program, checkpoint: Checkpoint) -> dict[str, NDArray[Any]]:
-    """All weights in one stretch of memory, in the order in which a step reads them."""
+def _pack(program: Program, checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
+    """All weights in one stretch of memory, in the order in which a step reads them; the stretch, and each of them."""
     total = sum(-(-w.nbytes // 64) * 64 for w in program.weights.values())
-    memory, at, out = arena.allocate(total), 0, {}
+    place_of_all, at, out = arena.allocate(total), 0, {}
     for name, weight in program.weights.items():
-        place = memory[at : at + weight.nbytes]
+        place = place_of_all[at : at + weight.nbytes]
         _pack_one(weight, checkpoint.read(name), checkpoint.tensors[name].codec, place)
         checkpoint.release(name)
         out[name] = place.view(np.float32) if len(weight.shape) == 1 else place
         at += -(-weight.nbytes // 64) * 64
-    return out
+    return place_of_all, out
 
 
 def _pack_one(weight: Weight, raw: NDArray[np.uint8], codec_name: str, out: NDArray[np.uint8]) -> None:

@@ -48,7 +48,9 @@ class Bound:
         return self._walk.ctypes.data
 
     def _tables(self, program: Program, entries: Mapping[Key, Entry]) -> None:
-        phases, tasks, addresses = [], [], []
+        phases: list[list[int]] = []
+        tasks: list[list[int]] = []
+        addresses: list[list[int]] = []
         for phase in program.phases:
             prologue = len(self.calls)
             addresses += [self._address(call, entries) for call in phase.prologue]

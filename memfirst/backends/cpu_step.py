@@ -53,7 +53,9 @@ class StepArrays:
                 rows += 1
             at = end
         items = self._items(at, workers)
-        a["step"][FIELDS["tokens"]], a["step"][FIELDS["logits"]], a["step"][FIELDS["items"]] = at, rows, items
+        counts = {"tokens": at, "logits": rows, "items": items, "any_logits": int(rows > 0)}
+        for name, count in counts.items():
+            a["step"][FIELDS[name]] = count
         return rows
 
     def _check(self, sequence: Sequence) -> None:

@@ -46,12 +46,18 @@ class Chat:
                 said += token.text
                 sys.stdout.write(token.text)
                 sys.stdout.flush()
-                status.show(generation.line)
+                status.show(lambda: brief(generation.line()))
         except KeyboardInterrupt:
             sys.stdout.write(" [stopped]")
         print()
-        status.show(generation.line, now=True)
+        status.show(lambda: brief(generation.line()), now=True)
         self.turns += [question, {"role": "assistant", "content": said}]
+
+
+def brief(line: str) -> str:
+    """Speed, bandwidth and KV held: of an answer's line the first two parts and the last, for 80 columns."""
+    parts = line.split(" · ")
+    return " · ".join([*parts[:2], *parts[2:][-1:]])
 
 
 def chat(model: Any, request: engine.Request, system: str | None) -> None:

@@ -13,7 +13,7 @@ from math import ceil, lcm
 
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op
-from memfirst.lower.cpu_calls import SPLIT, CpuCalls, cpu_weight, family
+from memfirst.lower.cpu_calls import SPLIT, CpuCalls, cpu_weight, family, whole_rows
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
 from memfirst.ops.add import Add
 from memfirst.ops.attention import Attention
@@ -101,11 +101,12 @@ class CpuLowering:
         self, calls: Iterable[Call], ops: Iterable[Op], units: int, chunk: int, per: str = "", skip: tuple[str, ...] = ()
     ) -> Task:
         """A task that moves what its operations move, except the purposes in `skip`."""
-        ops = tuple(ops)
+        calls, ops = tuple(calls), tuple(ops)
+        reuse = max((int(tile) for call in calls for name, tile in call.statics if name == "TILE"), default=1)
         moves = [(op.name, read) for op in ops for read in _packed(op).reads() if read.purpose not in skip]
         name = next((op.name for op in ops if isinstance(op, Linear)), ops[0].name if ops else "")
         return Task(
-            name, tuple(calls), units, chunk, tuple(r for _, r in moves), tuple(n for n, _ in moves), per, self.make.tile
+            name, calls, units, chunk, tuple(r for _, r in moves), tuple(n for n, _ in moves), per, reuse
         )
 
     # --- products --------------------------------------------------------------------------------------
@@ -116,7 +117,8 @@ class CpuLowering:
         made = self.input(value, group)
         chains = [self.chain(op, made) for op in group if op.name not in self.done]
         total = sum(chain.rows for chain in chains)
-        tasks = [self.task(c.calls, c.ops, c.rows, self.rows_a_chunk(c, total), skip=c.skip) for c in chains]
+        per = "any_logits" if made.per == "logits" else ""
+        tasks = [self.task(c.calls, c.ops, c.rows, self.rows_a_chunk(c, total), per, c.skip) for c in chains]
         name = group[0].name
         if self.inline:
             before = self.task((), made.ops, 0, 1)
@@ -131,7 +133,9 @@ class CpuLowering:
     def input(self, value: str, group: list[Linear]) -> Input:
         """How `value` becomes what the products in `group` read."""
         source, width = self.producers[value], group[0].weight.columns
-        calls, ops, shared, per = [], [], not self.inline, "tokens"
+        calls: list[Call] = []
+        ops: list[Op] = []
+        shared, per = not self.inline, "tokens"
         if isinstance(source, RMSNorm):
             per = "logits" if isinstance(self.producers[source.inputs[0]], Select) else "tokens"
             call, x = self.make.norm(source, per)
@@ -159,7 +163,7 @@ class CpuLowering:
         following = self.only_consumer(op.output)
         if isinstance(following, Glu):
             return self.gated(following, made)
-        chain = Chain(op.weight.rows, ops=[op])
+        chain = Chain(whole_rows(op.weight), ops=[op])
         if isinstance(following, Add) and following.inputs[0] in self.residual:
             self.residual.add(following.output)
             chain.ops.append(following)

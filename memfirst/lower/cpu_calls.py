@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
-from memfirst.graph import Graph, Op, Weight
+from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.lower.program import Buffer, Call, Operand, Ref
 from memfirst.ops.attention import Attention
 from memfirst.ops.embed import Embed
@@ -20,14 +20,17 @@ from memfirst.ops.norm import RMSNorm
 from memfirst.ops.rope import Rope
 from memfirst.ops.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS
 
-FIELDS = {"tokens": 0, "logits": 1, "items": 2}
-"""Counts of a step, by their place in its header."""
+FIELDS = {"tokens": 0, "logits": 1, "items": 2, "any_logits": 3}
+"""Counts of a step, by their place in its header; "any_logits" is 1 or 0."""
 
 SPLIT = 512
 """Positions that one unit of attention reads: fixed, so that sums do not depend on the workers."""
 
 SCORES = 576
 """Floats of working memory of a query head: SPLIT, and room for a split that starts inside a group of 16."""
+
+Args = dict[str, Operand]
+"""Operands by a kernel's parameter names."""
 
 STEP, SLOTS = Ref("step", "step"), Ref("step", "slots")
 
@@ -37,6 +40,11 @@ def cpu_weight(weight: Weight) -> Weight:
     return weight.packed() if len(weight.shape) > 1 else replace(weight, codec="f32")
 
 
+def whole_rows(weight: Weight) -> int:
+    """Rows with padding: what a product writes for each token."""
+    return weight.rows + cpu_weight(weight).padding
+
+
 def family(weight: Weight) -> str:
     """Which kernels read it: "block32", "k256" or "float"."""
     return codecs.get(weight.codec).family
@@ -44,7 +52,11 @@ def family(weight: Weight) -> str:
 
 def page_items(graph: Graph) -> int:
     """f16 values of one page: keys and values of all layers."""
-    return sum(c.page * c.position_bytes // 2 for c in graph.caches if c.position_bytes)
+    return sum(_page_items(c) for c in graph.caches)
+
+
+def _page_items(cache: Cache) -> int:
+    return cache.page * cache.position_bytes // 2 if isinstance(cache, KVCache) else 0
 
 
 @dataclass
@@ -77,7 +89,7 @@ class CpuCalls:
 
     def embed(self, op: Embed) -> Call:
         x = self.buffer("x", "f32", op.weight.columns)
-        args = {"w": _weight(op.weight), "tokens": Ref("step", "tokens"), "x": x, "cols": op.weight.columns}
+        args: Args = {"w": _weight(op.weight), "tokens": Ref("step", "tokens"), "x": x, "cols": op.weight.columns}
         return _call(f"embed.{_kernel(op.weight)}", args, op, EMBEDDING, CODEC=op.weight.codec)
 
     def norm(self, op: RMSNorm, per: str) -> tuple[Call, Ref]:
@@ -85,7 +97,7 @@ class CpuCalls:
         width = op.weight.columns
         _check(op, width, 16)
         out = self.buffer("normed", "f32", width, private=self.inline)
-        args = {
+        args: Args = {
             "x": Ref("buffer", "x"), "w": _weight(op.weight), "out": out, "width": width, "eps": op.eps,
             "rows": Ref("step", "logit_rows" if per == "logits" else "all_rows"), "offset": op.offset,
             "private": self.private,
@@ -96,19 +108,19 @@ class CpuCalls:
         """Attention's partials, folded and divided by their sums."""
         c = op.cache
         out = self.buffer("attended", "f32", op.heads * c.v_dim, private=self.inline)
-        args = {**self._partials(op), "out": out, "first_item": Ref("step", "first_item"), "heads": c.heads,
+        args: Args = {**self._partials(op), "out": out, "first_item": Ref("step", "first_item"), "heads": c.heads,
                 "private": self.private}  # fmt: skip
         return _call("attention.merge", args, op, DIM=c.v_dim, GROUP=op.heads // c.heads), out
 
     def quantize(self, op: Op, x: Ref, width: int, shared: bool, block: int) -> Call:
         """int8 of `x`, one scale for each `block` columns; `shared`: x is one copy for all workers."""
         _check(op, width, block)
-        args = {"x": x, "width": width, "private_in": 0 if shared else self.private, **self._quantized(width)}
+        args: Args = {"x": x, "width": width, "private_in": 0 if shared else self.private, **self._quantized(width)}
         return _call("activations.quantize", args, op, BLOCK=block)
 
-    def _quantized(self, width: int) -> dict[str, Operand]:
+    def _quantized(self, width: int) -> Args:
         kinds = {"aq": ("i8", 1), "ad": ("f32", 32), "ai": ("i32", 32), "af": ("f32", 32), "ah": ("i32", 16)}
-        made: dict[str, Operand] = {
+        made: Args = {
             name: self.buffer(name, kind, width // share, private=self.inline) for name, (kind, share) in kinds.items()
         }
         return {**made, "private": self.private}
@@ -118,15 +130,16 @@ class CpuCalls:
     def product(self, op: Linear, x: Ref, shared: bool, y: Ref, per: str, add_to: int) -> list[Call]:
         """y = W·x (or y += W·x), and the bias. `x` is used by float weights, its int8 by the others."""
         w, kind = op.weight, family(op.weight)
-        args: dict[str, Operand] = {
-            "w": _weight(w), "y": y, "step": STEP, "count": FIELDS[per], "cols": w.columns, "stride": w.rows,
-            "add_to": add_to,
+        args: Args = {
+            "w": _weight(w), "y": y, "step": STEP, "count": FIELDS[per], "cols": w.columns,
+            "stride": whole_rows(w), "add_to": add_to,
         }  # fmt: skip
-        inputs = {"x": x, "private": 0 if shared else self.private} if kind == "float" else self._quantized(w.columns)
+        inputs: Args = {"x": x, "private": 0 if shared else self.private} if kind == "float" else self._quantized(w.columns)
         tile = min(self.tile, 4) if kind == "float" else self.tile
         name = f"matmul.{_kernel(w)}"
         calls = [_call(name, {**args, **inputs}, op, HEAD if op.head else WEIGHTS, CODEC=w.codec, TILE=tile)]
         if op.bias is not None:
+            _check(op, w.rows, 8)
             args = {"y": y, "bias": _weight(op.bias), "step": STEP, "count": FIELDS[per], "stride": w.rows}
             calls.append(_call("elementwise.add_bias", args, op, HEAD if op.head else WEIGHTS))
         return calls
@@ -134,14 +147,14 @@ class CpuCalls:
     def norm_heads(self, op: RMSNorm, y: Ref, width: int) -> Call:
         dim = op.weight.columns
         _check(op, dim, 16)
-        args = {"y": y, "w": _weight(op.weight), "step": STEP, "count": FIELDS["tokens"], "stride": width,
+        args: Args = {"y": y, "w": _weight(op.weight), "step": STEP, "count": FIELDS["tokens"], "stride": width,
                 "head_dim": dim, "eps": op.eps, "offset": op.offset}  # fmt: skip
         return _call("elementwise.norm_heads", args, op, WEIGHTS)
 
     def rope(self, op: Rope, y: Ref, width: int) -> Call:
         if op.start:
             raise UnsupportedError(f"{op.name} turns a head from value {op.start} on", "from its first value on")
-        args = {
+        args: Args = {
             "y": y, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
             "positions": Ref("step", "positions"), "count": FIELDS["tokens"], "stride": width,
             "head_dim": op.head_dim, "half": len(op.frequencies),
@@ -153,7 +166,7 @@ class CpuCalls:
             raise UnsupportedError(f"{op.name} gates with {op.activation}", "silu")
         _check(op, op.width, 16)
         out = self.buffer("h", "f32", op.width)
-        args = {"g": gate, "u": up, "out": out, "step": STEP, "count": FIELDS["tokens"], "stride": op.width}
+        args: Args = {"g": gate, "u": up, "out": out, "step": STEP, "count": FIELDS["tokens"], "stride": op.width}
         return _call("elementwise.glu", args, op)
 
     # --- attention --------------------------------------------------------------------------------------
@@ -161,21 +174,21 @@ class CpuCalls:
     def write(self, op: Attention, y: Ref, keys: bool) -> Call:
         """Stores the step's keys, or its values."""
         c, what = op.cache, "keys" if keys else "values"
-        args = {"k" if keys else "v": y, "slots": SLOTS, "step": STEP, "count": FIELDS["tokens"], "heads": c.heads,
+        args: Args = {"k" if keys else "v": y, "slots": SLOTS, "step": STEP, "count": FIELDS["tokens"], "heads": c.heads,
                 **self._place(op, what)}  # fmt: skip
         return _call(f"attention.write_{what}", args, op, KV_WRITE, DIM=c.k_dim)
 
     def attend(self, op: Attention, q: Ref) -> Call:
         c, group = op.cache, op.heads // op.cache.heads
         arrays = ("item_token", "item_split", "item_last", "starts", "ends", "tables", "table_at")
-        args = {
+        args: Args = {
             "q": q, "scores": self.buffer("scores", "f32", group * SCORES, rows=1, private=True),
             **self._partials(op), **{name: Ref("step", name) for name in arrays}, "heads": c.heads, "scale": op.scale,
             **self._place(op, "keys"), **self._place(op, "values"),
         }  # fmt: skip
         return _call("attention.attend", args, op, KV_READ, DIM=c.k_dim, GROUP=group)
 
-    def _partials(self, op: Attention) -> dict[str, Operand]:
+    def _partials(self, op: Attention) -> Args:
         """A maximum, a sum and weighted values for each unit and query head."""
         units = max(self.capacity, min(self.capacity, 8) * self.splits)
         return {
@@ -184,10 +197,10 @@ class CpuCalls:
             "part": self.buffer("part", "f32", op.heads * op.cache.v_dim, units),
         }
 
-    def _place(self, op: Attention, what: str) -> dict[str, Operand]:
+    def _place(self, op: Attention, what: str) -> Args:
         """Where this layer's keys or values lie in a page."""
         before = self.graph.caches[: self.graph.caches.index(op.cache)]
-        at = sum(c.page * c.position_bytes // 2 for c in before)  # type: ignore[union-attr]
+        at = sum(_page_items(c) for c in before)
         if what == "values":
             at += op.cache.page * op.cache.heads * op.cache.k_dim
         return {"cache": Ref("cache", "kv"), "page_items": page_items(self.graph), f"{what}_at": at}
@@ -208,5 +221,5 @@ def _check(op: Op, width: int, multiple: int) -> None:
         raise UnsupportedError(f"{op.name} has rows of {width}", f"a multiple of {multiple} on the CPU backend")
 
 
-def _call(kernel: str, args: dict[str, Operand], op: Op, purpose: str = "", **statics: int | str) -> Call:
+def _call(kernel: str, args: Args, op: Op, purpose: str = "", **statics: int | str) -> Call:
     return Call(kernel, tuple(sorted(statics.items())), tuple(args.items()), op.name, purpose)

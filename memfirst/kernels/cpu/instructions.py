@@ -154,6 +154,14 @@ def or_(e: Emitter, a: Any, b: Any) -> Any:
     return e.builder.or_(a, b)
 
 
+def xor(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.xor(a, b)
+
+
+def checksum(e: Emitter, v: Any) -> Any:
+    return _fold(e, e.builder.bitcast(v, V(I32, LANES)), add)
+
+
 def table16(e: Emitter, v: Any, t: Any) -> Any:
     """`pshufb` looks up 16 bytes within each 128-bit lane; elsewhere one lookup an element."""
     table = _load(e, t, I64(0), V(I8, 16), index=1)

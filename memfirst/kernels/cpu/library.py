@@ -109,7 +109,6 @@ class Library:
         self._llvm: Any = llvm
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        self._machine = llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault")
         self._engines: list[Any] = []
 
     def load(self, keys: Iterable[Key], progress: Progress | None = None) -> dict[Key, Entry]:
@@ -133,7 +132,8 @@ class Library:
         return blob if decode(blob) else None
 
     def _link(self, blobs: dict[Key, bytes]) -> None:
-        engine = self._llvm.create_mcjit_compiler(self._llvm.parse_assembly(""), self._machine)
+        machine = self._llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault")
+        engine = self._llvm.create_mcjit_compiler(self._llvm.parse_assembly(""), machine)  # owns the machine
         self._engines.append(engine)  # owns the code: must live as long as the entries
         found = {key: decode(blob) for key, blob in blobs.items()}
         for parts in found.values():

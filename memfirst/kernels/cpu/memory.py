@@ -13,7 +13,7 @@ from numba.np.arrayobj import populate_array
 def _view(dtype: Any) -> Any:
     array = types.Array(dtype, 1, "C")
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def view(context: Any, address: Any, length: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             made = context.make_array(array)(context, builder)
@@ -31,7 +31,7 @@ view_u8, view_i8, view_u16 = _view(types.uint8), _view(types.int8), _view(types.
 view_i32, view_i64, view_f32 = _view(types.int32), _view(types.int64), _view(types.float32)
 
 
-@intrinsic
+@intrinsic  # type: ignore[untyped-decorator]
 def float_of(context: Any, word: Any) -> Any:
     """The float32 in the low half of a 64-bit word."""
 

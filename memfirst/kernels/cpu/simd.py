@@ -8,6 +8,8 @@ Offsets into byte arrays are in bytes, into float and int arrays in elements.
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -38,7 +40,7 @@ def _e(name: str) -> Any:
 
 def _bytes(array: Any, offset: int, count: int) -> Any:
     """`count` bytes at a byte offset; raises IndexError out of bounds, logs the span."""
-    raw = array.view(np.uint8)
+    raw = array.view(np.uint8, np.ndarray)
     if offset < 0 or offset + count > raw.size:
         raise IndexError(f"load of {count} bytes at {offset} of {raw.size}")
     loaded(array, offset, count)
@@ -49,7 +51,7 @@ def _put(array: Any, index: int, values: Any) -> None:
     if index < 0 or index + len(values) > array.size:
         raise IndexError(f"store of {len(values)} items at {index} of {array.size}")
     stored(array, index * array.itemsize, len(values) * array.itemsize)
-    array[index : index + len(values)] = values
+    array.view(np.ndarray)[index : index + len(values)] = values
 
 
 def _pair(array: Any, offset: int, count: int, gap: int) -> Any:
@@ -169,6 +171,18 @@ def shl(v, n):
 def join(a, b):
     """a | b."""
     return a | b
+
+
+@op(_e("xor"), "same")
+def xor(a, b):
+    """a ^ b."""
+    return a ^ b
+
+
+@op(_e("checksum"), "int32")
+def checksum(v):
+    """Sum of the bytes' 32-bit words, wrapping."""
+    return v.view(np.int32).sum(dtype=np.int32)
 
 
 @op(_e("table16"), "bytes")
@@ -394,6 +408,9 @@ def load_f16_at(w, offset):
 
 # --- threads ----------------------------------------------------------------------------------------------
 
+_one_at_a_time = Lock()
+"""Interpreted, comparing and setting are two operations."""
+
 
 @op(_e("atomic_load"), "int")
 def atomic_load(a, index):
@@ -410,15 +427,21 @@ def atomic_store(a, index, value):
 @op(_e("atomic_swap_if"), "int")
 def atomic_swap_if(a, index, old, new):
     """1 if a[index] was `old` and is now `new`, else 0."""
-    if a[index] != old:
-        return 0
-    a[index] = new
-    return 1
+    with _one_at_a_time:
+        if a[index] != old:
+            return 0
+        a[index] = new
+        return 1
 
 
 @op(_e("pause"), "void")
 def pause():
     """Tell the processor that this loop waits."""
+    sleep(0)  # interpreted workers take turns
+
+
+interpreted_kernels: dict[int, Callable[[int, int, int, int], int]] = {}
+"""What stands for code at an address where nothing is compiled."""
 
 
 @op(_e("cycles"), "int")
@@ -429,5 +452,5 @@ def cycles():
 
 @op(_e("call_kernel"), "int")
 def call_kernel(address, args, worker, lo, hi):
-    """Call a compiled kernel by address; the interpreted walk calls Python functions instead."""
-    raise NotImplementedError("compiled code only")
+    """Call a kernel by address; interpreted ones have numbers instead, by which `interpreted_kernels` finds them."""
+    return interpreted_kernels[address](args, worker, lo, hi)

@@ -63,8 +63,10 @@ def walk(
     tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
     calls   rows (address of the kernel, address of its arguments)
     read    bytes read, spent: cycles, [workers, calls], added up
-    Returns early after `patience` cycles at a barrier, or when STOP is set.
+    Returns early after `patience` cycles at a barrier, when STOP is set, and worker 0 after five times that: Python
+    must get to see signals.
     """
+    started = cycles()
     total_phases = len(phases) // PHASE
     mine = worker * (len(calls) // CALL)
     if worker == 0 and atomic_load(control, EPOCH) < hi:
@@ -74,7 +76,7 @@ def walk(
         chunks = 0
         for task in range(first, last):
             chunks += _chunks(tasks, task, step)
-        if atomic_load(control, STOP):
+        if atomic_load(control, STOP) or (worker == 0 and cycles() - started > 5 * patience):
             return phase
         claimed = _advance(counters, phase * COUNTERS, hi, chunks)
         if claimed >= 0:
