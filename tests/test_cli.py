@@ -351,6 +351,12 @@ def test_chat_keeps_and_drops_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not talk.obey("/exit")
 
 
+def test_the_status_line_fits_a_terminal() -> None:
+    full = "214 tok/s · 20.9 GB/s, 86 % of the 24.3 this machine reads just now · per token 97.6 MB · KV 2.2 MB held"
+    assert chat_module.brief(full) == full.replace(" · per token 97.6 MB", "")
+    assert chat_module.brief("prompt 3 tokens · KV 1 MB held") == "prompt 3 tokens · KV 1 MB held"
+
+
 # inspect
 
 
