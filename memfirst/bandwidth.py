@@ -16,8 +16,8 @@ from memfirst.kernels.cpu.team import Native, native
 CHUNK = 8
 """MiB read between two looks at the clock: about half a millisecond."""
 
-LEAST = 160
-"""MiB that are read over at least: far more than a cache holds."""
+LEAST = 64
+"""MiB that are read over at least: twice a large cache, so that a turn finds nothing of the one before."""
 
 
 def read_bandwidth(
@@ -25,7 +25,7 @@ def read_bandwidth(
 ) -> float:
     """Bytes per second that `threads` read together, from `memory` where it is large enough."""
     if memory is None or memory.nbytes < LEAST << 20:
-        memory = arena.allocate(2 * LEAST << 20)
+        memory = arena.allocate(160 << 20)
         memory[:: 4096] = 1  # untouched pages would all be one page of zeros
     key = ("probe.read", ())
     read = native(library.load([key])[key])

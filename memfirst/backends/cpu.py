@@ -109,6 +109,7 @@ class CpuBackend:
         """Do a step; logits [step.logits, vocab] (a view that the next step overwrites)."""
         count = len(tokens)
         bound = self.program(count)
+        self.team.begin()
         rows = self._arrays.fill(step, tokens, self.options.threads)
         self.team.run(bound.walk_args, len(bound.program.phases))
         vocab = self.graph.vocab_size

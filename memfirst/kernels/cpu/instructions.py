@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
+from numba.core import cgutils
 
 from memfirst.kernels.cpu import isa
 from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, ISA, LANES, Emitter
@@ -368,7 +369,8 @@ def cycles(e: Emitter) -> Any:
 
 def call_kernel(e: Emitter, address: Any, args: Any, worker: Any, lo: Any, hi: Any) -> Any:
     """Call an entry made by `build`: Numba's calling convention, status first, result through a pointer."""
-    word, exception = e.builder.alloca(I64), e.builder.alloca(ir.IntType(8).as_pointer())
+    word = cgutils.alloca_once(e.builder, I64)  # in the entry block: one in a loop would grow the stack
+    exception = cgutils.alloca_once(e.builder, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(I32, [word.type, exception.type, I64, I64, I64, I64])
     function = e.builder.inttoptr(address, kind.as_pointer())
     e.builder.call(function, [word, exception, args, worker, lo, hi])

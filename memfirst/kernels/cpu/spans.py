@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import local
+from threading import get_ident, local
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ def by_rows(pack_bytes: int, block_bytes: int) -> Block:
     return lambda byte: (byte // (2 * pack_bytes), byte % pack_bytes // block_bytes)
 
 
+def by_line(byte: int) -> tuple[int, ...]:
+    """Blocks of keys and values: 16 f16, one register."""
+    return (byte // 32,)
+
+
 @dataclass
 class Touched:
     """Loads and stores of one array by one operation: how often each byte was loaded, and stored."""
@@ -37,6 +42,11 @@ class Touched:
     visit: NDArray[np.int64]
     at: tuple[int, ...] = ()
     visits: int = 0
+
+    @classmethod
+    def nothing(cls, nbytes: int) -> Touched:
+        """An array of `nbytes`, untouched."""
+        return cls(np.zeros(nbytes, np.int32), np.zeros(nbytes, np.int32), np.zeros(nbytes, np.int64))
 
     def load(self, offset: int, count: int, block: tuple[int, ...] | None) -> None:
         """`count` bytes from `offset` on, within `block`; without one, each load counts."""
@@ -63,8 +73,8 @@ class SpanLog:
     """Accesses to the watched arrays, by owner (what the running kernel works for) and array."""
 
     watched: list[Watched] = field(default_factory=list)
-    touched: dict[tuple[Owner, str], Touched] = field(default_factory=dict)
     _running: local = field(default_factory=local)  # each worker runs a kernel of its own
+    _touched: dict[tuple[int, Owner, str], Touched] = field(default_factory=dict)
 
     @contextmanager
     def owned_by(self, owner: Owner) -> Iterator[None]:
@@ -85,16 +95,25 @@ class SpanLog:
         return next((w for w in self.watched if w.address <= address < w.address + w.nbytes), None)
 
     def of(self, array: Watched) -> Touched:
-        """The counts for the current owner."""
-        key = getattr(self._running, "owner", None), array.name
-        if key not in self.touched:
-            n = array.nbytes
-            self.touched[key] = Touched(np.zeros(n, np.int32), np.zeros(n, np.int32), np.zeros(n, np.int64))
-        return self.touched[key]
+        """This thread's counts for what it works for."""
+        key = get_ident(), getattr(self._running, "owner", None), array.name
+        if key not in self._touched:
+            self._touched[key] = Touched.nothing(array.nbytes)
+        return self._touched[key]
+
+    @property
+    def touched(self) -> dict[tuple[Owner, str], Touched]:
+        """Counts of all threads."""
+        out: dict[tuple[Owner, str], Touched] = {}
+        for (_, *key), counts in self._touched.items():
+            place = out.setdefault((key[0], key[1]), Touched.nothing(len(counts.loads)))
+            place.loads += counts.loads
+            place.stores += counts.stores
+        return out
 
     def clear(self) -> None:
         """Forget accesses; the arrays stay watched."""
-        self.touched.clear()
+        self._touched.clear()
 
 
 class Span(np.ndarray):  # type: ignore[type-arg]

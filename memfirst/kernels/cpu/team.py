@@ -18,7 +18,7 @@ from memfirst.errors import BackendError
 from memfirst.kernels.cpu.library import Entry, Library
 
 # Words of the control record, as in `walk`.
-EPOCH, STOP, WALK, RING, EPOCHS = 0, 8, 16, 32, 64
+EPOCH, STOP, CURRENT, WALK, RING, EPOCHS = 0, 8, 16, 24, 32, 64
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4)
 
 SPIN_SECONDS = 200e-6
@@ -98,8 +98,12 @@ class Team:
         except BaseException as error:  # a worker must not die in silence: `run` raises it
             self._failed.append(error)
 
+    def begin(self) -> None:
+        """Before a step's arrays are written: whoever still looks at the last step stops doing so."""
+        self.control[CURRENT] = self._epoch + 1
+
     def run(self, walk_args: int, phases: int) -> None:
-        """Do one step of `phases` phases whose arguments are the record at address `walk_args`."""
+        """Do one step of `phases` phases whose arguments are the record at address `walk_args`; after `begin`."""
         slot = RING + (self._epoch + 1) % EPOCHS * 2
         self.control[slot : slot + 2] = walk_args, phases
         self._epoch += 1

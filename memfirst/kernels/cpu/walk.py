@@ -9,7 +9,7 @@ from memfirst.kernels.cpu.lang import inline, kernel
 from memfirst.kernels.cpu.simd import atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
 
 # Words of `control`, shared by all workers; from RING on, for each of the last epochs its arguments and phases.
-EPOCH, STOP, WALK, RING = 0, 8, 16, 32
+EPOCH, STOP, CURRENT, WALK, RING = 0, 8, 16, 24, 32
 EPOCHS = 64
 # Words of a row of each table.
 PHASE, TASK, CALL = 5, 5, 2
@@ -76,6 +76,10 @@ def walk(
         chunks = 0
         for task in range(first, last):
             chunks += _chunks(tasks, task, step)
+        # Counts belong to this epoch only as long as it is current: a worker that was away reads newer ones, which would
+        # let it claim chunks that never were. `CURRENT` moves on before they are written.
+        if atomic_load(control, CURRENT) != hi:
+            return total_phases
         if atomic_load(control, STOP) or (worker == 0 and cycles() - started > 5 * patience):
             return phase
         claimed = _advance(counters, phase * COUNTERS, hi, chunks)
