@@ -104,6 +104,8 @@ class Team:
 
     def run(self, walk_args: int, phases: int) -> None:
         """Do one step of `phases` phases whose arguments are the record at address `walk_args`; after `begin`."""
+        if self._failed:
+            self._check()
         slot = RING + (self._epoch + 1) % EPOCHS * 2
         self.control[slot : slot + 2] = walk_args, phases
         self._epoch += 1
@@ -127,6 +129,7 @@ class Team:
     def quiesce(self) -> None:
         """Stop an interrupted step: returns once no worker touches its memory."""
         self.control[STOP] = 1
+        self.control[CURRENT] = self._epoch + 1  # nobody takes the step up again once STOP is gone
         try:
             for i in range(1, self.threads):
                 if self._workers[i - 1].is_alive():
