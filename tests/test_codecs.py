@@ -1,4 +1,4 @@
-"""Codecs against gguf's own, against slow readings of the packed layout, and at the edges of their range."""
+"""Codecs against gguf's own, and at the edges of their range."""
 
 from __future__ import annotations
 

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]
 
-ROWS = 8
-"""Rows that are packed side by side: one 256-bit register holds 4 bytes of each of them."""
+ROWS = 16
+"""Rows that are packed side by side: one 512-bit register, or two of 256 bits, holds 4 bytes of each."""
 
 
 class Pack(Protocol):
-    """u8 [rows, blocks, block_bytes] -> u8 [rows/8, blocks, 8*block_bytes], into `out` where one is given."""
+    """u8 [rows, blocks, block_bytes] -> u8 [rows/16, blocks, 16*block_bytes], into `out` where one is given."""
 
     def __call__(self, blocks: U8, out: U8 | None = None) -> U8: ...
 
@@ -60,8 +60,8 @@ class Codec(BlockType):
     family       which kernel template reads it: "block32", "k256" or "float"
     dequantize   u8 [n, block_bytes] -> f32 [n, block]
     quantize     f32 [n, block] -> u8 [n, block_bytes]; FormatError where a weight has no such form
-    pack         the same bytes, 8 rows side by side, in the order in which the kernels read them
-    unpack       u8 [rows/8, blocks, 8*block_bytes] -> u8 [rows, blocks, block_bytes], its inverse
+    pack         the same bytes, 16 rows side by side, in the order in which the kernels read them
+    unpack       u8 [rows/16, blocks, 16*block_bytes] -> u8 [rows, blocks, block_bytes], its inverse
     """
 
     family: str

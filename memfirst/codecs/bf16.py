@@ -4,7 +4,7 @@
     bit 14..7    exponent, bias 127
     bit 6..0     fraction
 
-Packed, 8 rows side by side, 16 bytes per column: the 8 rows' values of that column.
+Packed, 16 rows side by side, 32 bytes per column: the 16 rows' values of that column.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, columns, 2] -> u8 [rows/8, columns, 16]."""
+    """u8 [rows, columns, 2] -> u8 [rows/16, columns, 32]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, columns, 16] -> u8 [rows, columns, 2]."""
+    """u8 [rows/16, columns, 32] -> u8 [rows, columns, 2]."""
     return deinterleave(LAYOUT, packed)
 
 

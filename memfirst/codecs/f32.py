@@ -1,6 +1,6 @@
 """F32: one weight in 4 bytes, IEEE 754 single precision, little-endian. Nothing is lost.
 
-Packed, 8 rows side by side, 32 bytes per column: the 8 rows' values of that column.
+Packed, 16 rows side by side, 64 bytes per column: the 16 rows' values of that column.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ def quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, columns, 4] -> u8 [rows/8, columns, 32]."""
+    """u8 [rows, columns, 4] -> u8 [rows/16, columns, 64]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, columns, 32] -> u8 [rows, columns, 4]."""
+    """u8 [rows/16, columns, 64] -> u8 [rows, columns, 4]."""
     return deinterleave(LAYOUT, packed)
 
 

@@ -1,9 +1,9 @@
-"""Eight rows side by side: how a block's fields are laid out for the kernels.
+"""Sixteen rows side by side: how a block's fields are laid out for the kernels.
 
-A field is a run of bytes in a block, made of units of 1, 2 or 4 bytes. Packed, unit j of rows 0..7
-lies side by side, then unit j+1: `packed[8*j + r] = row[r].unit[j]`, field after field. A field of
-4-byte units is therefore a run of 32-byte vectors with row r in bytes 4r..4r+3, and a vector's lanes
-are its rows.
+A field is a run of bytes in a block, made of units of 1, 2 or 4 bytes. Packed, unit j of rows 0..15
+lies side by side, then unit j+1: `packed[16*j + r] = row[r].unit[j]`, field after field. A field of
+4-byte units is therefore a run of 64-byte vectors with row r in bytes 4r..4r+3, and a vector's lanes
+are its rows. A machine of 8 lanes reads rows 0..7 and 8..15 as the two halves of each vector.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _UNIT_DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 
 
 def interleave(layout: Layout, blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, block_bytes] -> u8 [rows/8, blocks, 8*block_bytes], into `out` where given.
+    """u8 [rows, blocks, block_bytes] -> u8 [rows/16, blocks, 16*block_bytes], into `out` where given.
 
-    Raises ValueError where rows are no multiple of 8, or `out` has another shape.
+    Raises ValueError where rows are no multiple of 16, or `out` has another shape.
     """
     rows, n_blocks, width = blocks.shape
     _check(layout, rows, width, blocks)
@@ -62,7 +62,7 @@ def interleave(layout: Layout, blocks: U8, out: U8 | None = None) -> U8:
 
 
 def deinterleave(layout: Layout, packed: U8) -> U8:
-    """u8 [rows/8, blocks, 8*block_bytes] -> u8 [rows, blocks, block_bytes]: the inverse of `interleave`."""
+    """u8 [rows/16, blocks, 16*block_bytes] -> u8 [rows, blocks, block_bytes]: the inverse of `interleave`."""
     n_tiles, n_blocks, width = packed.shape[0], packed.shape[1], packed.shape[2] // ROWS
     _check(layout, ROWS * n_tiles, width, packed)
     tiles = np.empty((n_tiles, ROWS, n_blocks, width), np.uint8)
@@ -86,7 +86,7 @@ def _chunks(n_tiles: int, tile_bytes: int) -> Iterator[slice]:
 
 
 def _pack_tiles(layout: Layout, tiles: U8, out: U8) -> None:
-    """u8 [tiles, 8, blocks, bytes] -> u8 [tiles, blocks, 8*bytes]."""
+    """u8 [tiles, 16, blocks, bytes] -> u8 [tiles, blocks, 16*bytes]."""
     to = 0
     for field in layout:
         source = tiles[..., field.at : field.at + field.width]
@@ -97,7 +97,7 @@ def _pack_tiles(layout: Layout, tiles: U8, out: U8) -> None:
 
 
 def _unpack_tiles(layout: Layout, packed: U8, tiles: U8) -> None:
-    """u8 [tiles, blocks, 8*bytes] -> u8 [tiles, 8, blocks, bytes]."""
+    """u8 [tiles, blocks, 16*bytes] -> u8 [tiles, 16, blocks, bytes]."""
     at = 0
     for field in layout:
         units = _side_by_side(packed, at, field).transpose(0, 3, 1, 2)
@@ -109,6 +109,6 @@ def _unpack_tiles(layout: Layout, packed: U8, tiles: U8) -> None:
 
 
 def _side_by_side(packed: U8, at: int, field: Field) -> NDArray[np.unsignedinteger]:
-    """One field of packed tiles as its units: [tiles, blocks, width/unit, 8 rows]."""
+    """One field of packed tiles as its units: [tiles, blocks, width/unit, 16 rows]."""
     view = packed[..., at : at + ROWS * field.width].view(_UNIT_DTYPES[field.unit])
     return view.reshape(*packed.shape[:2], field.width // field.unit, ROWS)

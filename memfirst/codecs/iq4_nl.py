@@ -3,8 +3,8 @@
     byte 0..1    d, f16
     byte 2..17   q: byte 2+j holds column j in its low nibble and column 16+j in its high nibble
 
-The 16 levels lie closer together near zero, where most weights are. Packed exactly as Q4_0: 144 bytes
-per 8 rows x 32 columns.
+The 16 levels lie closer together near zero, where most weights are. Packed exactly as Q4_0: 288 bytes
+per 16 rows x 32 columns.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def _nearest(scaled: NDArray[np.float32]) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 18] -> u8 [rows/8, blocks, 144]."""
+    """u8 [rows, blocks, 18] -> u8 [rows/16, blocks, 288]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 144] -> u8 [rows, blocks, 18]."""
+    """u8 [rows/16, blocks, 288] -> u8 [rows, blocks, 18]."""
     return deinterleave(LAYOUT, packed)
 
 

@@ -3,7 +3,7 @@
     byte 0..1    d, f16
     byte 2..17   q: byte 2+j holds column j in its low nibble and column 16+j in its high nibble
 
-Packed, 8 rows side by side, 144 bytes per 32 columns: 8 x d, then four 32-byte vectors of nibble bytes,
+Packed, 16 rows side by side, 288 bytes per 32 columns: 16 x d, then four 64-byte vectors of nibble bytes,
 vector i holding bytes 4i..4i+3 of each row (columns 4i..4i+3 low, 16+4i..16+4i+3 high).
 """
 
@@ -39,12 +39,12 @@ def _quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 18] -> u8 [rows/8, blocks, 144]."""
+    """u8 [rows, blocks, 18] -> u8 [rows/16, blocks, 288]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 144] -> u8 [rows, blocks, 18]."""
+    """u8 [rows/16, blocks, 288] -> u8 [rows, blocks, 18]."""
     return deinterleave(LAYOUT, packed)
 
 

@@ -4,7 +4,7 @@
     byte 2..3    m, f16
     byte 4..19   q: byte 4+j holds column j in its low nibble and column 16+j in its high nibble
 
-Packed, 8 rows side by side, 160 bytes per 32 columns: 8 x d, 8 x m, then four 32-byte vectors of nibble
+Packed, 16 rows side by side, 320 bytes per 32 columns: 16 x d, 16 x m, then four 64-byte vectors of nibble
 bytes, as in Q4_0.
 """
 
@@ -40,12 +40,12 @@ def _quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 20] -> u8 [rows/8, blocks, 160]."""
+    """u8 [rows, blocks, 20] -> u8 [rows/16, blocks, 320]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 160] -> u8 [rows, blocks, 20]."""
+    """u8 [rows/16, blocks, 320] -> u8 [rows, blocks, 20]."""
     return deinterleave(LAYOUT, packed)
 
 

@@ -5,9 +5,9 @@
     byte 4..15    eight 6-bit scales and eight 6-bit minimums (`k256.scales_and_mins`)
     byte 16..143  q: byte 16+32p+j holds column 64p+j in its low nibble and column 64p+32+j in its high nibble
 
-Packed, 8 rows side by side, 1152 bytes per 256 columns: 8 x d, 8 x dmin, 64 bytes of low scale bits and 32
-of high ones (`k256.scales_by_lane`; byte j of row r at 8j+r), then 32 vectors of 32 bytes, vector i holding
-nibble bytes 4i..4i+3 of each row.
+Packed, 16 rows side by side, 2304 bytes per 256 columns: 16 x d, 16 x dmin, 128 bytes of low scale bits and
+64 of high ones (`k256.scales_by_lane`; byte j of row r at 16j+r), then 32 vectors of 64 bytes, vector i
+holding nibble bytes 4i..4i+3 of each row.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def _quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 144] -> u8 [rows/8, blocks, 1152]."""
+    """u8 [rows, blocks, 144] -> u8 [rows/16, blocks, 2304]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 1152] -> u8 [rows, blocks, 144]."""
+    """u8 [rows/16, blocks, 2304] -> u8 [rows, blocks, 144]."""
     return deinterleave(LAYOUT, packed)
 
 

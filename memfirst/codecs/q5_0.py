@@ -4,8 +4,8 @@
     byte 2..5    fifth bits, a little-endian u32: bit c is bit 4 of column c's code
     byte 6..21   low four bits: byte 6+j holds column j in its low nibble and column 16+j in its high nibble
 
-Packed, 8 rows side by side, 176 bytes per 32 columns: 8 x d, one 32-byte vector of fifth bits (bit i of
-byte 4r+k is that of row r, column 4i+k), then four 32-byte vectors of nibble bytes, as in Q4_0.
+Packed, 16 rows side by side, 352 bytes per 32 columns: 16 x d, one 64-byte vector of fifth bits (bit i of
+byte 4r+k is that of row r, column 4i+k), then four 64-byte vectors of nibble bytes, as in Q4_0.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def _quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 22] -> u8 [rows/8, blocks, 176]."""
+    """u8 [rows, blocks, 22] -> u8 [rows/16, blocks, 352]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 176] -> u8 [rows, blocks, 22]."""
+    """u8 [rows/16, blocks, 352] -> u8 [rows, blocks, 22]."""
     return deinterleave(LAYOUT, packed)
 
 

@@ -5,8 +5,8 @@
     byte 4..7    fifth bits, a little-endian u32: bit c is bit 4 of column c's code
     byte 8..23   low four bits: byte 8+j holds column j in its low nibble and column 16+j in its high nibble
 
-Packed, 8 rows side by side, 192 bytes per 32 columns: 8 x d, 8 x m, one 32-byte vector of fifth bits, then
-four 32-byte vectors of nibble bytes, as in Q5_0.
+Packed, 16 rows side by side, 384 bytes per 32 columns: 16 x d, 16 x m, one 64-byte vector of fifth bits,
+then four 64-byte vectors of nibble bytes, as in Q5_0.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def _quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 24] -> u8 [rows/8, blocks, 192]."""
+    """u8 [rows, blocks, 24] -> u8 [rows/16, blocks, 384]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 192] -> u8 [rows, blocks, 24]."""
+    """u8 [rows/16, blocks, 384] -> u8 [rows, blocks, 24]."""
     return deinterleave(LAYOUT, packed)
 
 

@@ -6,8 +6,8 @@
     byte 16..47   fifth bits: bit s of byte 16+j is bit 4 of the code of column 32s+j
     byte 48..175  low four bits: byte 48+32p+j holds column 64p+j low and column 64p+32+j high
 
-Packed, 8 rows side by side, 1408 bytes per 256 columns: the 128 bytes of scales of Q4_K, then vectors of 32
-bytes with four bytes of each row: 8 of fifth bits and 32 of nibble bytes.
+Packed, 16 rows side by side, 2816 bytes per 256 columns: the 256 bytes of scales of Q4_K, then vectors of
+64 bytes with four bytes of each row: 8 of fifth bits and 32 of nibble bytes.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def _quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 176] -> u8 [rows/8, blocks, 1408]."""
+    """u8 [rows, blocks, 176] -> u8 [rows/16, blocks, 2816]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 1408] -> u8 [rows, blocks, 176]."""
+    """u8 [rows/16, blocks, 2816] -> u8 [rows, blocks, 176]."""
     return deinterleave(LAYOUT, packed)
 
 

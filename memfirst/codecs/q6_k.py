@@ -6,8 +6,8 @@
     byte 192..207  scale, int8, one per 16 columns
     byte 208..209  d, f16
 
-Packed, 8 rows side by side, 1680 bytes per 256 columns: 8 x d, 128 bytes of scales (scale s of row r at
-8s+r), then vectors of 32 bytes with four bytes of each row: 32 of ql and 16 of qh.
+Packed, 16 rows side by side, 3360 bytes per 256 columns: 16 x d, 256 bytes of scales (scale s of row r at
+16s+r), then vectors of 64 bytes with four bytes of each row: 32 of ql and 16 of qh.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def _code_bytes(codes: U8) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 210] -> u8 [rows/8, blocks, 1680]."""
+    """u8 [rows, blocks, 210] -> u8 [rows/16, blocks, 3360]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 1680] -> u8 [rows, blocks, 210]."""
+    """u8 [rows/16, blocks, 3360] -> u8 [rows, blocks, 210]."""
     return deinterleave(LAYOUT, packed)
 
 

@@ -3,7 +3,7 @@
     byte 0..1    d, f16
     byte 2..33   q, int8, one per column
 
-Packed, 8 rows side by side, 272 bytes per 32 columns: 8 x d, then eight 32-byte vectors, vector i holding
+Packed, 16 rows side by side, 544 bytes per 32 columns: 16 x d, then eight 64-byte vectors, vector i holding
 columns 4i..4i+3 of each row.
 """
 
@@ -44,12 +44,12 @@ def _quantize(weights: F32) -> U8:
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:
-    """u8 [rows, blocks, 34] -> u8 [rows/8, blocks, 272]."""
+    """u8 [rows, blocks, 34] -> u8 [rows/16, blocks, 544]."""
     return interleave(LAYOUT, blocks, out)
 
 
 def unpack(packed: U8) -> U8:
-    """u8 [rows/8, blocks, 272] -> u8 [rows, blocks, 34]."""
+    """u8 [rows/16, blocks, 544] -> u8 [rows, blocks, 34]."""
     return deinterleave(LAYOUT, packed)
 
 
