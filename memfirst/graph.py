@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from memfirst.ops.traffic import Read
 
 
+PACK = codecs.ROWS
+"""Rows that are packed side by side."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """This device's part of a tensor: part `index` of `of` along `axis`."""
@@ -37,7 +41,7 @@ class Weight:
     shape    logical, last axis contiguous: (rows out, columns in), (experts, rows, columns) or (n,)
     codec    a name of `memfirst.codecs`
     alias    the tensor whose bytes these are, if stored once for two uses (tied embeddings)
-    pack     "plain" as in the file, or "rows8": rows side by side by eight
+    pack     "plain" as in the file, or "rows16": rows side by side by sixteen
     padding  rows added so that the pack is whole
     shard    the part that this device holds; `shape` is already the part's
     tier     where the bytes live: "fast" memory, "slow" memory or "disk"
@@ -77,8 +81,8 @@ class Weight:
 
     @property
     def lookup_bytes(self) -> int:
-        """Bytes that looking up one row moves: a packed row lies among 7 others, on the same cache lines."""
-        return self.row_bytes * (8 if self.pack == "rows8" else 1)
+        """Bytes that looking up one row moves: a packed row lies among 15 others, on their cache lines."""
+        return self.row_bytes * (PACK if self.pack != "plain" else 1)
 
     @property
     def matrix_bytes(self) -> int:
@@ -91,8 +95,8 @@ class Weight:
         return self.matrices * self.matrix_bytes
 
     def packed(self) -> Weight:
-        """The same weight with its rows side by side by eight."""
-        return replace(self, pack="rows8", padding=-self.rows % 8)
+        """The same weight with its rows side by side by sixteen."""
+        return replace(self, pack=f"rows{PACK}", padding=-self.rows % PACK)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ CAPACITIES = (1, 4, 8, 32, 256)
 PACK_BYTES = 8 << 20
 """Bytes packed between two progress reports and releases of the file's pages."""
 
-_PACK_ROWS = 8
+_PACK_ROWS = codecs.ROWS
 
 
 @dataclass(frozen=True)

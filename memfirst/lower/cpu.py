@@ -1,4 +1,4 @@
-"""Graph → Program for the CPU: few phases, what follows a product fused behind it, weights packed by eight rows.
+"""Graph → Program for the CPU: few phases, what follows a product fused behind it, weights packed by sixteen rows.
 
 A layer of a Llama becomes five phases: q, k, v (norm of heads, RoPE and the cache write behind them); attention; output,
 added to the residual; gate, up and their gating; down, added. What makes a product's input (norm, merging of attention,

@@ -36,7 +36,7 @@ STEP, SLOTS = Ref("step", "step"), Ref("step", "slots")
 
 
 def cpu_weight(weight: Weight) -> Weight:
-    """How the CPU keeps a weight: matrices packed by eight rows, vectors as float32."""
+    """How the CPU keeps a weight: matrices packed by sixteen rows, vectors as float32."""
     return weight.packed() if len(weight.shape) > 1 else replace(weight, codec="f32")
 
 
@@ -119,7 +119,7 @@ class CpuCalls:
         return _call("activations.quantize", args, op, BLOCK=block)
 
     def _quantized(self, width: int) -> Args:
-        kinds = {"aq": ("i8", 1), "ad": ("f32", 32), "ai": ("i32", 32), "af": ("f32", 32), "ah": ("i32", 16)}
+        kinds = {"aq": ("i8", 1), "ad": ("f32", 32), "ao": ("i32", 8), "af": ("f32", 32), "ah": ("i32", 16)}
         made: Args = {
             name: self.buffer(name, kind, width // share, private=self.inline) for name, (kind, share) in kinds.items()
         }
@@ -140,7 +140,7 @@ class CpuCalls:
         calls = [_call(name, {**args, **inputs}, op, HEAD if op.head else WEIGHTS, CODEC=w.codec, TILE=tile)]
         if op.bias is not None:
             _check(op, w.rows, 8)
-            args = {"y": y, "bias": _weight(op.bias), "step": STEP, "count": FIELDS[per], "stride": w.rows}
+            args = {"y": y, "bias": _weight(op.bias), "step": STEP, "count": FIELDS[per], "stride": whole_rows(w)}
             calls.append(_call("elementwise.add_bias", args, op, HEAD if op.head else WEIGHTS))
         return calls
 

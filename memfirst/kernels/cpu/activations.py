@@ -61,13 +61,15 @@ def _quantize16(x, at, inverse, aq, to):
 
 @kernel
 def quantize(
-    x: "f32", aq: "i8", ad: "f32", ai: "i32", af: "f32", ah: "i32",
+    x: "f32", aq: "i8", ad: "f32", ao: "i32", af: "f32", ah: "i32",
     width: "int", private_in: "int", private: "int", worker, lo, hi, *, BLOCK,
 ):  # fmt: skip
     """int8 of tokens lo..hi, one scale for each BLOCK columns: x ≈ ad · aq, |aq| <= 127.
 
     x         [tokens, width]
-    aq        [tokens, width]; ad, ai, af: scale, sum, scale · sum for each 32 columns; ah: sum for each 16
+    aq        [tokens, width]
+    ad, af    scale, scale · sum [tokens, width/32]; ah: sum [tokens, width/16]
+    ao        sum, −8 · sum, −16 · sum, −128 · sum [tokens, 4, width/32]: what codecs with offsets start from
     private_in, private  token rows between workers' own inputs and outputs (0: shared)
     """
     for t in range(lo, hi):
@@ -84,6 +86,8 @@ def quantize(
                 first = _quantize16(x, source + i, inverse, aq, target + i)
                 second = _quantize16(x, source + i + 16, inverse, aq, target + i + 16)
                 ah[2 * here], ah[2 * here + 1] = first, second
-                ad[here], ai[here] = scale, first + second
-                af[here] = scale * np.float32(first + second)
+                ad[here], af[here] = scale, scale * np.float32(first + second)
+                plane = 4 * (target // 32) + i // 32
+                for k in range(4):
+                    ao[plane + k * (width // 32)] = (first + second) * (1, -8, -16, -128)[k]
     return 0

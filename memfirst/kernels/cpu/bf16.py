@@ -1,12 +1,12 @@
-"""Packed BF16: for each column, the values of 8 rows side by side."""
+"""Packed BF16: for each column, the values of 16 rows side by side."""
 
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import load_bf16
 
-STRIDE = 16
+STRIDE = 32
 
 
 @inline
-def value(w, p, gap):
+def value(w, p, part):
     """One column of each row, as float32."""
-    return load_bf16(w, p, gap)
+    return load_bf16(w, p, part)

@@ -1,10 +1,11 @@
 """Looking up rows of a packed embedding table, dequantized as the codec's definition does, rounding for rounding.
 
-A row lies among the 7 it is packed with, on the same cache lines: a look-up reads all 8, and says so.
+A row lies among the 15 it is packed with, on the same cache lines: a look-up reads all 16, and says so.
 """
 
 from memfirst.kernels.cpu.lang import kernel, static
 from memfirst.kernels.cpu.simd import (
+    LANES,
     PACK,
     add,
     column,
@@ -19,19 +20,20 @@ from memfirst.kernels.cpu.simd import (
 
 @kernel
 def block32(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC):
-    """x[t] = row tokens[t] of w, for tokens lo..hi; w is [rows/8, cols/32, CODEC.STRIDE]. Returns bytes read."""
+    """x[t] = row tokens[t] of w, for tokens lo..hi; w is [rows/16, cols/32, CODEC.STRIDE]. Returns bytes read."""
     blocks = cols // 32
     for t in range(lo, hi):
-        p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % PACK
+        p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
+        part = tokens[t] % PACK // LANES
         for b in range(blocks):
-            q = CODEC.columns(w, p, 0)
-            d = CODEC.scale(w, p, 0)
+            q = CODEC.columns(w, p, part)
+            d = CODEC.scale(w, p, part)
             for i in static(8):
                 for c in static(4):
                     v = signed_column(q[i], c) if CODEC.SIGNED else column(q[i], c)
                     v = mul(to_float(sub(v, splat_i(CODEC.OFFSET))), d)
                     if CODEC.HAS_MIN:
-                        v = add(v, CODEC.minimum(w, p, 0))
+                        v = add(v, CODEC.minimum(w, p, part))
                     x[t * cols + b * 32 + 4 * i + c] = lane(v, k)
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE
@@ -42,12 +44,13 @@ def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
     """As `block32` for Q4_K and Q5_K: (d · scale) · q − dmin · minimum."""
     blocks = cols // 256
     for t in range(lo, hi):
-        p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % PACK
+        p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
+        part = tokens[t] % PACK // LANES
         for b in range(blocks):
             for s in range(8):
-                d = mul(CODEC.scale(w, p, 0), to_float(CODEC.sub_scale(w, p, 0, s)))
-                m = mul(CODEC.minimum(w, p, 0), to_float(CODEC.sub_minimum(w, p, 0, s)))
-                q = CODEC.columns(w, p, 0, s)
+                d = mul(CODEC.scale(w, p, part), to_float(CODEC.sub_scale(w, p, part, s)))
+                m = mul(CODEC.minimum(w, p, part), to_float(CODEC.sub_minimum(w, p, part, s)))
+                q = CODEC.columns(w, p, part, s)
                 for i in static(8):
                     for c in static(4):
                         v = sub(mul(d, to_float(column(q[i], c))), m)
@@ -61,11 +64,12 @@ def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
     """As `block32` for Q6_K: (d · scale) · (q − 32)."""
     blocks = cols // 256
     for t in range(lo, hi):
-        p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % PACK
+        p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
+        part = tokens[t] % PACK // LANES
         for b in range(blocks):
             for s in range(16):
-                d = mul(CODEC.scale(w, p, 0), to_float(CODEC.sub_scale(w, p, 0, s)))
-                q = CODEC.columns(w, p, 0, s)
+                d = mul(CODEC.scale(w, p, part), to_float(CODEC.sub_scale(w, p, part, s)))
+                q = CODEC.columns(w, p, part, s)
                 for i in static(4):
                     for c in static(4):
                         v = mul(d, to_float(sub(column(q[i], c), splat_i(32))))
@@ -78,7 +82,8 @@ def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
 def floats(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC):
     """As `block32` for F32, F16 and BF16."""
     for t in range(lo, hi):
-        p, k = tokens[t] // PACK * cols * CODEC.STRIDE, tokens[t] % PACK
+        p, k = tokens[t] // PACK * cols * CODEC.STRIDE, tokens[t] % LANES
+        part = tokens[t] % PACK // LANES
         for c in range(cols):
-            x[t * cols + c] = lane(CODEC.value(w, p + c * CODEC.STRIDE, 0), k)
+            x[t * cols + c] = lane(CODEC.value(w, p + c * CODEC.STRIDE, part), k)
     return (hi - lo) * cols * CODEC.STRIDE

@@ -1,12 +1,12 @@
-"""Packed F32: for each column, the values of 8 rows side by side."""
+"""Packed F32: for each column, the values of 16 rows side by side."""
 
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import load_f32
 
-STRIDE = 32
+STRIDE = 64
 
 
 @inline
-def value(w, p, gap):
+def value(w, p, part):
     """One column of each row, as float32."""
-    return load_f32(w, p, gap)
+    return load_f32(w, p, part)

@@ -10,7 +10,7 @@ from numba.core import cgutils
 from memfirst.kernels.cpu import isa
 from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, ISA, LANES, Emitter
 
-PACK = 8
+PACK = 16
 V = ir.VectorType
 
 
@@ -21,37 +21,41 @@ def _load(e: Emitter, array: Any, offset: Any, vector: Any, index: int = 0) -> A
     return e.builder.load(e.at(array, index, offset, vector), align=1)
 
 
-def _load_rows(e: Emitter, w: Any, offset: Any, gap: Any, vector: Any) -> Any:
-    """A vector of one pack of 8 rows, or of two packs `gap` elements apart."""
-    low = _load(e, w, offset, vector)
-    if LANES == PACK:
-        return low
-    return e.concat(low, _load(e, w, e.builder.add(offset, gap), vector))
+def _load_rows(e: Emitter, w: Any, offset: Any, part: Any, element: Any) -> Any:
+    """LANES elements from `offset` on, or from the second half of PACK of them."""
+    if LANES < PACK:
+        size = LANES * element.count * _size(element.element)
+        offset = e.builder.add(offset, e.builder.mul(part, I64(size)))
+    return _load(e, w, offset, V(element.element, LANES * element.count))
 
 
-def load_rows_u8(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
-    return _load_rows(e, w, offset, gap, V(I8, 4 * PACK))
+def _size(element: Any) -> int:
+    return {I8: 1, I16: 2, F16: 2, F32: 4}[element]
 
 
-def load_rows_u8_i32(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
-    return e.builder.zext(_load_rows(e, w, offset, gap, V(I8, PACK)), V(I32, LANES))
+def load_rows_u8(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    return _load_rows(e, w, offset, part, V(I8, 4))
 
 
-def load_rows_i8_i32(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
-    return e.builder.sext(_load_rows(e, w, offset, gap, V(I8, PACK)), V(I32, LANES))
+def load_rows_u8_i32(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    return e.builder.zext(_load_rows(e, w, offset, part, V(I8, 1)), V(I32, LANES))
 
 
-def load_rows_f16(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
-    return e.builder.fpext(_load_rows(e, w, offset, gap, V(F16, PACK)), V(F32, LANES))
+def load_rows_i8_i32(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    return e.builder.sext(_load_rows(e, w, offset, part, V(I8, 1)), V(I32, LANES))
 
 
-def load_rows_bf16(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
-    wide = e.builder.zext(_load_rows(e, w, offset, gap, V(I16, PACK)), V(I32, LANES))
+def load_rows_f16(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    return e.builder.fpext(_load_rows(e, w, offset, part, V(F16, 1)), V(F32, LANES))
+
+
+def load_rows_bf16(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    wide = e.builder.zext(_load_rows(e, w, offset, part, V(I16, 1)), V(I32, LANES))
     return e.builder.bitcast(e.builder.shl(wide, ir.Constant(V(I32, LANES), [16] * LANES)), V(F32, LANES))
 
 
-def load_rows_f32(e: Emitter, w: Any, offset: Any, gap: Any) -> Any:
-    return _load_rows(e, w, offset, gap, V(F32, PACK))
+def load_rows_f32(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    return _load_rows(e, w, offset, part, V(F32, 1))
 
 
 def broadcast4(e: Emitter, a: Any, offset: Any) -> Any:
@@ -79,17 +83,8 @@ def store(e: Emitter, y: Any, index: Any, v: Any) -> None:
     e.builder.store(v, e.at(y, 0, index, v.type), align=1)
 
 
-def store_half(e: Emitter, y: Any, index: Any, v: Any) -> None:
-    store(e, y, index, v if LANES == PACK else e.half(v, 0))
-
-
 def load_rows_y(e: Emitter, y: Any, index: Any) -> Any:
     return _load(e, y, index, V(F32, LANES))
-
-
-def load_pack_y(e: Emitter, y: Any, index: Any) -> Any:
-    low = _load(e, y, index, V(F32, PACK))
-    return low if LANES == PACK else e.concat(low, ir.Constant(V(F32, PACK), [0.0] * PACK))
 
 
 def load_f32x16(e: Emitter, x: Any, index: Any) -> Any:
@@ -203,9 +198,13 @@ def _vpdpbusd(e: Emitter, s: Any, w: Any, a: Any) -> Any:
     return e.call(_VNNI[ISA], s.type, [s, w, a])
 
 
-def dot_start(e: Emitter) -> Any:
+def _word(e: Emitter, x: Any) -> Any:
+    return x if x.type == I32 else e.builder.trunc(x, I32)
+
+
+def dot_start(e: Emitter, offset: Any) -> Any:
     if ISA in _VNNI:
-        return ir.Constant(V(I32, LANES), [0] * LANES)
+        return e.splat(_word(e, offset), LANES)
     return ir.Constant(V(I16, 2 * LANES), [0] * (2 * LANES))
 
 
@@ -232,31 +231,32 @@ def _add_neighbours(e: Emitter, v: Any) -> Any:
     return e.builder.add(even, odd)
 
 
-def dot_end(e: Emitter, s: Any) -> Any:
-    if ISA in _VNNI:
-        return s
+def dot_end(e: Emitter, s: Any, offset: Any) -> Any:
+    return s if ISA in _VNNI else e.builder.add(_sum_pairs(e, s), e.splat(_word(e, offset), LANES))
+
+
+def _sum_pairs(e: Emitter, s: Any) -> Any:
     if ISA == isa.AVX2:
         ones = ir.Constant(s.type, [1] * s.type.count)
         return e.call("llvm.x86.avx2.pmadd.wd", V(I32, LANES), [s, ones])
     return _add_neighbours(e, e.builder.sext(s, V(I32, 2 * LANES)))
 
 
-def sdot_start(e: Emitter, total: Any) -> Any:
-    if ISA not in _VNNI:
-        return ir.Constant(V(I32, LANES), [0] * LANES)
-    total = total if total.type == I32 else e.builder.trunc(total, I32)
-    return e.splat(e.builder.mul(total, I32(-128)), LANES)
+def sdot_start(e: Emitter, offset: Any) -> Any:
+    if ISA in _VNNI:
+        return e.splat(_word(e, offset), LANES)
+    return ir.Constant(V(I32, LANES), [0] * LANES)
 
 
 def sdot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
-    """With VNNI, w + 128 is unsigned and `sdot_start` took 128 times the activations away beforehand."""
+    """With VNNI, w + 128 is unsigned and `sdot_start` took 128 times the activations away."""
     if ISA in _VNNI:
         flipped = e.builder.xor(w, ir.Constant(w.type, [0x80] * w.type.count))
         return _vpdpbusd(e, s, flipped, a)
     if ISA == isa.AVX2:
         size = e.call("llvm.abs.v32i8", w.type, [w, ir.Constant(ir.IntType(1), 0)])
         pairs = _pairs(e, size, e.call("llvm.x86.avx2.psign.b", w.type, [a, w]))
-        return e.builder.add(s, dot_end(e, pairs))
+        return e.builder.add(s, _sum_pairs(e, pairs))
     wide = V(I32, 4 * LANES)
     products = e.builder.mul(e.builder.sext(w, wide), e.builder.sext(a, wide))
     return e.builder.add(s, _add_neighbours(e, _add_neighbours(e, products)))

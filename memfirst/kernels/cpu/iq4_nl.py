@@ -7,30 +7,31 @@ from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr, table16
 
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 """Levels, denser around zero (ggml's kvalues_iq4nl)."""
-STRIDE = 144
+STRIDE = 288
 OFFSET = 0
+PLANE = 3  # of `ao`: −128 · sum, for w + 128 unsigned
 HAS_MIN = 0
 SIGNED = 1
 STEPS = 8  # unused: signed weights are summed in 32 bits
 
 
 @inline
-def scale(w, p, gap):
+def scale(w, p, part):
     """d of each row."""
-    return load_f16(w, p, gap)
+    return load_f16(w, p, part)
 
 
 @inline
-def minimum(w, p, gap):
+def minimum(w, p, part):
     """Not read: HAS_MIN is 0."""
-    return load_f16(w, p + 0, gap)
+    return load_f16(w, p + 0, part)
 
 
 @inline
-def columns(w, p, gap):
+def columns(w, p, part):
     """Columns 4i..4i+3 of each row, for i = 0..7."""
-    a, b = load_w(w, p + 16, gap), load_w(w, p + 48, gap)
-    c, d = load_w(w, p + 80, gap), load_w(w, p + 112, gap)
+    a, b = load_w(w, p + 32, part), load_w(w, p + 96, part)
+    c, d = load_w(w, p + 160, part), load_w(w, p + 224, part)
     return (
         table16(bits(a, 15), VALUES),
         table16(bits(b, 15), VALUES),

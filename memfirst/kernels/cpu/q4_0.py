@@ -1,31 +1,32 @@
-"""Packed Q4_0: per 8 rows × 32 columns, 8 f16 scales, then 128 bytes of nibbles. Value d · (q − 8)."""
+"""Packed Q4_0: per 16 rows × 32 columns, 16 f16 scales, then 256 bytes of nibbles. Value d · (q − 8)."""
 
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr
 
-STRIDE = 144
+STRIDE = 288
 OFFSET = 8
+PLANE = 1  # of `ao`: −8 · sum
 HAS_MIN = 0
 SIGNED = 0
 STEPS = 8  # dot products that fit 16 bits: 8 · 2 · 15 · 127 = 30,480
 
 
 @inline
-def scale(w, p, gap):
+def scale(w, p, part):
     """d of each row."""
-    return load_f16(w, p, gap)
+    return load_f16(w, p, part)
 
 
 @inline
-def minimum(w, p, gap):
+def minimum(w, p, part):
     """Not read: HAS_MIN is 0."""
-    return load_f16(w, p + 0, gap)
+    return load_f16(w, p, part)
 
 
 @inline
-def columns(w, p, gap):
+def columns(w, p, part):
     """Columns 4i..4i+3 of each row, for i = 0..7."""
-    a, b = load_w(w, p + 16, gap), load_w(w, p + 48, gap)
-    c, d = load_w(w, p + 80, gap), load_w(w, p + 112, gap)
+    a, b = load_w(w, p + 32, part), load_w(w, p + 96, part)
+    c, d = load_w(w, p + 160, part), load_w(w, p + 224, part)
     low = bits(a, 15), bits(b, 15), bits(c, 15), bits(d, 15)
     return *low, shr(a, 4), shr(b, 4), shr(c, 4), shr(d, 4)

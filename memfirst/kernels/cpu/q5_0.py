@@ -1,33 +1,37 @@
-"""Packed Q5_0: per 8 rows × 32 columns, 8 f16 scales, 32 bytes of fifth bits, 128 of nibbles. Value d · (q − 16)."""
+"""Packed Q5_0: per 16 rows × 32 columns, 16 f16 scales, 64 bytes of fifth bits, 256 of nibbles.
+
+Value d · (q − 16).
+"""
 
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_w, shl, shr
 
-STRIDE = 176
+STRIDE = 352
 OFFSET = 16
+PLANE = 2  # of `ao`: −16 · sum
 HAS_MIN = 0
 SIGNED = 0
 STEPS = 4  # dot products that fit 16 bits: 4 · 2 · 31 · 127 = 31,496
 
 
 @inline
-def scale(w, p, gap):
+def scale(w, p, part):
     """d of each row."""
-    return load_f16(w, p, gap)
+    return load_f16(w, p, part)
 
 
 @inline
-def minimum(w, p, gap):
+def minimum(w, p, part):
     """Not read: HAS_MIN is 0."""
-    return load_f16(w, p + 0, gap)
+    return load_f16(w, p, part)
 
 
 @inline
-def columns(w, p, gap):
+def columns(w, p, part):
     """Columns 4i..4i+3 of each row, for i = 0..7."""
-    h = load_w(w, p + 16, gap)  # bit i of byte 4r + k: fifth bit of column 4i + k of row r
-    a, b = load_w(w, p + 48, gap), load_w(w, p + 80, gap)
-    c, d = load_w(w, p + 112, gap), load_w(w, p + 144, gap)
+    h = load_w(w, p + 32, part)  # bit i of byte 4r + k: fifth bit of column 4i + k of row r
+    a, b = load_w(w, p + 96, part), load_w(w, p + 160, part)
+    c, d = load_w(w, p + 224, part), load_w(w, p + 288, part)
     return (
         join(bits(a, 15), bits(shl(h, 4), 16)),
         join(bits(b, 15), bits(shl(h, 3), 16)),

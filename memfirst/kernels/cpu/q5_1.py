@@ -1,4 +1,4 @@
-"""Packed Q5_1: per 8 rows × 32 columns, 8 f16 scales, 8 f16 minimums, 32 bytes of fifth bits, 128 of nibbles.
+"""Packed Q5_1: per 16 rows × 32 columns, 16 f16 scales, 16 f16 minimums, 64 bytes of fifth bits, 256 of nibbles.
 
 Value d · q + m.
 """
@@ -6,31 +6,32 @@ Value d · q + m.
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_w, shl, shr
 
-STRIDE = 192
+STRIDE = 384
 OFFSET = 0
+PLANE = 0  # no offset
 HAS_MIN = 1
 SIGNED = 0
 STEPS = 4  # dot products that fit 16 bits: 4 · 2 · 31 · 127 = 31,496
 
 
 @inline
-def scale(w, p, gap):
+def scale(w, p, part):
     """d of each row."""
-    return load_f16(w, p, gap)
+    return load_f16(w, p, part)
 
 
 @inline
-def minimum(w, p, gap):
+def minimum(w, p, part):
     """m of each row."""
-    return load_f16(w, p + 16, gap)
+    return load_f16(w, p + 32, part)
 
 
 @inline
-def columns(w, p, gap):
+def columns(w, p, part):
     """Columns 4i..4i+3 of each row, for i = 0..7."""
-    h = load_w(w, p + 32, gap)  # bit i of byte 4r + k: fifth bit of column 4i + k of row r
-    a, b = load_w(w, p + 64, gap), load_w(w, p + 96, gap)
-    c, d = load_w(w, p + 128, gap), load_w(w, p + 160, gap)
+    h = load_w(w, p + 64, part)  # bit i of byte 4r + k: fifth bit of column 4i + k of row r
+    a, b = load_w(w, p + 128, part), load_w(w, p + 192, part)
+    c, d = load_w(w, p + 256, part), load_w(w, p + 320, part)
     return (
         join(bits(a, 15), bits(shl(h, 4), 16)),
         join(bits(b, 15), bits(shl(h, 3), 16)),

@@ -1,66 +1,66 @@
-"""Packed Q5_K: as Q4_K, with 256 bytes of fifth bits before the nibbles."""
+"""Packed Q5_K: as Q4_K, with 512 bytes of fifth bits before the nibbles."""
 
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_u8, load_w, shl, shr
 
-STRIDE = 1408
+STRIDE = 2816
 STEPS = 4  # dot products that fit 16 bits: 4 · 2 · 31 · 127 = 31,496
 
 
 @inline
-def scale(w, p, gap):
+def scale(w, p, part):
     """d of each row."""
-    return load_f16(w, p, gap)
+    return load_f16(w, p, part)
 
 
 @inline
-def minimum(w, p, gap):
+def minimum(w, p, part):
     """dmin of each row."""
-    return load_f16(w, p + 16, gap)
+    return load_f16(w, p + 32, part)
 
 
 @inline
-def sub_scale(w, p, gap, s):
+def sub_scale(w, p, part, s):
     """6-bit scale of sub-block s of each row."""
-    low, high = load_u8(w, p + 32 + 8 * s, gap), load_u8(w, p + 96 + 8 * (s % 4), gap)
+    low, high = load_u8(w, p + 64 + 16 * s, part), load_u8(w, p + 192 + 16 * (s % 4), part)
     return join(bits(low, 15), shl(bits(shr(high, 2 * (s // 4)), 3), 4))
 
 
 @inline
-def sub_minimum(w, p, gap, s):
+def sub_minimum(w, p, part, s):
     """6-bit minimum of sub-block s of each row."""
-    low, high = load_u8(w, p + 32 + 8 * s, gap), load_u8(w, p + 96 + 8 * (s % 4), gap)
+    low, high = load_u8(w, p + 64 + 16 * s, part), load_u8(w, p + 192 + 16 * (s % 4), part)
     return join(shr(low, 4), shl(bits(shr(high, 4 + 2 * (s // 4)), 3), 4))
 
 
 @inline
-def nibbles(w, p, gap, s):
+def nibbles(w, p, part, s):
     """Low 4 bits of sub-block s, columns 4i..4i+3 of each row for i = 0..7: even sub-blocks are low nibbles."""
-    at, up = p + 384 + 256 * (s // 2), 4 * (s % 2)
-    a, b = bits(shr(load_w(w, at, gap), up), 15), bits(shr(load_w(w, at + 32, gap), up), 15)
-    c, d = bits(shr(load_w(w, at + 64, gap), up), 15), bits(shr(load_w(w, at + 96, gap), up), 15)
-    e, f = bits(shr(load_w(w, at + 128, gap), up), 15), bits(shr(load_w(w, at + 160, gap), up), 15)
-    g, h = bits(shr(load_w(w, at + 192, gap), up), 15), bits(shr(load_w(w, at + 224, gap), up), 15)
+    at, up = p + 768 + 512 * (s // 2), 4 * (s % 2)
+    a, b = bits(shr(load_w(w, at, part), up), 15), bits(shr(load_w(w, at + 64, part), up), 15)
+    c, d = bits(shr(load_w(w, at + 128, part), up), 15), bits(shr(load_w(w, at + 192, part), up), 15)
+    e, f = bits(shr(load_w(w, at + 256, part), up), 15), bits(shr(load_w(w, at + 320, part), up), 15)
+    g, h = bits(shr(load_w(w, at + 384, part), up), 15), bits(shr(load_w(w, at + 448, part), up), 15)
     return a, b, c, d, e, f, g, h
 
 
 @inline
-def fifth(w, p, gap, s, i):
+def fifth(w, p, part, s, i):
     """Fifth bits (16 or 0) of columns 4i..4i+3 of sub-block s: bit s of each byte."""
-    return shl(bits(shr(load_w(w, p + 128 + 32 * i, gap), s), 1), 4)
+    return shl(bits(shr(load_w(w, p + 256 + 64 * i, part), s), 1), 4)
 
 
 @inline
-def columns(w, p, gap, s):
+def columns(w, p, part, s):
     """Columns 4i..4i+3 of sub-block s of each row, for i = 0..7."""
-    n = nibbles(w, p, gap, s)
+    n = nibbles(w, p, part, s)
     return (
-        join(n[0], fifth(w, p, gap, s, 0)),
-        join(n[1], fifth(w, p, gap, s, 1)),
-        join(n[2], fifth(w, p, gap, s, 2)),
-        join(n[3], fifth(w, p, gap, s, 3)),
-        join(n[4], fifth(w, p, gap, s, 4)),
-        join(n[5], fifth(w, p, gap, s, 5)),
-        join(n[6], fifth(w, p, gap, s, 6)),
-        join(n[7], fifth(w, p, gap, s, 7)),
+        join(n[0], fifth(w, p, part, s, 0)),
+        join(n[1], fifth(w, p, part, s, 1)),
+        join(n[2], fifth(w, p, part, s, 2)),
+        join(n[3], fifth(w, p, part, s, 3)),
+        join(n[4], fifth(w, p, part, s, 4)),
+        join(n[5], fifth(w, p, part, s, 5)),
+        join(n[6], fifth(w, p, part, s, 6)),
+        join(n[7], fifth(w, p, part, s, 7)),
     )

@@ -20,8 +20,8 @@ from memfirst.kernels.cpu.spans import loaded, stored
 
 ISA = isa.detect()
 LANES = isa.rows_at_once(ISA)
-PACK = 8
-"""Rows that are packed side by side; with LANES = 16 a register takes two such groups, `gap` bytes apart."""
+PACK = 16
+"""Rows that are packed side by side; with 8 lanes a kernel takes them in two parts."""
 
 if INTERPRETED:
 
@@ -54,49 +54,48 @@ def _put(array: Any, index: int, values: Any) -> None:
     array.view(np.ndarray)[index : index + len(values)] = values
 
 
-def _pair(array: Any, offset: int, count: int, gap: int) -> Any:
-    """`count` bytes at `offset`, and with 16 lanes as many again `gap` bytes further."""
-    parts = [_bytes(array, offset + k * gap, count) for k in range(LANES // PACK)]
-    return np.concatenate(parts)
+def _rows(array: Any, offset: int, count: int, part: int) -> Any:
+    """`count` bytes of each of LANES rows: part `part` of a run of PACK · count bytes."""
+    return _bytes(array, offset + part * LANES * count, LANES * count)
 
 
-# --- loads of packed weights: one register covers LANES rows ------------------------------------------
+# --- loads of packed weights: LANES of PACK rows, the first or second half where LANES is 8 -----------------
 
 
 @op(_e("load_rows_u8"), "bytes")
-def load_w(w, offset, gap):
-    """4 bytes of each of LANES rows."""
-    return _pair(w, offset, 4 * PACK, gap)
+def load_w(w, offset, part):
+    """4 bytes of each row."""
+    return _rows(w, offset, 4, part)
 
 
 @op(_e("load_rows_u8_i32"), "i32")
-def load_u8(w, offset, gap):
-    """1 byte of each of LANES rows, as int32 0..255."""
-    return _pair(w, offset, PACK, gap).astype(np.int32)
+def load_u8(w, offset, part):
+    """1 byte of each row, as int32 0..255."""
+    return _rows(w, offset, 1, part).astype(np.int32)
 
 
 @op(_e("load_rows_i8_i32"), "i32")
-def load_i8(w, offset, gap):
-    """1 byte of each of LANES rows, as int32 -128..127."""
-    return _pair(w, offset, PACK, gap).view(np.int8).astype(np.int32)
+def load_i8(w, offset, part):
+    """1 byte of each row, as int32 -128..127."""
+    return _rows(w, offset, 1, part).view(np.int8).astype(np.int32)
 
 
 @op(_e("load_rows_f16"), "f32")
-def load_f16(w, offset, gap):
-    """One f16 of each of LANES rows, as float32."""
-    return _pair(w, offset, 2 * PACK, gap).view(np.float16).astype(np.float32)
+def load_f16(w, offset, part):
+    """One f16 of each row, as float32."""
+    return _rows(w, offset, 2, part).view(np.float16).astype(np.float32)
 
 
 @op(_e("load_rows_bf16"), "f32")
-def load_bf16(w, offset, gap):
-    """One bf16 of each of LANES rows, as float32."""
-    return (_pair(w, offset, 2 * PACK, gap).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+def load_bf16(w, offset, part):
+    """One bf16 of each row, as float32."""
+    return (_rows(w, offset, 2, part).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
 @op(_e("load_rows_f32"), "f32")
-def load_f32(w, offset, gap):
-    """One float32 of each of LANES rows."""
-    return _pair(w, offset, 4 * PACK, gap).view(np.float32).copy()
+def load_f32(w, offset, part):
+    """One float32 of each row."""
+    return _rows(w, offset, 4, part).view(np.float32).copy()
 
 
 # --- activations ---------------------------------------------------------------------------------------
@@ -126,24 +125,10 @@ def store_rows(y, index, v):
     _put(y, index, v)
 
 
-@op(_e("store_half"), "void")
-def store_pack(y, index, v):
-    """The first 8 lanes."""
-    _put(y, index, v[:PACK])
-
-
 @op(_e("load_rows_y"), "f32")
 def load_y(y, index):
     """LANES floats."""
     return _bytes(y, 4 * index, 4 * LANES).view(np.float32).copy()
-
-
-@op(_e("load_pack_y"), "f32")
-def load_pack_y(y, index):
-    """8 floats in the first 8 lanes; the others are zero."""
-    out = np.zeros(LANES, np.float32)
-    out[:PACK] = _bytes(y, 4 * index, 4 * PACK).view(np.float32)
-    return out
 
 
 # --- bytes ----------------------------------------------------------------------------------------------
@@ -207,8 +192,8 @@ def signed_column(v, c):
 
 
 @op(_e("dot_start"), "dot")
-def dot_start():
-    """An empty sum for `dot`: pairs are added in 16 bits where there is no better instruction."""
+def dot_start(offset):
+    """An empty sum for `dot`, to which `dot_end` adds `offset`; pairs are added in 16 bits where need be."""
     return np.zeros(2 * LANES, np.int32)
 
 
@@ -222,14 +207,14 @@ def dot(s, w, a):
 
 
 @op(_e("dot_end"), "i32")
-def dot_end(s):
-    """The sum as int32, one lane a row."""
-    return s.reshape(-1, 2).sum(1, dtype=np.int32)
+def dot_end(s, offset):
+    """The sum as int32, one lane a row, and `offset`: the one that `dot_start` was given."""
+    return s.reshape(-1, 2).sum(1, dtype=np.int32) + np.int32(offset)
 
 
 @op(_e("sdot_start"), "i32")
-def sdot_start(total):
-    """An empty sum for `sdot`; `total` is the sum of all activations that will meet it."""
+def sdot_start(offset):
+    """An empty sum for `sdot`; `offset` is −128 · the sum of all activations that will meet it."""
     return np.zeros(LANES, np.int32)
 
 

@@ -1,8 +1,8 @@
 """What interpreted kernels loaded and stored, byte by byte: the ledger's second source.
 
 Memory that an interpreted kernel sees is a `Span`: it refuses indices out of bounds, negative ones too, and tells the
-log of the backend which bytes were touched. What a compiled kernel does not keep in registers cannot be told apart from what
-it does, so loads are counted by *visits*: a byte that is loaded again while the kernel is still at the same block counts once.
+log of the backend which bytes were touched. A block is unpacked into registers, some of its bytes in several pieces, so
+loads are counted by *visits*: a byte that is loaded again while the kernel is still at the same block counts once.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class SpanLog:
     def touched(self) -> dict[tuple[Owner, str], Touched]:
         """Counts of all threads."""
         out: dict[tuple[Owner, str], Touched] = {}
-        for (_, *key), counts in self._touched.items():
-            place = out.setdefault((key[0], key[1]), Touched.nothing(len(counts.loads)))
+        for (_, owner, array), counts in self._touched.items():
+            place = out.setdefault((owner, array), Touched.nothing(len(counts.loads)))
             place.loads += counts.loads
             place.stores += counts.stores
         return out
@@ -116,7 +116,7 @@ class SpanLog:
         self._touched.clear()
 
 
-class Span(np.ndarray):  # type: ignore[type-arg]
+class Span(np.ndarray):
     """Memory of an interpreted kernel: what `log` watches is logged, and no index leaves it."""
 
     log: SpanLog | None = None
