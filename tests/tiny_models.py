@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from memfirst import codecs, models
+from memfirst.backends.cpu import CpuBackend, CpuOptions
+from memfirst.codecs.base import ROWS
 from memfirst.formats.checkpoint import TensorInfo
 from memfirst.formats.mixes import MIXES, mix
 from memfirst.formats.synthetic import SyntheticCheckpoint
@@ -43,7 +45,7 @@ def _as(info: TensorInfo, codec: str) -> TensorInfo:
 
 def shape_for(architecture: str, codec: str, tied: bool = True) -> SyntheticShape:
     """The smallest shape that the codec fits."""
-    shape = WIDE if codec in K_QUANTS or codec in MIXES and codec not in CODECS else SMALL
+    shape = WIDE if codec in K_QUANTS or codec not in CODECS else SMALL
     return replace(shape, architecture=architecture, tie_word_embeddings=tied)
 
 
@@ -68,5 +70,28 @@ def batch(*parts: tuple[int, int], row: int = 20, logits: tuple[int, ...] | None
 
 
 def apart(step: Step) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """Tokens for `step`, no two of which are packed together (rows 8 apart)."""
-    return (np.arange(step.tokens, dtype=np.int32) * 8 + np.arange(step.tokens, dtype=np.int32) % 8) % 256
+    """Tokens for `step`, no two of which are packed together."""
+    order = np.arange(step.tokens, dtype=np.int32)
+    return (order * ROWS + order % ROWS) % 256
+
+
+STEPS = {
+    "prefill": batch((0, 5)),  # no multiple of a tile
+    "decode": batch((5, 1)),
+    "splits": batch((700, 1)),  # with one token, splits of 512 positions are units of their own
+    "batch": batch((3, 1), (600, 1), (70, 2)),
+    "no logits": batch((2, 9), logits=()),
+    "all logits": batch((1, 2), (530, 1), logits=(0,)),
+}
+"""Steps over up to 3 sequences of up to 1280 positions."""
+
+
+def options(threads: int = 1) -> CpuOptions:
+    """Room for `STEPS`."""
+    return CpuOptions(threads, 1280, 3)
+
+
+def fill_cache(backend: CpuBackend, seed: int = 0) -> None:
+    """A past for everyone: standard normal keys and values."""
+    cache = backend._cache
+    cache[:] = np.random.default_rng(seed).standard_normal(cache.size, np.float32).astype(np.float16).view(np.uint16)

@@ -1,8 +1,8 @@
 """The CPU's programs run by Python: the same packing, records and walk, no compiled code, every load logged.
 
 Under NUMBA_DISABLE_JIT=1 kernels are plain Python functions over NumPy arrays. This backend binds them as the CPU
-backend binds machine code, walks the same tables, and counts the bytes that were loaded from weights and from the KV cache. It
-exists to check the ledger and the memory safety of kernels, on models of toy size.
+backend binds machine code, walks the same tables, and counts the bytes that were loaded from weights and from the KV
+cache. It exists to check the ledger and the memory safety of kernels, on models of toy size.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 from memfirst import codecs
 from memfirst.backends.cpu import CpuBackend, CpuOptions
 from memfirst.backends.cpu_bind import Bound
-from memfirst.codecs.base import F32
+from memfirst.codecs.base import F32, ROWS
 from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step, Weight
 from memfirst.kernels.cpu import build, lang, simd
 from memfirst.kernels.cpu.library import Entry, Key
-from memfirst.kernels.cpu.spans import Block, Span, SpanLog, by_rows
-from memfirst.kernels.cpu.team import EPOCHS, RING
+from memfirst.kernels.cpu.spans import Block, Span, SpanLog, by_line, by_rows
+from memfirst.kernels.cpu.team import CURRENT, EPOCHS, RING, STOP
 from memfirst.lower.program import Program
 
 _DTYPES = {kind: np.dtype(name) for kind, name in lang.ARRAYS.items()}
@@ -81,7 +81,9 @@ class Kernels:
 
 def _memory(address: int, items: int, dtype: np.dtype[Any]) -> NDArray[Any]:
     """The array of `items` at an address."""
-    return np.frombuffer((ctypes.c_char * (items * dtype.itemsize)).from_address(address), dtype)
+    nbytes = items * dtype.itemsize
+    memory = memoryview((ctypes.c_char * nbytes).from_address(address)).cast("B")
+    return np.frombuffer(memory, np.uint8).view(dtype)
 
 
 class Workers:
@@ -92,6 +94,10 @@ class Workers:
         self.control: NDArray[np.int64] = np.zeros(RING + 2 * EPOCHS, np.int64)
         self._walk = simd.interpreted_kernels[kernels.load([("walk.walk", ())])[("walk.walk", ())].address]
         self._epoch = 0
+
+    def begin(self) -> None:
+        """Before a step's arrays are written."""
+        self.control[CURRENT] = self._epoch + 1
 
     def run(self, walk_args: int, phases: int) -> None:
         """Do one step; what a kernel raised is raised here."""
@@ -113,7 +119,7 @@ class Workers:
             self._walk(walk_args, worker, 0, self._epoch)
         except BaseException as error:
             failed.append(error)
-            self.control[8] = 1  # STOP: the others must not wait for this worker's chunk
+            self.control[STOP] = 1  # the others must not wait for this worker's chunk
 
     def close(self) -> None:
         """Nothing to end."""
@@ -131,12 +137,12 @@ class InterpretedBackend(CpuBackend):
         super().__init__(graph, checkpoint, options)
         for name, array in self._weights.items():
             self.log.watch(name, array, _blocks(graph.weights()[name]))
-        self.log.watch("kv", self._cache)
+        self.log.watch("kv", self._cache, by_line)
 
     def _bind(self, program: Program) -> Bound:
         bound = super()._bind(program)
         records = bound.addresses.reshape(-1, 2)[:, 1].tolist()
-        self.library.owners |= {  # type: ignore[attr-defined]
+        self.library.owners |= {
             record: (call.op, call.purpose) for record, call in zip(records, bound.calls, strict=True)
         }
         return bound
@@ -153,4 +159,4 @@ def _blocks(weight: Weight) -> Block | None:
     if len(weight.shape) == 1:
         return None
     codec = codecs.get(weight.codec)
-    return by_rows(8 * weight.row_bytes, 8 * codec.block_bytes)
+    return by_rows(ROWS * weight.row_bytes, ROWS * codec.block_bytes)

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.codecs.base import ROWS
+
 Owner = tuple[str, str] | None
 """(operation, purpose)."""
 
@@ -25,7 +27,8 @@ Block = Callable[[int], tuple[int, ...]]
 
 def by_rows(pack_bytes: int, block_bytes: int) -> Block:
     """Blocks of a packed matrix: the same columns of the 16 rows that the widest register takes."""
-    return lambda byte: (byte // (2 * pack_bytes), byte % pack_bytes // block_bytes)
+    register = 16 // ROWS * pack_bytes
+    return lambda byte: (byte // register, byte % pack_bytes // block_bytes)
 
 
 def by_line(byte: int) -> tuple[int, ...]:
