@@ -180,13 +180,15 @@ class CpuCalls:
 
     def attend(self, op: Attention, q: Ref) -> Call:
         c, group = op.cache, op.heads // op.cache.heads
-        arrays = ("item_token", "item_split", "item_last", "starts", "ends", "tables", "table_at")
+        arrays = ("item_token", "item_split", "item_last", "starts", "ends", "charged", "tables", "table_at")
         args: Args = {
             "q": q, "scores": self.buffer("scores", "f32", group * SCORES, rows=1, private=True),
             **self._partials(op), **{name: Ref("step", name) for name in arrays}, "heads": c.heads, "scale": op.scale,
             **self._place(op, "keys"), **self._place(op, "values"),
         }  # fmt: skip
-        return _call("attention.attend", args, op, KV_READ, DIM=c.k_dim, GROUP=group)
+        wide = 4 if group <= 4 and c.v_dim % 64 == 0 else 2  # at most 16 sums at once: they stay in registers
+        return _call("attention.attend", args, op, KV_READ, DIM=c.k_dim, GROUP=group, WIDE=wide,
+                     AHEAD=int(self.capacity <= 8))  # fmt: skip
 
     def _partials(self, op: Attention) -> Args:
         """A maximum, a sum and weighted values for each unit and query head."""

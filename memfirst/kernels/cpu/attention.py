@@ -21,6 +21,7 @@ from memfirst.kernels.cpu.simd import (
     max16,
     maximum,
     mul,
+    prefetch,
     splat16,
     store16,
     store_f16,
@@ -102,9 +103,9 @@ def _fold(part, at, old, new, values):
 @kernel
 def attend(
     q: "f32", cache: "u16", scores: "f32", top: "f32", total: "f32", part: "f32",
-    item_token: "i32", item_split: "i32", item_last: "i32", starts: "i32", ends: "i32",
+    item_token: "i32", item_split: "i32", item_last: "i32", starts: "i32", ends: "i32", charged: "i32",
     tables: "i32", table_at: "i32", heads: "int", page_items: "int", keys_at: "int", values_at: "int",
-    scale: "float", worker, lo, hi, *, DIM, GROUP,
+    scale: "float", worker, lo, hi, *, DIM, GROUP, WIDE, AHEAD,
 ):  # fmt: skip
     """Units lo..hi: unit = item · heads + KV head. Returns the bytes of keys and values that it read.
 
@@ -113,7 +114,10 @@ def attend(
     top, total   [units, GROUP], part [units, GROUP · DIM]: each unit's folded partial
     item_*       each item's token, and its first and last split
     starts, ends the positions that each token attends
+    charged      those from here on are counted by the sequence's next token, which reads them in the same step
     tables       page tables, the one of token t from table_at[t] on
+    WIDE         vectors of 16 values of a head that are summed at once
+    AHEAD        1 where the cache comes from memory: ask for what is read next
     """
     read = 0
     for unit in range(lo, hi):
@@ -125,26 +129,30 @@ def attend(
         for split in range(item_split[item], item_last[item] + 1):
             first, last = max(split * SPLIT, starts[t]), min(split * SPLIT + SPLIT, ends[t])
             base = first // 16 * 16
-            for p in range(base, last, 32):
-                twin = p + 16 if p + 16 < last else p  # two groups at once hide the latency of fma
-                near = tables[pages + p // PAGE] * page_items + keys + p % PAGE * DIM
-                far = tables[pages + twin // PAGE] * page_items + keys + twin % PAGE * DIM
-                acc = lanes(GROUP)
-                bcc = lanes(GROUP)
-                for g in static(GROUP):
-                    acc[g] = splat16(0.0)
-                    bcc[g] = splat16(0.0)
-                for d in range(DIM):
-                    k = load16_f16_of(cache, near + d * 16, max(first - p, 0), min(last - p, 16))
-                    j = load16_f16_of(cache, far + d * 16, max(first - twin, 0), min(last - twin, 16))
+            for index in range(base // PAGE, (last + PAGE - 1) // PAGE):
+                start, end = max(base, index * PAGE), min(last, index * PAGE + PAGE)
+                here = tables[pages + index] * page_items + keys - index * PAGE * DIM
+                for p in range(start, end, 32):
+                    twin = p + 16 if p + 16 < end else p  # two groups at once hide the latency of fma
+                    acc = lanes(GROUP)
+                    bcc = lanes(GROUP)
                     for g in static(GROUP):
-                        e = splat16(q[query + g * DIM + d])
-                        acc[g] = fma(e, k, acc[g])
-                        bcc[g] = fma(e, j, bcc[g])
-                for g in static(GROUP):
-                    row = (worker * GROUP + g) * ROW + p - base
-                    store16(scores, row, mul(acc[g], splat16(scale)))
-                    store16(scores, row + 16, mul(bcc[g], splat16(scale)))
+                        acc[g] = splat16(0.0)
+                        bcc[g] = splat16(0.0)
+                    for d in range(DIM):
+                        if AHEAD:  # a line of the next keys, and one of these positions' values: 32 · DIM f16 are DIM lines
+                            prefetch(cache, here + (p + 32) * DIM + d * 32)
+                            prefetch(cache, here - keys + values + p * DIM + d * 32)
+                        k = load16_f16_of(cache, here + p * DIM + d * 16, max(first - p, 0), min(last - p, 16))
+                        j = load16_f16_of(cache, here + twin * DIM + d * 16, max(first - twin, 0), min(last - twin, 16))
+                        for g in static(GROUP):
+                            e = splat16(q[query + g * DIM + d])
+                            acc[g] = fma(e, k, acc[g])
+                            bcc[g] = fma(e, j, bcc[g])
+                    for g in static(GROUP):
+                        row = (worker * GROUP + g) * ROW + p - base
+                        store16(scores, row, mul(acc[g], splat16(scale)))
+                        store16(scores, row + 16, mul(bcc[g], splat16(scale)))
             fresh = split == item_split[item]
             for g in range(GROUP):
                 row, at = (worker * GROUP + g) * ROW, unit * GROUP + g
@@ -153,29 +161,30 @@ def attend(
                     top[at], total[at] = largest, weight
                 else:
                     scores[row + ROW - 2], scores[row + ROW - 1] = _rescale(top, total, at, largest, weight)
-            for d in range(0, DIM, 32):
-                a = lanes(GROUP)
-                b = lanes(GROUP)
+            for d in range(0, DIM, 16 * WIDE):
+                out = lanes(GROUP * WIDE)
+                for i in static(GROUP * WIDE):
+                    out[i] = splat16(0.0)
+                for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
+                    start, end = max(first, index * PAGE), min(last, index * PAGE + PAGE)
+                    here = tables[pages + index] * page_items + values - index * PAGE * DIM + d
+                    for p in range(start, end):
+                        v = lanes(WIDE)
+                        for i in static(WIDE):
+                            v[i] = load16_f16(cache, here + p * DIM + 16 * i)
+                        for g in static(GROUP):
+                            e = splat16(scores[(worker * GROUP + g) * ROW + p - base])
+                            for i in static(WIDE):
+                                out[g * WIDE + i] = fma(e, v[i], out[g * WIDE + i])
                 for g in static(GROUP):
-                    a[g] = splat16(0.0)
-                    b[g] = splat16(0.0)
-                for p in range(first, last):
-                    at = tables[pages + p // PAGE] * page_items + values + p % PAGE * DIM + d
-                    v, w = load16_f16(cache, at), load16_f16(cache, at + 16)
-                    for g in static(GROUP):
-                        e = splat16(scores[(worker * GROUP + g) * ROW + p - base])
-                        a[g] = fma(e, v, a[g])
-                        b[g] = fma(e, w, b[g])
-                for g in static(GROUP):
-                    at = (unit * GROUP + g) * DIM + d
                     row = (worker * GROUP + g) * ROW
-                    if fresh:
-                        store16(part, at, a[g])
-                        store16(part, at + 16, b[g])
-                    else:
-                        _fold(part, at, scores[row + ROW - 2], scores[row + ROW - 1], a[g])
-                        _fold(part, at + 16, scores[row + ROW - 2], scores[row + ROW - 1], b[g])
-            read += (last - first) * DIM * 4
+                    for i in static(WIDE):
+                        at = (unit * GROUP + g) * DIM + d + 16 * i
+                        if fresh:
+                            store16(part, at, out[g * WIDE + i])
+                        else:
+                            _fold(part, at, scores[row + ROW - 2], scores[row + ROW - 1], out[g * WIDE + i])
+            read += max(min(last, charged[t]) - first, 0) * DIM * 4
     return read
 
 

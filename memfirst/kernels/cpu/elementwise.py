@@ -7,11 +7,13 @@ from memfirst.kernels.cpu.simd import (
     add,
     as_float16,
     div,
+    evens16,
     fma,
     load16,
     maximum,
     minimum,
     mul,
+    odds16,
     rint,
     shl,
     splat16,
@@ -20,6 +22,8 @@ from memfirst.kernels.cpu.simd import (
     sub,
     sum16,
     to_int16,
+    zip_high16,
+    zip_low16,
 )
 
 
@@ -82,10 +86,19 @@ def rope(
     SPLIT     0: pairs are neighbours (2i, 2i + 1); 1: pairs are (i, i + half)
     """
     near, far = (1, half) if SPLIT else (2, 1)
+    whole = half // 16 * 16
     for t in range(step[count]):
         angle = positions[t] * half
         for h in range(t * stride + lo, t * stride + hi, head_dim):
-            for i in range(half):
+            for i in range(0, whole, 16):
+                at, beyond = h + i * near, h + i * near + (half if SPLIT else 16)
+                x, y16 = load16(y, at), load16(y, beyond)
+                c, s = load16(cos, angle + i), load16(sin, angle + i)
+                a, b = (x, y16) if SPLIT else (evens16(x, y16), odds16(x, y16))
+                near16, far16 = sub(mul(a, c), mul(b, s)), add(mul(a, s), mul(b, c))
+                store16(y, at, near16 if SPLIT else zip_low16(near16, far16))
+                store16(y, beyond, far16 if SPLIT else zip_high16(near16, far16))
+            for i in range(whole, half):
                 c, s = cos[angle + i], sin[angle + i]
                 a, b = y[h + i * near], y[h + i * near + far]
                 y[h + i * near] = a * c - b * s

@@ -318,6 +318,26 @@ def as_float(e: Emitter, a: Any) -> Any:
     return e.builder.bitcast(a, V(F32, a.type.count))
 
 
+def _shuffle(e: Emitter, a: Any, b: Any, order: list[int]) -> Any:
+    return e.builder.shuffle_vector(a, b, ir.Constant(V(I32, len(order)), order))
+
+
+def evens(e: Emitter, a: Any, b: Any) -> Any:
+    return _shuffle(e, a, b, list(range(0, 32, 2)))
+
+
+def odds(e: Emitter, a: Any, b: Any) -> Any:
+    return _shuffle(e, a, b, list(range(1, 32, 2)))
+
+
+def zip_low(e: Emitter, a: Any, b: Any) -> Any:
+    return _shuffle(e, a, b, [i // 2 + 16 * (i % 2) for i in range(16)])
+
+
+def zip_high(e: Emitter, a: Any, b: Any) -> Any:
+    return _shuffle(e, a, b, [8 + i // 2 + 16 * (i % 2) for i in range(16)])
+
+
 def _fold(e: Emitter, v: Any, combine: Any) -> Any:
     """Combine halves until one element is left: the order is fixed, whatever the registers."""
     while v.type.count > 1:
@@ -340,6 +360,10 @@ def sum_lanes(e: Emitter, v: Any) -> Any:
 
 def max_lanes(e: Emitter, v: Any) -> Any:
     return _fold(e, v, maximum)
+
+
+def prefetch(e: Emitter, w: Any, offset: Any) -> None:
+    e.call("llvm.prefetch.p0", ir.VoidType(), [e.at(w, 0, offset, I8), I32(0), I32(3), I32(1)])
 
 
 # --- threads --------------------------------------------------------------------------------------------

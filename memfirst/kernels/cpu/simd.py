@@ -353,6 +353,30 @@ def as_float16(v):
     return v.view(np.float32)
 
 
+@op(_e("evens"), "f32x16")
+def evens16(a, b):
+    """Elements 0, 2, 4, … of a and then of b."""
+    return np.concatenate([a, b])[::2]
+
+
+@op(_e("odds"), "f32x16")
+def odds16(a, b):
+    """Elements 1, 3, 5, … of a and then of b."""
+    return np.concatenate([a, b])[1::2]
+
+
+@op(_e("zip_low"), "f32x16")
+def zip_low16(a, b):
+    """a[0], b[0], a[1], b[1], … of the first halves."""
+    return np.stack([a, b], 1).reshape(-1)[:16]
+
+
+@op(_e("zip_high"), "f32x16")
+def zip_high16(a, b):
+    """The same of the second halves."""
+    return np.stack([a, b], 1).reshape(-1)[16:]
+
+
 @op(_e("sum_lanes"), "float")
 def sum16(v):
     """Sum of all lanes: halves are added to each other until one is left."""
@@ -389,6 +413,11 @@ def store_f16(x, index, value):
 def load_f16_at(w, offset):
     """The f16 at a byte offset, as float32."""
     return _bytes(w, offset, 2).view(np.float16)[0].astype(np.float32)
+
+
+@op(_e("prefetch"), "void")
+def prefetch(w, index):
+    """Ask for the cache line of an element; nothing happens where there is no such element."""
 
 
 # --- threads ----------------------------------------------------------------------------------------------
