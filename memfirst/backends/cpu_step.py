@@ -20,11 +20,13 @@ class StepArrays:
     def __init__(self, capacity: int, context: int, sequences: int, graph: Graph) -> None:
         self.page = next((c.page for c in graph.caches if isinstance(c, KVCache)), 1)
         self.heads = max((c.heads for c in graph.caches if isinstance(c, KVCache)), default=1)
+        self.sequences = sequences
         self.context, self.splits = context, -(-context // SPLIT)
         self.window = next((c.window for c in graph.caches if isinstance(c, KVCache)), None)
         self.row = -(-context // self.page)
         items = max(capacity, min(capacity, 8) * self.splits)
-        sizes = dict.fromkeys(("tokens", "positions", "slots", "starts", "ends", "table_at", "logit_rows"), capacity)
+        by_token = ("tokens", "positions", "slots", "starts", "ends", "charged", "table_at", "logit_rows")
+        sizes = dict.fromkeys(by_token, capacity)
         sizes |= dict.fromkeys(("item_token", "item_split", "item_last"), items)
         sizes |= {"first_item": capacity + 1, "all_rows": capacity, "tables": sequences * self.row}
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
@@ -35,6 +37,8 @@ class StepArrays:
     def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
         """Describe `step`; returns how many rows of logits it gives."""
         a, at, rows = self.arrays, 0, 0
+        if len(step.sequences) > self.sequences:
+            raise CapacityError(f"a step of {len(step.sequences)} sequences", f"at most {self.sequences}")
         a["tokens"][: len(tokens)] = tokens
         for i, sequence in enumerate(step.sequences):
             self._check(sequence)
@@ -47,6 +51,7 @@ class StepArrays:
             a["slots"][at:end] = pages[positions // self.page - first] * self.page + positions % self.page
             a["ends"][at:end] = positions + 1
             a["starts"][at:end] = 0 if self.window is None else np.maximum(positions + 1 - self.window, 0)
+            a["charged"][at : end - 1], a["charged"][end - 1 : end] = a["starts"][at + 1 : end], positions[-1:] + 1
             a["table_at"][at:end] = i * self.row
             for row in sequence.logit_rows:
                 a["logit_rows"][rows] = at + row
