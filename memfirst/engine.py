@@ -92,7 +92,7 @@ class Model:
             raise ConfigError("the prompt has no tokens", "some text")
         if len(ids) >= self.context:
             raise CapacityError(
-                f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", "raise --ctx or cut it"
+                f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", "raise --ctx"
             )
         sampler = Sampler(params or SamplingParams(), self.graph.vocab_size)
         return Generation(self._sequence, self.backend, self.tokenizer, ids, sampler, max_tokens, stop, self._describe)
@@ -154,7 +154,7 @@ def load(
     """Load a model to run it.
 
     model     a path, a catalogue name, hf:owner/repo[:QUANT], or a Checkpoint
-    threads   worker threads; default the physical cores that this process may use. Exact: any number gives the same bits
+    threads   worker threads; default the physical cores that this process may use; any number gives the same bits
     ctx       positions of context; default 8192, or what the model was trained for if less
     backend   "cpu", or "reference" (NumPy float32, slow: the definition)
 
@@ -168,7 +168,8 @@ def load(
     graph = build(checkpoint)
     context = ctx or min(graph.context, DEFAULT_CONTEXT)
     stages.done("graph")
-    made = _backend(backend, graph, checkpoint, threads or host.default_threads(), context, progress or Silent(), stages)
+    workers = threads or host.default_threads()
+    made = _backend(backend, graph, checkpoint, workers, context, progress or Silent(), stages)
     return Model(checkpoint, graph, made, context, stages)
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memfirst.report import Report
 
 EOS, LENGTH, STOP, CONTEXT = "eos", "length", "stop", "context"
-"""Why an answer ended: the model said so, `max_tokens`, a stop string, or the context is full (the policy: it stops)."""
+"""Why an answer ended: the model said so, `max_tokens`, a stop string, or a full context (the policy: it stops)."""
 
 
 class Backend(Protocol):

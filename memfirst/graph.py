@@ -7,7 +7,7 @@ tables, tree parents, state slots), so that pricing, planning and running read t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import ceil
@@ -300,8 +300,3 @@ class Graph:
     def cache(self, name: str) -> Cache:
         """The cache called `name`."""
         return next(c for c in self.caches if c.name == name)
-
-
-def stored_bytes(weights: Iterable[Weight]) -> int:
-    """Bytes of distinct tensors: an alias costs nothing."""
-    return sum({w.name: w.nbytes for w in weights if not w.alias}.values())

@@ -6,6 +6,10 @@ import os
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_MEMORY_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # version 1
+)
 
 
 def default_threads() -> int:
@@ -38,7 +42,7 @@ def available_memory() -> int:
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    for limit, used in (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")):
+    for limit, used in _MEMORY_FILES:
         most, now = _read(limit).strip(), _read(used).strip()
         if most.isdigit() and now.isdigit():
             free = min(free, int(most) - int(now) + _reclaimable())

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfirst.backends.cpu import CpuBackend
 from memfirst.engine import Model, load
@@ -138,7 +139,8 @@ class Bench:
 
     def __init__(self, model: Model, backend: CpuBackend, prompt: int, generate: int, progress: Progress) -> None:
         if prompt + generate > model.context:
-            raise CapacityError(f"{prompt} + {generate} tokens", f"at most the context of {model.context}", "raise --ctx")
+            limit = f"at most the context of {model.context}"
+            raise CapacityError(f"{prompt} + {generate} tokens", limit, "raise --ctx")
         self.model, self.backend, self.progress = model, backend, progress
         self.prompt, self.generate = prompt, generate
         self.pages = tuple(range(backend.pages))
@@ -190,13 +192,13 @@ class Bench:
             times.append(time.perf_counter() - start)
         return times
 
-    def ops(self, moved: Sequence[int], spent: Sequence[float]) -> Iterator[OpRow]:
+    def ops(self, moved: NDArray[np.int64], spent: NDArray[np.float64]) -> Iterator[OpRow]:
         """Bytes and time a token by kind of operation ("attn_q" of all layers), in order."""
-        rows: dict[str, list[float]] = {}
+        rows: dict[str, tuple[int, float]] = {}
         for call, n, seconds in zip(self.backend.calls(), moved, spent, strict=True):
-            row = rows.setdefault(call.op.split(".", 2)[-1], [0, 0.0])
-            row[0] += int(n) if call.purpose else 0
-            row[1] += seconds
+            name = call.op.split(".", 2)[-1]
+            so_far = rows.get(name, (0, 0.0))
+            rows[name] = so_far[0] + (int(n) if call.purpose else 0), so_far[1] + float(seconds)
         for op, (n, seconds) in rows.items():
             if n or seconds:
                 yield OpRow(op, round(n / self.generate), seconds / self.generate, self.backend.options.threads)
@@ -208,5 +210,5 @@ def peak_rss() -> int:
         import resource
     except ImportError:  # Windows
         return 0
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024

@@ -128,7 +128,8 @@ class CpuBackend:
     def spent(self) -> NDArray[np.float64]:
         """Seconds in each call of each program so far, all workers together."""
         total: NDArray[np.float64] = np.concatenate([b.spent.sum(0) for b in self._programs.values()])
-        return total / self.team.frequency
+        seconds: NDArray[np.float64] = total / self.team.frequency
+        return seconds
 
     def calls(self) -> list[Call]:
         """The calls that `counted` and `spent` are of."""

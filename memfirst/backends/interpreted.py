@@ -25,10 +25,11 @@ from memfirst.codecs.base import F32, ROWS
 from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step, Weight
-from memfirst.kernels.cpu import build, lang, simd
+from memfirst.kernels.cpu import build, lang
 from memfirst.kernels.cpu.library import Entry, Key
 from memfirst.kernels.cpu.spans import Block, Span, SpanLog, by_line, by_rows
 from memfirst.kernels.cpu.team import CURRENT, EPOCHS, RING, STOP
+from memfirst.kernels.cpu.threads import interpreted_kernels
 from memfirst.lower.program import Program
 
 _DTYPES = {kind: np.dtype(name) for kind, name in lang.ARRAYS.items()}
@@ -56,9 +57,9 @@ class Kernels:
             if key not in self.loaded:
                 module, name = key[0].split(".")
                 function = getattr(import_module(f"memfirst.kernels.cpu.{module}"), name)
-                number = len(simd.interpreted_kernels) + 1
+                number = len(interpreted_kernels) + 1
                 params, body = build.params(function), partial(function, **build.resolve(dict(key[1])))
-                simd.interpreted_kernels[number] = partial(self._run, body, params)
+                interpreted_kernels[number] = partial(self._run, body, params)
                 self.loaded[key] = Entry(number, params)
         return {key: self.loaded[key] for key in keys}
 
@@ -92,7 +93,7 @@ class Workers:
     def __init__(self, threads: int, kernels: Kernels) -> None:
         self.threads, self.patience = threads, PATIENCE
         self.control: NDArray[np.int64] = np.zeros(RING + 2 * EPOCHS, np.int64)
-        self._walk = simd.interpreted_kernels[kernels.load([("walk.walk", ())])[("walk.walk", ())].address]
+        self._walk = interpreted_kernels[kernels.load([("walk.walk", ())])[("walk.walk", ())].address]
         self._epoch = 0
 
     def begin(self) -> None:

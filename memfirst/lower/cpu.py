@@ -1,8 +1,8 @@
 """Graph → Program for the CPU: few phases, what follows a product fused behind it, weights packed by sixteen rows.
 
-A layer of a Llama becomes five phases: q, k, v (norm of heads, RoPE and the cache write behind them); attention; output,
-added to the residual; gate, up and their gating; down, added. What makes a product's input (norm, merging of attention,
-quantization) every worker repeats for itself when the step has few tokens; else it is a phase of its own.
+A layer of a Llama becomes five phases: q, k, v (norm of heads, RoPE and the cache write behind them); attention;
+output, added to the residual; gate, up and their gating; down, added. What makes a product's input (norm, merging of
+attention, quantization) every worker repeats for itself when the step has few tokens; else it is a phase of its own.
 """
 
 from __future__ import annotations
@@ -86,6 +86,7 @@ class CpuLowering:
         return Program("cpu", self.graph, self.capacity, tuple(self.phases), buffers, weights)
 
     def lower(self, op: Op) -> None:
+        """Add the phases of `op` and of what is fused with it."""
         if isinstance(op, Embed):
             chunk = ceil(self.capacity / self.workers / 2)
             self.phases.append(Phase(op.name, (self.task([self.make.embed(op)], [op], 1, chunk, "tokens"),)))
@@ -98,7 +99,13 @@ class CpuLowering:
             raise UnsupportedError(f"the CPU backend has no kernel for {type(op).__name__} ({op.name})")
 
     def task(
-        self, calls: Iterable[Call], ops: Iterable[Op], units: int, chunk: int, per: str = "", skip: tuple[str, ...] = ()
+        self,
+        calls: Iterable[Call],
+        ops: Iterable[Op],
+        units: int,
+        chunk: int,
+        per: str = "",
+        skip: tuple[str, ...] = (),
     ) -> Task:
         """A task that moves what its operations move, except the purposes in `skip`."""
         calls, ops = tuple(calls), tuple(ops)

@@ -88,6 +88,7 @@ class CpuCalls:
     # --- inputs of products ----------------------------------------------------------------------------
 
     def embed(self, op: Embed) -> Call:
+        """Rows of the embedding into the residual."""
         x = self.buffer("x", "f32", op.weight.columns)
         args: Args = {"w": _weight(op.weight), "tokens": Ref("step", "tokens"), "x": x, "cols": op.weight.columns}
         return _call(f"embed.{_kernel(op.weight)}", args, op, EMBEDDING, CODEC=op.weight.codec)
@@ -134,24 +135,29 @@ class CpuCalls:
             "w": _weight(w), "y": y, "step": STEP, "count": FIELDS[per], "cols": w.columns,
             "stride": whole_rows(w), "add_to": add_to,
         }  # fmt: skip
-        inputs: Args = {"x": x, "private": 0 if shared else self.private} if kind == "float" else self._quantized(w.columns)
+        floats: Args = {"x": x, "private": 0 if shared else self.private}
+        inputs = floats if kind == "float" else self._quantized(w.columns)
         tile = min(self.tile, 4) if kind == "float" else self.tile
         name = f"matmul.{_kernel(w)}"
         calls = [_call(name, {**args, **inputs}, op, HEAD if op.head else WEIGHTS, CODEC=w.codec, TILE=tile)]
         if op.bias is not None:
-            _check(op, w.rows, 8)
+            _check(op, w.rows, 16)
             args = {"y": y, "bias": _weight(op.bias), "step": STEP, "count": FIELDS[per], "stride": whole_rows(w)}
             calls.append(_call("elementwise.add_bias", args, op, HEAD if op.head else WEIGHTS))
         return calls
 
     def norm_heads(self, op: RMSNorm, y: Ref, width: int) -> Call:
+        """RMS norm of each head in `y`, in place."""
         dim = op.weight.columns
         _check(op, dim, 16)
-        args: Args = {"y": y, "w": _weight(op.weight), "step": STEP, "count": FIELDS["tokens"], "stride": width,
-                "head_dim": dim, "eps": op.eps, "offset": op.offset}  # fmt: skip
+        args: Args = {
+            "y": y, "w": _weight(op.weight), "step": STEP, "count": FIELDS["tokens"], "stride": width,
+            "head_dim": dim, "eps": op.eps, "offset": op.offset,
+        }  # fmt: skip
         return _call("elementwise.norm_heads", args, op, WEIGHTS)
 
     def rope(self, op: Rope, y: Ref, width: int) -> Call:
+        """Turns each head in `y`, in place."""
         if op.start:
             raise UnsupportedError(f"{op.name} turns a head from value {op.start} on", "from its first value on")
         args: Args = {
@@ -162,6 +168,7 @@ class CpuCalls:
         return _call("elementwise.rope", args, op, SPLIT=int(op.style == "half"))
 
     def glu(self, op: Glu, gate: Ref, up: Ref) -> Call:
+        """Gates `up` by `gate`."""
         if op.activation != "silu":
             raise UnsupportedError(f"{op.name} gates with {op.activation}", "silu")
         _check(op, op.width, 16)
@@ -174,8 +181,10 @@ class CpuCalls:
     def write(self, op: Attention, y: Ref, keys: bool) -> Call:
         """Stores the step's keys, or its values."""
         c, what = op.cache, "keys" if keys else "values"
-        args: Args = {"k" if keys else "v": y, "slots": SLOTS, "step": STEP, "count": FIELDS["tokens"], "heads": c.heads,
-                **self._place(op, what)}  # fmt: skip
+        args: Args = {
+            "k" if keys else "v": y, "slots": SLOTS, "step": STEP, "count": FIELDS["tokens"], "heads": c.heads,
+            **self._place(op, what),
+        }  # fmt: skip
         return _call(f"attention.write_{what}", args, op, KV_WRITE, DIM=c.k_dim)
 
     def attend(self, op: Attention, q: Ref) -> Call:

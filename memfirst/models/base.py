@@ -76,10 +76,8 @@ class ShapeOnly:
         self._codec = codec
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> Weight:
-        if callable(self._codec):
-            codec = self._codec(name, shape)
-        else:
-            codec = self._codec if len(shape) > 1 else "f32"
+        matrix = len(shape) > 1
+        codec = self._codec(name, shape) if callable(self._codec) else self._codec if matrix else "f32"
         _check_blocks(name, codec, shape)
         return Weight(name, shape, codec)
 

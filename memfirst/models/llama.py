@@ -230,6 +230,7 @@ class _Layers:
     rope: partial[Rope]
 
     def attention(self, at: str, cache: KVCache, x: str) -> list[Op]:
+        """Norm, q k v, RoPE, attention, output, residual."""
         c, heads, kv = self.c, self.c.num_attention_heads, self.c.num_key_value_heads
         ops = [self._norm(f"{at}_norm", x)]
         for part, n in (("q", heads), ("k", kv), ("v", kv)):
@@ -241,6 +242,7 @@ class _Layers:
         return [*ops, Add(f"{at}_residual", (x, f"{at}_output"), f"{at}_residual", c.hidden_size)]
 
     def feed_forward(self, at: str, x: str) -> list[Op]:
+        """Norm, gate and up, gating, down, residual."""
         c, inner = self.c, self.c.intermediate_size
         return [
             self._norm(f"{at}_norm", x),

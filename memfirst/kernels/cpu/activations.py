@@ -3,21 +3,8 @@
 import numpy as np
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import (
-    absolute,
-    fma,
-    load16,
-    max16,
-    maximum,
-    mul,
-    rint,
-    splat16,
-    store16,
-    store16_i8,
-    sum16,
-    sum16_i,
-    to_int16,
-)
+from memfirst.kernels.cpu.simd import absolute, fma, maximum, mul, rint
+from memfirst.kernels.cpu.simd16 import load16, max16, splat16, store16, store16_i8, sum16, sum16_i, to_int16
 
 
 @kernel

@@ -1,9 +1,11 @@
 """Flash-decoding over a paged f16 cache: one read of each KV head for its whole group of query heads.
 
-A context is cut into splits of SPLIT positions, at multiples of SPLIT. Each split gives a partial (maximum, sum, weighted
-values); partials are folded in order. One worker may do all splits of a token or each worker some: the arithmetic is the same.
+A context is cut into splits of SPLIT positions, at multiples of SPLIT. Each split gives a partial (maximum, sum,
+weighted values); partials are folded in order. One worker may do all splits of a token or each worker some: the
+arithmetic is the same.
 
-A page holds PAGE positions of all layers (`page_items` f16); this layer's keys start at `keys_at`, its values at `values_at`.
+A page holds PAGE positions of all layers (`page_items` f16); this layer's keys start at `keys_at`, its values at
+`values_at`.
 For each KV head, keys lie as [PAGE/16, head_dim, 16] (lanes are positions: scores need no sum across lanes), values as
 [PAGE, head_dim].
 """
@@ -12,22 +14,8 @@ import numpy as np
 
 from memfirst.kernels.cpu.elementwise import exp16
 from memfirst.kernels.cpu.lang import inline, kernel, lanes, static
-from memfirst.kernels.cpu.simd import (
-    add,
-    fma,
-    load16,
-    load16_f16,
-    load16_f16_of,
-    max16,
-    maximum,
-    mul,
-    prefetch,
-    splat16,
-    store16,
-    store_f16,
-    sub,
-    sum16,
-)
+from memfirst.kernels.cpu.simd import add, fma, maximum, mul, prefetch, sub
+from memfirst.kernels.cpu.simd16 import load16, load16_f16, load16_f16_of, max16, splat16, store16, store_f16, sum16
 
 PAGE = 64
 SPLIT = 512
@@ -140,7 +128,7 @@ def attend(
                         acc[g] = splat16(0.0)
                         bcc[g] = splat16(0.0)
                     for d in range(DIM):
-                        if AHEAD:  # a line of the next keys, and one of these positions' values: 32 · DIM f16 are DIM lines
+                        if AHEAD:  # a line of the next keys, one of these positions' values: 32 · DIM f16 are DIM lines
                             prefetch(cache, here + (p + 32) * DIM + d * 32)
                             prefetch(cache, here - keys + values + p * DIM + d * 32)
                         k = load16_f16_of(cache, here + p * DIM + d * 16, max(first - p, 0), min(last - p, 16))

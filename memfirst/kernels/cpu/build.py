@@ -53,7 +53,8 @@ class Specialise(ast.NodeTransformer):
         if not _is_call(node.iter, "static"):
             return self.generic_visit(node)
         variable, out = node.target.id, []  # type: ignore[attr-defined]
-        for self.values[variable] in range(self.evaluate(node.iter.args[0])):  # type: ignore[attr-defined]
+        for i in range(self.evaluate(node.iter.args[0])):  # type: ignore[attr-defined]
+            self.values[variable] = i
             out += self.statements(node.body)
         self.values.pop(variable, None)
         return out or ast.Pass()
@@ -77,6 +78,7 @@ class Specialise(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """A body with each statement specialised: it may become none or several."""
         out: list[ast.stmt] = []
         for statement in body:
             result = self.visit(copy.deepcopy(statement))

@@ -3,23 +3,16 @@
 import numpy as np
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import (
-    add,
+from memfirst.kernels.cpu.simd import add, div, fma, maximum, mul, rint, shl, sub
+from memfirst.kernels.cpu.simd16 import (
     as_float16,
-    div,
     evens16,
-    fma,
     load16,
-    maximum,
     minimum,
-    mul,
     odds16,
-    rint,
-    shl,
     splat16,
     splat16_i,
     store16,
-    sub,
     sum16,
     to_int16,
     zip_high16,

@@ -4,18 +4,8 @@ A row lies among the 15 it is packed with, on the same cache lines: a look-up re
 """
 
 from memfirst.kernels.cpu.lang import kernel, static
-from memfirst.kernels.cpu.simd import (
-    LANES,
-    PACK,
-    add,
-    column,
-    lane,
-    mul,
-    signed_column,
-    splat_i,
-    sub,
-    to_float,
-)
+from memfirst.kernels.cpu.simd import LANES, PACK, add, column, mul, signed_column, splat_i, sub, to_float
+from memfirst.kernels.cpu.simd16 import lane
 
 
 @kernel

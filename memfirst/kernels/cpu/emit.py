@@ -18,7 +18,7 @@ _I1, I8, I16, I32, I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 
 
-class Vec(types.Type):  # type: ignore[misc]
+class Vec(types.Type):
     """A Numba type that is an LLVM vector: `Vec("f32", 16)`."""
 
     def __init__(self, element: str, n: int) -> None:

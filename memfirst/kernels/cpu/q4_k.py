@@ -1,4 +1,4 @@
-"""Packed Q4_K: per 16 rows × 256 columns, 16 f16 d, 16 f16 dmin, 192 bytes of 6-bit scales and minimums, 2,048 of nibbles.
+"""Packed Q4_K: per 16 rows × 256 columns, 16 f16 d, 16 f16 dmin, 192 bytes of 6-bit scales, 2,048 of nibbles.
 
 Value d · scale · q − dmin · minimum, a scale and a minimum for each 32 columns (a sub-block).
 """

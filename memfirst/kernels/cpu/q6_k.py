@@ -1,7 +1,8 @@
 """Packed Q6_K: per 16 rows × 256 columns, 16 f16 d, 256 int8 scales, 2,048 bytes of low nibbles, 1,024 of high 2 bits.
 
-Value d · scale · (q − 32), a scale for each 16 columns. Columns come in halves of 128 and quarters of 32: quarter u of
-half n has its low nibbles in bytes 64n + 32(u mod 2).. (high nibbles for u >= 2), its high bits in bits 2u of bytes 32n...
+Value d · scale · (q − 32), a scale for each 16 columns. Columns come in halves of 128 and quarters of 32: quarter
+u of half n has its low nibbles in bytes 64n + 32(u mod 2).. (high nibbles for u >= 2), its high bits in bits 2u of
+bytes 32n...
 """
 
 from memfirst.kernels.cpu.lang import inline

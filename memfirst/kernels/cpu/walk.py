@@ -6,7 +6,7 @@ The barrier waits for chunks, not for workers: a worker that is away holds nobod
 """
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
+from memfirst.kernels.cpu.threads import atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
 
 # Words of `control`, shared by all workers; from RING on, for each of the last epochs its arguments and phases.
 EPOCH, STOP, CURRENT, WALK, RING = 0, 8, 16, 24, 32
@@ -76,8 +76,8 @@ def walk(
         chunks = 0
         for task in range(first, last):
             chunks += _chunks(tasks, task, step)
-        # Counts belong to this epoch only as long as it is current: a worker that was away reads newer ones, which would
-        # let it claim chunks that never were. `CURRENT` moves on before they are written.
+        # Counts belong to this epoch only as long as it is current: a worker that was away reads newer ones, which
+        # would let it claim chunks that never were. `CURRENT` moves on before they are written.
         if atomic_load(control, CURRENT) != hi:
             return total_phases
         if atomic_load(control, STOP) or (worker == 0 and cycles() - started > 5 * patience):
@@ -116,7 +116,7 @@ def walk(
 
 @kernel
 def serve(control: "i64", spin: "int", worker, lo, hi):
-    """Waits for epochs after `lo` and walks them; returns the last epoch walked, after `spin` idle cycles or a stall."""
+    """Waits for epochs after `lo` and walks them; returns the last one walked, after `spin` idle cycles or a stall."""
     seen = lo
     since = cycles()
     while cycles() - since < spin and not atomic_load(control, STOP):

@@ -1,0 +1,82 @@
+"""The LLVM instructions behind integer dot products, by what the processor has; all give the same integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+
+from memfirst.kernels.cpu import isa
+from memfirst.kernels.cpu.emit import I16, I32, ISA, LANES, Emitter
+
+V = ir.VectorType
+
+_VNNI = {isa.AVX512_VNNI: "llvm.x86.avx512.vpdpbusd.512", isa.AVX_VNNI: "llvm.x86.avx512.vpdpbusd.256"}
+
+
+def _vpdpbusd(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    return e.call(_VNNI[ISA], s.type, [s, w, a])
+
+
+def _word(e: Emitter, x: Any) -> Any:
+    return x if x.type == I32 else e.builder.trunc(x, I32)
+
+
+def dot_start(e: Emitter, offset: Any) -> Any:
+    if ISA in _VNNI:
+        return e.splat(_word(e, offset), LANES)
+    return ir.Constant(V(I16, 2 * LANES), [0] * (2 * LANES))
+
+
+def dot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    if ISA in _VNNI:
+        return _vpdpbusd(e, s, w, a)
+    return e.builder.add(s, _pairs(e, w, a))
+
+
+def _pairs(e: Emitter, w: Any, a: Any) -> Any:
+    """16-bit sums of two neighbouring products; w unsigned, a signed."""
+    if ISA == isa.AVX2:
+        return e.call("llvm.x86.avx2.pmadd.ub.sw", V(I16, 2 * LANES), [w, a])
+    products = e.builder.mul(e.builder.zext(w, V(I16, 4 * LANES)), e.builder.sext(a, V(I16, 4 * LANES)))
+    return _add_neighbours(e, products)
+
+
+def _add_neighbours(e: Emitter, v: Any) -> Any:
+    """Sums of elements 2i and 2i+1."""
+    n = v.type.count // 2
+    even, odd = (
+        e.builder.shuffle_vector(v, v, ir.Constant(V(I32, n), list(range(k, 2 * n, 2)))) for k in (0, 1)
+    )
+    return e.builder.add(even, odd)
+
+
+def dot_end(e: Emitter, s: Any, offset: Any) -> Any:
+    return s if ISA in _VNNI else e.builder.add(_sum_pairs(e, s), e.splat(_word(e, offset), LANES))
+
+
+def _sum_pairs(e: Emitter, s: Any) -> Any:
+    if ISA == isa.AVX2:
+        ones = ir.Constant(s.type, [1] * s.type.count)
+        return e.call("llvm.x86.avx2.pmadd.wd", V(I32, LANES), [s, ones])
+    return _add_neighbours(e, e.builder.sext(s, V(I32, 2 * LANES)))
+
+
+def sdot_start(e: Emitter, offset: Any) -> Any:
+    if ISA in _VNNI:
+        return e.splat(_word(e, offset), LANES)
+    return ir.Constant(V(I32, LANES), [0] * LANES)
+
+
+def sdot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    """With VNNI, w + 128 is unsigned and `sdot_start` took 128 times the activations away."""
+    if ISA in _VNNI:
+        flipped = e.builder.xor(w, ir.Constant(w.type, [0x80] * w.type.count))
+        return _vpdpbusd(e, s, flipped, a)
+    if ISA == isa.AVX2:
+        size = e.call("llvm.abs.v32i8", w.type, [w, ir.Constant(ir.IntType(1), 0)])
+        pairs = _pairs(e, size, e.call("llvm.x86.avx2.psign.b", w.type, [a, w]))
+        return e.builder.add(s, _sum_pairs(e, pairs))
+    wide = V(I32, 4 * LANES)
+    products = e.builder.mul(e.builder.sext(w, wide), e.builder.sext(a, wide))
+    return e.builder.add(s, _add_neighbours(e, _add_neighbours(e, products)))

@@ -1,0 +1,43 @@
+"""The LLVM instructions behind `threads`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from memfirst.kernels.cpu import isa
+from memfirst.kernels.cpu.emit import I32, I64, ISA, Emitter
+
+
+def atomic_load(e: Emitter, a: Any, index: Any) -> Any:
+    return e.builder.load_atomic(e.at(a, 0, index, I64), "acquire", 8)
+
+
+def atomic_store(e: Emitter, a: Any, index: Any, value: Any) -> None:
+    e.builder.store_atomic(value, e.at(a, 0, index, I64), "release", 8)
+
+
+def atomic_swap_if(e: Emitter, a: Any, index: Any, old: Any, new: Any) -> Any:
+    pair = e.builder.cmpxchg(e.at(a, 0, index, I64), old, new, "acq_rel", "acquire")
+    return e.builder.zext(e.builder.extract_value(pair, 1), I64)
+
+
+def pause(e: Emitter) -> None:
+    if ISA != isa.GENERIC:
+        e.call("llvm.x86.sse2.pause", ir.VoidType(), [])
+
+
+def cycles(e: Emitter) -> Any:
+    return e.call("llvm.readcyclecounter", I64, [])
+
+
+def call_kernel(e: Emitter, address: Any, args: Any, worker: Any, lo: Any, hi: Any) -> Any:
+    """Call an entry made by `build`: Numba's calling convention, status first, result through a pointer."""
+    word = cgutils.alloca_once(e.builder, I64)  # in the entry block: one in a loop would grow the stack
+    exception = cgutils.alloca_once(e.builder, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(I32, [word.type, exception.type, I64, I64, I64, I64])
+    function = e.builder.inttoptr(address, kind.as_pointer())
+    e.builder.call(function, [word, exception, args, worker, lo, hi])
+    return e.builder.load(word)

@@ -1,0 +1,138 @@
+"""SIMD functions of 16 float lanes, whatever the registers: sums have one order on all machines.
+
+Indices are in elements.
+"""
+
+import numpy as np
+
+from memfirst.kernels.cpu.simd import emission, op, put, read_bytes
+
+
+@op(emission("load_f32x16"), "f32x16")
+def load16(x, index):
+    """16 floats."""
+    return read_bytes(x, 4 * index, 64).view(np.float32).copy()
+
+
+@op(emission("load_f16x16"), "f32x16")
+def load16_f16(x, index):
+    """16 f16 of an array of u16, as float32."""
+    return read_bytes(x, 2 * index, 32).view(np.float16).astype(np.float32)
+
+
+@op(emission("load_f16x16_of"), "f32x16")
+def load16_f16_of(x, index, skip, used):
+    """As `load16_f16`, of which only lanes skip..used matter; the others are whatever memory holds, and never used."""
+    out = np.zeros(16, np.float32)
+    out[skip:used] = read_bytes(x, 2 * (index + skip), 2 * (used - skip)).view(np.float16)
+    return out
+
+
+@op(emission("store"), "void")
+def store16(x, index, v):
+    """16 floats."""
+    put(x, index, v)
+
+
+@op(emission("store_f16x16"), "void")
+def store16_f16(x, index, v):
+    """16 floats, rounded to f16, into an array of u16."""
+    put(x, index, v.astype(np.float16).view(np.uint16))
+
+
+@op(emission("store_i8x16"), "void")
+def store16_i8(x, index, v):
+    """16 int32 in -128..127, as int8."""
+    put(x, index, v.astype(np.int8))
+
+
+@op(emission("splat16_f32"), "f32x16")
+def splat16(x):
+    """16 copies of a float."""
+    return np.full(16, x, np.float32)
+
+
+@op(emission("splat16_i32"), "i32x16")
+def splat16_i(x):
+    """16 copies of an integer."""
+    return np.full(16, x, np.int32)
+
+
+@op(emission("minimum"), "same")
+def minimum(a, b):
+    """The smaller, lane by lane."""
+    return np.minimum(a, b)
+
+
+@op(emission("to_int"), "i32x16")
+def to_int16(v):
+    """float32 to int32, towards zero."""
+    return v.astype(np.int32)
+
+
+@op(emission("as_float"), "f32x16")
+def as_float16(v):
+    """The same 32 bits, read as float32."""
+    return v.view(np.float32)
+
+
+@op(emission("evens"), "f32x16")
+def evens16(a, b):
+    """Elements 0, 2, 4, … of a and then of b."""
+    return np.concatenate([a, b])[::2]
+
+
+@op(emission("odds"), "f32x16")
+def odds16(a, b):
+    """Elements 1, 3, 5, … of a and then of b."""
+    return np.concatenate([a, b])[1::2]
+
+
+@op(emission("zip_low"), "f32x16")
+def zip_low16(a, b):
+    """a[0], b[0], a[1], b[1], … of the first halves."""
+    return np.stack([a, b], 1).reshape(-1)[:16]
+
+
+@op(emission("zip_high"), "f32x16")
+def zip_high16(a, b):
+    """The same of the second halves."""
+    return np.stack([a, b], 1).reshape(-1)[16:]
+
+
+@op(emission("sum_lanes"), "float")
+def sum16(v):
+    """Sum of all lanes: halves are added to each other until one is left."""
+    while len(v) > 1:
+        v = v[: len(v) // 2] + v[len(v) // 2 :]
+    return v[0]
+
+
+@op(emission("sum_lanes"), "int32")
+def sum16_i(v):
+    """Sum of all lanes of int32."""
+    return v.sum(dtype=np.int32)
+
+
+@op(emission("lane"), "float")
+def lane(v, k):
+    """Lane `k` of a float vector."""
+    return v[k]
+
+
+@op(emission("max_lanes"), "float")
+def max16(v):
+    """Largest lane."""
+    return v.max()
+
+
+@op(emission("store_f16"), "void")
+def store_f16(x, index, value):
+    """One float, rounded to f16, into an array of u16."""
+    put(x, index, np.array([value], np.float16).view(np.uint16))
+
+
+@op(emission("load_f16_scalar"), "float")
+def load_f16_at(w, offset):
+    """The f16 at a byte offset, as float32."""
+    return read_bytes(w, offset, 2).view(np.float16)[0].astype(np.float32)
