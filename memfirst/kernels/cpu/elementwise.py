@@ -23,10 +23,10 @@ from memfirst.kernels.cpu.simd16 import (
 @inline
 def exp16(x):
     """e^x, relative error below 3e-7: 2^n by shifting n into the exponent, 2^f (|f| <= 1/2) by its Taylor series."""
-    t = mul(x, splat16(1.4426950408889634))
-    t = minimum(maximum(t, splat16(-126.0)), splat16(126.0))
-    n = rint(t)
-    f = sub(t, n)
+    x = minimum(maximum(x, splat16(-87.33654)), splat16(87.33654))  # 126 · ln 2
+    n = rint(mul(x, splat16(1.4426950408889634)))
+    f = fma(x, splat16(1.4426950216293335), sub(splat16(0.0), n))  # log2 e in two parts: x · log2 e − n to 2^-24
+    f = fma(x, splat16(1.92596299e-8), f)
     p = splat16(1.5403530393381609e-4)
     p = fma(p, f, splat16(1.3333558146428443e-3))
     p = fma(p, f, splat16(9.618129107628477e-3))
