@@ -296,7 +296,3 @@ class Graph:
     def weights(self) -> dict[str, Weight]:
         """Every stored tensor once, by name; an alias is not stored."""
         return {w.name: w for op in self.ops for w in op.weights if not w.alias}
-
-    def cache(self, name: str) -> Cache:
-        """The cache called `name`."""
-        return next(c for c in self.caches if c.name == name)
