@@ -18,7 +18,7 @@ from memfirst.errors import CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, KVCache, Step, Weight
 from memfirst.kernels.cpu import arena
-from memfirst.kernels.cpu.library import Library, Progress
+from memfirst.kernels.cpu.library import Key, Library, Progress
 from memfirst.kernels.cpu.team import Team
 from memfirst.ledger import Entry, Ledger, Memory, memory, predict
 from memfirst.lower.cpu import lower
@@ -65,7 +65,7 @@ class CpuBackend:
         self._programs: dict[int, Bound] = {}
         self._pages = sum(-(-options.context // p) for p in _page_sizes(graph)) * options.sequences
         program = program or lower(graph, 1, options.context, options.threads)
-        self.library.load(program.kernels | {("walk.walk", ()), ("walk.serve", ())}, progress)
+        self.library.load(self._kernels(program), progress)
         stage("kernels")
         self._memory, self._weights = _pack(program, checkpoint)
         self._cache = arena.allocate(self._pages * page_items(graph) * 2).view(np.uint16)
@@ -75,6 +75,13 @@ class CpuBackend:
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph)
         self._bind(program)
         stage("program")
+
+    def _kernels(self, program: Program) -> frozenset[Key]:
+        """What a start needs; where it must compile, also what prompts will need: waiting once is better than twice."""
+        keys = program.kernels | {(name, ()) for name in ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read")}
+        if self.library.has(keys):
+            return keys
+        return keys | lower(self.graph, CAPACITIES[-1], self.options.context, self.options.threads).kernels
 
     @property
     def pages(self) -> int:

@@ -124,6 +124,10 @@ class Library:
         self._link({key: blob for key, blob in blobs.items() if blob is not None})
         return {key: self.loaded[key] for key in keys}
 
+    def has(self, keys: Iterable[Key]) -> bool:
+        """Whether all of them are loaded or in the cache: nothing would be compiled."""
+        return all(key in self.loaded or self._read(key) for key in keys)
+
     def _read(self, key: Key) -> bytes | None:
         try:
             blob = (self.folder / file_name(key)).read_bytes()
