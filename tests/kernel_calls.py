@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.kernels.cpu import lang
-from memfirst.kernels.cpu.library import Library
+from memfirst.kernels.cpu.library import Key, Library
 from memfirst.kernels.cpu.team import bits, native
 
 GUARD = 64
@@ -41,12 +42,17 @@ def intact(inside: NDArray[Any]) -> bool:
     return bool((room[:GUARD] == 0xA5).all() and (room[GUARD + inside.nbytes :] == 0xA5).all())
 
 
-def call(kernel: str, lo: int, hi: int, worker: int = 0, **operands: Any) -> int:
-    """Run `kernel` ("matmul.floats") on units lo..hi; operands and static parameters by name, others are ignored."""
+def key_of(kernel: str, operands: Mapping[str, Any]) -> Key:
+    """The kernel and its static parameters, which are among `operands`."""
     module, name = kernel.split(".")
     function = getattr(import_module(f"memfirst.kernels.cpu.{module}"), name)
     statics = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    key = kernel, tuple(sorted((s, operands[s]) for s in statics))
+    return kernel, tuple(sorted((s, operands[s]) for s in statics))
+
+
+def call(kernel: str, lo: int, hi: int, worker: int = 0, **operands: Any) -> int:
+    """Run `kernel` ("matmul.floats") on units lo..hi; operands and static parameters by name, others are ignored."""
+    key = key_of(kernel, operands)
     entry = library().load([key])[key]
     words: list[int] = []
     for operand, kind in entry.params:

@@ -8,6 +8,7 @@ from llvmlite import ir
 
 from memfirst.kernels.cpu import isa
 from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, ISA, LANES, Emitter
+from memfirst.kernels.cpu.half import narrow, widen
 
 PACK = 16
 V = ir.VectorType
@@ -45,7 +46,7 @@ def load_rows_i8_i32(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
 
 
 def load_rows_f16(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
-    return e.builder.fpext(_load_rows(e, w, offset, part, V(F16, 1)), V(F32, LANES))
+    return widen(e, _load_rows(e, w, offset, part, V(F16, 1)))
 
 
 def load_rows_bf16(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
@@ -91,7 +92,7 @@ def load_f32x16(e: Emitter, x: Any, index: Any) -> Any:
 
 
 def load_f16x16(e: Emitter, x: Any, index: Any) -> Any:
-    return e.builder.fpext(_load(e, x, index, V(F16, 16)), V(F32, 16))
+    return widen(e, _load(e, x, index, V(F16, 16)))
 
 
 def load_f16x16_of(e: Emitter, x: Any, index: Any, skip: Any, used: Any) -> Any:
@@ -107,7 +108,7 @@ def splat16_i32(e: Emitter, x: Any) -> Any:
 
 
 def store_f16x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
-    e.builder.store(e.builder.fptrunc(v, V(F16, 16)), e.at(x, 0, index, V(F16, 16)), align=1)
+    e.builder.store(narrow(e, v), e.at(x, 0, index, V(F16, 16)), align=1)
 
 
 def store_i8x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
@@ -115,11 +116,11 @@ def store_i8x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
 
 
 def store_f16(e: Emitter, x: Any, index: Any, value: Any) -> None:
-    e.builder.store(e.builder.fptrunc(_float32(e, value), F16), e.at(x, 0, index, F16), align=2)
+    e.builder.store(narrow(e, _float32(e, value)), e.at(x, 0, index, F16), align=2)
 
 
 def load_f16_scalar(e: Emitter, x: Any, offset: Any) -> Any:
-    return e.builder.fpext(e.builder.load(e.at(x, 0, offset, F16), align=1), F32)
+    return widen(e, e.builder.load(e.at(x, 0, offset, F16), align=1))
 
 
 # --- bytes ----------------------------------------------------------------------------------------------

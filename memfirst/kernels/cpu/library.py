@@ -45,6 +45,7 @@ def digest() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         h.update(path.name.encode() + b"\0" + path.read_bytes())
     versions = [version("numba"), version("llvmlite"), sys.version.split()[0]]
+    versions += [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
     h.update(json.dumps([versions, isa.host_name(), sorted(isa.host_features()), isa.detect()]).encode())
     return h.hexdigest()[:24]
 
