@@ -13,8 +13,8 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,12 @@ from benchmarks.engines import Binding, Case, Engine, LlamaBench, Memfirst, Samp
 from benchmarks.pairs import OURS, Round
 from benchmarks.probe import probe, thread_list
 from benchmarks.process import BenchmarkError, run
+from benchmarks.rounds import Goal, Note
 from memfirst.errors import MemfirstError
 
 PROBE_SECONDS = 0.3
 TRIES = 2  # runs per switch setting; the better one counts
 DEEP = 1024  # tokens; after a longer prompt, which costs a peer a minute, each setting runs once
-
-Note = Callable[[str], None]
 
 
 def sample(engine: Engine, model: str, case: Case, settings: Settings) -> Sample:
@@ -67,14 +66,6 @@ def one_round(engines: Sequence[Engine], model: str, case: Case, settings: Mappi
             lambda engine=engine, chosen=chosen: sample(engine, model, case, chosen)  # type: ignore[misc]
         )
     return Round(gbps, samples, windows)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """Clean pairs wanted per peer, and the rounds after which to give up."""
-
-    pairs: int = 5
-    max_rounds: int = 30
 
 
 def compare(engines: Sequence[Engine], model: str, case: Case, goal: Goal, note: Note) -> dict[str, Any]:
