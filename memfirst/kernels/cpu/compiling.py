@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import library
+
+Child = subprocess.Popen[bytes]
 
 _CHILD = [sys.executable, "-c", "from memfirst.kernels.cpu.compiling import main; main()"]
 
@@ -58,8 +61,8 @@ def _compiled(keys: Sequence[library.Key]) -> Iterator[tuple[library.Key, bytes]
     for key in sorted(keys, key=lambda k: int(dict(k[1]).get("TILE", 0)), reverse=True):
         todo.put(key)
     workers = min(len(keys), os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(_feed_child, todo, done) for _ in range(workers)]
+    with ThreadPoolExecutor(workers) as pool, _children(workers) as children:
+        futures = [pool.submit(_feed, child, todo, done) for child in children]
         for _ in keys:
             while True:
                 try:
@@ -71,29 +74,53 @@ def _compiled(keys: Sequence[library.Key]) -> Iterator[tuple[library.Key, bytes]
                             future.result()  # raises what ended a child early
 
 
-def _feed_child(todo: SimpleQueue[library.Key], done: SimpleQueue[tuple[library.Key, bytes]]) -> None:
-    """Gives keys to one child until none is left."""
+@contextmanager
+def _children(count: int) -> Iterator[list[Child]]:
+    """Compiling processes, killed at the end: all is done by then, or something failed, or Ctrl-C was pressed.
+
+    They have a session of their own, so that a terminal's Ctrl-C reaches this process alone.
+    """
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-    with subprocess.Popen(_CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
-        if child.stdin is None or child.stdout is None:
-            raise BackendError("a compiling process has no pipes")
-        while True:
-            try:
-                key = todo.get_nowait()
-            except Empty:
-                child.stdin.close()
-                return
+    children: list[Child] = []
+    try:
+        for _ in range(count):
+            children.append(
+                subprocess.Popen(
+                    _CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+                )
+            )
+        yield children
+    finally:
+        for child in children:
+            child.kill()
+        for child in children:
+            child.wait()
+            for pipe in (child.stdin, child.stdout):
+                with suppress(OSError):  # what was still to be written
+                    pipe.close()  # type: ignore[union-attr]
+
+
+def _feed(child: Child, todo: SimpleQueue[library.Key], done: SimpleQueue[tuple[library.Key, bytes]]) -> None:
+    """Gives keys to one child until none is left."""
+    if child.stdin is None or child.stdout is None:
+        raise BackendError("a compiling process has no pipes")
+    while True:
+        try:
+            key = todo.get_nowait()
+        except Empty:
+            return
+        with suppress(BrokenPipeError):  # it died: its answer will be empty
             child.stdin.write(json.dumps(key).encode() + b"\n")
             child.stdin.flush()
-            size = child.stdout.readline()
-            if not size:
-                raise BackendError(f"compiling {library.file_name(key)} failed", do="its reason is printed above")
-            done.put((key, child.stdout.read(int(size))))
+        size = child.stdout.readline()
+        if not size:
+            raise BackendError(f"compiling {library.file_name(key)} failed", do="its reason is printed above")
+        done.put((key, child.stdout.read(int(size))))
 
 
 def main() -> None:
     """A child: keys as lines of JSON on stdin, for each the length of its file and the file on stdout."""
-    for line in sys.stdin.buffer:
+    for line in sys.stdin.buffer:  # until the parent closes it, or dies
         name, statics = json.loads(line)
         blob = compile_one((name, tuple((n, v) for n, v in statics)))
         sys.stdout.buffer.write(b"%d\n" % len(blob) + blob)
