@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.errors import CapacityError
+from memfirst.errors import BackendError, CapacityError, UnsupportedError
 from memfirst.graph import Graph, KVCache, Sequence, Step
 from memfirst.kernels.cpu import arena
 from memfirst.lower.cpu_calls import FIELDS, SPLIT
@@ -20,7 +20,7 @@ class StepArrays:
     def __init__(self, capacity: int, context: int, sequences: int, graph: Graph) -> None:
         self.page = next((c.page for c in graph.caches if isinstance(c, KVCache)), 1)
         self.heads = max((c.heads for c in graph.caches if isinstance(c, KVCache)), default=1)
-        self.sequences = sequences
+        self.sequences, self.vocab_size = sequences, graph.vocab_size
         self.context, self.splits = context, -(-context // SPLIT)
         self.window = next((c.window for c in graph.caches if isinstance(c, KVCache)), None)
         self.row = -(-context // self.page)
@@ -35,9 +35,10 @@ class StepArrays:
         self._tables: list[tuple[int, ...]] = []
 
     def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
-        """Describe `step`; returns how many rows of logits it gives."""
+        """Describe `step`; returns how many rows of logits it gives. Raises before kernels could read out of bounds."""
         if len(step.sequences) > self.sequences:
             raise CapacityError(f"a step of {len(step.sequences)} sequences", f"at most {self.sequences}")
+        self._check_tokens(step, tokens)
         if len(step.sequences) == 1 and step.sequences[0].new == 1:
             return self._fill_one(step.sequences[0], int(tokens[0]))
         a, at, rows = self.arrays, 0, 0
@@ -85,15 +86,39 @@ class StepArrays:
         for name, count in counts.items():
             self.arrays["step"][FIELDS[name]] = count
 
+    def _check_tokens(self, step: Step, tokens: Many[int] | NDArray[np.int32]) -> None:
+        if len(tokens) != step.tokens:
+            raise BackendError(f"{len(tokens)} tokens", f"{step.tokens}, as the step says")
+        if len(tokens) and not 0 <= min(tokens) <= max(tokens) < self.vocab_size:
+            raise BackendError(f"token ids {min(tokens)} to {max(tokens)}", f"0 to {self.vocab_size - 1}")
+
     def _check(self, sequence: Sequence) -> None:
+        if sequence.past < 0 or sequence.new < 1:
+            raise BackendError(f"a sequence of {sequence.past} past and {sequence.new} new tokens", "at least one new")
+        if sequence.parents is not None:
+            raise UnsupportedError("a tree of tokens", "a chain, on the CPU backend")
+        rows = sequence.logits
+        if rows and not (0 <= min(rows) <= max(rows) < sequence.new and len(rows) <= sequence.new):
+            raise BackendError(f"logits of {len(rows)} tokens: {rows[:8]}", f"each of 0 to {sequence.new - 1} once")
+        self._check_positions(sequence)
         end = sequence.past + sequence.new
         if end > self.context or end > len(sequence.pages) * self.page:
             held = min(self.context, len(sequence.pages) * self.page)
             raise CapacityError(f"a step to position {end}", f"at most {held}, the context that was asked for")
 
+    def _check_positions(self, sequence: Sequence) -> None:
+        """RoPE positions given apart from cache slots: one for each token, within the tables."""
+        given = sequence.positions
+        if given is None:
+            return
+        if len(given) != sequence.new or not 0 <= min(given) <= max(given) < self.context:
+            raise BackendError(f"positions {given[:8]} for {sequence.new} tokens", f"each from 0 to {self.context - 1}")
+
     def _table(self, i: int, pages: tuple[int, ...]) -> None:
         if i < len(self._tables) and self._tables[i] is pages:
             return
+        if len(pages) > self.row:
+            raise CapacityError(f"{len(pages)} pages of one sequence", f"at most {self.row}")
         if pages and not 0 <= min(pages) <= max(pages) < self.sequences * self.row:
             raise CapacityError(f"pages {min(pages)} to {max(pages)}", f"0 to {self.sequences * self.row - 1}")
         self.arrays["tables"][i * self.row : i * self.row + len(pages)] = pages
