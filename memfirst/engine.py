@@ -37,6 +37,9 @@ DEFAULT_CONTEXT = 8192
 HEADROOM = 200_000_000
 """Bytes besides weights, cache and buffers: interpreter, tokenizer, compiled code."""
 
+THREADS_PER_CORE, LEAST_THREADS = 4, 64
+"""So many threads are refused as a mistake only beyond this."""
+
 
 class Model:
     """A model ready to generate. Close it, or use it as a context manager, to end its threads."""
@@ -166,9 +169,9 @@ def load(
     if not checkpoint.has_bytes:
         raise UnsupportedError(f"{checkpoint.path} holds shapes but no weights", "a model with weights to run")
     graph = build(checkpoint)
-    context = ctx or min(graph.context, DEFAULT_CONTEXT)
+    context = check_context(ctx, graph.context)
     stages.done("graph")
-    workers = threads or host.default_threads()
+    workers = check_threads(threads)
     made = _backend(backend, graph, checkpoint, workers, context, progress or Silent(), stages)
     return Model(checkpoint, graph, made, context, stages)
 
@@ -186,8 +189,9 @@ def _backend(
     name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, progress: Progress, stages: Stages
 ) -> Any:
     if name == "reference":
-        from memfirst.backends.slow import SlowBackend
+        from memfirst.backends.slow import SlowBackend, slow_memory
 
+        check_memory(slow_memory(graph, context), context)
         return SlowBackend(graph, checkpoint)
     if name != "cpu":
         raise ConfigError(f"the backend {name!r}", "cpu or reference")
@@ -201,6 +205,21 @@ def _backend(
         progress.update("compiling kernels (kept for the next time)", done, total, unit="")
 
     return CpuBackend(graph, checkpoint, CpuOptions(threads, context), program, compiling, stages.done)
+
+
+def check_context(asked: int | None, trained: int) -> int:
+    """Positions to provide for; ConfigError for more than the model was trained for: what it says there is noise."""
+    if asked is not None and not 0 < asked <= trained:
+        raise ConfigError(f"a context of {asked} tokens", f"1 to {trained}, which the model was trained for")
+    return asked or min(trained, DEFAULT_CONTEXT)
+
+
+def check_threads(asked: int | None) -> int:
+    """Worker threads; ConfigError for numbers that could only wait for each other."""
+    most = max(LEAST_THREADS, THREADS_PER_CORE * (os.cpu_count() or 1))
+    if asked is not None and not 0 < asked <= most:
+        raise ConfigError(f"{asked} threads", f"1 to {most} on this machine", "leave --threads out: one a core is best")
+    return asked or host.default_threads()
 
 
 def check_memory(need: Memory, context: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from memfirst.backends.reference import ReferenceBackend
 from memfirst.codecs.base import F32
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
-from memfirst.ledger import Ledger, predict
+from memfirst.ledger import Ledger, Memory, predict
 from memfirst.lower.generic import lower
 
 
@@ -42,3 +43,10 @@ class SlowBackend:
 
     def close(self) -> None:
         """Nothing to end."""
+
+
+def slow_memory(graph: Graph, context: int) -> Memory:
+    """What the reference holds: everything in float32, and the largest activations of a step."""
+    weights = sum(4 * math.prod(w.shape) for w in graph.weights().values())
+    cached = 2 * sum(c.allocated_bytes(context) for c in graph.caches)  # priced as f16
+    return Memory(weights, cached, cached, 4 * SlowBackend.max_tokens * graph.vocab_size)
