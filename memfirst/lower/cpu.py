@@ -31,6 +31,9 @@ INLINE_TOKENS = 2
 ROWS = 16
 """Chunks of rows are multiples of this: the widest register takes 16."""
 
+MAX_GROUP = 32
+"""Query heads over one head of keys: each has registers of its own, and 64 take 20 s to compile."""
+
 
 @dataclass
 class Chain:
@@ -251,6 +254,10 @@ def _check_attention(op: Attention) -> None:
         raise UnsupportedError(
             f"{op.name} (dims {c.k_dim}/{c.v_dim}, cache {c.k_codec}/{c.v_codec}, softcap {op.softcap})",
             "equal dims that are multiples of 32, an f16 cache, no softcap or sinks, on the CPU backend",
+        )
+    if op.heads > MAX_GROUP * c.heads:
+        raise UnsupportedError(
+            f"{op.name} has {op.heads} query heads over {c.heads} of keys", f"at most {MAX_GROUP} over each"
         )
 
 
