@@ -13,6 +13,8 @@ from tests.test_kernels import counts, kernel_of, matrix, quantize, random, silu
 from tests.test_kernels_attention import attention
 from tests.tiny_models import CODECS
 
+LOOK_UPS = ("f16", "q5_1", "q6_k", "iq4_nl")  # bytes, nibbles, 6-bit scales and table: each way of unpacking
+
 
 def product(codec: str) -> bytes:
     x, (w, _) = random(3, 512, seed=3), matrix(codec, 3 * ROWS, 512)
@@ -53,12 +55,12 @@ def every_half() -> tuple[bytes, bytes]:
 
 def main() -> None:
     statics = {"TILE": 1, "BLOCK": 32, "DIM": 32, "GROUP": 2, "WIDE": 2, "AHEAD": 0}
-    modules = ("matmul", "embed")
-    keys = {key_of(f"{module}.{kernel_of(c)}", {**statics, "CODEC": c}) for module in modules for c in CODECS}
+    parts = (("matmul", CODECS), ("embed", LOOK_UPS))
+    keys = {key_of(f"{part}.{kernel_of(c)}", {**statics, "CODEC": c}) for part, names in parts for c in names}
     keys |= {key_of(f"attention.{name}", statics) for name in ("write_keys", "write_values", "attend", "merge")}
     library().load(keys)  # together: in as many processes as there are cores
     made = {f"product {codec}": product(codec) for codec in CODECS}
-    made |= {f"look-up {codec}": look_up(codec) for codec in CODECS}
+    made |= {f"look-up {codec}": look_up(codec) for codec in LOOK_UPS}
     made["quantize"] = b"".join(a.tobytes() for a in quantize(random(2, 512), 32).values())
     made["silu"] = silu(random(999) * np.float32(20)).tobytes()
     made["attention"] = attention(2, 32, 0)[0].tobytes()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memfirst import codecs
 from memfirst.codecs.base import ROWS
-from tests.kernel_calls import call, guarded, zeros
+from tests.kernel_calls import call, guarded, key_of, library, zeros
 from tests.tiny_models import CODECS
 
 F32 = NDArray[np.float32]
@@ -24,6 +24,16 @@ def counts(tokens: int) -> NDArray[np.int64]:
 
 def random(*shape: int, seed: int = 0) -> F32:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """All products and look-ups, compiled together: in as many processes as there are cores."""
+    library().load(
+        key_of(f"{part}.{kernel_of(codec)}", {"CODEC": codec, "TILE": tile})
+        for codec in CODECS for tile in (1, 4, 8) for part in ("matmul", "embed")
+        if tile < 8 or kernel_of(codec) != "floats"
+    )  # fmt: skip
 
 
 # --- inputs of products ------------------------------------------------------------------------------------
