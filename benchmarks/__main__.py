@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: the read probe, `memfirst bench`, and the peers whose paths are known.
+"""`python -m benchmarks`: every measurement in order, and the peers whose paths are known.
 
     MEMFIRST_LLAMA_BENCH=PATH MEMFIRST_IK_BENCH=PATH make bench
 
@@ -13,10 +13,10 @@ import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import peers, probe
+from benchmarks import batch, depth, memory, peers, probe, quality, share
 from benchmarks.engines import Memfirst
 from memfirst.errors import MemfirstError
 
@@ -41,6 +41,25 @@ def alone(model: str, threads: int) -> int:
     return subprocess.run(command, check=False).returncode
 
 
+Runs = list[tuple[Callable[[list[str]], int], list[str]]]
+"""A command's `main` and its arguments."""
+
+
+def bars(chosen: argparse.Namespace) -> Runs:
+    """Share, depth, batch, memory and quality on the largest number of threads; the last two need a model file."""
+    threads = ["--threads", str(max(chosen.threads))]
+    runs: Runs = [
+        (share.main, [chosen.model, *threads]),
+        (depth.main, [chosen.model, "llama-1b:q4_0", *threads]),
+        (batch.main, threads),
+    ]
+    if Path(chosen.model).is_file():
+        runs.append((memory.main, [chosen.model, *threads]))
+        if chosen.llama_python:
+            runs.append((quality.main, [chosen.model, "--llama-python", chosen.llama_python, *threads]))
+    return runs
+
+
 def peer_arguments(chosen: argparse.Namespace) -> list[str]:
     """The command line of benchmarks.peers; empty where no peer is known or the model is no file."""
     known = [name for name in PEERS if getattr(chosen, name) and name != "ik_path"]
@@ -51,13 +70,16 @@ def peer_arguments(chosen: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Each thread count alone, then beside the peers; the first exit code that is not 0."""
+    """Each thread count alone, each bar, then beside the peers; the first exit code that is not 0."""
     chosen = parser(os.environ).parse_args(arguments)
     try:
         codes = [alone(chosen.model, threads) for threads in chosen.threads]
     except MemfirstError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for run, words in bars(chosen):
+        print(f"{run.__module__} {' '.join(words)}", file=sys.stderr, flush=True)
+        codes.append(run(words))
     beside = peer_arguments(chosen)
     if beside:
         codes.append(peers.main(beside))

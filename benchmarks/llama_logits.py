@@ -2,6 +2,7 @@
 
 Requests are lines of JSON on standard input: {"text": ...} answers a line with the token ids,
 {"tokens": [...]} (at most 512) answers n x vocabulary float32 values, raw, in the machine's order.
+Arguments: the model, threads, then field=int of the model's or context's parameters.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def logits(peer: Peer, tokens: list[int]) -> bytes:
 
 def main() -> None:
     """Say the vocabulary's size, then answer requests until the input ends."""
-    model, threads = sys.argv[1], int(sys.argv[2])
-    peer = Peer("llama_cpp", model, threads, BATCH)
+    model, threads, settings = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    peer = Peer("llama_cpp", model, threads, BATCH, *settings)
     peer.all_logits = True
     out = sys.stdout.buffer
     out.write(json.dumps({"n_vocab": peer.n_vocab}).encode() + b"\n")

@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality MODEL.gguf --llama-python PATH
 
-Three sets of logits for the same tokens: the reference backend (float32 on dequantized weights, the
-definition), the cpu backend, llama.cpp. Both fast engines round activations; the KL divergence says
-what that costs. Contexts are 512 tokens, each from an empty cache; tokens are llama.cpp's.
+Logits for the same tokens: the reference backend (float32 on dequantized weights, the definition), the cpu
+backend, llama.cpp. Fast engines round activations; the KL divergence says what that costs. A second llama.cpp
+without its flash attention is a yardstick: how often one engine agrees with itself when it rounds elsewhere.
+Contexts are 512 tokens, each from an empty cache; tokens are llama.cpp's.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 TEXT = Path(__file__).with_name("text.txt")
 CONTEXT = 512
+YARDSTICK = "llama.cpp, no flash attention"
 LIMITS = {"perplexity": 0.003, "top1": 0.98}  # relative difference; share of equal first choices
 MIN_TOKENS = 4096
 
@@ -102,10 +104,10 @@ class LlamaLogits:
 
 
 @contextmanager
-def llama_logits(python: str, model: str, threads: int) -> Iterator[LlamaLogits]:
-    """Start llama.cpp for the length of a `with`."""
+def llama_logits(python: str, model: str, threads: int, *settings: str) -> Iterator[LlamaLogits]:
+    """Start llama.cpp for the length of a `with`; settings are fields of its parameters, as "name=int"."""
     script = str(Path(__file__).with_name("llama_logits.py"))
-    command = [python, script, model, str(threads)]
+    command = [python, script, model, str(threads), *settings]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
         yield LlamaLogits(process)
@@ -157,12 +159,14 @@ def measure(model: str, python: str, threads: int, text: str) -> dict[str, Any]:
 
     engines: dict[str, Any] = {
         "reference": memfirst.load(model, backend="reference"),
-        "memfirst": memfirst.load(model, backend="cpu"),
+        "memfirst": memfirst.load(model, backend="cpu", threads=threads, ctx=CONTEXT),
     }
-    with llama_logits(python, model, threads) as llama:
+    plain = llama_logits(python, model, threads, "flash_attn_type=0")
+    with llama_logits(python, model, threads) as llama, plain as yardstick:
+        engines |= {"llama.cpp": llama, YARDSTICK: yardstick}
         tokens = llama.tokenize(text)
         full = range(0, len(tokens) - CONTEXT + 1, CONTEXT)  # whole contexts only
-        chunks = [compare_chunk({**engines, "llama.cpp": llama}, tokens[i : i + CONTEXT]) for i in full]
+        chunks = [compare_chunk(engines, tokens[i : i + CONTEXT]) for i in full]
     found = summarize(chunks)
     return {**found, "ok": verdict(found)}
 

@@ -142,6 +142,20 @@ def test_without_a_file_or_a_peer_there_is_no_comparison(words):
     assert bench.peer_arguments(bench.parser({}).parse_args(words)) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["smollm2:135m", "--llama-python", "py"], ["share", "depth", "batch"]),
+        ([__file__], ["share", "depth", "batch", "memory"]),
+        ([__file__, "--llama-python", "py"], ["share", "depth", "batch", "memory", "quality"]),
+    ],
+)
+def test_every_bar_is_run_that_can_be(words, names):
+    runs = bench.bars(bench.parser({}).parse_args([*words, "--threads", "1,2"]))
+    assert [run.__module__.split(".")[1] for run, _ in runs] == names
+    assert all(" ".join(given).endswith("--threads 2") for _, given in runs)
+
+
 @pytest.mark.parametrize("text", ["0", "1,-2", "two", ""])
 def test_thread_counts_are_positive_integers(text):
     with pytest.raises(ValueError):
