@@ -221,11 +221,11 @@ def to_float(e: Emitter, v: Any) -> Any:
 
 
 def maximum(e: Emitter, a: Any, b: Any) -> Any:
-    return e.call(f"llvm.maxnum.v{a.type.count}f32", a.type, [a, b])
+    return e.call(f"llvm.maximum.v{a.type.count}f32", a.type, [a, b])
 
 
 def minimum(e: Emitter, a: Any, b: Any) -> Any:
-    return e.call(f"llvm.minnum.v{a.type.count}f32", a.type, [a, b])
+    return e.call(f"llvm.minimum.v{a.type.count}f32", a.type, [a, b])
 
 
 def absolute(e: Emitter, a: Any) -> Any:

@@ -60,7 +60,7 @@ def splat16_i(x):
 
 @op(emission("minimum"), "same")
 def minimum(a, b):
-    """The smaller, lane by lane."""
+    """The smaller, lane by lane; NaN where either is."""
     return np.minimum(a, b)
 
 
