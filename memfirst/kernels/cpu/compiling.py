@@ -34,24 +34,26 @@ def compile_all(
 ) -> dict[library.Key, bytes]:
     """Compile `keys`, keep them in `folder` where it can be written, and return them."""
     out: dict[library.Key, bytes] = {}
-    kept = True
     for key, blob in _compiled(keys):
         out[key] = blob
-        if kept:  # said once
-            kept = _keep(folder / library.file_name(key), blob)
+        if folder not in _unwritable:  # said once
+            _keep(folder / library.file_name(key), blob)
         if progress:
             progress(len(out), len(keys), key[0])
     return out
 
 
-def _keep(path: Path, blob: bytes) -> bool:
+_unwritable: set[Path] = set()
+"""Folders of which this process has said so."""
+
+
+def _keep(path: Path, blob: bytes) -> None:
     try:
         library.write_atomically(path, blob)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         print(f"memfirst: {path.parent} cannot be written ({reason}); kernels will be compiled again", file=sys.stderr)
-        return False
-    return True
+        _unwritable.add(path.parent)
 
 
 def _compiled(keys: Sequence[library.Key]) -> Iterator[tuple[library.Key, bytes]]:
