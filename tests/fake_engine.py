@@ -31,7 +31,7 @@ class FakeGeneration:
     """Five words, then a report that repeats what was asked."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
-        self.asked = asked
+        self.asked, self.stop_reason = asked, "eos"
 
     def __iter__(self) -> Iterator[FakeToken]:
         if os.environ.get("FAKE_ERROR"):

@@ -51,6 +51,7 @@ class Chat:
             sys.stdout.write(" [stopped]")
         print()
         status.show(lambda: brief(generation.line()), now=True)
+        engine.say_if_full(generation)
         self.turns += [question, {"role": "assistant", "content": said}]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,12 @@ def generate(model: Any, prompt: str | Messages, request: Request) -> Any:
             "--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat"
         )
     return model.generate(prompt, params=request.params, max_tokens=request.max_tokens, stop=request.stop)
+
+
+def say_if_full(generation: Any) -> None:
+    """Tell why an answer ended without an end."""
+    if generation.stop_reason == "context":
+        print("memfirst: the context is full: the answer stops here; a larger --ctx has room", file=sys.stderr)
 
 
 def messages(system: str | None, prompt: str) -> Messages:

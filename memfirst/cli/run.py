@@ -147,3 +147,4 @@ def answer(model: Any, prompt: Any, request: Any, as_json: bool) -> None:
     sys.stdout.write("\n")
     sys.stdout.flush()
     print(generation.line(), file=sys.stderr)
+    engine.say_if_full(generation)
