@@ -18,7 +18,7 @@ from memfirst.formats.synthetic_shapes import SyntheticShape
 @cache
 def small_model(architecture: str, mix: str) -> SyntheticCheckpoint:
     """One layer, rows of 256 (a K-quant's block), 260 tokens: 0.1 to 1.2 MB."""
-    shape = SyntheticShape(architecture, 256, 1, 2, 1, 256, 260, True, 16, max_position_embeddings=64)
+    shape = SyntheticShape(architecture, 256, 1, 2, 1, 256, 260, True, 32, max_position_embeddings=64)
     return synthetic(shape, mix)
 
 
@@ -65,7 +65,7 @@ def hf_names(architecture: str) -> dict[str, str]:
 
 def config_of(architecture: str) -> bytes:
     """config.json of the small model."""
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
     sizes = {"hidden_size": 256, "num_hidden_layers": 1, "intermediate_size": 256}
     sizes |= {"vocab_size": 260, "max_position_embeddings": 64}
     config = {"model_type": architecture, "tie_word_embeddings": True, "rms_norm_eps": 1e-5}

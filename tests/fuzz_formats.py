@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,16 +30,21 @@ from typing import Any
 import numpy as np
 
 from memfirst import models
+from memfirst.backends.cpu import CpuBackend, CpuOptions
 from memfirst.backends.reference import ReferenceBackend
 from memfirst.errors import MemfirstError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.mixes import MIXES
 from memfirst.formats.names import TABLES
 from memfirst.formats.open import open_checkpoint
-from memfirst.graph import Sequence, Step
-from tests.fuzz_changes import Whole, config_of, gguf_file, mutate, safetensors_file
+from memfirst.graph import Graph, Sequence, Step
+from memfirst.kernels.cpu.library import Library
+from memfirst.lower.cpu import lower
+from memfirst.text import Tokenizer
+from tests.fuzz_changes import Whole, config_of, gguf_file, mutate, safetensors_file, small_model
 
 LIMIT_S = 2.0
+CONTEXT = 64
 MEMORY = 1 << 30
 """Bytes of address space that a child may take beyond what it started with."""
 
@@ -46,9 +52,14 @@ Survivor = Callable[[Checkpoint], None]
 
 
 def survivor(checkpoint: Checkpoint) -> None:
-    """What is done with a model that opens: look at everything in it, then prefill and decode one step."""
+    """What is done with a model that opens: look at all of it, prefill and decode one step, use its tokenizer."""
     look(checkpoint)
-    run_two_steps(checkpoint)
+    graph = models.build(checkpoint)
+    run_two_steps(ReferenceBackend(graph, checkpoint), graph)
+    run_compiled(checkpoint, graph)
+    if checkpoint.kind == "gguf":
+        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
+        tokenizer.decode(tokenizer.encode("Größe 12\n<|im_end|>\U0001f600"))
 
 
 def look(checkpoint: Checkpoint) -> None:
@@ -63,16 +74,48 @@ def look(checkpoint: Checkpoint) -> None:
         checkpoint.release(name)
 
 
-def run_two_steps(checkpoint: Checkpoint) -> None:
-    """Three tokens, then one, by the reference; weights may be any bits, so logits may be NaN."""
-    backend = ReferenceBackend(models.build(checkpoint), checkpoint)
-    vocabulary = backend.graph.vocab_size
+def run_two_steps(backend: ReferenceBackend | CpuBackend, graph: Graph) -> None:
+    """Three tokens, then one; weights may be any bits, so logits may be NaN."""
+    vocabulary = graph.vocab_size
     with np.errstate(all="ignore"):
-        for past, tokens in ((0, [0, 1, vocabulary - 1]), (3, [2 % vocabulary])):
+        for past, tokens in ((0, [0, 1 % vocabulary, vocabulary - 1]), (3, [2 % vocabulary])):
             step = Step((Sequence(past, len(tokens), pages=(0,)),))
             logits = backend.step(step, np.array(tokens, np.int32))
             if logits.shape != (1, vocabulary):
                 raise AssertionError(f"logits {logits.shape}, vocabulary {vocabulary}")
+
+
+@cache
+def library() -> Library:
+    """The kernels of this process; those of the unbroken models are compiled here, before any case is timed."""
+    made = Library()
+    for architecture in TABLES:
+        for mix in MIXES:
+            graph = models.build(small_model(architecture, mix))
+            made.load(kernels(graph) | {(f"walk.{name}", ()) for name in ("walk", "serve", "read_cycles")})
+    return made
+
+
+def kernels(graph: Graph) -> frozenset[Any]:
+    """What `run_two_steps` needs."""
+    return lower(graph, 1, CONTEXT, 1).kernels | lower(graph, 4, CONTEXT, 1).kernels
+
+
+class Loaded(CpuBackend):
+    """The CPU backend with the kernels of this process."""
+
+    make_library = staticmethod(library)
+
+
+def run_compiled(checkpoint: Checkpoint, graph: Graph) -> None:
+    """By the CPU's kernels. A change of head counts may need others: those would take seconds to compile."""
+    if not library().has(kernels(graph)):
+        return
+    backend = Loaded(graph, checkpoint, CpuOptions(1, CONTEXT))
+    try:
+        run_two_steps(backend, graph)
+    finally:
+        backend.close()
 
 
 @dataclass
@@ -194,6 +237,7 @@ def run_cases(kind: str, cases: range, seed: int, after: Survivor = survivor) ->
 
 def run_block(run: Run, block: range, tally: Tally) -> int:
     """Run cases in one child; returns the first that has not run."""
+    library()  # loaded once, here: children inherit it
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     at = context.Value("q", block.start, lock=False)
