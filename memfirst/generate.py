@@ -137,6 +137,7 @@ class Generation:
         self._context, self._backend, self._prompt = context, backend, list(prompt)
         self._sampler, self._decoder, self._stops = sampler, StreamDecoder(tokenizer), StopStrings(stop)
         self._stop_ids, self._limit, self._describe = tokenizer.stop_ids, max_tokens, describe
+        self._final: Report | None = None
         self._tokens = self._run()
 
     def __iter__(self) -> Iterator[Token]:
@@ -144,11 +145,19 @@ class Generation:
 
     def report(self) -> dict[str, Any]:
         """Everything that is known of the answer, for JSON."""
-        return self._describe(self).json()
+        return self._report().json()
 
     def line(self) -> str:
         """The answer's cost in one line; its ceiling is measured once the answer is complete."""
-        return self._describe(self).line()
+        return self._report().line()
+
+    def _report(self) -> Report:
+        """Once the answer is complete, always the same: its ceiling is measured once."""
+        if not self.stop_reason:
+            return self._describe(self)
+        if self._final is None:
+            self._final = self._describe(self)
+        return self._final
 
     def _prefill(self) -> tuple[Step, F32]:
         """The prompt in steps; logits of its last token. Returns to Python between steps, so that Ctrl-C is felt."""
