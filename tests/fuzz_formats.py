@@ -45,6 +45,8 @@ from tests.fuzz_changes import Whole, config_of, gguf_file, mutate, safetensors_
 
 LIMIT_S = 2.0
 CONTEXT = 64
+ALWAYS = ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read")
+"""Kernels that every model needs."""
 MEMORY = 1 << 30
 """Bytes of address space that a child may take beyond what it started with."""
 
@@ -92,7 +94,7 @@ def library() -> Library:
     for architecture in TABLES:
         for mix in MIXES:
             graph = models.build(small_model(architecture, mix))
-            made.load(kernels(graph) | {(f"walk.{name}", ()) for name in ("walk", "serve", "read_cycles")})
+            made.load(kernels(graph) | {(name, ()) for name in ALWAYS})
     return made
 
 
