@@ -72,7 +72,7 @@ def test_quantized_activations(block: int) -> None:
     assert np.abs(made["aq"].astype(int)).max() == 127
     sums = expected.reshape(3, -1, 32).sum(2).astype(np.int32)
     np.testing.assert_array_equal(made["ao"], np.stack([sums * k for k in (1, -8, -16, -128)], axis=1))
-    np.testing.assert_array_equal(made["ah"], expected.reshape(3, -1, 16).sum(2))
+    np.testing.assert_array_equal(made["ah"], -32 * expected.reshape(3, -1, 16).sum(2))
     np.testing.assert_array_equal(made["af"], made["ad"] * sums.astype(np.float32))
 
 

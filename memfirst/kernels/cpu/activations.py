@@ -55,7 +55,7 @@ def quantize(
 
     x         [tokens, width]
     aq        [tokens, width]
-    ad, af    scale, scale · sum [tokens, width/32]; ah: sum [tokens, width/16]
+    ad, af    scale, scale · sum [tokens, width/32]; ah: −32 · sum [tokens, width/16]
     ao        sum, −8 · sum, −16 · sum, −128 · sum [tokens, 4, width/32]: what codecs with offsets start from
     private_in, private  token rows between workers' own inputs and outputs (0: shared)
     """
@@ -72,7 +72,7 @@ def quantize(
                 here = (target + i) // 32
                 first = _quantize16(x, source + i, inverse, aq, target + i)
                 second = _quantize16(x, source + i + 16, inverse, aq, target + i + 16)
-                ah[2 * here], ah[2 * here + 1] = first, second
+                ah[2 * here], ah[2 * here + 1] = -32 * first, -32 * second
                 ad[here], af[here] = scale, scale * np.float32(first + second)
                 plane = 4 * (target // 32) + i // 32
                 for k in range(4):

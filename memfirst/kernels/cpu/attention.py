@@ -15,7 +15,17 @@ import numpy as np
 from memfirst.kernels.cpu.elementwise import exp16
 from memfirst.kernels.cpu.lang import inline, kernel, lanes, static
 from memfirst.kernels.cpu.simd import add, fma, maximum, mul, prefetch, sub
-from memfirst.kernels.cpu.simd16 import load16, load16_f16, load16_f16_of, max16, splat16, store16, store_f16, sum16
+from memfirst.kernels.cpu.simd16 import (
+    load16,
+    load16_f16,
+    load16_f16_of,
+    max16,
+    splat16,
+    splat16_at,
+    store16,
+    store_f16,
+    sum16,
+)
 
 PAGE = 64
 SPLIT = 512
@@ -122,19 +132,21 @@ def attend(
                 here = tables[pages + index] * page_items + keys - index * PAGE * DIM
                 for p in range(start, end, 32):
                     twin = p + 16 if p + 16 < end else p  # two groups at once hide the latency of fma
+                    later = p + PAGE if p + PAGE < last else p
+                    ahead = tables[pages + later // PAGE] * page_items + keys + later % PAGE * DIM
                     acc = lanes(GROUP)
                     bcc = lanes(GROUP)
                     for g in static(GROUP):
                         acc[g] = splat16(0.0)
                         bcc[g] = splat16(0.0)
                     for d in range(DIM):
-                        if AHEAD:  # a line of the next keys, one of these positions' values: 32 · DIM f16 are DIM lines
-                            prefetch(cache, here + (p + 32) * DIM + d * 32)
+                        if AHEAD:  # a line of keys a page on, one of these positions' values: 32 · DIM f16 are DIM lines
+                            prefetch(cache, ahead + d * 32)
                             prefetch(cache, here - keys + values + p * DIM + d * 32)
                         k = load16_f16_of(cache, here + p * DIM + d * 16, max(first - p, 0), min(last - p, 16))
                         j = load16_f16_of(cache, here + twin * DIM + d * 16, max(first - twin, 0), min(last - twin, 16))
                         for g in static(GROUP):
-                            e = splat16(q[query + g * DIM + d])
+                            e = splat16_at(q, query + g * DIM + d)
                             acc[g] = fma(e, k, acc[g])
                             bcc[g] = fma(e, j, bcc[g])
                     for g in static(GROUP):
@@ -161,7 +173,7 @@ def attend(
                         for i in static(WIDE):
                             v[i] = load16_f16(cache, here + p * DIM + 16 * i)
                         for g in static(GROUP):
-                            e = splat16(scores[(worker * GROUP + g) * ROW + p - base])
+                            e = splat16_at(scores, (worker * GROUP + g) * ROW + p - base)
                             for i in static(WIDE):
                                 out[g * WIDE + i] = fma(e, v[i], out[g * WIDE + i])
                 for g in static(GROUP):

@@ -75,6 +75,22 @@ def splat16_f32(e: Emitter, x: Any) -> Any:
     return e.splat(_float32(e, x), 16)
 
 
+def _splat_at(e: Emitter, x: Any, index: Any, element: Any, n: int) -> Any:
+    return e.splat(e.builder.load(e.at(x, 0, index, element), align=4), n)
+
+
+def splat_f32_at(e: Emitter, x: Any, index: Any) -> Any:
+    return _splat_at(e, x, index, F32, LANES)
+
+
+def splat_i32_at(e: Emitter, x: Any, index: Any) -> Any:
+    return _splat_at(e, x, index, I32, LANES)
+
+
+def splat16_f32_at(e: Emitter, x: Any, index: Any) -> Any:
+    return _splat_at(e, x, index, F32, 16)
+
+
 def splat_i32(e: Emitter, x: Any) -> Any:
     return e.splat(x if x.type == I32 else e.builder.trunc(x, I32), LANES)
 

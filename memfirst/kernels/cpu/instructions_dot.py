@@ -18,14 +18,8 @@ def _vpdpbusd(e: Emitter, s: Any, w: Any, a: Any) -> Any:
     return e.call(_VNNI[ISA], s.type, [s, w, a])
 
 
-def _word(e: Emitter, x: Any) -> Any:
-    return x if x.type == I32 else e.builder.trunc(x, I32)
-
-
 def dot_start(e: Emitter, offset: Any) -> Any:
-    if ISA in _VNNI:
-        return e.splat(_word(e, offset), LANES)
-    return ir.Constant(V(I16, 2 * LANES), [0] * (2 * LANES))
+    return offset if ISA in _VNNI else ir.Constant(V(I16, 2 * LANES), [0] * (2 * LANES))
 
 
 def dot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
@@ -52,7 +46,7 @@ def _add_neighbours(e: Emitter, v: Any) -> Any:
 
 
 def dot_end(e: Emitter, s: Any, offset: Any) -> Any:
-    return s if ISA in _VNNI else e.builder.add(_sum_pairs(e, s), e.splat(_word(e, offset), LANES))
+    return s if ISA in _VNNI else e.builder.add(_sum_pairs(e, s), offset)
 
 
 def _sum_pairs(e: Emitter, s: Any) -> Any:
@@ -63,9 +57,7 @@ def _sum_pairs(e: Emitter, s: Any) -> Any:
 
 
 def sdot_start(e: Emitter, offset: Any) -> Any:
-    if ISA in _VNNI:
-        return e.splat(_word(e, offset), LANES)
-    return ir.Constant(V(I32, LANES), [0] * LANES)
+    return offset if ISA in _VNNI else ir.Constant(V(I32, LANES), [0] * LANES)
 
 
 def sdot(e: Emitter, s: Any, w: Any, a: Any) -> Any:

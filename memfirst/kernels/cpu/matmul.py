@@ -20,8 +20,11 @@ from memfirst.kernels.cpu.simd import (
     sdot,
     sdot_start,
     splat,
+    splat_at,
     splat_i,
+    splat_i_at,
     store_rows,
+    sub,
     to_float,
 )
 
@@ -48,6 +51,7 @@ def block32(
     blocks = cols // 32
     group = blocks * CODEC.STRIDE
     tokens = step[count]
+    zero = splat_i(0)
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
@@ -67,7 +71,9 @@ def block32(
                         m = CODEC.minimum(w, p, part)
                     for t in static(TILE):
                         a = (at[t] + b) * 32
-                        o = ao[4 * at[t] + CODEC.PLANE * blocks + b] if CODEC.PLANE else 0
+                        o = zero
+                        if CODEC.PLANE:
+                            o = splat_i_at(ao, 4 * at[t] + CODEC.PLANE * blocks + b)
                         if CODEC.SIGNED:
                             s = sdot_start(o)
                             for i in static(8):
@@ -78,13 +84,13 @@ def block32(
                                 k = dot(k, q[i], dup4(aq, a + 4 * i))
                             s = dot_end(k, o)
                             if CODEC.STEPS < 8:
-                                k = dot_start(0)
+                                k = dot_start(zero)
                                 for i in static(8 - CODEC.STEPS):
                                     k = dot(k, q[CODEC.STEPS + i], dup4(aq, a + 4 * (CODEC.STEPS + i)))
-                                s = add(s, dot_end(k, 0))
-                        acc[t] = fma(to_float(s), mul(d, splat(ad[at[t] + b])), acc[t])
+                                s = add(s, dot_end(k, zero))
+                        acc[t] = fma(to_float(s), mul(d, splat_at(ad, at[t] + b)), acc[t])
                         if CODEC.HAS_MIN:
-                            acc[t] = fma(m, splat(af[at[t] + b]), acc[t])
+                            acc[t] = fma(m, splat_at(af, at[t] + b), acc[t])
                     p += CODEC.STRIDE
                 for t in static(TILE):
                     if t0 + t < tokens:
@@ -107,6 +113,7 @@ def k256(
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
     tokens = step[count]
+    zero = splat_i(0)
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
@@ -133,23 +140,23 @@ def k256(
                             for t in static(TILE):
                                 here = b * 8 + 2 * j + h
                                 a = (at[t] + here) * 32
-                                k = dot_start(0)
+                                k = dot_start(zero)
                                 for i in static(CODEC.STEPS):
                                     k = dot(k, q[i], dup4(aq, a + 4 * i))
-                                s = dot_end(k, 0)
+                                s = dot_end(k, zero)
                                 if CODEC.STEPS < 8:
-                                    k = dot_start(0)
+                                    k = dot_start(zero)
                                     for i in static(8 - CODEC.STEPS):
                                         k = dot(k, q[CODEC.STEPS + i], dup4(aq, a + 4 * (CODEC.STEPS + i)))
-                                    s = add(s, dot_end(k, 0))
+                                    s = add(s, dot_end(k, zero))
                                 sums[t] = add(sums[t], mul(s, sc))
-                                mins[t] = add(mins[t], mul(mn, splat_i(ao[4 * at[t] + here])))
+                                mins[t] = add(mins[t], mul(mn, splat_i_at(ao, 4 * at[t] + here)))
                     d = CODEC.scale(w, p, part)
-                    m = CODEC.minimum(w, p, part)
+                    m = sub(splat(0.0), CODEC.minimum(w, p, part))
                     for t in static(TILE):
-                        scale = ad[at[t] + b * 8]
-                        acc[t] = fma(to_float(sums[t]), mul(d, splat(scale)), acc[t])
-                        acc[t] = fma(to_float(mins[t]), mul(m, splat(-scale)), acc[t])
+                        scale = splat_at(ad, at[t] + b * 8)
+                        acc[t] = fma(to_float(sums[t]), mul(d, scale), acc[t])
+                        acc[t] = fma(to_float(mins[t]), mul(m, scale), acc[t])
                     p += CODEC.STRIDE
                 for t in static(TILE):
                     if t0 + t < tokens:
@@ -165,10 +172,11 @@ def q6_k(
     w: "u8", aq: "i8", ad: "f32", ah: "i32", y: "f32", step: "i64",
     count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
-    """As `block32` for Q6_K: 16 sub-blocks of 16 columns with int8 scales; −32 is taken from their sums `ah`."""
+    """As `block32` for Q6_K: 16 sub-blocks of 16 columns with int8 scales; `ah` holds −32 times their sums."""
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
     tokens = step[count]
+    zero = splat_i(0)
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
@@ -191,16 +199,16 @@ def q6_k(
                             sc = CODEC.sub_scale(w, p, part, 2 * j + h)
                             for t in static(TILE):
                                 here = at[t] + b * 16 + 2 * j + h
-                                o = ah[here] * -32
+                                o = splat_i_at(ah, here)
                                 k = dot(dot_start(o), q[0], dup4(aq, here * 16))
                                 k = dot(k, q[1], dup4(aq, here * 16 + 4))
                                 s = dot_end(k, o)  # two steps fit 16 bits: 2 · 2 · 63 · 127 = 32,004
-                                k = dot(dot_start(0), q[2], dup4(aq, here * 16 + 8))
+                                k = dot(dot_start(zero), q[2], dup4(aq, here * 16 + 8))
                                 k = dot(k, q[3], dup4(aq, here * 16 + 12))
-                                sums[t] = add(sums[t], mul(add(s, dot_end(k, 0)), sc))
+                                sums[t] = add(sums[t], mul(add(s, dot_end(k, zero)), sc))
                     d = CODEC.scale(w, p, part)
                     for t in static(TILE):
-                        scale = splat(ad[at[t] // 2 + b * 8])
+                        scale = splat_at(ad, at[t] // 2 + b * 8)
                         acc[t] = fma(to_float(sums[t]), mul(d, scale), acc[t])
                     p += CODEC.STRIDE
                 for t in static(TILE):
@@ -234,7 +242,7 @@ def floats(
                     for k in static(4):
                         v = CODEC.value(w, p + k * CODEC.STRIDE, part)
                         for t in static(TILE):
-                            acc[4 * t + k] = fma(v, splat(x[at[t] + c + k]), acc[4 * t + k])
+                            acc[4 * t + k] = fma(v, splat_at(x, at[t] + c + k), acc[4 * t + k])
                     p += 4 * CODEC.STRIDE
                 for t in static(TILE):
                     if t0 + t < tokens:

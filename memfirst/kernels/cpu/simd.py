@@ -122,6 +122,18 @@ def splat_i(x):
     return np.full(LANES, x, np.int32)
 
 
+@op(emission("splat_f32_at"), "f32")
+def splat_at(x, index):
+    """LANES copies of x[index]: one load, where plain indexing would also look for negative indices."""
+    return np.full(LANES, read_bytes(x, 4 * index, 4).view(np.float32)[0])
+
+
+@op(emission("splat_i32_at"), "i32")
+def splat_i_at(x, index):
+    """LANES copies of the integer x[index]."""
+    return np.full(LANES, read_bytes(x, 4 * index, 4).view(np.int32)[0])
+
+
 @op(emission("store"), "void")
 def store_rows(y, index, v):
     """LANES floats."""
@@ -196,7 +208,7 @@ def signed_column(v, c):
 
 @op(emission("dot_start"), "dot")
 def dot_start(offset):
-    """An empty sum for `dot`, to which `dot_end` adds `offset`; pairs are added in 16 bits where need be."""
+    """An empty sum for `dot`, to which `dot_end` adds the int32 lanes `offset`; pairs add in 16 bits where need be."""
     return np.zeros(2 * LANES, np.int32)
 
 
@@ -212,12 +224,12 @@ def dot(s, w, a):
 @op(emission("dot_end"), "i32")
 def dot_end(s, offset):
     """The sum as int32, one lane a row, and `offset`: the one that `dot_start` was given."""
-    return s.reshape(-1, 2).sum(1, dtype=np.int32) + np.int32(offset)
+    return s.reshape(-1, 2).sum(1, dtype=np.int32) + offset
 
 
 @op(emission("sdot_start"), "i32")
 def sdot_start(offset):
-    """An empty sum for `sdot`; `offset` is −128 · the sum of all activations that will meet it."""
+    """An empty sum for `sdot`; lanes of `offset` are −128 · the sum of all activations to come."""
     return np.zeros(LANES, np.int32)
 
 

@@ -52,6 +52,12 @@ def splat16(x):
     return np.full(16, x, np.float32)
 
 
+@op(emission("splat16_f32_at"), "f32x16")
+def splat16_at(x, index):
+    """16 copies of x[index]: one load, where plain indexing would also look for negative indices."""
+    return np.full(16, read_bytes(x, 4 * index, 4).view(np.float32)[0])
+
+
 @op(emission("splat16_i32"), "i32x16")
 def splat16_i(x):
     """16 copies of an integer."""
