@@ -97,7 +97,8 @@ class Model:
             raise CapacityError(
                 f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", "raise --ctx"
             )
-        sampler = Sampler(params or SamplingParams(), self.graph.vocab_size)
+        chooser = getattr(self.backend, "chooser", None)  # the reference backend leaves it to NumPy
+        sampler = Sampler(params or SamplingParams(), self.graph.vocab_size, top=chooser and chooser())
         return Generation(self._sequence, self.backend, self.tokenizer, ids, sampler, max_tokens, stop, self._describe)
 
     def encode(self, prompt: str | Messages) -> list[int]:

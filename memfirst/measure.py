@@ -158,7 +158,7 @@ class Bench:
         prefill_s = time.perf_counter() - start
         before, spent = backend.counted(), backend.spent()
         times = self.decode(self.prompt, self.generate)
-        moved = backend.counted() - before
+        moved = backend.moved(before, backend.counted())
         ops = tuple(self.ops(moved, backend.spent() - spent))
         ceilings.append(backend.read_bandwidth(0.25))
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)

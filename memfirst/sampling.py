@@ -1,7 +1,9 @@
 """Which token comes next: penalty, temperature, top-k, top-p, min-p, in that order, then one draw.
 
 The order is Hugging Face's (the logits processors of `generate`); ties at the edge of top-k are kept, as
-there. The full array is passed over once or twice; everything after works on a few dozen candidates.
+there. The full array is passed over once or twice; everything after works on a few dozen candidates. Where a backend
+finds them (`Top`), it is Python that works on them: after a step a NumPy call takes 10 to 20 us, as its code must come
+from memory.
 
 The defaults are llama.cpp's (temperature 0.8, top-k 40, top-p 0.95, min-p 0.05, the last 64 tokens) with
 Ollama's repetition penalty of 1.1, because small models repeat themselves without one.
@@ -10,8 +12,10 @@ Ollama's repetition penalty of 1.1, because small models repeat themselves witho
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +24,30 @@ from memfirst.errors import BackendError, ConfigError
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 
 Reduce = Callable[[F32, float], tuple[float, float]]
 """(logits f32 [vocab], 1/temperature) -> (max, sum of exp((logit - max)/temperature)); may be compiled."""
+
+
+
+class Top(Protocol):
+    """Finds the likeliest tokens; may be compiled. It belongs to one sampler."""
+
+    @property
+    def most(self) -> int:
+        """The largest k."""
+
+    def __call__(
+        self, logits: F32, seen: I32, count: int, k: int, penalty: float
+    ) -> tuple[list[int], list[float], int]:
+        """The k largest of logits f32 [vocab] once those of seen[:count] are penalised; the array is left as it was.
+
+        Gives ids and values, the largest first, of equals the lower id, without -inf; and how many more equal the least
+        of the k, or -1 for NaN or +inf. `logits` is writable, aligned and contiguous; `seen` is always the same array.
+        """
+
 
 LANES = 64
 """Values per group of `top_ids`: 49,152 logits have 768 group maxima."""
@@ -77,18 +101,25 @@ class Sampler:
     """Draws one sequence's tokens; it takes one uniform number a token, so a seed reproduces in any batch.
 
     reduce   where top-k is off, the normaliser over all tokens is needed: a compiled one can be given
+    top      what finds the candidates of top-k; without one, NumPy does
     """
 
-    def __init__(self, params: SamplingParams, vocab_size: int, reduce: Reduce | None = None) -> None:
+    def __init__(
+        self, params: SamplingParams, vocab_size: int, reduce: Reduce | None = None, top: Top | None = None
+    ) -> None:
         if vocab_size < 1:
             raise ConfigError(f"a vocabulary of {vocab_size} tokens", "1 or more")
         self.params, self.vocab_size = params, vocab_size
         self._reduce = reduce or numpy_reduce
         self._random = np.random.Generator(np.random.PCG64(params.seed))
         # The last tokens as a ring; repeated ids are harmless, because all read before any is written.
-        self._window: I64 = np.zeros(params.repetition_window, np.int64)
+        self._window: I32 = np.zeros(params.repetition_window, np.int32)
         self._seen = 0
         self._penalised = params.repetition_penalty != 1 and params.repetition_window > 0
+        self._greedy = params.temperature == 0 or params.top_k == 1
+        k = 1 if self._greedy else params.top_k
+        self._top = top if top is not None and (k == 1 or 0 < k <= min(top.most, vocab_size - 1)) else None
+        self._k = k
 
     def accept(self, id: int) -> None:
         """The sequence now has this token (prompt tokens too)."""
@@ -111,6 +142,13 @@ class Sampler:
         if logits.shape != (self.vocab_size,) or logits.dtype != np.float32:
             found = f"logits {logits.dtype} {list(logits.shape)}"
             raise BackendError(found, f"float32 [{self.vocab_size}]")
+        if self._top is not None and logits.flags.carray:
+            ids, values, ties = self._top(
+                logits, self._window, min(self._seen, len(self._window)), self._k, self.params.repetition_penalty
+            )
+            # Left to NumPy: ties at the edge of top-k, all of which are kept, and logits that are an error.
+            if ids and (ties == 0 or (self._greedy and ties > 0)):
+                return self._choose_among(ids, values)
         if not self._seen:
             return self._choose(logits)
         logits = logits if logits.flags.writeable else logits.copy()
@@ -125,18 +163,33 @@ class Sampler:
 
     def _choose(self, logits: F32) -> int:
         params = self.params
-        if params.temperature == 0 or params.top_k == 1:
+        if self._greedy:
             return greedy(logits)
         if 0 < params.top_k < self.vocab_size:
-            ids, total = top_ids(logits, params.top_k), None
-            best = float(logits[ids].max())
+            ids, total = ranked(logits, top_ids(logits, params.top_k)), None
+            best = float(logits[ids[0]])
         else:
             best, total = self._reduce(logits, 1 / params.temperature)
             check_finite(best)
             ids = self._likely(logits, best, total)
-        if params.top_p < 1:
-            ids = ranked(logits, ids)
+            ids = ranked(logits, ids) if params.top_p < 1 else ids
         return self._draw(ids, relative_weights(logits[ids], best, params.temperature), total)
+
+    def _choose_among(self, ids: list[int], values: list[float]) -> int:
+        """What `_choose` and `_draw` do, of candidates that a `Top` found, likeliest first."""
+        if self._greedy:
+            return ids[0]
+        params, best = self.params, values[0]
+        weights = [math.exp((value - best) / params.temperature) for value in values]
+        enough = params.top_p * sum(weights) if params.top_p < 1 else math.inf
+        cumulative, reached = [], 0.0
+        for weight in weights:
+            if weight < params.min_p or reached >= enough:
+                break
+            reached += weight
+            cumulative.append(reached)
+        point = self._random.random() * reached
+        return ids[min(bisect_right(cumulative, point), len(cumulative) - 1)]
 
     def _likely(self, logits: F32, best: float, total: float) -> I64:
         """Without top-k: the ids above a threshold, among them all that min-p and top-p keep.
@@ -190,7 +243,7 @@ def top_ids(logits: F32, k: int) -> I64:
     body = logits[: groups * LANES].reshape(LANES, groups)  # group g holds every `groups`-th value
     maxima = body.max(axis=0)
     rest = logits[groups * LANES :]
-    check_finite(max(float(maxima.max()), float(rest.max()) if len(rest) else -np.inf), rest)
+    check_finite(float(np.maximum(maxima.max(), rest.max() if len(rest) else -np.inf)))
     bound = np.partition(maxima, groups - k)[groups - k]
     held = np.flatnonzero(maxima >= bound)
     ids = (np.arange(LANES)[:, None] * groups + held).ravel()
@@ -218,9 +271,9 @@ def numpy_reduce(logits: F32, inverse_temperature: float) -> tuple[float, float]
     return float(best), float(np.exp(shifted, out=shifted).sum())
 
 
-def check_finite(best: float, also: F32 | None = None) -> None:
+def check_finite(best: float) -> None:
     """BackendError unless the largest logit is a finite number (NaN anywhere makes it NaN)."""
-    if not np.isfinite(best) or (also is not None and np.isnan(also).any()):
+    if not math.isfinite(best):
         raise BackendError(
             f"the largest logit is {best}", "finite numbers", "the weights or a kernel are broken"
         )

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
-from memfirst.backends.cpu_bind import Bound
+from memfirst.backends.cpu_bind import ROOM, Bound, Counts
+from memfirst.backends.cpu_choose import KEY, Chooser
 from memfirst.backends.cpu_step import StepArrays
 from memfirst.bandwidth import read_bandwidth
 from memfirst.codecs.base import F32
@@ -19,7 +20,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, KVCache, Step, Weight
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Key, Library, Progress
-from memfirst.kernels.cpu.team import Team
+from memfirst.kernels.cpu.team import Native, Team, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, predict
 from memfirst.lower.cpu import lower
 from memfirst.lower.cpu_calls import page_items
@@ -50,6 +51,7 @@ class CpuBackend:
 
     make_library: Callable[[], Any] = Library  # the interpreted backend has its own
     make_team: Callable[[int, Any], Any] = Team
+    make_native: Callable[[Any], Native] = staticmethod(native)
 
     def __init__(
         self,
@@ -72,13 +74,15 @@ class CpuBackend:
         self._tables = _rope_tables(graph, options.context)
         stage("weights")
         self.team = self.make_team(options.threads, self.library)
+        self._counts = Counts(ROOM * options.threads * len(program.calls))
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph)
         self._bind(program)
         stage("program")
 
     def _kernels(self, program: Program) -> frozenset[Key]:
         """What a start needs; where it must compile, also what prompts will need: waiting once is better than twice."""
-        keys = program.kernels | {(name, ()) for name in ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read")}
+        always = ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read")
+        keys = program.kernels | {(name, ()) for name in always} | {KEY}
         if self.library.has(keys):
             return keys
         return keys | lower(self.graph, CAPACITIES[-1], self.options.context, self.options.threads).kernels
@@ -99,7 +103,7 @@ class CpuBackend:
         arrays |= {("weight", name): a for name, a in self._weights.items()}
         arrays |= {("table", name): a for name, a in self._tables.items()}
         arrays |= {("step", name): a for name, a in self._arrays.arrays.items()}
-        bound = Bound(program, arrays, entries, self.team)
+        bound = Bound(program, arrays, entries, self.team, self._counts)
         self._programs[program.capacity] = bound
         return bound
 
@@ -129,8 +133,12 @@ class CpuBackend:
         return predict(self.program(step.tokens).program, step)
 
     def counted(self) -> NDArray[np.int64]:
-        """Bytes that each call of each program read so far, all workers together."""
-        return np.concatenate([b.read.sum(0) for b in self._programs.values()])
+        """Bytes that each worker read in each call of each program so far, for `moved` and `recorded`."""
+        return self._counts.copy()
+
+    def moved(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bytes that each of `calls` read between two counts, all workers together."""
+        return self._counts.between(before, after)
 
     def spent(self) -> NDArray[np.float64]:
         """Seconds in each call of each program so far, all workers together."""
@@ -139,14 +147,16 @@ class CpuBackend:
         return seconds
 
     def calls(self) -> list[Call]:
-        """The calls that `counted` and `spent` are of."""
+        """The calls that `moved` and `spent` are of."""
         return [call for bound in self._programs.values() for call in bound.calls]
 
     def recorded(self, step: Step, before: NDArray[np.int64], after: NDArray[np.int64]) -> Ledger:
         """What the kernels read between two counts, by operation and purpose."""
-        moved = after.copy()
-        moved[: len(before)] -= before  # a program made in between starts at 0
-        return ledger_of(self.calls(), moved, step.tokens)
+        return ledger_of(self.calls(), self.moved(before, after), step.tokens)
+
+    def chooser(self) -> Chooser:
+        """What finds a sampler's candidates, for one sampler."""
+        return Chooser(self.make_native(self.library.load([KEY])[KEY]))
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """What is held for sequences of these lengths."""
@@ -165,14 +175,9 @@ def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> L
     """Bytes counted by calls, as a ledger."""
     entries = (
         Entry(call.op, call.purpose, exactly(int(n)))
-        for call, n in zip(calls, moved[: len(calls)], strict=True) if call.purpose and n
+        for call, n in zip(calls, moved, strict=True) if call.purpose and n
     )  # fmt: skip
     return Ledger(tuple(entries), tokens)
-
-
-def recorded(bound: Bound, before: NDArray[np.int64], tokens: int) -> Ledger:
-    """What one program's kernels read since `before` (a copy of `bound.read.sum(0)`)."""
-    return ledger_of(bound.calls, bound.read.sum(0) - before, tokens)
 
 
 def _page_sizes(graph: Graph) -> set[int]:

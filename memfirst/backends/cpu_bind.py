@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.errors import CapacityError
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry, Key
@@ -17,14 +18,51 @@ from memfirst.lower.program import Call, Operand, Program, Ref
 
 COUNTERS = 16  # words of a phase's counters, as in `walk`
 
+ROOM = 16
+"""Times the first program's counters that there is room for: five programs have about as many calls each."""
+
 Arrays = Mapping[tuple[str, str], NDArray[Any]]
 """Arrays by (space, name) of the operands that name them."""
+
+
+class Counts:
+    """Bytes that workers counted, of all programs in one stretch: a snapshot is one copy."""
+
+    def __init__(self, items: int) -> None:
+        self._all: NDArray[np.int64] = arena.allocate(8 * items, huge=False).view(np.int64)  # free until touched
+        self._used = self._all[:0]
+        self._shapes: list[tuple[int, int]] = []
+
+    def take(self, workers: int, calls: int) -> NDArray[np.int64]:
+        """Counters [workers, calls] of one more program; CapacityError where none are left."""
+        start, end = len(self._used), len(self._used) + workers * calls
+        if end > len(self._all):
+            raise CapacityError(f"{end} counters", f"at most {len(self._all)}", "use fewer threads")
+        self._used = self._all[:end]
+        self._shapes.append((workers, calls))
+        return self._all[start:end].reshape(workers, calls)
+
+    def copy(self) -> NDArray[np.int64]:
+        """All counters as they are now."""
+        return self._used.copy()
+
+    def between(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Bytes of each call of each program between two copies, all workers together."""
+        moved, at, sums = after.copy(), 0, [np.zeros(0, np.int64)]
+        moved[: len(before)] -= before  # a program made in between starts at 0
+        for workers, calls in self._shapes:
+            part = moved[at : at + workers * calls]  # none of a program that was made later
+            sums.append(part.reshape(-1, calls).sum(0) if len(part) else np.zeros(calls, np.int64))
+            at += workers * calls
+        return np.concatenate(sums)
 
 
 class Bound:
     """A program ready to walk: its tables, its records, and what the workers counted."""
 
-    def __init__(self, program: Program, arrays: Arrays, entries: Mapping[Key, Entry], team: Team) -> None:
+    def __init__(
+        self, program: Program, arrays: Arrays, entries: Mapping[Key, Entry], team: Team, counts: Counts
+    ) -> None:
         self.program = program
         self.arrays = dict(arrays)
         for b in program.buffers:
@@ -33,7 +71,7 @@ class Bound:
         self._keep: list[Any] = [arrays]  # records hold addresses: what they point at must live as long
         self._tables(program, entries)
         shape = team.threads, len(self.calls)
-        self.read, self.spent = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        self.read, self.spent = counts.take(*shape), np.zeros(shape, np.int64)
         counters = arena.array("i64", len(program.phases) * COUNTERS)
         step = self.arrays["step", "step"]
         parts = (team.control, self.phases, self.tasks, self.addresses, counters, step,

@@ -134,6 +134,7 @@ class InterpretedBackend(CpuBackend):
     """The CPU backend without compiled code; `log` has what the last step loaded and stored."""
 
     make_team = Workers
+    make_native = staticmethod(lambda entry: interpreted_kernels[entry.address])
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, options: CpuOptions) -> None:
         nothing_compiled()

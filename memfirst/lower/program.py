@@ -123,10 +123,14 @@ class Program:
         return tuple(task for phase in self.phases for task in phase.tasks)
 
     @property
+    def calls(self) -> list[Call]:
+        """Every call of a kernel, in no particular order."""
+        return [c for p in self.phases for c in p.prologue] + [c for t in self.tasks for c in t.calls]
+
+    @property
     def kernels(self) -> frozenset[tuple[str, tuple[tuple[str, int | str], ...]]]:
         """Every kernel that it needs compiled."""
-        calls = [c for p in self.phases for c in p.prologue] + [c for t in self.tasks for c in t.calls]
-        return frozenset(c.key for c in calls)
+        return frozenset(c.key for c in self.calls)
 
     def flops(self, step: Step) -> int:
         """Operations of a step, from the graph."""

@@ -1,0 +1,61 @@
+"""The compiled pass over the logits, as the sampler calls it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst.codecs.base import F32
+from memfirst.errors import BackendError
+from memfirst.kernels.cpu import arena
+from memfirst.kernels.cpu.library import Key
+from memfirst.kernels.cpu.team import Native, bits
+
+KEY: Key = ("choose.top", ())
+# Words of the record that change: the arrays' addresses and lengths, then vocab, count, k and the penalty.
+LOGITS, SEEN, KEPT, IDS, VALUES, VOCAB, COUNT, K, PENALTY, WORDS = 0, 2, 4, 6, 8, 10, 11, 12, 13, 14
+
+
+class Chooser:
+    """The `Top` of one sampler: its record is kept, and only what changed is written anew."""
+
+    most = 256
+
+    def __init__(self, call: Native) -> None:
+        self._call = call
+        self._record = np.zeros(WORDS, np.int64)
+        self._args = self._record.ctypes.data
+        self._ids, self._values = arena.array("i32", self.most + 1), arena.array("f32", self.most + 1)
+        self._seen: NDArray[np.int32] | None = None
+        self._kept: NDArray[np.float32] = arena.array("f32", 0)
+        self._place, self._asked = (0, 0), (0, 0.0)
+        self._point(IDS, self._ids)
+        self._point(VALUES, self._values)
+
+    def __call__(
+        self, logits: F32, seen: NDArray[np.int32], count: int, k: int, penalty: float
+    ) -> tuple[list[int], list[float], int]:
+        """As `sampling.Top` says; BackendError for more than there is room for."""
+        if not 0 < k <= self.most or not 0 <= count <= len(seen):
+            raise BackendError(f"the {k} largest after {count} tokens", f"up to {self.most} after {len(seen)}")
+        if seen is not self._seen:
+            self._seen, self._kept = seen, arena.array("f32", len(seen))
+            self._point(SEEN, seen)
+            self._point(KEPT, self._kept)
+        if (place := (logits.ctypes.data, logits.size)) != self._place:
+            self._place = place
+            self._point(LOGITS, logits)
+            self._record[VOCAB] = logits.size
+        if (k, penalty) != self._asked:
+            self._asked = k, penalty
+            self._record[K], self._record[PENALTY] = k, bits(float(penalty))
+        self._record[COUNT] = count
+        ties = self._call(self._args, 0, 0, 0)
+        ids = self._ids[: k + 1].tolist()
+        held = k if -1 not in ids else ids.index(-1)
+        return ids[:held], self._values[:held].tolist(), ties
+
+    def _point(self, word: int, array: NDArray[Any]) -> None:
+        self._record[word : word + 2] = array.ctypes.data, array.size
