@@ -132,17 +132,18 @@ def attend(
                 here = tables[pages + index] * page_items + keys - index * PAGE * DIM
                 for p in range(start, end, 32):
                     twin = p + 16 if p + 16 < end else p  # two groups at once hide the latency of fma
-                    later = p + PAGE if p + PAGE < last else p
-                    ahead = tables[pages + later // PAGE] * page_items + keys + later % PAGE * DIM
+                    if p + PAGE < last:  # a page on; at the end, where the values begin
+                        ahead = tables[pages + index + 1] * page_items + keys + p % PAGE * DIM
+                    else:
+                        ahead = tables[pages + first // PAGE] * page_items + values + p % PAGE * DIM
                     acc = lanes(GROUP)
                     bcc = lanes(GROUP)
                     for g in static(GROUP):
                         acc[g] = splat16(0.0)
                         bcc[g] = splat16(0.0)
                     for d in range(DIM):
-                        if AHEAD:  # a line of keys a page on, one of these positions' values: 32 · DIM f16 are DIM lines
+                        if AHEAD:  # 32 positions' f16 are DIM lines
                             prefetch(cache, ahead + d * 32)
-                            prefetch(cache, here - keys + values + p * DIM + d * 32)
                         k = load16_f16_of(cache, here + p * DIM + d * 16, max(first - p, 0), min(last - p, 16))
                         j = load16_f16_of(cache, here + twin * DIM + d * 16, max(first - twin, 0), min(last - twin, 16))
                         for g in static(GROUP):
@@ -168,7 +169,12 @@ def attend(
                 for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
                     start, end = max(first, index * PAGE), min(last, index * PAGE + PAGE)
                     here = tables[pages + index] * page_items + values - index * PAGE * DIM + d
+                    later = min(index + 1, (last - 1) // PAGE)
+                    ahead = tables[pages + later] * page_items + values - index * PAGE * DIM + d
                     for p in range(start, end):
+                        if AHEAD:
+                            for i in static(WIDE // 2):
+                                prefetch(cache, ahead + p * DIM + 32 * i)
                         v = lanes(WIDE)
                         for i in static(WIDE):
                             v[i] = load16_f16(cache, here + p * DIM + 16 * i)
