@@ -178,8 +178,11 @@ class Generation:
         step, logits = self._prefill()
         after = self._backend.counted()
         start = time.perf_counter()
+        row, rows = logits[0], logits
         while True:
-            id = self._sampler.sample(logits[0])
+            if rows is not logits:
+                row, rows = logits[0], logits
+            id = self._sampler.sample(row)
             text = self._accept(id)
             self.timing.tokens = len(self.ids)
             if not self.first_token_at:

@@ -97,6 +97,22 @@ GREEDY = SamplingParams(temperature=0, repetition_penalty=1)
 """The likeliest token, always."""
 
 
+class Uniforms:
+    """Numbers of [0, 1) of NumPy's PCG64, made in blocks: one call a token would cost as much as 64 do."""
+
+    BLOCK = 64
+
+    def __init__(self, seed: int | None) -> None:
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+        self._made: list[float] = []
+
+    def random(self) -> float:
+        """The next one."""
+        if not self._made:
+            self._made = self._generator.random(self.BLOCK)[::-1].tolist()
+        return self._made.pop()
+
+
 class Sampler:
     """Draws one sequence's tokens; it takes one uniform number a token, so a seed reproduces in any batch.
 
@@ -111,7 +127,7 @@ class Sampler:
             raise ConfigError(f"a vocabulary of {vocab_size} tokens", "1 or more")
         self.params, self.vocab_size = params, vocab_size
         self._reduce = reduce or numpy_reduce
-        self._random = np.random.Generator(np.random.PCG64(params.seed))
+        self._random = Uniforms(params.seed)
         # The last tokens as a ring; repeated ids are harmless, because all read before any is written.
         self._window: I32 = np.zeros(params.repetition_window, np.int32)
         self._seen = 0
@@ -120,6 +136,8 @@ class Sampler:
         k = 1 if self._greedy else params.top_k
         self._top = top if top is not None and (k == 1 or 0 < k <= min(top.most, vocab_size - 1)) else None
         self._k = k
+        self._checked: F32 | None = None
+        self._direct = False
 
     def accept(self, id: int) -> None:
         """The sequence now has this token (prompt tokens too)."""
@@ -139,10 +157,9 @@ class Sampler:
 
         The penalty is written into the array and taken back before returning; a read-only array is copied.
         """
-        if logits.shape != (self.vocab_size,) or logits.dtype != np.float32:
-            found = f"logits {logits.dtype} {list(logits.shape)}"
-            raise BackendError(found, f"float32 [{self.vocab_size}]")
-        if self._top is not None and logits.flags.carray:
+        if logits is not self._checked:
+            self._check(logits)
+        if self._top is not None and self._direct:
             ids, values, ties = self._top(
                 logits, self._window, min(self._seen, len(self._window)), self._k, self.params.repetition_penalty
             )
@@ -160,6 +177,13 @@ class Sampler:
             return self._choose(logits)
         finally:
             logits[seen] = kept
+
+    def _check(self, logits: F32) -> None:
+        """Once an array: a backend gives the same one for every token."""
+        if logits.shape != (self.vocab_size,) or logits.dtype != np.float32:
+            found = f"logits {logits.dtype} {list(logits.shape)}"
+            raise BackendError(found, f"float32 [{self.vocab_size}]")
+        self._checked, self._direct = logits, bool(logits.flags.carray)
 
     def _choose(self, logits: F32) -> int:
         params = self.params

@@ -111,7 +111,7 @@ class CpuBackend:
         """The program for a step of that many tokens, made when first needed."""
         if tokens > CAPACITIES[-1]:
             raise CapacityError(f"a step of {tokens} tokens", f"at most {CAPACITIES[-1]}", "cut it into several")
-        capacity = next(c for c in CAPACITIES if c >= tokens)
+        capacity = 1 if tokens == 1 else next(c for c in CAPACITIES if c >= tokens)
         if capacity not in self._programs:
             self._bind(lower(self.graph, capacity, self.options.context, self.options.threads))
         return self._programs[capacity]
@@ -123,10 +123,7 @@ class CpuBackend:
         self.team.begin()
         rows = self._arrays.fill(step, tokens, self.options.threads)
         self.team.run(bound.walk_args, len(bound.program.phases))
-        vocab = self.graph.vocab_size
-        width = -(-vocab // _PACK_ROWS) * _PACK_ROWS  # padding is computed too
-        logits: F32 = bound.arrays["buffer", "output"][: rows * width].reshape(rows, width)
-        return logits[:, :vocab]
+        return bound.logits(rows)
 
     def predicted(self, step: Step) -> Ledger:
         """What `step` will move: the price of the program that does it."""

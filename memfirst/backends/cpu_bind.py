@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.codecs.base import F32, ROWS
 from memfirst.errors import CapacityError
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
@@ -79,11 +80,18 @@ class Bound:
         words = [word for part in parts for word in (part.ctypes.data, part.size)]
         self._keep += parts
         self._walk = np.array([*words, team.patience], np.int64)
-
-    @property
-    def walk_args(self) -> int:
+        self.walk_args: int = self._walk.ctypes.data
         """Address of the walk's arguments."""
-        return self._walk.ctypes.data
+        self._logits: dict[int, F32] = {}
+
+    def logits(self, rows: int) -> F32:
+        """The output's first `rows` [rows, vocab]; the same array whenever asked again."""
+        if rows not in self._logits:
+            vocab = self.program.graph.vocab_size
+            width = -(-vocab // ROWS) * ROWS  # padding is computed too
+            output: F32 = self.arrays["buffer", "output"][: rows * width].reshape(rows, width)
+            self._logits[rows] = output[:, :vocab]
+        return self._logits[rows]
 
     def _tables(self, program: Program, entries: Mapping[Key, Entry]) -> None:
         phases: list[list[int]] = []

@@ -32,6 +32,7 @@ class StepArrays:
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
         self.arrays["step"] = arena.array("i64", 8)
         self.arrays["all_rows"][:] = np.arange(capacity)
+        self._words = {name: array.data for name, array in self.arrays.items()}
         self._tables: list[tuple[int, ...]] = []
 
     def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
@@ -67,7 +68,7 @@ class StepArrays:
         """A decoded token: the same as below without arrays of one, which would take ten times as long (25 µs)."""
         self._check(sequence)
         self._table(0, sequence.pages)
-        a, past, rows = self.arrays, sequence.past, len(sequence.logit_rows)
+        a, past, rows = self._words, sequence.past, len(sequence.logit_rows)
         start = 0 if self.window is None else max(past + 1 - self.window, 0)
         a["tokens"][0] = token
         a["positions"][0] = past if sequence.positions is None else sequence.positions[0]
@@ -84,7 +85,7 @@ class StepArrays:
     def _count(self, tokens: int, logits: int, items: int) -> None:
         counts = {"tokens": tokens, "logits": logits, "items": items, "any_logits": int(logits > 0)}
         for name, count in counts.items():
-            self.arrays["step"][FIELDS[name]] = count
+            self._words["step"][FIELDS[name]] = count
 
     def _check_tokens(self, step: Step, tokens: Many[int] | NDArray[np.int32]) -> None:
         if len(tokens) != step.tokens:

@@ -28,15 +28,23 @@ class StreamDecoder:
     def __init__(self, tokenizer: Pieces, special: bool = False) -> None:
         self._piece, self._special = tokenizer.piece, special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._pending = False
+        """Whether a character is incomplete."""
 
     def push(self, id: int) -> str:
         """The characters that this token completes, possibly none."""
-        return self._decoder.decode(self._piece(id, self._special))
+        piece = self._piece(id, self._special)
+        if not self._pending and piece.isascii():  # as most are, and this is less code
+            return piece.decode("ascii")
+        text = self._decoder.decode(piece)
+        self._pending = bool(self._decoder.getstate()[0])
+        return text
 
     def flush(self) -> str:
         """What was held back, at the end of the answer: U+FFFD for an incomplete character; starts afresh."""
         rest = self._decoder.decode(b"", True)
         self._decoder.reset()
+        self._pending = False
         return rest
 
 

@@ -73,6 +73,7 @@ class Team:
         self.patience = int(PATIENCE_SECONDS * self.frequency)
         spin = int(SPIN_SECONDS * self.frequency)
         self._serve_args = np.array([self.control.ctypes.data, len(self.control), spin], np.int64)
+        self._words = self.control.data  # a word is written with less code than through NumPy
         self._epoch = 0
         self._closing = False
         self._wake = [threading.Event() for _ in range(threads)]
@@ -101,14 +102,14 @@ class Team:
 
     def begin(self) -> None:
         """Before a step's arrays are written: whoever still looks at the last step stops doing so."""
-        self.control[CURRENT] = self._epoch + 1
+        self._words[CURRENT] = self._epoch + 1
 
     def run(self, walk_args: int, phases: int) -> None:
         """Do one step of `phases` phases whose arguments are the record at address `walk_args`; after `begin`."""
         if self._failed:
             self._check()
         slot = RING + (self._epoch + 1) % EPOCHS * 2
-        self.control[slot : slot + 2] = walk_args, phases
+        self._words[slot], self._words[slot + 1] = walk_args, phases
         self._epoch += 1
         for i in range(1, self.threads):
             if self._idle[i].is_set():
