@@ -98,7 +98,7 @@ GREEDY = SamplingParams(temperature=0, repetition_penalty=1)
 
 
 class Uniforms:
-    """Numbers of [0, 1) of NumPy's PCG64, made in blocks: one call a token would cost as much as 64 do."""
+    """Numbers of [0, 1) of NumPy's PCG64, made in blocks, so that a token needs no call of NumPy's."""
 
     BLOCK = 64
 

@@ -149,6 +149,21 @@ def test_two_workers_load_matrices_once_and_repeat_only_what_they_prepare() -> N
                 assert loads(two.log.touched, op.name, purpose, op.weight.alias or op.weight.name) == {1}
 
 
+def test_the_likeliest_tokens_interpreted() -> None:
+    """Bounds are checked here; with a tail, a penalty, a tie at the edge, and NaN."""
+    logits = np.round(np.random.default_rng(3).standard_normal(150) * 4).astype(np.float32)
+    window, top = np.array([7, 7, 149], np.int32), backend("llama", "q4_0").chooser()
+    for k in (1, 5, 150):
+        scores = logits.copy()
+        scores[[7, 149]] = [x / 1.5 if x > 0 else x * 1.5 for x in logits[[7, 149]]]
+        order = np.argsort(-scores, kind="stable")[:k].tolist()
+        ids, values, ties = top(logits, window, 3, k, 1.5)
+        assert (ids, values) == (order, scores[order].tolist())
+        assert ties == (scores == scores[order[-1]]).sum() - values.count(values[-1])
+    logits[149] = np.nan
+    assert top(logits, window, 3, 5, 1.5)[2] == -1
+
+
 def test_a_kernel_that_reads_other_bytes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     def columns(w, p, gap):  # type: ignore[no-untyped-def]
         a = load_w(w, p + 16, gap)

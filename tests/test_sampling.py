@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memfirst.errors import BackendError, ConfigError
-from memfirst.sampling import GREEDY, Sampler, SamplingParams, numpy_reduce, top_ids
+from memfirst.sampling import GREEDY, Sampler, SamplingParams, Uniforms, numpy_reduce, top_ids
 
 VOCAB = 5000
 
@@ -176,6 +176,12 @@ def test_one_draw_a_token_whatever_the_chain() -> None:
         sampler.sample(some_logits(seed))
         generator.random()
     assert sampler._random.random() == generator.random()
+
+
+def test_uniform_numbers_are_the_generators_across_blocks() -> None:
+    generator, ours = np.random.Generator(np.random.PCG64(5)), Uniforms(5)
+    count = 2 * Uniforms.BLOCK + 3
+    assert [ours.random() for _ in range(count)] == [generator.random() for _ in range(count)]
 
 
 def test_penalty_is_taken_back_and_read_only_arrays_work() -> None:

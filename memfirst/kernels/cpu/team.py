@@ -22,7 +22,7 @@ EPOCH, STOP, CURRENT, WALK, RING, EPOCHS = 0, 8, 16, 24, 32, 64
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4)
 
 SPIN_SECONDS = 500e-6
-"""How long a worker waits awake for the next step: longer than Python's part of a token (150 to 300 us in caches that
+"""How long a worker waits awake for the next step: longer than Python's part of a token (160 to 230 us in caches that
 the walk has swept), because whoever sleeps has to be woken by the system, and joins the step late."""
 PATIENCE_SECONDS = 20e-3
 """How long a barrier is waited for before Python looks around (signals, dead workers)."""
