@@ -1,12 +1,9 @@
 """Which token comes next: penalty, temperature, top-k, top-p, min-p, in that order, then one draw.
 
-The order is Hugging Face's (the logits processors of `generate`); ties at the edge of top-k are kept, as
-there. The full array is passed over once or twice; everything after works on a few dozen candidates. Where a backend
-finds them (`Top`), it is Python that works on them: after a step a NumPy call takes 10 to 20 us, as its code must come
-from memory.
-
-The defaults are llama.cpp's (temperature 0.8, top-k 40, top-p 0.95, min-p 0.05, the last 64 tokens) with
-Ollama's repetition penalty of 1.1, because small models repeat themselves without one.
+The order is Hugging Face's, and ties at the edge of top-k are kept, as there. The full array is passed over once or
+twice; the rest works on a few dozen candidates, in Python where a backend finds them (`Top`): after a step a NumPy
+call takes 10 to 20 us, as its code must come from memory. The defaults are llama.cpp's with Ollama's repetition
+penalty of 1.1, because small models repeat themselves without one.
 """
 
 from __future__ import annotations

@@ -3,8 +3,19 @@
 import numpy as np
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import absolute, fma, maximum, mul, rint
-from memfirst.kernels.cpu.simd16 import load16, max16, splat16, store16, store16_i8, sum16, sum16_i, to_int16
+from memfirst.kernels.cpu.simd import fma, maximum, mul
+from memfirst.kernels.cpu.simd16 import (
+    absolute,
+    load16,
+    max16,
+    rint,
+    splat16,
+    store16,
+    store16_i8,
+    sum16,
+    sum16_i,
+    to_int16,
+)
 
 
 @kernel

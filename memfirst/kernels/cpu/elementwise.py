@@ -3,13 +3,15 @@
 import numpy as np
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import add, div, fma, maximum, mul, rint, shl, sub
+from memfirst.kernels.cpu.simd import add, fma, maximum, mul, shl, sub
 from memfirst.kernels.cpu.simd16 import (
     as_float16,
+    div,
     evens16,
     load16,
     minimum,
     odds16,
+    rint,
     splat16,
     splat16_i,
     store16,

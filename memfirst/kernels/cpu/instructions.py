@@ -6,8 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from memfirst.kernels.cpu import isa
-from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, ISA, LANES, Emitter
+from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, LANES, Emitter
 from memfirst.kernels.cpu.half import narrow, widen
 
 PACK = 16
@@ -17,7 +16,8 @@ V = ir.VectorType
 # --- loads and stores ----------------------------------------------------------------------------------
 
 
-def _load(e: Emitter, array: Any, offset: Any, vector: Any, index: int = 0) -> Any:
+def load_vector(e: Emitter, array: Any, offset: Any, vector: Any, index: int = 0) -> Any:
+    """A vector at an offset in elements into array argument `index`."""
     return e.builder.load(e.at(array, index, offset, vector), align=1)
 
 
@@ -26,7 +26,7 @@ def _load_rows(e: Emitter, w: Any, offset: Any, part: Any, element: Any) -> Any:
     if LANES < PACK:
         size = LANES * element.count * _size(element.element)
         offset = e.builder.add(offset, e.builder.mul(part, I64(size)))
-    return _load(e, w, offset, V(element.element, LANES * element.count))
+    return load_vector(e, w, offset, V(element.element, LANES * element.count))
 
 
 def _size(element: Any) -> int:
@@ -100,15 +100,15 @@ def store(e: Emitter, y: Any, index: Any, v: Any) -> None:
 
 
 def load_rows_y(e: Emitter, y: Any, index: Any) -> Any:
-    return _load(e, y, index, V(F32, LANES))
+    return load_vector(e, y, index, V(F32, LANES))
 
 
 def load_f32x16(e: Emitter, x: Any, index: Any) -> Any:
-    return _load(e, x, index, V(F32, 16))
+    return load_vector(e, x, index, V(F32, 16))
 
 
 def load_f16x16(e: Emitter, x: Any, index: Any) -> Any:
-    return widen(e, _load(e, x, index, V(F16, 16)))
+    return widen(e, load_vector(e, x, index, V(F16, 16)))
 
 
 def load_f16x16_of(e: Emitter, x: Any, index: Any, skip: Any, used: Any) -> Any:
@@ -137,72 +137,6 @@ def store_f16(e: Emitter, x: Any, index: Any, value: Any) -> None:
 
 def load_f16_scalar(e: Emitter, x: Any, offset: Any) -> Any:
     return widen(e, e.builder.load(e.at(x, 0, offset, F16), align=1))
-
-
-# --- bytes ----------------------------------------------------------------------------------------------
-
-
-def _constant(e: Emitter, v: Any, scalar: Any) -> Any:
-    """`scalar` in every lane of `v`'s type; LLVM folds it, as kernels pass literals."""
-    element = v.type.element
-    if scalar.type.width > element.width:
-        scalar = e.builder.trunc(scalar, element)
-    return e.splat(scalar, v.type.count)
-
-
-def and_const(e: Emitter, v: Any, mask: Any) -> Any:
-    return e.builder.and_(v, _constant(e, v, mask))
-
-
-def shr(e: Emitter, v: Any, n: Any) -> Any:
-    return e.builder.lshr(v, _constant(e, v, n))
-
-
-def shl(e: Emitter, v: Any, n: Any) -> Any:
-    return e.builder.shl(v, _constant(e, v, n))
-
-
-def or_(e: Emitter, a: Any, b: Any) -> Any:
-    return e.builder.or_(a, b)
-
-
-def xor(e: Emitter, a: Any, b: Any) -> Any:
-    return e.builder.xor(a, b)
-
-
-def checksum(e: Emitter, v: Any) -> Any:
-    return _fold(e, e.builder.bitcast(v, V(I32, LANES)), add)
-
-
-def table16(e: Emitter, v: Any, t: Any) -> Any:
-    """`pshufb` looks up 16 bytes within each 128-bit lane; elsewhere one lookup an element."""
-    table = _load(e, t, I64(0), V(I8, 16), index=1)
-    if ISA == isa.GENERIC:
-        return _table_by_element(e, v, table)
-    wide = e.concat(e.concat(table, table), e.concat(table, table)) if LANES == 16 else e.concat(table, table)
-    name = "llvm.x86.avx512.pshuf.b.512" if LANES == 16 else "llvm.x86.avx2.pshuf.b"
-    return e.call(name, v.type, [wide, v])
-
-
-def _table_by_element(e: Emitter, v: Any, table: Any) -> Any:
-    out = ir.Constant(v.type, ir.Undefined)
-    for i in range(v.type.count):
-        index = e.builder.zext(e.builder.extract_element(v, I32(i)), I32)
-        out = e.builder.insert_element(out, e.builder.extract_element(table, index), I32(i))
-    return out
-
-
-def column(e: Emitter, v: Any, c: Any) -> Any:
-    words = e.builder.bitcast(v, V(I32, LANES))
-    moved = e.builder.lshr(words, _constant(e, words, e.builder.mul(c, I64(8))))
-    return e.builder.and_(moved, ir.Constant(words.type, [255] * LANES))
-
-
-def signed_column(e: Emitter, v: Any, c: Any) -> Any:
-    words = e.builder.bitcast(v, V(I32, LANES))
-    up = e.builder.sub(I64(24), e.builder.mul(c, I64(8)))
-    top = e.builder.shl(words, _constant(e, words, up))
-    return e.builder.ashr(top, ir.Constant(words.type, [24] * LANES))
 
 
 # --- arithmetic -----------------------------------------------------------------------------------------
@@ -307,3 +241,7 @@ def max_lanes(e: Emitter, v: Any) -> Any:
 
 def prefetch(e: Emitter, w: Any, offset: Any) -> None:
     e.call("llvm.prefetch.p0", ir.VoidType(), [e.at(w, 0, offset, I8), I32(0), I32(3), I32(1)])
+
+
+def checksum(e: Emitter, v: Any) -> Any:
+    return _fold(e, e.builder.bitcast(v, V(I32, LANES)), add)

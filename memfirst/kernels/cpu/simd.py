@@ -28,7 +28,7 @@ if INTERPRETED:
         return lambda meaning: meaning
 
 else:
-    from memfirst.kernels.cpu import instructions, instructions_dot, instructions_thread
+    from memfirst.kernels.cpu import instructions, instructions_bytes, instructions_dot, instructions_thread
     from memfirst.kernels.cpu.emit import op
 
 
@@ -36,7 +36,7 @@ def emission(name: str) -> Any:
     """The emission called `name`; None when interpreted."""
     if INTERPRETED:
         return None
-    homes = (instructions, instructions_dot, instructions_thread)
+    homes = (instructions, instructions_bytes, instructions_dot, instructions_thread)
     return next(getattr(home, name) for home in homes if hasattr(home, name))
 
 
@@ -277,24 +277,6 @@ def to_float(v):
 def maximum(a, b):
     """The larger, lane by lane; NaN where either is: a broken weight must not become an answer."""
     return np.maximum(a, b)
-
-
-@op(emission("div"), "same")
-def div(a, b):
-    """a / b."""
-    return a / b
-
-
-@op(emission("absolute"), "same")
-def absolute(a):
-    """|a|."""
-    return np.abs(a)
-
-
-@op(emission("rint"), "same")
-def rint(a):
-    """Nearest integer, ties to even, still a float."""
-    return np.rint(a)
 
 
 @op(emission("prefetch"), "void")

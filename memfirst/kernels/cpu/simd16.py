@@ -142,3 +142,21 @@ def store_f16(x, index, value):
 def load_f16_at(w, offset):
     """The f16 at a byte offset, as float32."""
     return read_bytes(w, offset, 2).view(np.float16)[0].astype(np.float32)
+
+
+@op(emission("div"), "same")
+def div(a, b):
+    """a / b."""
+    return a / b
+
+
+@op(emission("absolute"), "same")
+def absolute(a):
+    """|a|."""
+    return np.abs(a)
+
+
+@op(emission("rint"), "same")
+def rint(a):
+    """Nearest integer, ties to even, still a float."""
+    return np.rint(a)
