@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 MODEL  ?= smollm2:135m
-PROMPT ?= In two sentences: why is memory bandwidth the limit when a language model writes?
+PROMPT ?= What is the capital of France, and what is it known for?
 BENCH  ?= --threads 2
 
 .DEFAULT_GOAL := help
