@@ -114,7 +114,8 @@ class Library:
 
     def load(self, keys: Iterable[Key], progress: Progress | None = None) -> dict[Key, Entry]:
         """Entries of all `keys`; compiles those that the cache lacks."""
-        wanted = [key for key in sorted(set(keys)) if key not in self.loaded]
+        keys = frozenset(keys)
+        wanted = [key for key in sorted(keys) if key not in self.loaded]
         blobs = {key: self._read(key) for key in wanted}
         missing = [key for key, blob in blobs.items() if blob is None]
         if missing:
