@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 
 class Stages:
@@ -26,7 +28,20 @@ class Stages:
 
 
 def _process_start(now: float) -> float:
-    """When this process began, to the system's clock tick (10 ms on Linux)."""
+    """When this process began, to the system's clock tick (10 ms on Linux).
+
+    Linux counts ticks since boot, and its time of boot is rounded to a second: the age comes from the uptime instead.
+    """
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = float(Path("/proc/uptime").read_text().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
+        return now - age
+    except (OSError, ValueError, IndexError):
+        return _created(now)
+
+
+def _created(now: float) -> float:
+    """The same where there is no /proc."""
     import psutil
 
     try:
