@@ -107,7 +107,6 @@ class Program:
     """One target's execution of a graph for steps of up to `capacity` tokens.
 
     weights  as packed for the target, by name
-    tables   names of constant arrays that the backend computes once (RoPE angles)
     """
 
     target: str
