@@ -1,0 +1,194 @@
+"""Machines as data: memory, bandwidth and arithmetic rates of a device, with their source. User's own rows override."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from memfirst.errors import FormatError, MemfirstError
+from memfirst.formats.json_file import parse_object
+
+KINDS = ("datacentre-gpu", "gpu", "laptop-gpu", "unified", "cpu", "board")
+"""unified: GPU and processor share one memory; board: a single-board computer, run on its processor."""
+
+COMPUTE = ("f32", "f16", "i8")
+"""Types of multiplication whose rate a row may give; f16 adds up in float32, none counts sparsity."""
+
+_LARGEST_FILE = 1 << 20  # bytes of a user's own file
+
+
+@dataclass(frozen=True)
+class Link:
+    """Between devices of one machine: bytes/s that one device sends, seconds for an exchange of nothing."""
+
+    name: str
+    bandwidth: float
+    latency: float
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device. Rates in bytes/s and op/s (a multiply-add is 2); None or missing where nobody has said.
+
+    memory          bytes of one device, the largest sold unless the name chose another of `memory_options`
+    bandwidth       peak of the data sheet
+    slow_bandwidth  of the memory behind a GPU's own as the GPU sees it (its bus); disk_bandwidth: of its disk
+    source, known   where the row comes from; "opened", "derived" or "memory" (not re-checked)
+    """
+
+    name: str
+    title: str
+    kind: str
+    aliases: tuple[str, ...] = ()
+    family: str = ""
+    memory: int | None = None
+    memory_options: tuple[int, ...] = ()
+    bandwidth: float | None = None
+    compute: Mapping[str, float] = field(default_factory=dict)
+    link: Link | None = None
+    slow_bandwidth: float | None = None
+    disk_bandwidth: float | None = None
+    source: str = ""
+    known: str = ""
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What a prediction needs and this row does not say."""
+        given = {"memory": self.memory, "bandwidth": self.bandwidth, "compute": self.compute or None}
+        return tuple(name for name, value in given.items() if value is None)
+
+
+_GIVEN = {"name", "title", "kind", "aliases", "family", "memory_gib", "bandwidth_gbs", "compute_tops", "link",
+          "slow_bandwidth_gbs", "disk_bandwidth_gbs", "source", "known"}  # fmt: skip
+
+
+def _positive(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise FormatError(f"{what} is {value!r}", "a positive number")
+    return float(value)
+
+
+def _optional(row: Mapping[str, Any], key: str, unit: float, where: str) -> float | None:
+    return None if row.get(key) is None else _positive(row[key], f"{where}: {key}") * unit
+
+
+def _sizes(given: Any, where: str) -> tuple[int, ...]:
+    """GiB, one number or a list, to bytes in rising order."""
+    values = given if isinstance(given, list) else [] if given is None else [given]
+    return tuple(sorted(int(_positive(v, f"{where}: memory_gib") * 2**30) for v in values))
+
+
+def _compute(given: Any, where: str) -> dict[str, float]:
+    if not isinstance(given, dict) or set(given) - set(COMPUTE):
+        raise FormatError(f"{where}: compute_tops is {given!r}", f"an object with some of {', '.join(COMPUTE)}")
+    return {kind: _positive(v, f"{where}: compute_tops.{kind}") * 1e12 for kind, v in given.items()}
+
+
+def _link(given: Any, where: str) -> Link | None:
+    if given is None:
+        return None
+    if not isinstance(given, dict) or set(given) != {"name", "gbs", "latency_us"}:
+        raise FormatError(f"{where}: link is {given!r}", "an object with name, gbs and latency_us")
+    bandwidth, latency = (_positive(given[key], f"{where}: link.{key}") for key in ("gbs", "latency_us"))
+    return Link(str(given["name"]), bandwidth * 1e9, latency * 1e-6)
+
+
+def _machine(row: Any, where: str) -> Machine:
+    """A row of machines.json; FormatError says what is wrong in it."""
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not row["name"]:
+        raise FormatError(f"{where}: a machine without a name", 'an object with "name"')
+    where = f"{where}: {row['name']}"
+    if strange := sorted(set(row) - _GIVEN):
+        raise FormatError(f"{where} says {', '.join(strange)}", f"some of {', '.join(sorted(_GIVEN))}")
+    if row.get("kind") not in KINDS:
+        raise FormatError(f"{where}: kind is {row.get('kind')!r}", f"one of {', '.join(KINDS)}")
+    aliases = row.get("aliases", [])
+    if not isinstance(aliases, list) or not all(isinstance(a, str) for a in aliases):
+        raise FormatError(f"{where}: aliases is {aliases!r}", "a list of names")
+    sizes = _sizes(row.get("memory_gib"), where)
+    text = {key: str(row.get(key, "")) for key in ("family", "source", "known")}
+    return Machine(
+        row["name"].lower(), str(row.get("title", row["name"])), row["kind"], tuple(a.lower() for a in aliases),
+        memory=max(sizes, default=None), memory_options=sizes, bandwidth=_optional(row, "bandwidth_gbs", 1e9, where),
+        compute=_compute(row.get("compute_tops", {}), where), link=_link(row.get("link"), where),
+        slow_bandwidth=_optional(row, "slow_bandwidth_gbs", 1e9, where),
+        disk_bandwidth=_optional(row, "disk_bandwidth_gbs", 1e9, where), **text,
+    )  # fmt: skip
+
+
+def _rows(data: bytes, where: str) -> tuple[Machine, ...]:
+    rows = parse_object(data, where).get("machines")
+    if not isinstance(rows, list):
+        raise FormatError(f"{where}: no list of machines", '{"machines": [...]}')
+    return tuple(_machine(row, where) for row in rows)
+
+
+@cache
+def catalogue() -> tuple[Machine, ...]:
+    """The rows that memfirst ships, in the order of the file."""
+    return _rows(files("memfirst.catalog").joinpath("machines.json").read_bytes(), "machines.json")
+
+
+def user_file() -> Path:
+    """Where a user's own rows are: machines.json in MEMFIRST_CONFIG_DIR, or in the user's config folder."""
+    if folder := os.environ.get("MEMFIRST_CONFIG_DIR"):
+        return Path(folder).expanduser().absolute() / "machines.json"
+    from platformdirs import user_config_dir
+
+    return Path(user_config_dir("memfirst", appauthor=False)) / "machines.json"
+
+
+def _own() -> tuple[Machine, ...]:
+    path = user_file()
+    try:
+        data = path.read_bytes()[: _LARGEST_FILE + 1]
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="mend it or move it away") from error
+    if len(data) > _LARGEST_FILE:
+        raise FormatError(f"{path} is larger than {_LARGEST_FILE} bytes", "a short list of machines")
+    return _rows(data, str(path))
+
+
+def machines() -> tuple[Machine, ...]:
+    """A user's own rows, then the catalogue's that they do not replace by name."""
+    own = _own()
+    names = {m.name for m in own}
+    return own + tuple(m for m in catalogue() if m.name not in names)
+
+
+def _key(name: str) -> str:
+    """Names compare without case, spaces, dashes and underscores."""
+    return "".join(c for c in name.lower() if c.isalnum() or c in "+.")
+
+
+def find_machine(name: str) -> Machine:
+    """The machine called `name`, or an alias of it; "m2-ultra:64gb" takes that much memory of those sold.
+
+    Raises MemfirstError with near names where there is none.
+    """
+    base, _, size = name.partition(":")
+    names = {_key(n): m for m in reversed(machines()) for n in (m.name, *m.aliases)}
+    found = names.get(_key(base))
+    if found is None:
+        shown = {_key(n): n for m in machines() for n in (m.name, *m.aliases)}
+        near = [shown[k] for k in get_close_matches(_key(base), list(shown), n=4, cutoff=0.5)]
+        expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
+        raise MemfirstError(f"no machine is called {name!r}", expected, f"or add it to {user_file()}")
+    return _sized(found, size) if size else found
+
+
+def _sized(machine: Machine, size: str) -> Machine:
+    """With one of the memory sizes that it is sold with."""
+    options = {str(n // 2**30): n for n in machine.memory_options}
+    wanted = size.lower().removesuffix("gib").removesuffix("gb")
+    if wanted not in options:
+        raise MemfirstError(f"{machine.name} with {size}", f"one of {', '.join(f'{n}gb' for n in options)}")
+    return replace(machine, memory=options[wanted])
