@@ -1,0 +1,175 @@
+"""Published models as configurations: what is needed to price one before anything is downloaded.
+
+Rows of configs.json, then those of a user's own models.json in the same form:
+
+    {"models": [{"name": "mine:3b", "config": {"model_type": "llama", "hidden_size": 2048, ...}},
+                {"name": "mine:deep", "like": "llama-3:8b", "config": {"num_hidden_layers": 48}}]}
+
+A row that is `like` another starts from that one's config; a key set to null is as absent.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.json_file import parse_object
+
+KNOWN = ("opened", "excerpt", "memory", "")
+"""The source was read; a part of it was; neither: to be checked again; or nobody says (a user's own)."""
+
+_KEYS = {"name", "aliases", "like", "config", "parameters", "published", "source", "known"}
+_LARGEST_FILE = 1 << 20  # bytes of a user's own file
+_LONGEST_CHAIN = 8  # rows that are like one another
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One published model.
+
+    config      as config.json has it
+    parameters  in all, a tied head counted once; None where nobody has said
+    published   whether that number is the publisher's; else it is computed from the config
+    source      where the row comes from, and `known` how: see KNOWN
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    config: Mapping[str, Any]
+    parameters: int | None = None
+    published: bool = False
+    source: str = ""
+    known: str = ""
+
+
+def user_file() -> Path:
+    """Where a user's own rows are: models.json in MEMFIRST_CONFIG_DIR, or in the user's config folder."""
+    if folder := os.environ.get("MEMFIRST_CONFIG_DIR"):
+        return Path(folder).expanduser().absolute() / "models.json"
+    from platformdirs import user_config_dir
+
+    return Path(user_config_dir("memfirst", appauthor=False)) / "models.json"
+
+
+def configs() -> tuple[ModelConfig, ...]:
+    """A user's own rows, then the catalogue's that they do not replace by name.
+
+    Raises FormatError or ConfigError, naming the file and the row, where the user's file is wrong.
+    """
+    shipped = _shipped()
+    own = tuple(_rows(_own_bytes(), str(user_file()), {m.name: m for m in shipped}))
+    names = {_key(m.name) for m in own}
+    return own + tuple(m for m in shipped if _key(m.name) not in names)
+
+
+def find_config(name: str) -> ModelConfig:
+    """The row called `name` or an alias of it, whatever the case and dashes; "-instruct" changes no shape.
+
+    Raises ModelNotFoundError with near names where there is none.
+    """
+    rows = configs()
+    by_key = {_key(n): m for m in reversed(rows) for n in (*m.aliases, m.name)}
+    wanted = _key(name)
+    found = by_key.get(wanted) or by_key.get(wanted.removesuffix("instruct"))
+    if found is None:
+        near = get_close_matches(name.lower(), [m.name for m in rows], n=4, cutoff=0.5)
+        expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
+        raise ModelNotFoundError(f"no model is called {name!r}", expected, f"or add it to {user_file()}")
+    return found
+
+
+def catalog_checkpoint(name: str) -> Checkpoint:
+    """The model called `name` as a bare config: hyperparameters and no tensors. Nothing is downloaded."""
+    from memfirst.formats.hf import HFCheckpoint
+
+    return HFCheckpoint("", dict(find_config(name).config), [])
+
+
+def _key(name: str) -> str:
+    """Names compare without case and separators: "Llama3-70B" is "llama-3:70b"."""
+    return "".join(c for c in name.lower() if c.isalnum() or c == ".")
+
+
+@cache
+def _shipped() -> tuple[ModelConfig, ...]:
+    data = files("memfirst.catalog").joinpath("configs.json").read_bytes()
+    return tuple(_rows(data, "configs.json", {}))
+
+
+def _own_bytes() -> bytes:
+    path = user_file()
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+    except FileNotFoundError:
+        return b'{"models": []}'
+    except OSError as error:
+        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="mend it or move it away") from error
+    if len(data) > _LARGEST_FILE:
+        raise FormatError(f"{path} is larger than {_LARGEST_FILE} bytes", "a short list of models")
+    return data
+
+
+def _rows(data: bytes, where: str, known: Mapping[str, ModelConfig]) -> Iterator[ModelConfig]:
+    """The rows of a file; `known` are rows of other files that they may be like."""
+    rows = parse_object(data, where).get("models")
+    if not isinstance(rows, list):
+        raise FormatError(f"{where}: no list of models", '{"models": [...]}')
+    raw: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        checked = _checked(row, where)
+        if raw.setdefault(checked["name"].lower(), checked) is not checked:
+            raise FormatError(f"{where}: {checked['name']} is there twice", "each name once")
+    return (_model(row, raw, known, where) for row in raw.values())
+
+
+def _checked(row: Any, where: str) -> dict[str, Any]:
+    """The row, with fields of the right types; FormatError says which is not."""
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not _key(row["name"]):
+        raise FormatError(f"{where}: a model without a name", 'an object with "name"')
+    where = f"{where}: {row['name'][:60]}"
+    if strange := sorted(set(row) - _KEYS):
+        raise FormatError(f"{where} says {', '.join(strange)[:200]}", f"some of {', '.join(sorted(_KEYS))}")
+    types = {"aliases": list, "like": str, "config": dict, "parameters": int, "published": bool}
+    for key, kind in (types | {"source": str, "known": str}).items():
+        if key in row and (not isinstance(row[key], kind) or (kind is int and isinstance(row[key], bool))):
+            raise FormatError(f"{where}: {key} is {str(row[key])[:60]!r}", f"a JSON {kind.__name__}")
+    if not all(isinstance(alias, str) for alias in row.get("aliases", [])):
+        raise FormatError(f"{where}: aliases are not names", "a list of names")
+    if row.get("known", "") not in KNOWN:
+        raise FormatError(f"{where}: known is {row['known'][:60]!r}", f"one of {', '.join(KNOWN[:-1])}")
+    return row
+
+
+def _model(
+    row: Mapping[str, Any], raw: Mapping[str, dict[str, Any]], known: Mapping[str, ModelConfig], where: str
+) -> ModelConfig:
+    config = _config(row, raw, known, where, _LONGEST_CHAIN)
+    if not isinstance(config.get("model_type"), str):
+        raise ConfigError(f"{where}: {row['name']} has no model_type", "one in its config or in what it is like")
+    aliases = tuple(alias.lower() for alias in row.get("aliases", []))
+    text = {key: row.get(key, "") for key in ("source", "known")}
+    parameters, published = row.get("parameters"), row.get("published", False)
+    return ModelConfig(row["name"].lower(), aliases, config, parameters, published, **text)
+
+
+def _config(
+    row: Mapping[str, Any], raw: Mapping[str, Any], known: Mapping[str, ModelConfig], where: str, left: int
+) -> dict[str, Any]:
+    """The row's keys over those of what it is like; a row may replace the very row that it is like."""
+    own, base = row.get("config", {}), row.get("like", "").lower()
+    if not base:
+        return dict(own)
+    if base in raw and base != row["name"].lower() and left:
+        return {**_config(raw[base], raw, known, where, left - 1), **own}
+    if base in known:
+        return {**known[base].config, **own}
+    raise ConfigError(f"{where}: {row['name']} is like {base[:60]!r}", "a model of the catalogue or of this file")
