@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import ceil
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 from memfirst import codecs
@@ -71,7 +71,7 @@ class Weight:
     @property
     def matrices(self) -> int:
         """How many matrices are stacked (experts), else 1."""
-        return self.shape[-3] if len(self.shape) > 2 else 1
+        return prod(self.shape[:-2])
 
     @property
     def row_bytes(self) -> int:

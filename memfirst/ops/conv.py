@@ -9,9 +9,9 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, StateCache, Step, Weight
 from memfirst.ops.glu import silu
-from memfirst.ops.positions import split
+from memfirst.ops.recurrence import advance_sequences, state_traffic
 from memfirst.ops.runtime import Runtime, Values
-from memfirst.ops.traffic import ActivationTraffic, Read, StateTraffic, WeightRead
+from memfirst.ops.traffic import ActivationTraffic, Read, WeightRead
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class CausalConv1d(Op):
         return self.weight.rows
 
     def reads(self) -> tuple[Read, ...]:
-        state = StateTraffic(self.cache), StateTraffic(self.cache, write=True)
-        return (*state, *(WeightRead(w) for w in self.weights), ActivationTraffic(2 * self.width))
+        weights = (WeightRead(w) for w in self.weights)
+        return (*state_traffic(self.cache), *weights, ActivationTraffic(2 * self.width))
 
     def flops(self, step: Step) -> int:
         """A multiply-add for each tap, and silu taken as 4."""
@@ -47,11 +47,11 @@ class CausalConv1d(Op):
         taps = run.weight(self.weight)
         kernel = taps.shape[1]
         bias = np.float32(0) if self.bias is None else run.weight(self.bias)
-        parts = [np.zeros((0, self.width), np.float32)]
-        for sequence, (x,) in split(run.step, *inputs):
-            tail = run.read_state(self.cache, sequence).reshape(kernel - 1, self.width)
-            line = np.concatenate([tail, x])
-            run.write_state(self.cache, sequence, line[len(x) :])
+
+        def advance(tail: F32, x: F32) -> tuple[F32, F32]:
+            line = np.concatenate([tail.reshape(kernel - 1, self.width), x])
             windows = np.lib.stride_tricks.sliding_window_view(line, kernel, axis=0)
-            parts.append(silu(np.einsum("tcj,cj->tc", windows, taps) + bias))  # time, channel, tap
-        return np.concatenate(parts)
+            out = silu(np.einsum("tcj,cj->tc", windows, taps) + bias)  # time, channel, tap
+            return out, line[len(x) :]
+
+        return advance_sequences(run, self.cache, self.width, inputs, advance)
