@@ -53,3 +53,7 @@ class TokenizerError(MemfirstError):
 
 class BackendError(MemfirstError):
     """A backend could not do the step: a kernel reported an error, or a worker died."""
+
+
+class ProbeError(MemfirstError):
+    """A server cannot be measured: not there, not what was expected, refusing, or silent."""

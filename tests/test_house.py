@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "bandwidth": "kernels",
     "report": "generate ledger ops",
     "chat": f"{TEXT} text",
+    "probe": "errors progress formats ops graph models lower ledger",
+    "llama_bench": "errors",
     "kernels": "errors codecs ops graph lower progress",
     "cache": "errors codecs ops graph lower",
     "backends": "errors codecs formats ops graph models lower ledger kernels cache progress bandwidth host",
@@ -45,7 +47,7 @@ NO_KERNELS = {"numba", "llvmlite", "memfirst.kernels", "memfirst.backends", "tor
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_KERNEL = 300, 40, 80
 COLLECTORS = {"utils", "util", "common", "helpers", "misc", "shared_utils"}
 ERRORS = ["BackendError", "CapacityError", "ConfigError", "DownloadError", "FormatError", "MemfirstError",
-          "ModelNotFoundError", "TemplateError", "TokenizerError", "UnsupportedError"]  # fmt: skip
+          "ModelNotFoundError", "ProbeError", "TemplateError", "TokenizerError", "UnsupportedError"]  # fmt: skip
 PUBLIC = ["Generation", "Ledger", "MemfirstError", "Model", "SamplingParams", "Token", "__version__", "load"]
 """memfirst.__all__, in order."""
 
