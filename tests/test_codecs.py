@@ -20,6 +20,7 @@ from memfirst.errors import FormatError, UnsupportedError
 ALL = list(CODECS.values())
 BY_GGUF = [codec for codec in ALL if codec.name not in ("q4_k", "q5_k", "q6_k", "iq4_nl")]
 BLOCKS = [codec for codec in ALL if codec.block > 1]
+F16_SCALES = [codec for codec in BLOCKS if codec.name != "mxfp4"]  # whose scales are powers of two up to 2^127
 # Where each block keeps its f16 numbers: random bytes seldom make them NaN, infinite, zero or subnormal.
 F16_AT = {
     "f16": [0], "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0],
@@ -139,6 +140,7 @@ def test_small_weights_lose_little_more_though_their_steps_are_subnormal(name: s
 WORST = {
     "q4_0": 1 / 8, "q4_1": 1 / 14, "q5_0": 1 / 16, "q5_1": 1 / 30, "q8_0": 1 / 254,
     "q4_k": 1 / 7, "q5_k": 1 / 12, "q6_k": 1 / 35, "iq4_nl": 1 / 6,
+    "mxfp4": 1 / 4,  # 16 units of the scale, of which the largest level is 12
 }  # fmt: skip
 
 
@@ -157,7 +159,7 @@ def test_no_weight_is_far_off(codec: Codec, seed: int, exponent: float, power: f
     assert error.max() <= allowed
 
 
-@pytest.mark.parametrize("codec", BLOCKS, ids=by_name)
+@pytest.mark.parametrize("codec", F16_SCALES, ids=by_name)
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.0, -1.0, 1e-3, 1e-40])
 def test_constant_blocks_survive(codec: Codec, value: float) -> None:
     weights = np.full((3, codec.block), value, np.float32)
@@ -173,7 +175,17 @@ def test_weights_that_are_no_numbers_are_refused(codec: Codec, bad: float) -> No
         codec.quantize(weights)
 
 
-@pytest.mark.parametrize("codec", BLOCKS, ids=by_name)
+def test_mxfp4_keeps_its_levels_at_any_scale() -> None:
+    """Every level times a power of two, -0 being 0, from subnormal to the largest."""
+    codec = get("mxfp4")
+    levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+    for power in (-125, -40, -1, 0, 1, 90):
+        weights = np.tile(levels, 2)[None] * np.float32(2.0**power)
+        np.testing.assert_array_equal(codec.dequantize(codec.quantize(weights)), weights)
+    assert codec.bits_per_weight == 4.25
+
+
+@pytest.mark.parametrize("codec", F16_SCALES, ids=by_name)
 @pytest.mark.parametrize("huge", [3e8, 1e20, 3.4e38, -3.4e38])
 def test_scales_beyond_f16_are_refused(codec: Codec, huge: float) -> None:
     weights = np.random.default_rng(0).uniform(-1, 1, (2, codec.block)).astype(np.float32)

@@ -14,6 +14,7 @@ from memfirst.codecs import CODECS, Codec, get
 
 ALL = list(CODECS.values())
 BLOCKS = [codec for codec in ALL if codec.block > 1]
+LEVELS = {"iq4_nl": quants.IQ4_NL.kvalues, "mxfp4": quants.MXFP4.kvalues}
 
 
 def by_name(codec: Codec) -> str:
@@ -67,7 +68,7 @@ def test_pack_refuses_other_shapes(codec: Codec) -> None:
 def packed_code(name: str, tile: np.ndarray, row: int, column: int) -> int:
     """The unsigned code of one weight, read from a packed tile byte by byte."""
     quants_at = {"q4_0": 32, "iq4_nl": 32, "q4_1": 64, "q5_0": 96, "q5_1": 128, "q8_0": 32,
-                 "q4_k": 256, "q5_k": 768, "q6_k": 288}[name]  # fmt: skip
+                 "q4_k": 256, "q5_k": 768, "q6_k": 288, "mxfp4": 16}[name]  # fmt: skip
 
     def grouped(at: int, byte: int) -> int:
         """Byte `byte` of this row in 64-byte vectors that start at `at`: 4-byte groups of 16 rows."""
@@ -104,8 +105,9 @@ def packed_weight(name: str, tile: np.ndarray, row: int, column: int) -> np.floa
         return d * np.float32(tile[32 + 16 * (column // 16) + row].view(np.int8)) * np.float32(code - 32)
     if name == "q8_0":
         return d * np.float32(np.uint8(code).view(np.int8))
-    if name == "iq4_nl":
-        return d * np.float32(quants.IQ4_NL.kvalues[code])
+    if name in LEVELS:
+        scale = np.ldexp(np.float32(1), int(tile[row]) - 128) if name == "mxfp4" else d
+        return scale * np.float32(LEVELS[name][code])
     return d * np.float32(code - {"q4_0": 8, "q5_0": 16}[name])
 
 

@@ -1,6 +1,7 @@
 """Weight formats: what their bytes mean (`dequantize`), how to write them, and how the kernels want them.
 
-`CODECS` are those that memfirst runs; `BLOCK_TYPES` are all that a GGUF file can hold, with their sizes.
+`CODECS` are those that memfirst reads (kernels run them by family; MXFP4 has none yet); `BLOCK_TYPES` are all
+that a GGUF file can hold, with their sizes.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from memfirst.codecs import bf16, f16, f32, iq4_nl, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0
+from memfirst.codecs import bf16, f16, f32, iq4_nl, mxfp4, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0
 from memfirst.codecs.base import F32, ROWS, U8, BlockType, Codec
 from memfirst.codecs.block_types import BLOCK_TYPES, block_type
 from memfirst.errors import UnsupportedError
@@ -18,7 +19,7 @@ __all__ = ["BLOCK_TYPES", "CODECS", "F32", "ROWS", "U8", "BlockType", "Codec", "
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {
         module.CODEC.name: module.CODEC
-        for module in (f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl)
+        for module in (f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, mxfp4)
     }
 )
 """By name, lower case."""

@@ -1,4 +1,4 @@
-"""Gated unit: activation(gate) · up."""
+"""Gated unit: activation(gate) · up, or gpt-oss's clamped form of it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,20 @@ def gelu(x: F32) -> F32:
 
 ACTIVATIONS = {"silu": silu, "gelu": gelu}
 
+CLAMPED, LIMIT, ALPHA = "swiglu_clamped", np.float32(7.0), np.float32(1.702)
+"""gpt-oss's unit, with its `swiglu_limit` and the slope of its sigmoid."""
+
+
+def clamped_swiglu(gate: F32, up: F32) -> F32:
+    """gate · sigmoid(1.702 · gate) · (up + 1), gate at most 7 and up within ±7 (openai/gpt-oss, torch/model.py)."""
+    gate, up = np.minimum(gate, LIMIT), np.clip(up, -LIMIT, LIMIT)
+    return gate * sigmoid(ALPHA * gate) * (up + np.float32(1))
+
+
+def gated(activation: str, gate: F32, up: F32) -> F32:
+    """What a gated unit of that activation makes of its two inputs."""
+    return clamped_swiglu(gate, up) if activation == CLAMPED else ACTIVATIONS[activation](gate) * up
+
 
 @dataclass(frozen=True)
 class Glu(Op):
@@ -55,4 +69,4 @@ class Glu(Op):
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
         gate, up = inputs
-        return ACTIVATIONS[self.activation](gate) * up
+        return gated(self.activation, gate, up)

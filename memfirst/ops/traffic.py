@@ -94,10 +94,11 @@ class RowRead(Read):
 
 @dataclass(frozen=True)
 class ExpertRead(Read):
-    """The experts that at least one token is routed to, of `weight` [experts, rows, columns]; `k` a token.
+    """The experts that at least one token is routed to, of `weight` [experts, …]; `k` a token.
 
     Before the run, routing is taken as uniform: E·(1 − (1 − k/E)^n) distinct experts for n tokens, at least k
-    and at most min(E, k·n). With the step's recorded counts it is exact.
+    and at most min(E, k·n). Picking within groups of experts changes neither, as long as each expert is as
+    likely as any other. With the step's recorded counts it is exact.
     """
 
     weight: Weight
@@ -109,14 +110,14 @@ class ExpertRead(Read):
         return EXPERTS
 
     def amount(self, step: Step) -> Amount:
-        experts, n = self.weight.matrices, step.tokens
+        experts, n = self.weight.shape[0], step.tokens
+        size = self.weight.nbytes // experts  # a matrix, or a row of the experts' biases
         if self.op in step.routing:
-            return exactly(sum(c > 0 for c in step.routing[self.op]) * self.weight.matrix_bytes)
+            return exactly(sum(c > 0 for c in step.routing[self.op]) * size)
         if not n:
             return NOTHING
         distinct = experts * (1 - (1 - self.k / experts) ** n)
         low, high = min(self.k, experts), min(experts, self.k * n)
-        size = self.weight.matrix_bytes
         return Amount(distinct * size if low < high else low * size, low * size, high * size)
 
 
