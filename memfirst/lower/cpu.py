@@ -13,6 +13,7 @@ from math import ceil, lcm
 
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op
+from memfirst.lower import cpu_refuse
 from memfirst.lower.cpu_calls import SPLIT, CpuCalls, cpu_weight, family, whole_rows
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
 from memfirst.ops.add import Add
@@ -81,6 +82,7 @@ class CpuLowering:
 
     def program(self) -> Program:
         """All operations, in order; those fused into earlier phases are skipped."""
+        cpu_refuse.check(self.graph)
         for op in self.graph.ops:
             if op.name not in self.done:
                 self.lower(op)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from memfirst.models import llama
+from memfirst.models import llama, windows
 from memfirst.models.base import Architecture
 
 FAMILY = llama.Family("qwen2", qkv_bias=True)
 
-ARCHITECTURE = Architecture(
-    "qwen2", partial(llama.from_gguf, family=FAMILY), partial(llama.from_hf, family=FAMILY), llama.build
-)
+HF = partial(llama.from_hf, family=FAMILY, own=windows.flagged)
+ARCHITECTURE = Architecture("qwen2", partial(llama.from_gguf, family=FAMILY), HF, llama.build)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from math import isfinite
 from typing import Any
 
+import numpy as np
+
 from memfirst.errors import ConfigError, UnsupportedError
 
 MAX_WIDTH, MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 1 << 18, 1 << 10, 1 << 10, 1 << 12
@@ -40,6 +42,13 @@ class ConfigReader:
         if not good or isinstance(value, bool) or not low < value <= high:  # a huge int fits no float
             raise self._wrong(key, value, f"a number above {low:g}, at most {high:g}")
         return float(value)
+
+    def single(self, key: str, default: float | None = None, low: float = 0.0, high: float = 1e12) -> float:
+        """`number` rounded to float32: what GGUF stores and engines compute with, so both forms agree."""
+        value = float(np.float32(self.number(key, default, low, high)))
+        if value <= low:
+            raise self._wrong(key, self.raw(key, default), f"a number that float32 holds, above {low:g}")
+        return value
 
     def flag(self, key: str, default: bool = False) -> bool:
         """True or false."""

@@ -77,6 +77,14 @@ def yarn_attention_factor(factor: float) -> float:
     return 0.1 * log(factor) + 1 if factor > 1 else 1.0
 
 
+def rotary_dim(config: ConfigReader, head_dim: int) -> int:
+    """Values of a head that turn: `partial_rotary_factor` of them, stated beside the theta or in its object."""
+    values = config.raw("rope_parameters", config.raw("rope_scaling"))
+    inner = ConfigReader(values if isinstance(values, Mapping) else {})
+    outer = config.number("partial_rotary_factor", 1.0, high=1.0)
+    return int(head_dim * inner.number("partial_rotary_factor", outer, high=1.0))
+
+
 def read_hf(config: ConfigReader, context: int) -> tuple[float, RopeScaling | None]:
     """(theta, scaling) from `rope_theta` and `rope_scaling`, or from `rope_parameters`, which holds both."""
     scaling = config.raw("rope_scaling")
@@ -88,7 +96,7 @@ def read_hf(config: ConfigReader, context: int) -> tuple[float, RopeScaling | No
     reader = ConfigReader(values)
     theta = reader.number("rope_theta", config.number("rope_theta", 10000.0, low=1.0), low=1.0)
     found = _scaling_of(reader, context)
-    reader.check_unknown(("type", "rope_type", "finetuned"), allow_unknown=False)
+    reader.check_unknown(("type", "rope_type", "finetuned", "partial_rotary_factor"), allow_unknown=False)
     return theta, found
 
 

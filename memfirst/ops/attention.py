@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memfirst.codecs.base import F32
 from memfirst.graph import KVCache, Op, Step, Weight
+from memfirst.ops.linear import soft_capped
 from memfirst.ops.positions import attended_pairs, split, visible
 from memfirst.ops.runtime import Runtime, Values
 from memfirst.ops.traffic import ActivationTraffic, KVTraffic, Read, WeightRead
@@ -83,9 +84,7 @@ class Attention(Op):
 
     def _scores(self, q: F32, keys: F32) -> F32:
         scores: F32 = (q @ keys.T) * np.float32(self.scale)
-        if self.softcap:
-            scores = np.float32(self.softcap) * np.tanh(scores / np.float32(self.softcap))
-        return scores
+        return soft_capped(scores, self.softcap) if self.softcap else scores
 
 
 def softmax(scores: F32, mask: NDArray[np.bool_], sink: float | None = None) -> F32:

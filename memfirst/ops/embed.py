@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.ops.runtime import Runtime, Values
@@ -12,9 +14,10 @@ from memfirst.ops.traffic import ActivationTraffic, Read, RowRead
 
 @dataclass(frozen=True)
 class Embed(Op):
-    """tokens i32 [n] -> [n, hidden]."""
+    """tokens i32 [n] -> [n, hidden], times `scale` (Gemma: sqrt(hidden))."""
 
     weight: Weight
+    scale: float = 1.0
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -29,8 +32,9 @@ class Embed(Op):
         return RowRead(self.weight), ActivationTraffic(self.width)
 
     def flops(self, step: Step) -> int:
-        return 0
+        return step.tokens * self.width if self.scale != 1 else 0
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
         (tokens,) = inputs
-        return run.rows(self.weight, tokens)
+        rows = run.rows(self.weight, tokens)
+        return rows if self.scale == 1 else rows * np.float32(self.scale)

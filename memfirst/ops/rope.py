@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
-from memfirst.ops.positions import rope_positions
+from memfirst.ops.positions import rope_positions, split
 from memfirst.ops.runtime import Runtime, Values
 from memfirst.ops.traffic import ActivationTraffic, Read
 
@@ -23,6 +24,9 @@ class Rope(Op):
     style        "interleaved": pairs (2i, 2i + 1); "half": pairs (i, i + len)
     factor       multiplies cosine and sine (YaRN's attention factor)
     start        first value of a head that turns; those before and after the turned ones pass
+    long_frequencies, original
+                 LongRoPE (Ding et al. 2024, arXiv:2402.13753): of a sequence that has grown beyond `original`
+                 positions, the tokens of the step turn by these; what is cached stays as it was turned
     """
 
     heads: int
@@ -31,6 +35,8 @@ class Rope(Op):
     style: str
     factor: float = 1.0
     start: int = 0
+    long_frequencies: tuple[float, ...] = ()
+    original: int = 0
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -52,12 +58,22 @@ class Rope(Op):
         (x,) = inputs
         out: F32 = x.reshape(len(x), self.heads, self.head_dim).astype(np.float32)
         first, second = self._pairs(out)
-        angles = np.outer(rope_positions(run.step), np.asarray(self.frequencies))[:, None, :]  # f64
+        angles = self._angles(run.step)[:, None, :]
         cos = (np.cos(angles) * self.factor).astype(np.float32)
         sin = (np.sin(angles) * self.factor).astype(np.float32)
         turned = first * cos - second * sin, second * cos + first * sin
         first[:], second[:] = turned
         return out.reshape(x.shape)
+
+    def _angles(self, step: Step) -> NDArray[np.float64]:
+        """[tokens, pairs] in radians."""
+        positions, short = rope_positions(step), np.asarray(self.frequencies)
+        if not self.long_frequencies:
+            return np.outer(positions, short)
+        parts = [np.zeros((0, len(short)))]
+        for _, (own,) in split(step, positions):
+            parts.append(np.outer(own, self.long_frequencies if own.max() >= self.original else short))
+        return np.concatenate(parts)
 
     def _pairs(self, x: F32) -> tuple[F32, F32]:
         """Views [n, heads, pairs] of both members of each pair."""

@@ -1,0 +1,71 @@
+"""What the CPU's kernels do not do, refused before a program is built: an attribute that they ignore would be a
+wrong answer. Pricing does not come this way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from memfirst.errors import UnsupportedError
+from memfirst.graph import Graph, KVCache, Op
+from memfirst.ops.add import Add
+from memfirst.ops.attention import Attention
+from memfirst.ops.embed import Embed
+from memfirst.ops.glu import Glu
+from memfirst.ops.linear import Linear
+from memfirst.ops.norm import RMSNorm
+from memfirst.ops.rope import Rope
+from memfirst.ops.select import Select
+
+KERNELS = (Embed, RMSNorm, Linear, Rope, Attention, Glu, Add, Select)
+
+PLAIN: Mapping[type[Op], Mapping[str, object]] = {
+    Embed: {"scale": 1.0},
+    Linear: {"scale": 1.0, "softcap": 0.0},
+    Rope: {"long_frequencies": (), "start": 0},
+    Attention: {"softcap": 0.0, "sinks": None},
+    Glu: {"activation": "silu"},
+}
+"""By operation, the attributes that its kernels do not know, with the one value that needs nothing of them."""
+
+
+def check(graph: Graph) -> None:
+    """UnsupportedError naming the first operation, attribute or cache that has no kernel."""
+    for op in graph.ops:
+        if not isinstance(op, KERNELS):
+            raise UnsupportedError(f"the CPU backend has no kernel for {type(op).__name__} ({op.name})")
+        _check_attributes(op)
+    _check_caches(graph)
+    _check_residual(graph)
+
+
+def _check_attributes(op: Op) -> None:
+    for name, plain in PLAIN.get(type(op), {}).items():
+        value = getattr(op, name)
+        if value != plain:
+            what = f"the {name} of {op.name}" + (f", {value}" if isinstance(value, int | float | str) else "")
+            raise UnsupportedError(f"the CPU backend has no kernel for {what}", f"{name} {plain!r}")
+
+
+def _check_caches(graph: Graph) -> None:
+    """A step has one list of first positions and one page table for all layers."""
+    kinds = {(c.window, c.page) for c in graph.caches if isinstance(c, KVCache)}
+    windows = sorted({str(window) for window, _ in kinds})
+    if len(kinds) > 1:
+        found = f"the CPU backend has no kernel for layers that attend {' and '.join(windows)} positions"
+        raise UnsupportedError(found, "the same window and page in all layers")
+
+
+def _check_residual(graph: Graph) -> None:
+    """There is one buffer for the residual, added to in place: norms read it, each before it changes."""
+    residual, read = {op.output for op in graph.ops if isinstance(op, Embed)}, set[str]()
+    for op in graph.ops:
+        source = op.inputs[0]
+        if isinstance(op, Select | Add) and source in residual:
+            residual.add(op.output)
+        elif isinstance(op, RMSNorm) and not op.heads:
+            if source not in residual or source in read:
+                raise UnsupportedError(
+                    f"the CPU backend has no kernel for {op.name}, a norm of {source}",
+                    "one norm for each state of the residual",
+                )
+            read.add(source)
