@@ -1,9 +1,9 @@
 """Which codec each tensor gets in a named mix ("q4_k_m"), as llama.cpp's quantizer decides it.
 
 "Q4_K_M" is not 4 bits: the head, and the V and down projections of some layers, take more. The rules
-follow llama_tensor_get_type in llama.cpp's src/llama-quant.cpp (dense models, one V projection a layer,
-without an importance matrix): a tensor has a role by its name, a mix has rules by role, and a rule names
-the layers that take another codec.
+follow llama_tensor_get_type in llama.cpp's src/llama-quant.cpp (without an importance matrix), and what is
+never quantized follows its converter: a tensor has a role by its name, a mix has rules by role, and the
+first rule that holds names the codec.
 """
 
 from __future__ import annotations
@@ -17,58 +17,104 @@ from memfirst.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class Model:
-    """What the rules ask about the model."""
+    """What the rules ask about the model.
+
+    kv_heads          0 where the first layer has no attention
+    experts           routed experts a layer, 0 for a dense model
+    attention_layers  those that have a V projection; empty: all
+    """
 
     architecture: str
     layers: int
     heads: int
     kv_heads: int
     tied: bool
+    experts: int = 0
+    attention_layers: tuple[int, ...] = ()
 
     @property
     def group(self) -> int:
         """Query heads that share a KV head."""
-        return self.heads // self.kv_heads
+        return self.heads // self.kv_heads if self.kv_heads else 0
+
+    def place(self, layer: int, attention: bool) -> tuple[int, int]:
+        """(index, count) of the layer, among those with attention only where asked so."""
+        if attention and self.attention_layers:
+            return self.attention_layers.index(layer), len(self.attention_layers)
+        return layer, self.layers
 
 
-Layers = Callable[[int, Model], bool]
-"""(layer, model) -> whether the rule holds there."""
+Where = Callable[[int, int], bool]
+"""(layer, number of layers) -> whether a rule holds there."""
 
 
-def more_bits(layer: int, model: Model) -> bool:
+def everywhere(layer: int, layers: int) -> bool:
+    """All layers."""
+    return True
+
+
+def more_bits(layer: int, layers: int) -> bool:
     """The first and last eighth of the layers, and every third between."""
-    n = model.layers
-    return layer < n // 8 or layer >= 7 * n // 8 or (layer - n // 8) % 3 == 2
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def first_eighth(layer: int, model: Model) -> bool:
+def first_eighth(layer: int, layers: int) -> bool:
     """The first eighth of the layers, rounded down."""
-    return layer < model.layers // 8
+    return layer < layers // 8
 
 
-def first_four(layer: int, model: Model) -> bool:
+def first_sixteenth(layer: int, layers: int) -> bool:
+    """The first sixteenth of the layers, rounded down."""
+    return layer < layers // 16
+
+
+def first_two(layer: int, layers: int) -> bool:
+    """Layers 0 and 1."""
+    return layer < 2
+
+
+def first_four(layer: int, layers: int) -> bool:
     """Layers 0 to 3."""
     return layer < 4
 
 
-def wide_groups(layer: int, model: Model) -> bool:
-    """Any layer, where at least 4 query heads share a KV head: V is then small and matters more."""
-    return model.group >= 4
+@dataclass(frozen=True)
+class Rule:
+    """Another codec than the mix's own.
+
+    grouped  only where at least 4 query heads share a KV head: V is then small and matters more
+    experts  only in models of exactly 8, as Mixtral has
+    """
+
+    codec: str
+    where: Where = everywhere
+    grouped: bool = False
+    experts: bool = False
+
+    def holds(self, place: tuple[int, int], model: Model) -> bool:
+        """Whether it decides the codec of a tensor at that (index, count)."""
+        if (self.grouped and model.group < 4) or (self.experts and model.experts != 8):
+            return False
+        return self.where(*place)
 
 
 @dataclass(frozen=True)
 class Mix:
-    """codec: of a matrix without a rule; file_type: `general.file_type`; rules: role -> (layers, codec)."""
+    """codec: of a matrix without a rule; file_type: `general.file_type`; rules: role -> the first that holds."""
 
     codec: str
     file_type: int
-    rules: Mapping[str, tuple[Layers, str]] = field(default_factory=dict)
+    rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
 
     @property
     def plain(self) -> bool:
         """A mix that does not quantize: every matrix, head included, has its codec."""
         return BLOCK_TYPES[self.codec].block == 1
 
+
+OUTPUT_OF_8 = Rule("q5_k", experts=True)
+_MORE = (Rule("q6_k", more_bits),)
+_SMALL_V, _FIRST_DOWN = (Rule("q5_k", grouped=True),), (Rule("q5_k", first_eighth),)
 
 MIXES: Mapping[str, Mix] = {
     "f32": Mix("f32", 0),
@@ -79,54 +125,102 @@ MIXES: Mapping[str, Mix] = {
     "q5_0": Mix("q5_0", 8),
     "q5_1": Mix("q5_1", 9),
     "q8_0": Mix("q8_0", 7),
-    "q4_k_s": Mix("q4_k", 14, {"attn_v": (first_four, "q5_k"), "ffn_down": (first_eighth, "q5_k")}),
-    "q4_k_m": Mix("q4_k", 15, {"attn_v": (more_bits, "q6_k"), "ffn_down": (more_bits, "q6_k")}),
+    "q4_k_s": Mix("q4_k", 14, {"attn_v": (Rule("q5_k", first_four),), "ffn_down": _FIRST_DOWN,
+                               "attn_output": (OUTPUT_OF_8,)}),
+    "q4_k_m": Mix("q4_k", 15, {"attn_v": _MORE, "ffn_down": _MORE, "attn_output": (OUTPUT_OF_8,)}),
     "q5_k_s": Mix("q5_k", 16),
-    "q5_k_m": Mix("q5_k", 17, {"attn_v": (more_bits, "q6_k"), "ffn_down": (more_bits, "q6_k")}),
+    "q5_k_m": Mix("q5_k", 17, {"attn_v": _MORE, "ffn_down": _MORE}),
     "q6_k": Mix("q6_k", 18),
-    "iq4_nl": Mix("iq4_nl", 25, {"attn_v": (wide_groups, "q5_k"), "ffn_down": (first_eighth, "q5_k")}),
-}
+    "iq4_nl": Mix("iq4_nl", 25, {"attn_v": _SMALL_V, "ffn_down": _FIRST_DOWN, "attn_output": (OUTPUT_OF_8,)}),
+}  # fmt: skip
+"""Those that memfirst writes and runs."""
 
-FALLBACKS: Mapping[str, str] = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}
+PRICED: Mapping[str, Mix] = {
+    **MIXES,
+    "mxfp4": Mix("mxfp4", 38),
+    "iq4_xs": Mix("iq4_xs", 30, MIXES["iq4_nl"].rules),
+    "q3_k_s": Mix("q3_k", 11, {"attn_output": (OUTPUT_OF_8,)}),
+    "q3_k_m": Mix("q3_k", 12, {"attn_v": (Rule("q5_k", first_two), Rule("q4_k")),
+                               "ffn_down": (Rule("q5_k", first_sixteenth), Rule("q4_k")),
+                               "attn_output": (OUTPUT_OF_8, Rule("q4_k"))}),
+    "q3_k_l": Mix("q3_k", 13, {"attn_v": (Rule("q5_k"),), "ffn_down": (Rule("q5_k"),),
+                               "attn_output": (Rule("q3_k", experts=True), Rule("q5_k"))}),
+    "q2_k": Mix("q2_k", 10, {"attn_v": (Rule("q4_k", grouped=True), Rule("q3_k")), "ffn_down": (Rule("q3_k"),),
+                             "attn_output": (OUTPUT_OF_8, Rule("q3_k"))}),
+}  # fmt: skip
+"""Also those that memfirst only prices."""
+
+FALLBACKS: Mapping[str, str] = {
+    "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl",
+}  # fmt: skip
 """For rows that are no multiple of 256: the codec of 32-weight blocks that takes the K-quant's place."""
+
+FLOATS: Mapping[str, str] = dict.fromkeys(
+    ("ffn_gate_inp", "ffn_gate_inp_shexp", "ssm_conv1d", "time_mix_first", "time_mix_w1", "time_mix_w2",
+     "time_mix_decay_w1", "time_mix_decay_w2", "time_mix_lerp_fused"), "f32"
+) | dict.fromkeys((f"time_mix_{part}{n}" for part in "avg" for n in (1, 2)), "f16")  # fmt: skip
+"""Roles of matrices that are never quantized: routers, convolutions, RWKV's small projections."""
 
 
 def mix(name: str) -> Mix:
-    """The mix of that name, upper or lower case; UnsupportedError, listing those there are."""
-    found = MIXES.get(name.lower())
+    """The mix of that name, upper or lower case; UnsupportedError, listing those that memfirst writes."""
+    return _named(name, MIXES)
+
+
+def priced_mix(name: str) -> Mix:
+    """The same, among all whose sizes are known."""
+    return _named(name, PRICED)
+
+
+def _named(name: str, mixes: Mapping[str, Mix]) -> Mix:
+    found = mixes.get(name.lower())
     if found is None:
-        raise UnsupportedError(f"no codec mix is called {name!r}", f"one of {', '.join(MIXES)}")
+        raise UnsupportedError(f"no codec mix is called {name!r}", f"one of {', '.join(mixes)}")
     return found
 
 
 def tensor_codec(name: str, shape: tuple[int, ...], chosen: Mix, model: Model) -> str:
-    """The codec of one tensor; vectors and norms stay f32."""
-    if len(shape) < 2 or name.endswith("_norm.weight") or not name.endswith("weight"):
+    """The codec of one tensor; vectors, norms and biases stay f32."""
+    if len(shape) < 2 or name.endswith("_norm.weight") or not name.endswith(".weight"):
         return "f32"
+    role = name.split(".")[-2]
+    if role in FLOATS:
+        return chosen.codec if chosen.plain and FLOATS[role] != "f32" else FLOATS[role]
     if chosen.plain:
         return chosen.codec
-    role = name.split(".")[-2]
     columns = shape[-1]
     if role == "output" or (role == "token_embd" and model.tied):
         return fit(_head_codec(chosen.codec, columns), columns)
-    return fit(_layer_codec(name, role, chosen, model), columns)
+    return fit(_layer_codec(name, role, shape, chosen, model), columns)
 
 
 def _head_codec(codec: str, columns: int) -> str:
     """The head takes Q6_K, whatever the mix: Q8_0 instead where it is the mix or where rows do not fit it."""
-    if columns % BLOCK_TYPES[codec].block or codec == "q8_0":
+    if columns % BLOCK_TYPES[codec].block or codec in ("q8_0", "mxfp4"):
         return "q8_0"
     return "q6_k"
 
 
-def _layer_codec(name: str, role: str, chosen: Mix, model: Model) -> str:
-    codec = chosen.codec
+def _layer_codec(name: str, role: str, shape: tuple[int, ...], chosen: Mix, model: Model) -> str:
+    if chosen.codec == "mxfp4":  # experts only
+        return "mxfp4" if len(shape) > 2 else "q8_0"
+    role = _role(role)
+    found = chosen.codec
     if role in chosen.rules:
-        holds, other = chosen.rules[role]
-        codec = other if holds(int(name.split(".")[1]), model) else codec
-    if role == "attn_v" and codec == "q4_k" and is_70b(model):
+        place = model.place(int(name.split(".")[1]), role == "attn_v")
+        found = next((r.codec for r in chosen.rules[role] if r.holds(place, model)), found)
+    if role in ("attn_v", "attn_k") and model.experts == 8:
+        return "q8_0"
+    if role == "attn_v" and found in ("q3_k", "q4_k") and is_70b(model):
         return "q5_k"
-    return codec
+    return found
+
+
+def _role(role: str) -> str:
+    """As the rules know it: experts' and shared experts' projections are ffn_down, fused ones are attn_v."""
+    if "ffn_down" in role:
+        return "ffn_down"
+    return "attn_v" if role in ("attn_qkv", "attn_kv_b") else role
 
 
 def is_70b(model: Model) -> bool:
