@@ -93,13 +93,14 @@ def test_a_file_that_fits_gives_its_graph() -> None:
         ({"llama.rope.freq_base": -1.0}, ConfigError, "freq_base"),
         ({"llama.rope.dimension_count": 15}, ConfigError, "15 of 16"),
         ({"llama.rope.dimension_count": 18}, ConfigError, "18 of 16"),
-        ({"llama.rope.scaling.type": "longrope"}, UnsupportedError, "longrope"),
+        ({"llama.rope.scaling.type": "dynamic"}, UnsupportedError, "dynamic"),
+        ({"llama.rope.scaling.type": "longrope"}, ConfigError, "0 rope divisors; expected 8"),
         ({"llama.attention.value_length": 8}, UnsupportedError, "value_length"),
-        ({"llama.expert_count": 8}, UnsupportedError, "routed experts"),
+        ({"llama.expert_count": 8}, ConfigError, "expert_used_count is missing"),
         ({"llama.attention.sliding_window": -1}, ConfigError, "llama.attention.sliding_window"),
         ({"llama.vocab_size": 127}, ConfigError, r"token_embd.weight has shape \(128, 64\)"),
         ({"tokenizer.ggml.tokens": ["a"] * 127}, ConfigError, "127, the number of tokens"),
-        ({"general.architecture": "mamba9"}, UnsupportedError, "one of llama, qwen2, qwen3"),
+        ({"general.architecture": "mamba9"}, UnsupportedError, "one of llama, qwen2, qwen3, "),
     ],
 )  # fmt: skip
 def test_bad_metadata_is_named(change: dict[str, Any], error: type[MemfirstError], says: str) -> None:

@@ -26,6 +26,9 @@ class WeightProvider(Protocol):
     def values(self, name: str, count: int) -> tuple[float, ...]:
         """The numbers of a small f32 vector that becomes part of the graph itself."""
 
+    def leave(self, prefix: str) -> None:
+        """Tensors under this prefix belong to the model, and no operation of a step uses them."""
+
 
 class CheckpointWeights:
     """Weights of a file: each request is checked against its tensor table."""
@@ -55,6 +58,9 @@ class CheckpointWeights:
         if not (np.isfinite(found).all() and (found > 0).all()):
             raise ConfigError(f"tensor {name} holds values below or at 0", "positive numbers")
         return tuple(float(v) for v in found)
+
+    def leave(self, prefix: str) -> None:
+        self._requested |= {name for name in self._checkpoint.tensors if name.startswith(prefix)}
 
     def check_all_requested(self) -> None:
         """ConfigError naming tensors of the file that the model did not ask for."""
@@ -86,6 +92,9 @@ class ShapeOnly:
 
     def values(self, name: str, count: int) -> tuple[float, ...]:
         raise ConfigError(f"tensor {name} has no values without a file")
+
+    def leave(self, prefix: str) -> None:
+        pass
 
 
 def _check_blocks(name: str, codec: str, shape: tuple[int, ...]) -> None:

@@ -13,6 +13,7 @@ from memfirst.errors import ConfigError
 from memfirst.graph import Graph, KVCache, Op, Weight
 from memfirst.models import rope
 from memfirst.models.base import WeightProvider
+from memfirst.models.experts import MoE, routed
 from memfirst.ops.add import Add
 from memfirst.ops.attention import Attention
 from memfirst.ops.embed import Embed
@@ -58,6 +59,7 @@ class Config:
     attention_multiplier  of the scores; 0: 1/sqrt(head_dim)
     logits_scaling        the logits are divided by it
     *_softcapping         > 0: x becomes cap · tanh(x / cap), of scores and of logits
+    moe                   routed experts in place of the gated feed-forward
     """
 
     family: Family
@@ -85,6 +87,7 @@ class Config:
     logits_scaling: float = 1.0
     attn_logit_softcapping: float = 0.0
     final_logit_softcapping: float = 0.0
+    moe: MoE | None = None
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -109,6 +112,12 @@ class Layers:
     w: WeightProvider
     rope: partial[Rope]
 
+    def caches(self) -> tuple[KVCache, ...]:
+        """Keys and values of each layer."""
+        c, windows = self.c, self.c.windows or (None,) * self.c.num_hidden_layers
+        kv, dim = c.num_key_value_heads, c.head_dim
+        return tuple(KVCache(f"blk.{i}.kv", kv, dim, dim, window=window) for i, window in enumerate(windows))
+
     def attention(self, at: str, cache: KVCache, x: str) -> list[Op]:
         """Norm, q k v, RoPE, attention, output, residual."""
         c, width = self.c, self.c.num_attention_heads * self.c.head_dim
@@ -127,16 +136,25 @@ class Layers:
         return [*ops, *q, *k], (q[-1].output, k[-1].output, f"{at}_v")
 
     def feed_forward(self, at: str, x: str) -> list[Op]:
+        """Routed experts where the model has them, else one gated unit."""
+        if self.c.moe is None:
+            return self.dense(at, x)
+        ops = routed(self.c.moe, self.w, at, f"{at}_norm", self.c.hidden_size)
+        return [self.norm(f"{at}_norm", x), *ops, *self.added(at, x, ops[-1].output)]
+
+    def dense(self, at: str, x: str) -> list[Op]:
         """Norm, gate and up, gating, down, residual."""
         c, inner, name = self.c, self.c.intermediate_size, f"{at}_glu"
-        glu = Glu(name, (f"{at}_gate", f"{at}_up"), name, inner, c.family.activation)
+        ops, gate_up = self.gate_up(at)
+        glu = Glu(name, gate_up, name, inner, c.family.activation)
         down = self.linear(f"{at}_down", name, c.hidden_size, c.mlp_bias, inner, c.residual_multiplier)
-        return [self.norm(f"{at}_norm", x), *self.gate_up(at), glu, down, *self.added(at, x, down.output)]
+        return [self.norm(f"{at}_norm", x), *ops, glu, down, *self.added(at, x, down.output)]
 
-    def gate_up(self, at: str) -> list[Op]:
-        """What gives `gate` and `up`."""
+    def gate_up(self, at: str) -> tuple[list[Op], tuple[str, str]]:
+        """What gives gating its inputs, and their names."""
         inner, bias = self.c.intermediate_size, self.c.mlp_bias
-        return [self.linear(f"{at}_{part}", f"{at}_norm", inner, bias) for part in ("gate", "up")]
+        ops: list[Op] = [self.linear(f"{at}_{part}", f"{at}_norm", inner, bias) for part in ("gate", "up")]
+        return ops, (f"{at}_gate", f"{at}_up")
 
     def added(self, at: str, x: str, y: str) -> list[Op]:
         """The residual: what half a layer gives, on top of what it was given."""
@@ -174,7 +192,8 @@ def build(c: Config, w: WeightProvider, layers: type[Layers] = Layers) -> Graph:
     """The model's operations in order, its layers built by `layers`."""
     embedding = w("token_embd.weight", (c.vocab_size, c.hidden_size))
     ops: list[Op] = [Embed("token_embd", ("tokens",), "token_embd", embedding, c.embedding_multiplier)]
-    caches, parts = _caches(c), layers(c, w, _rope(c, w))
+    parts = layers(c, w, _rope(c, w))
+    caches = parts.caches()
     for i, cache in enumerate(caches):
         ops += parts.attention(f"blk.{i}.attn", cache, ops[-1].output)
         ops += parts.feed_forward(f"blk.{i}.ffn", ops[-1].output)
@@ -187,13 +206,6 @@ def build(c: Config, w: WeightProvider, layers: type[Layers] = Layers) -> Graph:
     return Graph(name, tuple(ops), caches, c.vocab_size, c.hidden_size, context)
 
 
-def _caches(c: Config) -> tuple[KVCache, ...]:
-    """Keys and values of each layer."""
-    windows = c.windows or (None,) * c.num_hidden_layers
-    kv, dim = c.num_key_value_heads, c.head_dim
-    return tuple(KVCache(f"blk.{i}.kv", kv, dim, dim, window=window) for i, window in enumerate(windows))
-
-
 def _head(c: Config, w: WeightProvider, embedding: Weight) -> Weight:
     """The output matrix. Where tied, the embedding by another name: stored once, read in full as the head."""
     if c.tie_word_embeddings:
@@ -202,10 +214,19 @@ def _head(c: Config, w: WeightProvider, embedding: Weight) -> Weight:
 
 
 def _rope(c: Config, w: WeightProvider) -> partial[Rope]:
-    """RoPE but for its place and heads. GGUF has Llama 3's scaling as divisors of the frequencies."""
-    plain = rope.frequencies(c.rope_theta, c.rotary_dim, c.rope_scaling)
+    """RoPE but for its place and heads. GGUF has the divisors of Llama 3 and of LongRoPE as tensors."""
+    scaling, pairs = c.rope_scaling, c.rotary_dim // 2
+    if scaling and scaling.kind == "longrope" and w.has("rope_factors_long.weight"):
+        short, long = (w.values(f"rope_factors_{part}.weight", pairs) for part in ("short", "long"))
+        scaling = replace(scaling, short=short, long=long)
+    turn = partial(Rope, head_dim=c.head_dim, style=c.family.rope_style)
+    plain = rope.frequencies(c.rope_theta, c.rotary_dim, scaling)
     if w.has("rope_freqs.weight"):
-        divisors = w.values("rope_freqs.weight", len(plain))
-        plain = tuple(f / d for f, d in zip(plain, divisors, strict=True))
-    factor = 1.0 if c.rope_scaling is None else c.rope_scaling.attention_factor
-    return partial(Rope, head_dim=c.head_dim, frequencies=plain, style=c.family.rope_style, factor=factor)
+        plain = rope.divided(plain, w.values("rope_freqs.weight", pairs))
+    if scaling is None:
+        return partial(turn, frequencies=plain)
+    turn = partial(turn, frequencies=plain, factor=scaling.attention_factor)
+    if not scaling.long:
+        return turn
+    long = rope.long_frequencies(c.rope_theta, c.rotary_dim, scaling)
+    return partial(turn, long_frequencies=long, original=scaling.original)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping, Sized
 from typing import Any
 
-from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.errors import ConfigError
+from memfirst.models import experts, rope, windows
 from memfirst.models import reader as limits
-from memfirst.models import rope, windows
 from memfirst.models.base import Architecture
 from memfirst.models.decoder import Config, Family, build
 from memfirst.models.reader import ConfigReader
 from memfirst.ops.rope import INTERLEAVED
 
-__all__ = ["ARCHITECTURE", "LLAMA", "Config", "Family", "Own", "build", "from_gguf", "from_hf"]
+__all__ = ["ARCHITECTURE", "LLAMA", "Config", "Family", "Own", "build", "from_gguf", "from_hf", "vocab_size"]
 
 Own = Callable[[ConfigReader, Config], Config]
 """Reads the keys that a relative has besides Llama's."""
 
-HARMLESS_GGUF = frozenset({"expert_used_count", "rope.scaling.finetuned", "tensor_data_layout"})
+HARMLESS_GGUF = frozenset({"rope.scaling.finetuned", "tensor_data_layout"})
 HARMLESS_HF = frozenset(
     (
         *("architectures", "model_type", "_name_or_path", "transformers_version", "transformers.js_config"),
@@ -50,14 +50,13 @@ def from_gguf(
     A Mistral with a window has lost it on the way: llama.cpp's converter writes none for this architecture.
     """
     r = ConfigReader(metadata, f"{family.architecture}.")
-    if r.integer("expert_count", 1 << 16, default=0, low=0):
-        raise UnsupportedError(f"{family.architecture} with routed experts", "a dense model")
     hidden = r.integer("embedding_length", limits.MAX_WIDTH)
     heads = r.integer("attention.head_count", limits.MAX_HEADS)
     head_dim = r.integer("attention.key_length", limits.MAX_HEAD_DIM, default=_head_dim(hidden, heads))
     r.only("attention.value_length", (head_dim,))
     context = r.integer("context_length", limits.MAX_CONTEXT)
     theta, scaling = rope.read_gguf(r, context)
+    inner = r.integer("feed_forward_length", limits.MAX_WIDTH)
     config = Config(
         family=family,
         hidden_size=hidden,
@@ -65,8 +64,8 @@ def from_gguf(
         num_attention_heads=heads,
         num_key_value_heads=r.integer("attention.head_count_kv", limits.MAX_HEADS, default=heads),
         head_dim=head_dim,
-        intermediate_size=r.integer("feed_forward_length", limits.MAX_WIDTH),
-        vocab_size=_vocab_size(r, metadata),
+        intermediate_size=inner,
+        vocab_size=vocab_size(r, metadata),
         max_position_embeddings=context,
         rms_norm_eps=r.single("attention.layer_norm_rms_epsilon", high=1.0),
         rope_theta=theta,
@@ -76,6 +75,7 @@ def from_gguf(
         attention_bias=family.qkv_bias or "blk.0.attn_q.bias" in tensors,
         output_bias="blk.0.attn_output.bias" in tensors,
         mlp_bias="blk.0.ffn_gate.bias" in tensors,
+        moe=experts.read_gguf(r, tensors, inner),
     )
     config = own(r, config)
     r.check_unknown(HARMLESS_GGUF, allow_unknown)
@@ -86,7 +86,7 @@ def _head_dim(hidden: int, heads: int) -> int | None:
     return hidden // heads if hidden % heads == 0 else None
 
 
-def _vocab_size(r: ConfigReader, metadata: Mapping[str, Any]) -> int:
+def vocab_size(r: ConfigReader, metadata: Mapping[str, Any]) -> int:
     """Rows of the embedding: the vocabulary's length, where the file holds one."""
     tokens = metadata.get("tokenizer.ggml.tokens")
     count = len(tokens) if isinstance(tokens, Sized) and len(tokens) else None

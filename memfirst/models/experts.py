@@ -1,0 +1,91 @@
+"""Routed experts as a layer's feed-forward: their numbers, read from GGUF or config.json, and their operations."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+
+from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.graph import Op
+from memfirst.models import reader as limits
+from memfirst.models.base import WeightProvider
+from memfirst.models.reader import ConfigReader
+from memfirst.ops.experts import Experts, Router
+
+MAX_EXPERTS = 1 << 12
+
+
+@dataclass(frozen=True)
+class MoE:
+    """The routed experts of a layer, named as in config.json.
+
+    scoring      "softmax" or "sigmoid": see Router
+    n_group      groups of experts, of which a token's experts come from `topk_group`
+    correction   scores are corrected when picking, by `exp_probs_b.bias`
+    biases       router and experts have biases
+    activation   of the experts' gated unit
+    """
+
+    num_experts: int
+    num_experts_per_tok: int
+    moe_intermediate_size: int
+    norm_topk_prob: bool = True
+    scoring: str = "softmax"
+    routed_scaling_factor: float = 1.0
+    n_group: int = 1
+    topk_group: int = 1
+    correction: bool = False
+    biases: bool = False
+    activation: str = "silu"
+
+    def __post_init__(self) -> None:
+        n, k = self.num_experts, self.num_experts_per_tok
+        if k > n:
+            raise ConfigError(f"{k} experts a token of {n}", "no more than there are")
+        if n % self.n_group or self.topk_group > self.n_group:
+            found = f"{n} experts in {self.n_group} groups, {self.topk_group} of them used"
+            raise ConfigError(found, "groups of one size, no more used than there are")
+        if n // self.n_group * self.topk_group < k or (self.n_group > 1 and n // self.n_group < 2):
+            raise ConfigError(f"{k} experts a token from {self.topk_group} groups of {n // self.n_group}", "enough")
+
+
+def read_gguf(r: ConfigReader, tensors: Container[str], width: int) -> MoE | None:
+    """`expert_*`; None where there are no experts. They are `width` wide unless the file says otherwise."""
+    count = r.integer("expert_count", MAX_EXPERTS, default=0, low=0)
+    used = r.integer("expert_used_count", MAX_EXPERTS, default=None if count else 0, low=bool(count))
+    if not count:
+        return None
+    if "blk.0.ffn_gate.0.weight" in tensors:
+        raise UnsupportedError(
+            "this file has its experts one by one (blk.0.ffn_gate.0.weight)",
+            "one tensor for all experts of a layer (blk.0.ffn_gate_exps.weight), as files since April 2024 have",
+            "get or convert the model again",
+        )
+    return MoE(count, used, r.integer("expert_feed_forward_length", limits.MAX_WIDTH, default=width))
+
+
+def read_hf(r: ConfigReader, count_key: str, width: int) -> MoE:
+    """The experts of a config.json that counts them under `count_key`; what trains a router is ignored."""
+    for key in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
+        r.raw(key)
+    return MoE(r.integer(count_key, MAX_EXPERTS), r.integer("num_experts_per_tok", MAX_EXPERTS), width)
+
+
+def routed(moe: MoE, w: WeightProvider, at: str, x: str, hidden: int) -> list[Op]:
+    """Router and experts of the layer half `at` ("blk.3.ffn") over the normed value `x`, `hidden` wide."""
+    inner, count = moe.moe_intermediate_size, moe.num_experts
+    router = Router(
+        f"{at}_gate_inp", (x,), f"{at}_gate_inp", w(f"{at}_gate_inp.weight", (count, hidden)),
+        moe.num_experts_per_tok, moe.scoring,
+        bias=w(f"{at.removesuffix('ffn')}exp_probs_b.bias", (count,)) if moe.correction else None,
+        normalize=moe.norm_topk_prob, scale=moe.routed_scaling_factor,
+        logit_bias=w(f"{at}_gate_inp.bias", (count,)) if moe.biases else None,
+        groups=moe.n_group, groups_used=moe.topk_group,
+    )  # fmt: skip
+    shapes = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    parts = {part: w(f"{at}_{part}_exps.weight", (count, *shape)) for part, shape in shapes.items()}
+    if moe.biases:
+        rows = {part: shape[0] for part, shape in shapes.items()}
+        parts |= {f"{part}_b": w(f"{at}_{part}_exps.bias", (count, n)) for part, n in rows.items()}
+    name, inputs, k = f"{at}_exps", (x, router.output), moe.num_experts_per_tok
+    return [router, Experts(name, inputs, name, k=k, activation=moe.activation, **parts)]
