@@ -11,7 +11,7 @@ STALL_S = 15.0
 """A stream that has begun may pause so long between tokens; a prompt may take until the deadline."""
 
 
-class TimeUp(ProbeError):
+class TimeUpError(ProbeError):
     """The probe's own time or requests are used up: what was measured before still counts."""
 
 
@@ -41,17 +41,17 @@ class Limits:
         return self._left
 
     def take(self) -> None:
-        """Count one request; TimeUp where none is left, or no time."""
+        """Count one request; TimeUpError where none is left, or no time."""
         self.check()
         with self._lock:
             if self._left <= 0:
-                raise TimeUp(f"all {self.requests} requests are used", do="allow more with --max-requests")
+                raise TimeUpError(f"all {self.requests} requests are used", do="allow more with --max-requests")
             self._left -= 1
 
     def check(self) -> None:
-        """TimeUp after the deadline, or once somebody asked to stop."""
+        """TimeUpError after the deadline, or once somebody asked to stop."""
         if self.stop.is_set() or time.monotonic() >= self.deadline:
-            raise TimeUp(f"the {self.seconds:g} s are over", do="allow more with --seconds")
+            raise TimeUpError(f"the {self.seconds:g} s are over", do="allow more with --seconds")
 
 
 class Watch:
@@ -66,7 +66,7 @@ class Watch:
         self._until = time.monotonic() + STALL_S
 
     def check(self) -> None:
-        """TimeUp, or ProbeError for a stream that stands still."""
+        """TimeUpError, or ProbeError for a stream that stands still."""
         if self._until is not None and time.monotonic() >= self._until:
             raise ProbeError(
                 f"the stream stalled: no token for {STALL_S:g} s",
