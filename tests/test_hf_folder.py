@@ -63,9 +63,7 @@ def test_shards_read_like_one_file(folder: Callable[..., Path]) -> None:
         ({"other.weight": "model-00003-of-00003.safetensors"}, "model-00003-of-00003"),
     ],
 )
-def test_an_index_that_lies_is_refused(
-    changes: dict[str, Any], message: str, folder: Callable[..., Path]
-) -> None:
+def test_an_index_that_lies_is_refused(changes: dict[str, Any], message: str, folder: Callable[..., Path]) -> None:
     path = folder(llama())
     shard(path, **changes)
     with pytest.raises(MemfirstError, match=message):
@@ -109,7 +107,8 @@ def test_pickled_weights_are_never_opened(folder: Callable[..., Path]) -> None:
         ({"model_type": "llama"}, "llama"),
         ({"model_type": "qwen2"}, "qwen2"),
         ({"architectures": ["Qwen3ForCausalLM"]}, "qwen3"),
-        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "mistral"),
+        ({"model_type": "mistral", "architectures": ["MistralForCausalLM"]}, "llama"),
+        ({"model_type": "gemma3_text"}, "gemma3"),
         ({"architectures": ["NewForCausalLM"]}, "NewForCausalLM"),
     ],
 )

@@ -15,7 +15,7 @@ from memfirst.errors import FormatError, MemfirstError, UnsupportedError
 from memfirst.formats.checkpoint import TensorInfo
 from memfirst.formats.json_file import parse_object
 from memfirst.formats.mapped import list_folder, read_bounded
-from memfirst.formats.names import HARMLESS, TABLES, Transform, architecture_of, gguf_name, identity
+from memfirst.formats.names import HARMLESS, TABLES, VISION, WRAPPED, Transform, architecture_of, gguf_name, identity
 from memfirst.formats.safetensors import MAX_TENSORS, SafetensorsFile, StoredTensor
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -37,7 +37,8 @@ class HFCheckpoint:
 
     tensors    under GGUF names; matrices as stored, vectors (norms, biases) as f32, as GGUF has them.
                Of an architecture without a table in `names`: under its own names, rows as stored, to look at
-    ignored    tensors of the file that carry nothing: buffers that the config implies, a tied lm_head
+    ignored    tensors of the file that decoding does not read: buffers that the config implies, a tied
+               lm_head, what a multimodal model has beside its text model
     """
 
     kind = "hf"
@@ -68,8 +69,12 @@ class HFCheckpoint:
         if HARMLESS.search(stored.name):
             self.ignored.append(stored.name)
             return
-        known = self.architecture in TABLES
-        name, transform = gguf_name(self.architecture, stored.name) if known else (stored.name, identity)
+        wrapped, known = "text_config" in self.metadata, self.architecture in TABLES
+        if wrapped and VISION.match(stored.name):
+            self.ignored.append(stored.name)  # decoding text does not read it
+            return
+        inner = WRAPPED.sub("model.", stored.name) if wrapped else stored.name
+        name, transform = gguf_name(self.architecture, inner) if known else (stored.name, identity)
         if known and name == "output.weight" and self.metadata.get("tie_word_embeddings") is True:
             self.ignored.append(stored.name)  # stored twice: the config says that the embedding is the head
             return
@@ -83,11 +88,11 @@ class HFCheckpoint:
         """The tensor's bytes, flat, read-only; a copy where rows move or a vector becomes f32."""
         source = self._sources[name]
         data = source.file.read(source.stored.name)
+        if _becomes_f32(source.stored):
+            data = to_f32(data, source.stored.dtype).view(np.uint8)
         if source.transform is not identity:
             rows = source.stored.shape[0]
             data = source.transform(data.reshape(rows, -1), self.metadata).reshape(-1)
-        if _becomes_f32(source.stored):
-            data = to_f32(data, source.stored.dtype).view(np.uint8)
         data.flags.writeable = False
         return data
 

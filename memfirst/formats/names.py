@@ -3,9 +3,10 @@
 A row of a table is `HF name: (GGUF name, transform)`, with `{}` for the layer. To add an architecture,
 add a table to TABLES and its `model_type` to ARCHITECTURES.
 
-The one transform needed so far is the row order of Q and K in the Llama family. HF stores each head's
-rows as two halves that rotate together (row i with row i + head_dim/2); GGUF's "llama" architecture
-stores them as adjacent pairs (2i with 2i + 1). Qwen's files keep halves in both forms.
+Q and K of the Llama family change their row order. HF stores each head's rows as two halves that rotate
+together (row i with row i + head_dim/2); GGUF's "llama" architecture stores them as adjacent pairs (2i with
+2i + 1). Qwen's, Gemma's and Phi's files keep halves in both forms. Gemma's norms, which multiply by 1 + weight,
+have the 1 in the weight in GGUF.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from memfirst.codecs.base import U8
 from memfirst.errors import ConfigError, FormatError
 
 Transform = Callable[[U8, Mapping[str, Any]], U8]
-"""(u8 [rows, bytes per row], config) -> the same rows in GGUF order."""
+"""(u8 [rows, bytes per row], config) -> the rows as GGUF has them; a vector's rows are one f32 each."""
 
 
 def identity(rows: U8, config: Mapping[str, Any]) -> U8:
@@ -45,6 +46,11 @@ def pair_rows(rows: U8, heads: int) -> U8:
         raise FormatError(f"{len(rows)} rows for {heads} heads", "an even number of rows for each head")
     halves = rows.reshape(heads, 2, len(rows) // heads // 2, rows.shape[1])
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def plus_one(rows: U8, config: Mapping[str, Any]) -> U8:
+    """f32 [rows] + 1: Gemma's norm weights."""
+    return (rows.view("<f4") + np.float32(1)).view(np.uint8)
 
 
 def head_count(config: Mapping[str, Any], key: str) -> int:
@@ -92,24 +98,66 @@ _QK_NORMS: Table = {
 }
 _QWEN2: Table = {**_TOP, **_NORMS_AND_FFN, **_attention(identity, identity)}
 
+_GEMMA_NORMS: Table = {
+    _BLOCK + "input_layernorm.weight": ("blk.{}.attn_norm.weight", plus_one),
+    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", plus_one),
+    _BLOCK + "pre_feedforward_layernorm.weight": ("blk.{}.ffn_norm.weight", plus_one),
+    _BLOCK + "post_feedforward_layernorm.weight": ("blk.{}.post_ffw_norm.weight", plus_one),
+    "model.norm.weight": ("output_norm.weight", plus_one),
+}
+_GEMMA2: Table = {**_QWEN2, **_GEMMA_NORMS}
+_GEMMA3: Table = {**_GEMMA2, **{hf: (gguf, plus_one) for hf, (gguf, _) in _QK_NORMS.items()}}
+_PHI3: Table = {
+    **_TOP,
+    **_NORMS_AND_FFN,
+    _BLOCK + "self_attn.qkv_proj.weight": ("blk.{}.attn_qkv.weight", identity),
+    _BLOCK + "self_attn.o_proj.weight": ("blk.{}.attn_output.weight", identity),
+    _BLOCK + "mlp.gate_up_proj.weight": ("blk.{}.ffn_up.weight", identity),
+}
+
 TABLES: Mapping[str, Table] = {
     "llama": {**_TOP, **_NORMS_AND_FFN, **_FFN_BIASES, **_attention(pair_query_rows, pair_key_rows)},
     "qwen2": _QWEN2,
     "qwen3": {**_QWEN2, **_QK_NORMS},
+    "gemma2": _GEMMA2,
+    "gemma3": _GEMMA3,
+    "phi3": _PHI3,
 }
 
-ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+ARCHITECTURES: Mapping[str, str] = {
+    "mistral": "llama",
+    "gemma3_text": "gemma3",
+    "falcon_mamba": "mamba",
+    "granitemoehybrid": "granitehybrid",
+}
 """config.json `model_type` -> `general.architecture`; others keep their own name."""
 
 CLASSES: Mapping[str, str] = {
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "MambaForCausalLM": "mamba",
+    "FalconMambaForCausalLM": "mamba",
+    "Mamba2ForCausalLM": "mamba2",
+    "Rwkv6ForCausalLM": "rwkv6",
+    "RWKV7ForCausalLM": "rwkv7",
+    "JambaForCausalLM": "jamba",
+    "GraniteMoeHybridForCausalLM": "granitehybrid",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3",
+    "Gemma3ForConditionalGeneration": "gemma3",
+    "Phi3ForCausalLM": "phi3",
 }
 """config.json `architectures[0]`, for configs without a `model_type`."""
 
 HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 """Buffers that old checkpoints stored and that the config implies."""
+
+WRAPPED = re.compile(r"^(model\.language_model\.|language_model\.model\.)")
+"""Where a multimodal model keeps its text model, as newer and older transformers save it."""
+
+VISION = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
+"""What a multimodal model has beside its text model."""
 
 _LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")
 

@@ -68,7 +68,7 @@ class CpuLowering:
     """Builds one Program; see `lower`."""
 
     def __init__(self, graph: Graph, capacity: int, context: int, workers: int) -> None:
-        self.graph, self.capacity, self.workers = graph, capacity, workers
+        self.graph, self.capacity, self.context, self.workers = graph, capacity, context, workers
         self.inline = capacity <= INLINE_TOKENS
         self.make = CpuCalls(graph, capacity, ceil(context / SPLIT), self.inline)
         self.phases: list[Phase] = []
@@ -82,7 +82,7 @@ class CpuLowering:
 
     def program(self) -> Program:
         """All operations, in order; those fused into earlier phases are skipped."""
-        cpu_refuse.check(self.graph)
+        cpu_refuse.check(self.graph, self.context)
         for op in self.graph.ops:
             if op.name not in self.done:
                 self.lower(op)
@@ -117,9 +117,7 @@ class CpuLowering:
         reuse = max((int(tile) for call in calls for name, tile in call.statics if name == "TILE"), default=1)
         moves = [(op.name, read) for op in ops for read in _packed(op).reads() if read.purpose not in skip]
         name = next((op.name for op in ops if isinstance(op, Linear)), ops[0].name if ops else "")
-        return Task(
-            name, calls, units, chunk, tuple(r for _, r in moves), tuple(n for n, _ in moves), per, reuse
-        )
+        return Task(name, calls, units, chunk, tuple(r for _, r in moves), tuple(n for n, _ in moves), per, reuse)
 
     # --- products --------------------------------------------------------------------------------------
 

@@ -28,13 +28,13 @@ PLAIN: Mapping[type[Op], Mapping[str, object]] = {
 """By operation, the attributes that its kernels do not know, with the one value that needs nothing of them."""
 
 
-def check(graph: Graph) -> None:
-    """UnsupportedError naming the first operation, attribute or cache that has no kernel."""
+def check(graph: Graph, context: int) -> None:
+    """For sequences of up to `context` positions: UnsupportedError naming what has no kernel."""
     for op in graph.ops:
         if not isinstance(op, KERNELS):
             raise UnsupportedError(f"the CPU backend has no kernel for {type(op).__name__} ({op.name})")
         _check_attributes(op)
-    _check_caches(graph)
+    _check_caches(graph, context)
     _check_residual(graph)
 
 
@@ -46,13 +46,15 @@ def _check_attributes(op: Op) -> None:
             raise UnsupportedError(f"the CPU backend has no kernel for {what}", f"{name} {plain!r}")
 
 
-def _check_caches(graph: Graph) -> None:
-    """A step has one list of first positions and one page table for all layers."""
-    kinds = {(c.window, c.page) for c in graph.caches if isinstance(c, KVCache)}
-    windows = sorted({str(window) for window, _ in kinds})
-    if len(kinds) > 1:
-        found = f"the CPU backend has no kernel for layers that attend {' and '.join(windows)} positions"
-        raise UnsupportedError(found, "the same window and page in all layers")
+def _check_caches(graph: Graph, context: int) -> None:
+    """A step has one list of first positions and one page table for all layers; a window that it cannot
+    outgrow is none."""
+    caches = [c for c in graph.caches if isinstance(c, KVCache)]
+    windows = {c.window if c.window and c.window < context else context for c in caches}
+    if len(windows) > 1 or len({c.page for c in caches}) > 1:
+        each = " and ".join(map(str, sorted(windows)))
+        found = f"the CPU backend has no kernel for layers that attend {each} positions"
+        raise UnsupportedError(found, "the same window and page in all layers", f"or a context of {min(windows)}")
 
 
 def _check_residual(graph: Graph) -> None:
