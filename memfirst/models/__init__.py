@@ -8,15 +8,22 @@ from typing import Any
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph
-from memfirst.models import llama, qwen2, qwen3
+from memfirst.models import gemma2, gemma3, llama, mistral, phi3, qwen2, qwen3
 from memfirst.models.base import Architecture, CheckpointWeights, ShapeOnly, WeightProvider
 
 __all__ = ["ARCHITECTURES", "Architecture", "CheckpointWeights", "ShapeOnly", "WeightProvider", "build"]
 
 ARCHITECTURES: Mapping[str, Architecture[Any]] = {
-    a.name: a for a in (llama.ARCHITECTURE, qwen2.ARCHITECTURE, qwen3.ARCHITECTURE)
+    a.name: a
+    for a in (
+        *(llama.ARCHITECTURE, qwen2.ARCHITECTURE, qwen3.ARCHITECTURE),
+        *(gemma2.ARCHITECTURE, gemma3.ARCHITECTURE, phi3.ARCHITECTURE),
+    )
 }
-"""By GGUF's name: what runs."""
+"""By GGUF's name."""
+
+BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = {"mistral": mistral.ARCHITECTURE}
+"""By config.json's `model_type`, where GGUF has the same name for something that is read otherwise."""
 
 _DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
@@ -31,6 +38,7 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
     if checkpoint.kind == "gguf":
         config = architecture.from_gguf(checkpoint.metadata, checkpoint.tensors, allow_unknown)
     else:
+        architecture = BY_MODEL_TYPE.get(str(checkpoint.metadata.get("model_type")), architecture)
         config = architecture.from_hf(checkpoint.metadata, allow_unknown)
     if not checkpoint.tensors:
         return architecture.build(config, ShapeOnly(_stated_codec(checkpoint.metadata)))
