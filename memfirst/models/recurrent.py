@@ -1,0 +1,70 @@
+"""What the files of recurrent models have in common: the vocabulary's size, and keys that mean nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sized
+from typing import Any
+
+import numpy as np
+
+from memfirst.errors import ConfigError
+from memfirst.models import reader as limits
+from memfirst.models.reader import ConfigReader
+
+CONTEXT = 1 << 20
+"""Positions that a model without positions is given, as llama.cpp's converter writes it."""
+
+MAX_STATE, MAX_KERNEL = 1 << 12, 1 << 6
+"""Larger than any model's, like the limits of `memfirst.models.reader`."""
+
+HARMLESS_HF = frozenset(
+    (
+        *("architectures", "model_type", "_name_or_path", "transformers_version", "auto_map", "id2label"),
+        *("dtype", "torch_dtype", "attn_implementation", "_attn_implementation_autoset", "use_cache"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout"),
+        *("num_logits_to_keep", "output_router_logits", "router_aux_loss_coef", "use_mamba_kernels"),
+        *("fused_add_norm", "residual_in_fp32", "rescale_prenorm_residual", "pad_vocab_size_multiple"),
+        *("time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min", "time_step_scale"),
+        *("use_mambapy", "use_falcon_mambapy", "use_associative_scan", "chunk_size", "mamba_chunk_size"),
+    )
+)
+"""Keys that training, initialization, sampling or another engine's kernels read."""
+
+HARMLESS_GGUF = frozenset({"feed_forward_length", "attention.head_count", "tensor_data_layout"})
+"""Keys that converters write for models that have no such thing."""
+
+
+def vocab_size(r: ConfigReader, metadata: Mapping[str, Any]) -> int:
+    """Rows of the embedding: the vocabulary's length, where the file holds one."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    count = len(tokens) if isinstance(tokens, Sized) and len(tokens) else None
+    stated = r.integer("vocab_size", limits.MAX_VOCAB, default=count)
+    if count is not None and count != stated:
+        raise ConfigError(f"vocab_size is {stated}", f"{count}, the number of tokens in the file")
+    return stated
+
+
+def by_layer(r: ConfigReader, key: str, layers: int, high: int) -> tuple[int, ...]:
+    """An integer in 0..high for each layer, from an array of them or from one for all."""
+    value = r.raw(key)
+    if isinstance(value, np.ndarray | list):
+        found = [int(v) for v in value] if np.asarray(value).dtype.kind in "iu" else []
+        if len(found) != layers or not all(0 <= v <= high for v in found):
+            raise ConfigError(f"{key} is {str(value)[:60]}", f"{layers} integers in 0..{high}, one a layer")
+        return tuple(found)
+    return (r.integer(key, high, low=0),) * layers
+
+
+def check_time_step_limit(r: ConfigReader) -> None:
+    """dt is not clamped: (0, infinity), in any of the ways that JSON files write infinity."""
+    value = r.raw("time_step_limit")
+    if value is None:
+        return
+    if not isinstance(value, list | tuple) or len(value) != 2 or value[0] != 0 or not _infinite(value[1]):
+        raise ConfigError(f"time_step_limit is {str(value)[:60]}", "0 and infinity: dt is not clamped here")
+
+
+def _infinite(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = value.get("__float__")
+    return value in ("Infinity", "inf") or value == float("inf")
