@@ -225,7 +225,7 @@ def test_sizes_and_numbers_are_ggufs(kind: gguf.GGMLQuantizationType) -> None:
 
 
 def test_every_known_type_is_listed_once() -> None:
-    assert len({entry.ggml_type for entry in BLOCK_TYPES.values()}) == len(BLOCK_TYPES) == 35
+    assert len({entry.ggml_type for entry in BLOCK_TYPES.values()}) == len(BLOCK_TYPES) == 36  # GGUF's 35, and FP8
     assert (block_type(42).name, block_type(42).bits_per_weight) == ("q2_0", 2.25)
     for name, codec in CODECS.items():
         found = BLOCK_TYPES[name]

@@ -1,4 +1,4 @@
-"""Every tensor type that a GGUF file can hold: its number, its block and its bytes.
+"""Every tensor type that a GGUF file can hold, and FP8 as safetensors files have it: its number, block and bytes.
 
 Sizes follow ggml's block structures (`ggml-common.h`) and numbers its `enum ggml_type` (`ggml.h`). A type
 that memfirst has no codec for is listed all the same, so that a file which holds it can be inspected and
@@ -51,7 +51,10 @@ _TABLE = (
     BlockType("q2_0", 42, 64, 18),
 )
 
-BLOCK_TYPES: Mapping[str, BlockType] = MappingProxyType({entry.name: entry for entry in _TABLE})
+_ELSEWHERE = (BlockType("f8_e4m3", -1, 1, 1),)
+"""Of safetensors files, and unknown to GGUF: no number."""
+
+BLOCK_TYPES: Mapping[str, BlockType] = MappingProxyType({entry.name: entry for entry in _TABLE + _ELSEWHERE})
 """By name, lower case; codecs and types without a codec alike."""
 
 REMOVED: Mapping[int, str] = MappingProxyType(
