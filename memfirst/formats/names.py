@@ -126,6 +126,11 @@ TABLES: Mapping[str, Table] = {
 
 ARCHITECTURES: Mapping[str, str] = {
     "mistral": "llama",
+    "mixtral": "llama",
+    "qwen3_moe": "qwen3moe",
+    "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2",
+    "gpt_oss": "gpt-oss",
     "gemma3_text": "gemma3",
     "falcon_mamba": "mamba",
     "granitemoehybrid": "granitehybrid",
@@ -136,6 +141,8 @@ CLASSES: Mapping[str, str] = {
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3moe",
+    "GptOssForCausalLM": "gpt-oss",
     "MambaForCausalLM": "mamba",
     "FalconMambaForCausalLM": "mamba",
     "Mamba2ForCausalLM": "mamba2",

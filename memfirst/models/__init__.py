@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph
 from memfirst.models import (
+    deepseek2,
     gemma2,
     gemma3,
+    gpt_oss,
     granite_hybrid,
     jamba,
     llama,
     mamba,
     mamba2,
     mistral,
+    mixtral,
     phi3,
+    quantized,
     qwen2,
     qwen3,
+    qwen3_moe,
     rwkv6,
     rwkv7,
 )
@@ -32,16 +37,18 @@ ARCHITECTURES: Mapping[str, Architecture[Any]] = {
     for a in (
         *(llama.ARCHITECTURE, qwen2.ARCHITECTURE, qwen3.ARCHITECTURE),
         *(gemma2.ARCHITECTURE, gemma3.ARCHITECTURE, phi3.ARCHITECTURE),
+        *(qwen3_moe.ARCHITECTURE, deepseek2.ARCHITECTURE, gpt_oss.ARCHITECTURE),
         *(mamba.ARCHITECTURE, mamba2.ARCHITECTURE, rwkv6.ARCHITECTURE, rwkv7.ARCHITECTURE),
         *(jamba.ARCHITECTURE, granite_hybrid.ARCHITECTURE),
     )
 }
 """By GGUF's name."""
 
-BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = {"mistral": mistral.ARCHITECTURE}
+BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = {
+    "mistral": mistral.ARCHITECTURE,
+    "mixtral": mixtral.ARCHITECTURE,
+}
 """By config.json's `model_type`, where GGUF has the same name for something that is read otherwise."""
-
-_DTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
@@ -57,7 +64,7 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
         architecture = BY_MODEL_TYPE.get(str(checkpoint.metadata.get("model_type")), architecture)
         config = architecture.from_hf(checkpoint.metadata, allow_unknown)
     if not checkpoint.tensors:
-        return architecture.build(config, ShapeOnly(_stated_codec(checkpoint.metadata)))
+        return architecture.build(config, ShapeOnly(quantized.stated(checkpoint.metadata)))
     weights = CheckpointWeights(checkpoint)
     graph = architecture.build(config, weights)
     weights.check_all_requested()
@@ -72,10 +79,3 @@ def find(name: str) -> Architecture[Any]:
             f"the architecture {name[:60]!r} does not run here", f"one of {', '.join(ARCHITECTURES)}"
         )
     return found
-
-
-def _stated_codec(config: Mapping[str, Any]) -> str:
-    dtype = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise ConfigError(f"the config's dtype is {str(dtype)[:40]!r}", f"one of {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
