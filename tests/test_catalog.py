@@ -15,6 +15,7 @@ from memfirst.catalog.configs import KNOWN, catalog_checkpoint, configs, find_co
 from memfirst.catalog.models import models as hub_models
 from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
 from memfirst.graph import Graph, KVCache, StateCache
+from memfirst.ops.conv import CausalConv1d
 from memfirst.ops.traffic import ExpertRead, WeightRead
 
 TABLE = json.loads((Path(__file__).parent / "data" / "model_table.json").read_text())["models"]
@@ -28,10 +29,7 @@ def no_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def graph(name: str) -> Graph:
-    checkpoint = catalog_checkpoint(name)
-    if checkpoint.architecture not in models.ARCHITECTURES:
-        pytest.skip(f"{checkpoint.architecture} is not there yet")
-    return models.build(checkpoint)
+    return models.build(catalog_checkpoint(name))
 
 
 def total(found: Graph) -> int:
@@ -46,8 +44,14 @@ def streamed(found: Graph) -> int:
             if isinstance(read, WeightRead):
                 count += prod(read.weight.shape)
             elif isinstance(read, ExpertRead):
-                count += prod(read.weight.shape) * read.k // read.weight.matrices
+                count += prod(read.weight.shape) * read.k // read.weight.shape[0]
     return count
+
+
+def state_values(found: Graph) -> int:
+    """A convolution keeps the inputs before the newest; the table counts a place for that one too."""
+    newest = sum(op.width for op in found.ops if isinstance(op, CausalConv1d))
+    return newest + sum(c.elements for c in found.caches if isinstance(c, StateCache))
 
 
 def test_the_table_has_67_models_and_50_published_totals() -> None:
@@ -71,7 +75,7 @@ def test_parameters_kv_and_state_are_those_of_the_table(row: dict[str, int]) -> 
     assert streamed(found) == row["streamed"]
     kv = [c for c in found.caches if isinstance(c, KVCache)]
     assert sum(c.position_bytes for c in kv) == 2 * row["kv_values"]
-    assert sum(c.elements for c in found.caches if isinstance(c, StateCache)) == row["state_values"]
+    assert state_values(found) == row["state_values"]
 
 
 # ---- the traps of a config reader -----------------------------------------------------------

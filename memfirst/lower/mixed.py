@@ -40,7 +40,7 @@ def described(graph: Graph) -> Model:
         heads=first.heads if first else 0,
         kv_heads=first.cache.heads if first else 0,
         tied="output.weight" not in weights,
-        experts=max((r.weight.matrices for r in reads if isinstance(r, ExpertRead)), default=0),
+        experts=max((r.weight.shape[0] for r in reads if isinstance(r, ExpertRead)), default=0),
         attention_layers=tuple(i for i in range(layers) if _has_v(i, weights)),
     )
 
