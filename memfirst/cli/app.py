@@ -12,6 +12,7 @@ from memfirst.cli import DONE, INTERRUPTED, USAGE
 from memfirst.cli.bench import bench
 from memfirst.cli.inspect import inspect
 from memfirst.cli.listing import list_models
+from memfirst.cli.probe import probe
 from memfirst.cli.pull import pull
 from memfirst.cli.rm import rm
 from memfirst.cli.run import run
@@ -20,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "inspect": inspect,
     "bench": bench,
+    "probe": probe,
     "pull": pull,
     "list": list_models,
     "rm": rm,

@@ -33,6 +33,10 @@ class StatusError(ProbeError):
         self.status = status
 
 
+class NotJsonError(ProbeError):
+    """The server answered with something that is no JSON object."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """A response whose headers are read: status 200, body to come."""
@@ -73,11 +77,12 @@ class Client:
             return self._object(_whole(answer, path), path)
 
     def _object(self, data: bytes, path: str) -> dict[str, Any]:
+        where = f"{self.address}{path}"
         try:
-            return parse_object(data, f"{self.address}'s answer at {path}")
+            return parse_object(data, where)
         except FormatError as error:
-            what = "an HTML page" if _is_html(data) else shown(error.found)
-            raise ProbeError(f"{self.address}{path} answers with {what}", f"JSON from {_API}") from error
+            found = f"{where} is an HTML page" if _is_html(data) else shown(error.found)
+            raise NotJsonError(found, f"JSON from {_API}") from error
 
     @contextmanager
     def open(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Iterator[Answer]:
@@ -138,6 +143,8 @@ def _whole(answer: Answer, path: str) -> bytes:
     data = answer.response.read(MOST_JSON + 1)
     if len(data) > MOST_JSON:
         raise ProbeError(f"the answer at {path} is longer than {MOST_JSON >> 20} MiB", _API)
+    if answer.response.length:  # bytes that were announced and did not come
+        raise ProbeError(f"the answer at {path} broke off after {len(data)} bytes", "a whole answer", "try again")
     return data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from memfirst.probe.stream import Event, Stream
 
@@ -10,7 +11,10 @@ SKIPPED = 4
 """First tokens that are not timed: they share their step with the prompt, or come out of a buffer together."""
 
 BLOCK = 4
-"""Tokens timed together, so that packets which arrive two or three at a time are averaged."""
+"""Tokens timed together, so that the jitter of a packet's arrival weighs a quarter."""
+
+BUNCHED = 0.2
+"""Of the mean gap: tokens closer than that came together (a packet, a speculative step) and are one arrival."""
 
 TRIMMED = 0.2
 """Of the blocks, at each end: a hiccup of this process or of the server falls out."""
@@ -41,7 +45,7 @@ class Sample:
 def sample(stream: Stream, prompt_tokens: int, since: float = 0.0, until: float = float("inf")) -> Sample | None:
     """The pace of a stream between two times; None with fewer than FEWEST tokens there."""
     events = [e for e in stream.events if e.tokens > SKIPPED and since <= e.at <= until]
-    blocks = _blocks(events)
+    blocks = _blocks(_merged(events))
     if not blocks or sum(n for n, _ in blocks) < FEWEST:
         return None
     middle = (events[0].tokens + events[-1].tokens) / 2
@@ -49,6 +53,16 @@ def sample(stream: Stream, prompt_tokens: int, since: float = 0.0, until: float 
         prompt_tokens + middle, pace(blocks), events[-1].tokens - events[0].tokens, stream.first_s,
         prompt_tokens, stream.cached, stream.server_s,
     )  # fmt: skip
+
+
+def _merged(events: list[Event]) -> list[Event]:
+    """One event for each bunch: its last."""
+    if len(events) < 2:
+        return events
+    gaps = [b.at - a.at for a, b in pairwise(events)]
+    usual = sorted(gaps)[: len(gaps) - len(gaps) // 10]  # one hiccup of seconds must not make all others a bunch
+    least = BUNCHED * sum(usual) / len(usual)
+    return [e for e, gap in zip(events, gaps, strict=False) if gap >= least] + events[-1:]
 
 
 def _blocks(events: list[Event]) -> list[tuple[float, float]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import ProbeError
-from memfirst.probe.client import Client, StatusError, shown
+from memfirst.probe.client import Client, NotJsonError, StatusError, shown
 
 LLAMA, VLLM, OLLAMA, OTHER = "llama.cpp", "vLLM", "Ollama", "unknown"
 
@@ -87,12 +87,8 @@ def _optional(client: Client, path: str) -> dict[str, Any]:
     """The object at `path`, empty where the server has none: not every server has this page, nor answers JSON."""
     try:
         return client.get(path)
-    except StatusError:
+    except (StatusError, NotJsonError):
         return {}
-    except ProbeError as error:
-        if "answers with" in error.found:
-            return {}
-        raise
 
 
 def _version(client: Client, path: str) -> str:

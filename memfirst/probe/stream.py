@@ -11,8 +11,8 @@ from memfirst.formats.json_file import parse_object
 from memfirst.probe.client import Answer, error_text, shown
 
 MOST_LINE = 1 << 20
-MOST_BYTES = 64 << 20
-"""Of a whole stream: 64 tokens come to about 40 kB."""
+MOST_BYTES = 16 << 20
+"""Of a whole stream: 64 tokens come to about 40 kB, the 4096 that can be asked for to 3 MB."""
 
 _READ = 64 << 10
 _TEXTS = ("content", "reasoning_content", "reasoning")
