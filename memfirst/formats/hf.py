@@ -13,6 +13,8 @@ import numpy as np
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError, UnsupportedError
 from memfirst.formats.checkpoint import TensorInfo
+from memfirst.formats.expert_names import left_out, places
+from memfirst.formats.joined import Joined, Piece
 from memfirst.formats.json_file import parse_object
 from memfirst.formats.mapped import list_folder, read_bounded
 from memfirst.formats.names import HARMLESS, TABLES, VISION, WRAPPED, Transform, architecture_of, gguf_name, identity
@@ -47,13 +49,17 @@ class HFCheckpoint:
         self.path, self._files = path, files
         self.metadata: Mapping[str, Any] = MappingProxyType(config)
         self._sources: dict[str, Source] = {}
+        self._joined: dict[str, Joined] = {}
         self.ignored: list[str] = []
         for file in files:
             for stored in file.tensors.values():
                 self._add(file, stored)
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
-            {name: _info(name, source) for name, source in self._sources.items()}
-        )
+        infos = {name: _info(name, source) for name, source in self._sources.items()}
+        twice = infos.keys() & self._joined.keys()
+        if twice:
+            raise FormatError(f"tensor {min(twice)} is twice in {self.path}", "each tensor once")
+        infos |= {name: joined.info for name, joined in self._joined.items()}
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(infos)
 
     @property
     def architecture(self) -> str:
@@ -74,6 +80,11 @@ class HFCheckpoint:
             self.ignored.append(stored.name)  # decoding text does not read it
             return
         inner = WRAPPED.sub("model.", stored.name) if wrapped else stored.name
+        if left_out(self.architecture, inner, self.metadata):
+            self.ignored.append(stored.name)
+            return
+        if self._join(file, stored, inner):
+            return
         name, transform = gguf_name(self.architecture, inner) if known else (stored.name, identity)
         if known and name == "output.weight" and self.metadata.get("tie_word_embeddings") is True:
             self.ignored.append(stored.name)  # stored twice: the config says that the embedding is the head
@@ -84,8 +95,20 @@ class HFCheckpoint:
             raise FormatError(f"tensor {name} is twice in {self.path}", "each tensor once")
         self._sources[name] = Source(file, stored, transform)
 
+    def _join(self, file: SafetensorsFile, stored: StoredTensor, inner: str) -> bool:
+        """Whether the tensor, called `inner` in its model, is (or holds) a piece of GGUF's: then it is noted."""
+        found = places(self.architecture, inner)
+        for place in found:
+            joined = self._joined.setdefault(place.name, Joined(place.name))
+            joined.pieces.append(Piece(file, stored, place, self.metadata))
+        return bool(found)
+
     def read(self, name: str) -> U8:
         """The tensor's bytes, flat, read-only; a copy where rows move or a vector becomes f32."""
+        if name in self._joined:
+            joined = self._joined[name].read()
+            joined.flags.writeable = False
+            return joined
         source = self._sources[name]
         data = source.file.read(source.stored.name)
         if _becomes_f32(source.stored):
@@ -98,8 +121,11 @@ class HFCheckpoint:
 
     def release(self, name: str) -> None:
         """Drop the whole pages that the stored tensor fills from this process."""
-        source = self._sources[name]
-        source.file.release(source.stored.name)
+        if name in self._joined:
+            self._joined[name].release()
+        else:
+            source = self._sources[name]
+            source.file.release(source.stored.name)
 
     def close(self) -> None:
         """Unmap the files."""

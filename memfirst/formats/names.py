@@ -1,7 +1,8 @@
 """HF tensor names and the exact transform to GGUF, per architecture, as data.
 
 A row of a table is `HF name: (GGUF name, transform)`, with `{}` for the layer. To add an architecture,
-add a table to TABLES and its `model_type` to ARCHITECTURES.
+add a table to TABLES and its `model_type` to ARCHITECTURES. Tensors that are stacked, split or joined on the way
+(experts, latent attention) are in `expert_names`.
 
 Q and K of the Llama family change their row order. HF stores each head's rows as two halves that rotate
 together (row i with row i + head_dim/2); GGUF's "llama" architecture stores them as adjacent pairs (2i with
@@ -115,6 +116,19 @@ _PHI3: Table = {
     _BLOCK + "mlp.gate_up_proj.weight": ("blk.{}.ffn_up.weight", identity),
 }
 
+_DEEPSEEK2: Table = {
+    **_QWEN2,
+    _BLOCK + "self_attn.q_a_layernorm.weight": ("blk.{}.attn_q_a_norm.weight", identity),
+    _BLOCK + "self_attn.kv_a_layernorm.weight": ("blk.{}.attn_kv_a_norm.weight", identity),
+    _BLOCK + "mlp.gate.e_score_correction_bias": ("blk.{}.exp_probs_b.bias", identity),
+}
+_GPT_OSS: Table = {
+    **_QWEN2,
+    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
+    _BLOCK + "self_attn.sinks": ("blk.{}.attn_sinks.weight", identity),
+    _BLOCK + "mlp.router.bias": ("blk.{}.ffn_gate_inp.bias", identity),
+}
+
 TABLES: Mapping[str, Table] = {
     "llama": {**_TOP, **_NORMS_AND_FFN, **_FFN_BIASES, **_attention(pair_query_rows, pair_key_rows)},
     "qwen2": _QWEN2,
@@ -122,6 +136,9 @@ TABLES: Mapping[str, Table] = {
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA3,
     "phi3": _PHI3,
+    "qwen3moe": {**_QWEN2, **_QK_NORMS},
+    "deepseek2": _DEEPSEEK2,
+    "gpt-oss": _GPT_OSS,
 }
 
 ARCHITECTURES: Mapping[str, str] = {

@@ -64,11 +64,19 @@ def read_gguf(r: ConfigReader, tensors: Container[str], width: int) -> MoE | Non
     return MoE(count, used, r.integer("expert_feed_forward_length", limits.MAX_WIDTH, default=width))
 
 
-def read_hf(r: ConfigReader, count_key: str, width: int) -> MoE:
-    """The experts of a config.json that counts them under `count_key`; what trains a router is ignored."""
+COUNTS = ("num_local_experts", "num_experts")
+"""What config.json calls the number of experts: transformers 5 writes the first for every architecture."""
+
+
+def read_hf(r: ConfigReader, width: int) -> MoE:
+    """The experts of a config.json; what trains a router is ignored."""
     for key in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
         r.raw(key)
-    return MoE(r.integer(count_key, MAX_EXPERTS), r.integer("num_experts_per_tok", MAX_EXPERTS), width)
+    key = next((key for key in COUNTS if r.raw(key) is not None), COUNTS[0])
+    count = r.integer(key, MAX_EXPERTS)
+    for other in COUNTS:
+        r.only(other, (count,))
+    return MoE(count, r.integer("num_experts_per_tok", MAX_EXPERTS), width)
 
 
 def routed(moe: MoE, w: WeightProvider, at: str, x: str, hidden: int) -> list[Op]:

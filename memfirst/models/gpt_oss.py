@@ -31,7 +31,7 @@ def own_hf(r: ConfigReader, c: Config) -> Config:
     """The keys that Llama has not, and those that other engines read."""
     for key, allowed in (("swiglu_limit", float(LIMIT)), ("swiglu_alpha", round(float(ALPHA), 6))):
         r.only(key, (allowed,))
-    moe = experts.read_hf(r, "num_local_experts", c.intermediate_size)
+    moe = experts.read_hf(r, c.intermediate_size)
     r.only("experts_per_token", (moe.num_experts_per_tok,))
     r.raw("initial_context_length")  # rope_scaling says it too
     quantized.check(r, quantized.MXFP4)

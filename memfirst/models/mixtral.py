@@ -13,7 +13,7 @@ from memfirst.models.reader import ConfigReader
 
 def own_hf(r: ConfigReader, c: Config) -> Config:
     """Experts of the width that Llama's feed-forward would have, and a window where one is stated."""
-    moe = experts.read_hf(r, "num_local_experts", c.intermediate_size)
+    moe = experts.read_hf(r, c.intermediate_size)
     return windows.everywhere(r, replace(c, moe=moe))
 
 

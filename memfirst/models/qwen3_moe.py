@@ -20,7 +20,7 @@ def own_hf(r: ConfigReader, c: Config) -> Config:
     r.only("decoder_sparse_step", (1,))
     if r.raw("mlp_only_layers", []) != []:
         raise UnsupportedError(f"mlp_only_layers is {str(r.raw('mlp_only_layers'))[:60]}", "experts in every layer")
-    moe = experts.read_hf(r, "num_experts", r.integer("moe_intermediate_size", limits.MAX_WIDTH))
+    moe = experts.read_hf(r, r.integer("moe_intermediate_size", limits.MAX_WIDTH))
     return windows.flagged(r, replace(c, moe=replace(moe, norm_topk_prob=r.flag("norm_topk_prob"))))
 
 

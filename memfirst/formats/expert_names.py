@@ -1,0 +1,135 @@
+"""HF names of models with routed experts or latent attention, and where in GGUF (views of) their tensors go.
+
+A row of a table is `HF name: ((GGUF name, view, part), …)`, with `{}` for the layer and `{e}` for an expert that
+the folder stores by itself; one stored tensor may hold several of GGUF's (kv_b; gpt-oss's gate and up, whose
+columns alternate). Names that need none of this are in `names`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from memfirst.formats.joined import BLOCKS, SCALES, WHOLE, Place, View
+from memfirst.formats.names import head_count as count_of
+
+Config = Mapping[str, Any]
+Row = tuple[tuple[str, View, str], ...]
+Table = Mapping[str, Row]
+
+
+def whole(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """All of it."""
+    return x
+
+
+def evens(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """Rows 0, 2, … of each expert: gate, in gpt-oss's biases and MXFP4."""
+    return x[:, 0::2]
+
+
+def odds(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """Rows 1, 3, …: up."""
+    return x[:, 1::2]
+
+
+def turned(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """[experts, columns, rows] -> [experts, rows, columns]."""
+    return x.swapaxes(1, 2)
+
+
+def turned_evens(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """gate of [experts, hidden, 2 · width]."""
+    return turned(x, config)[:, 0::2]
+
+
+def turned_odds(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """up of [experts, hidden, 2 · width]."""
+    return turned(x, config)[:, 1::2]
+
+
+def key_part(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """kv_b [heads · (nope + v), rank] -> k_b [heads, rank, nope]."""
+    return _heads(x, config)[:, : count_of(config, "qk_nope_head_dim")].swapaxes(1, 2)
+
+
+def value_part(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """kv_b [heads · (nope + v), rank] -> v_b [heads, v, rank]."""
+    return _heads(x, config)[:, count_of(config, "qk_nope_head_dim") :]
+
+
+def _heads(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    widths = count_of(config, "qk_nope_head_dim") + count_of(config, "v_head_dim")
+    return x.reshape(count_of(config, "num_attention_heads"), widths, x.shape[1])
+
+
+def _one(name: str, view: View = whole, part: str = WHOLE) -> Row:
+    return ((f"blk.{{}}.{name}", view, part),)
+
+
+def _experts(prefix: str, gate: str, up: str, down: str) -> Table:
+    """Experts that are stored one by one."""
+    parts = {"gate": gate, "up": up, "down": down}
+    return {f"{prefix}experts.{{e}}.{hf}.weight": _one(f"ffn_{part}_exps.weight") for part, hf in parts.items()}
+
+
+_MLP, _ATTN = "model.layers.{}.mlp.", "model.layers.{}.self_attn."
+_PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
+_MIXTRAL = {
+    "model.layers.{}.block_sparse_moe.gate.weight": _one("ffn_gate_inp.weight"),
+    **_experts("model.layers.{}.block_sparse_moe.", "w1", "w3", "w2"),
+}
+_QWEN3MOE = {_MLP + "gate.weight": _one("ffn_gate_inp.weight"), **_experts(_MLP, *_PROJECTIONS)}
+_DEEPSEEK2 = {
+    **_QWEN3MOE,
+    **{_MLP + f"shared_experts.{hf}.weight": _one(f"ffn_{hf[:-5]}_shexp.weight") for hf in _PROJECTIONS},
+    _ATTN + "q_a_proj.weight": _one("attn_q_a.weight"),
+    _ATTN + "q_b_proj.weight": _one("attn_q_b.weight"),
+    _ATTN + "kv_a_proj_with_mqa.weight": _one("attn_kv_a_mqa.weight"),
+    _ATTN + "kv_b_proj.weight": (*_one("attn_k_b.weight", key_part), *_one("attn_v_b.weight", value_part)),
+}
+_GPT_OSS = {
+    _MLP + "router.weight": _one("ffn_gate_inp.weight"),
+    _MLP + "experts.gate_up_proj": (
+        *_one("ffn_gate_exps.weight", turned_evens), *_one("ffn_up_exps.weight", turned_odds),
+    ),
+    _MLP + "experts.gate_up_proj_bias": (*_one("ffn_gate_exps.bias", evens), *_one("ffn_up_exps.bias", odds)),
+    _MLP + "experts.down_proj": _one("ffn_down_exps.weight", turned),
+    _MLP + "experts.down_proj_bias": _one("ffn_down_exps.bias"),
+    **{
+        _MLP + f"experts.gate_up_proj_{part}": (
+            *_one("ffn_gate_exps.weight", evens, part), *_one("ffn_up_exps.weight", odds, part),
+        )
+        for part in (BLOCKS, SCALES)
+    },
+    **{_MLP + f"experts.down_proj_{part}": _one("ffn_down_exps.weight", whole, part) for part in (BLOCKS, SCALES)},
+}  # fmt: skip
+TABLES: Mapping[str, Table] = {
+    "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS,
+}  # fmt: skip
+
+_LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")
+_EXPERT = re.compile(r"\.experts\.(0|[1-9]\d{0,4})\.")
+
+
+def places(architecture: str, name: str) -> tuple[Place, ...]:
+    """Where views of the tensor go; empty where `names` knows it, or nobody."""
+    layer, expert = _LAYER.search(name), _EXPERT.search(name)
+    key = _EXPERT.sub(".experts.{e}.", _LAYER.sub(".layers.{}.", name, count=1), count=1)
+    rows = TABLES.get(architecture, {}).get(key, ()) if "{" not in name and layer else ()
+    index = int(expert[1]) if expert else None
+    return tuple(Place(gguf.format(layer[1] if layer else ""), view, index, part) for gguf, view, part in rows)
+
+
+def left_out(architecture: str, name: str, config: Config) -> bool:
+    """What DeepSeek's folders hold besides: layers that predict further tokens, and the scales of FP8 weights,
+    which have no codec here: such a folder is priced, without the scales (0.02 %), and not run."""
+    if architecture != "deepseek2":
+        return False
+    layer = _LAYER.search(name)
+    return name.endswith(".weight_scale_inv") or (
+        layer is not None and int(layer[1]) >= count_of(config, "num_hidden_layers")
+    )
