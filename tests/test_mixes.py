@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint
 from memfirst.errors import UnsupportedError
-from memfirst.formats.mixes import MIXES, PRICED, Model, priced_mix, tensor_codec
+from memfirst.formats.mixes import FLOATS, MIXES, PRICED, Model, priced_mix, tensor_codec
 from memfirst.graph import Graph, KVCache
 from memfirst.lower.mixed import described, mixed, with_kv
+
+LLAMA_CPP = json.loads((Path(__file__).parent / "data" / "llama_cpp_mixes_moe.json").read_text())
+"""By model, mix and role: the codec of each layer, as llama.cpp's quantizer chose it; "-": not quantized."""
 
 GIB = 1 << 30
 FILES = [  # GiB as llama.cpp's own benchmark prints them, two digits, in published tables
@@ -37,6 +43,25 @@ def size(found: Graph) -> int:
 def test_a_published_file_has_the_size_that_the_rules_give(name: str, mix: str, gib: float) -> None:
     found = size(mixed(graph(name), mix)) / GIB
     assert abs(found - gib) <= max(0.006, 0.002 * gib), f"{found:.3f} GiB"  # the last digit, or 0.2 %
+
+
+def by_role(found: Graph) -> dict[str, str]:
+    """In the form of the table; what is never quantized is "-"."""
+    roles: dict[str, list[str]] = {}
+    for name, weight in found.weights().items():
+        if len(weight.shape) > 1:
+            role = name.split(".", 2)[-1] if name.startswith("blk.") else name
+            kept = role.removesuffix(".weight") in FLOATS or weight.codec == "f32"
+            roles.setdefault(role, []).append("-" if kept else weight.codec)
+    runs = {role: [(k, len(list(g))) for k, g in itertools.groupby(codecs)] for role, codecs in roles.items()}
+    return {role: " ".join(k if n == 1 else f"{k}*{n}" for k, n in run) for role, run in runs.items()}
+
+
+@pytest.mark.parametrize("name", [n for n in LLAMA_CPP if n != "_"])
+def test_every_tensor_gets_the_codec_that_llama_cpp_gives_it(name: str) -> None:
+    found = graph(name)
+    for mix, expected in LLAMA_CPP[name].items():
+        assert by_role(mixed(found, mix)) == expected, mix
 
 
 def test_a_published_gemma_has_its_table_in_q8_0() -> None:
