@@ -56,6 +56,8 @@ class Row:
     n_ubatch: int = 0
     n_gpu_layers: int = 0
     test_time: str = ""
+    avg_ns: int = 0
+    stddev_ns: int = 0
     samples_ns: tuple[int, ...] = ()
     samples_ts: tuple[float, ...] = ()
     other: Mapping[str, Any] = field(default_factory=dict)
@@ -191,18 +193,19 @@ def measured_row(seconds: Sequence[float], **about: Any) -> Row:
     samples = tuple(max(1, round(1e9 * s)) for s in seconds)
     speeds = tuple(1e9 * tokens / ns for ns in samples)
     deviation = stdev(speeds) if len(speeds) > 1 else 0.0
-    return Row(avg_ts=mean(speeds), stddev_ts=deviation, samples_ns=samples, samples_ts=speeds, **about)
+    spread = round(stdev(samples)) if len(samples) > 1 else 0
+    return Row(
+        avg_ts=mean(speeds), stddev_ts=deviation, avg_ns=round(mean(samples)), stddev_ns=spread,
+        samples_ns=samples, samples_ts=speeds, **about,
+    )  # fmt: skip
 
 
 def write_rows(rows: Sequence[Row]) -> str:
-    """A JSON array in llama-bench's shape, its avg_ns and stddev_ns from the samples."""
+    """A JSON array in llama-bench's shape."""
     return json.dumps([_object(row) for row in rows], indent=2, ensure_ascii=False)
 
 
 def _object(row: Row) -> dict[str, Any]:
-    said = {name: getattr(row, name) for name in _TYPES}
-    samples = row.samples_ns
-    if samples:
-        deviation = stdev(samples) if len(samples) > 1 else 0
-        said |= {"avg_ns": round(mean(samples)), "stddev_ns": round(deviation)}
-    return said | dict(row.other) | {"samples_ns": list(samples), "samples_ts": list(row.samples_ts)}
+    """Every field; the samples last, as llama-bench has them."""
+    said = {name: getattr(row, name) for name in _TYPES if not name.startswith("samples")}
+    return said | dict(row.other) | {"samples_ns": list(row.samples_ns), "samples_ts": list(row.samples_ts)}

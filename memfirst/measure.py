@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst import __version__
 from memfirst.backends.cpu import CpuBackend
 from memfirst.engine import Model, load
 from memfirst.errors import CapacityError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.graph import Sequence as Row
-from memfirst.graph import Step
+from memfirst.graph import Graph, Step
+from memfirst.graph import Sequence as Tokens
 from memfirst.ledger import Ledger, Memory
+from memfirst.llama_bench import Row, measured_row
 from memfirst.ops.traffic import ACTIVATIONS
 from memfirst.progress import Progress, Silent
 
@@ -45,7 +48,10 @@ class OpRow:
 
 @dataclass(frozen=True)
 class Measured:
-    """What `bench` found. Rates are tokens or bytes per second, times seconds."""
+    """What `bench` found. Rates are tokens or bytes per second, times seconds.
+
+    model_type, model_size, model_n_params  architecture and codec, bytes and weights of its tensors as stored
+    """
 
     model: str
     threads: int
@@ -61,6 +67,9 @@ class Measured:
     startup_s: dict[str, float]
     compiled: int
     peak_rss: int
+    model_type: str
+    model_size: int
+    model_n_params: int
 
     @property
     def decode_rate(self) -> float:
@@ -85,6 +94,17 @@ class Measured:
             "kv_allocated_bytes": self.memory.kv_allocated,
             "startup_s": self.startup_s, "kernels_compiled": self.compiled, "peak_rss_bytes": self.peak_rss,
         }  # fmt: skip
+
+    def rows(self) -> list[Row]:
+        """As llama-bench's rows: the prompt, then the answer at the prompt's depth; one repetition of each."""
+        about = {"model_type": self.model_type, "model_size": self.model_size, "model_n_params": self.model_n_params,
+                 "model_filename": self.model, "n_threads": self.threads, "backends": "CPU",
+                 "other": {"build_commit": f"memfirst-{__version__}"}}  # fmt: skip
+        prompt_s, answer_s = self.prompt / self.prefill_tok_s, self.generated / self.decode_tok_s
+        return [
+            measured_row([prompt_s], n_prompt=self.prompt, n_gen=0, **about),
+            measured_row([answer_s], n_prompt=0, n_gen=self.generated, n_depth=self.prompt, **about),
+        ]
 
     def page(self) -> str:
         """For people."""
@@ -169,11 +189,11 @@ class Bench:
             self.model.checkpoint.path or "synthetic", backend.options.threads, self.prompt, self.generate,
             median(ceilings), self.prompt / prefill_s, len(times) / sum(times), backend.predicted(last), recorded,
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
-            len(backend.library.compiled), peak_rss(),
+            len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
         )  # fmt: skip
 
     def step(self, past: int, new: int, logits: bool) -> Step:
-        return Step((Row(past, new, self.pages, logits=None if logits else ()),))
+        return Step((Tokens(past, new, self.pages, logits=None if logits else ()),))
 
     def prefill(self) -> None:
         """The prompt, in steps; logits of its last token."""
@@ -212,3 +232,13 @@ def peak_rss() -> int:
         return 0
     most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def _stored(graph: Graph) -> tuple[str, int, int]:
+    """Architecture and commonest codec, bytes, and how many weights, of the tensors as they are in the file."""
+    weights = graph.weights().values()
+    sizes: dict[str, int] = {}
+    for w in weights:
+        sizes[w.codec] = sizes.get(w.codec, 0) + w.nbytes
+    codec = max(sizes, key=lambda c: sizes[c])
+    return f"{graph.architecture} {codec.upper()}", sum(sizes.values()), sum(prod(w.shape) for w in weights)

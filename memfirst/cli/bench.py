@@ -22,14 +22,14 @@ Synthetic = Annotated[
         help="Random weights of this shape, such as llama-1b, instead of a MODEL.",
     ),
 ]
-Codec = Annotated[
-    str, typer.Option("--codec", metavar="MIX", help="Codec mix of --synthetic: q4_0, q4_k_m, q8_0, …")
-]
+Codec = Annotated[str, typer.Option("--codec", metavar="MIX", help="Codec mix of --synthetic: q4_0, q4_k_m, q8_0, …")]
 Write = Annotated[
     Path | None,
-    typer.Option(
-        "--write", metavar="FILE", help="Keep the --synthetic model as a GGUF file.", show_default=False
-    ),
+    typer.Option("--write", metavar="FILE", help="Keep the --synthetic model as a GGUF file.", show_default=False),
+]
+LlamaBench = Annotated[
+    bool,
+    typer.Option("--llama-bench", help="Print rows as llama-bench -o json does, instead of the page."),
 ]
 
 
@@ -44,6 +44,7 @@ def bench(
     codec: Codec = "q4_k_m",
     write: Write = None,
     offline: Offline = False,
+    llama_bench: LlamaBench = False,
     as_json: Json = False,
 ) -> None:
     """Measure a model on this machine.
@@ -55,16 +56,22 @@ def bench(
         raise typer.BadParameter("give a MODEL or --synthetic SHAPE, one of the two")
     if write and not synthetic:
         raise typer.BadParameter("--write keeps a --synthetic model: give its SHAPE")
+    if llama_bench and as_json:
+        raise typer.BadParameter("--llama-bench is JSON of its own: give it or --json")
     from memfirst.cli.display import print_json, progress
 
     measure: Any = import_module("memfirst.measure")
-    with progress(quiet=as_json) as report:
+    with progress(quiet=as_json or llama_bench) as report:
         source = _resolved(model, offline, report) if model else _made(synthetic, codec, write)
         measured = measure.bench(
             source,
             threads=threads, prompt=prompt, generate=generate, ctx=ctx, progress=report,
         )  # fmt: skip
-    if as_json:
+    if llama_bench:
+        from memfirst.llama_bench import write_rows
+
+        print(write_rows(measured.rows()))
+    elif as_json:
         print_json(measured.report())
     else:
         print(measured.page())
