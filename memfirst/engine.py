@@ -127,7 +127,7 @@ class Model:
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """What is held for sequences of these lengths."""
-        return memory(_program(self.graph, self.context, 1), contexts)
+        return self.backend.memory(contexts)
 
     def _describe(self, generation: Generation) -> Report:
         step, backend = generation.last_step, self.backend

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ from memfirst.cache import PagePool, PageTable
 from memfirst.codecs.base import F32
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
-from memfirst.ledger import Ledger
+from memfirst.ledger import Ledger, Memory
 from memfirst.sampling import Sampler
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
 
@@ -37,6 +37,9 @@ class Backend(Protocol):
 
     def predicted(self, step: Step) -> Ledger:
         """What `step` will move."""
+
+    def memory(self, contexts: Iterable[int]) -> Memory:
+        """What is held for sequences of these lengths."""
 
     def counted(self) -> NDArray[np.int64]:
         """Bytes counted so far, for `recorded`."""

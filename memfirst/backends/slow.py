@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from memfirst.backends.reference import ReferenceBackend
 from memfirst.codecs.base import F32
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
-from memfirst.ledger import Ledger, Memory, predict
+from memfirst.ledger import Ledger, Memory, memory, predict
 from memfirst.lower.generic import lower
 
 
@@ -32,6 +32,10 @@ class SlowBackend:
     def predicted(self, step: Step) -> Ledger:
         """Bytes of the weights as stored, and of an f16 cache."""
         return predict(self._program, step)
+
+    def memory(self, contexts: Iterable[int]) -> Memory:
+        """As `predicted` counts: weights as stored, an f16 cache."""
+        return memory(self._program, contexts)
 
     def counted(self) -> NDArray[np.int64]:
         """Nothing is counted."""

@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from memfirst.engine import DEFAULT_CONTEXT
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint, TensorInfo
 from memfirst.graph import Graph, decode
 from memfirst.ledger import predict
+from memfirst.lower import cpu
 from memfirst.lower.generic import lower
 from memfirst.models import build
 from memfirst.ops.traffic import KV_READ, STREAMED
@@ -36,23 +38,20 @@ class Share:
 def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
     """Everything that `inspect` says; bytes are integers. A model that cannot be run is described too."""
     graph, why_not = _graph(checkpoint)
+    runs = graph is not None and not why_not and checkpoint.has_bytes
     infos = list(checkpoint.tensors.values()) or _from_graph(graph)
     total = next(iter(shares(infos, lambda _: "all")), Share("all", 0, 0, 0, ()))
     facts: dict[str, Any] = {
         "path": checkpoint.path,
         "kind": checkpoint.kind,
         "architecture": checkpoint.architecture,
-        "runs": graph is not None and checkpoint.has_bytes,
+        "runs": runs,
         "why_not": why_not or ("" if checkpoint.has_bytes else "it has shapes, but no weights"),
         "weights": total.weights,
         "bits_per_weight": total.bits_per_weight,
         "tensor_bytes": total.nbytes,
         "file_bytes": _bytes_on_disk(checkpoint.path),
-        **(
-            _price(graph)
-            if graph
-            else {"bytes_per_token": _estimate(checkpoint), "bytes_per_token_of_context": None}
-        ),
+        **(_price(graph) if graph else {"bytes_per_token": _estimate(checkpoint), "bytes_per_token_of_context": None}),
         "by_group": [_as_dict(s) for s in shares(infos, group_of)],
         "by_codec": [_as_dict(s) for s in shares(infos, lambda t: t.codec)],
         "hyperparameters": hyperparameters(checkpoint.metadata),
@@ -61,11 +60,16 @@ def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
 
 
 def _graph(checkpoint: Checkpoint) -> tuple[Graph | None, str]:
-    """The model's graph, or why there is none."""
+    """The model's graph where there is one, and why the cpu backend does not run it ("": it does)."""
     try:
-        return build(checkpoint), ""
+        graph = build(checkpoint)
     except (UnsupportedError, ConfigError) as e:
         return None, str(e)
+    try:
+        cpu.lower(graph, 1, min(graph.context, DEFAULT_CONTEXT), 1)
+    except UnsupportedError as e:
+        return graph, str(e)
+    return graph, ""
 
 
 def _price(graph: Graph) -> dict[str, Any]:
@@ -159,8 +163,6 @@ def _bytes_on_disk(path: str) -> int:
         return sum(f.stat().st_size for f in p.glob("*.safetensors"))
     if p.suffix == ".gguf" and "-of-" in p.stem:
         stem, _, rest = p.name.rpartition("-of-")
-        same = [
-            f for f in p.parent.iterdir() if f.name.startswith(stem[:-5]) and f.name.endswith(f"-of-{rest}")
-        ]
+        same = [f for f in p.parent.iterdir() if f.name.startswith(stem[:-5]) and f.name.endswith(f"-of-{rest}")]
         return sum(f.stat().st_size for f in same)
     return p.stat().st_size if p.exists() else 0

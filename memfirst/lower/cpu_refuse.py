@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op
 from memfirst.ops.add import Add
@@ -28,14 +29,40 @@ PLAIN: Mapping[type[Op], Mapping[str, object]] = {
 """By operation, the attributes that its kernels do not know, with the one value that needs nothing of them."""
 
 
+PACKED_FAMILIES = ("block32", "k256", "float")
+"""Of codecs: those that products read."""
+
+
 def check(graph: Graph, context: int) -> None:
     """For sequences of up to `context` positions: UnsupportedError naming what has no kernel."""
+    try:
+        _check_kinds(graph)
+        for op in graph.ops:
+            _check_attributes(op)
+            _check_codecs(op)
+        _check_caches(graph, context)
+        _check_residual(graph)
+    except UnsupportedError as error:
+        found = f"the cpu backend does not run {graph.architecture} yet ({error})"
+        if error.do:  # then something that the user may change
+            raise UnsupportedError(found) from error
+        raise UnsupportedError(found, do="it is priced, and --backend reference runs it") from error
+
+
+def _check_kinds(graph: Graph) -> None:
+    """All kinds of operation without a kernel, each by its first."""
+    missing: dict[str, str] = {}
     for op in graph.ops:
         if not isinstance(op, KERNELS):
-            raise UnsupportedError(f"the CPU backend has no kernel for {type(op).__name__} ({op.name})")
-        _check_attributes(op)
-    _check_caches(graph, context)
-    _check_residual(graph)
+            missing.setdefault(type(op).__name__, op.name)
+    if missing:
+        raise UnsupportedError("no kernel for " + ", ".join(f"{kind}, {name}" for kind, name in missing.items()))
+
+
+def _check_codecs(op: Op) -> None:
+    for weight in op.weights:
+        if len(weight.shape) > 1 and codecs.get(weight.codec).family not in PACKED_FAMILIES:
+            raise UnsupportedError(f"no kernel for {weight.codec}, {weight.name}")
 
 
 def _check_attributes(op: Op) -> None:
@@ -43,7 +70,7 @@ def _check_attributes(op: Op) -> None:
         value = getattr(op, name)
         if value != plain:
             what = f"the {name} of {op.name}" + (f", {value}" if isinstance(value, int | float | str) else "")
-            raise UnsupportedError(f"the CPU backend has no kernel for {what}", f"{name} {plain!r}")
+            raise UnsupportedError(f"no kernel for {what}", f"{name} {plain!r}")
 
 
 def _check_caches(graph: Graph, context: int) -> None:
@@ -53,7 +80,7 @@ def _check_caches(graph: Graph, context: int) -> None:
     windows = {c.window if c.window and c.window < context else context for c in caches}
     if len(windows) > 1 or len({c.page for c in caches}) > 1:
         each = " and ".join(map(str, sorted(windows)))
-        found = f"the CPU backend has no kernel for layers that attend {each} positions"
+        found = f"no kernel for layers that attend {each} positions"
         raise UnsupportedError(found, "the same window and page in all layers", f"or a context of {min(windows)}")
 
 
@@ -67,7 +94,7 @@ def _check_residual(graph: Graph) -> None:
         elif isinstance(op, RMSNorm) and not op.heads:
             if source not in residual or source in read:
                 raise UnsupportedError(
-                    f"the CPU backend has no kernel for {op.name}, a norm of {source}",
+                    f"no kernel for {op.name}, a norm of {source}",
                     "one norm for each state of the residual",
                 )
             read.add(source)
