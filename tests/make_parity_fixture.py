@@ -31,6 +31,16 @@ YARN = {
     "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.25], "long_factor": [1.5, 3.7],
+}  # fmt: skip
+BY_LAYER = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
+}
+TOKENS_OF_ITS_OWN = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+WINDOW = {"sliding_window": 9, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_tied": ("Llama", {"tie_word_embeddings": True}),
@@ -39,6 +49,32 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"head_dim": 12, "tie_word_embeddings": True}),
     "qwen3_yarn": ("Qwen3", {"head_dim": 8, "rope_parameters": YARN}),
+    "mistral_window": ("Mistral", {**WINDOW, "head_dim": 12}),
+    "qwen2_window": ("Qwen2", {**WINDOW, "use_sliding_window": True, "max_window_layers": 1}),
+    "gemma2": (
+        "Gemma2",
+        {
+            **WINDOW,
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 9.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            **WINDOW,
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
+            "num_hidden_layers": 3,
+            "sliding_window_pattern": 3,
+            "rope_parameters": BY_LAYER,
+        },
+    ),
+    "phi3_window": ("Phi3", {**WINDOW, **TOKENS_OF_ITS_OWN}),
+    "phi3_short": ("Phi3", {**TOKENS_OF_ITS_OWN, "rope_parameters": LONG, "original_max_position_embeddings": 64}),
+    "phi3_long": ("Phi3", {**TOKENS_OF_ITS_OWN, "rope_parameters": LONG, "original_max_position_embeddings": 32}),
 }
 """By name: transformers' family, and what its config changes of SMALL."""
 
@@ -50,7 +86,8 @@ def make(name: str, folder: Path, seed: int, dtype: str) -> None:
 
     family, changes = CASES[name]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **changes}, dtype="float32")
+    text = "Text" if family == "Gemma3" else ""
+    config = getattr(transformers, f"{family}{text}Config")(**{**SMALL, **changes}, dtype="float32")
     config._attn_implementation = "eager"
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     _spread(model, dtype)

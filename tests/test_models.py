@@ -248,7 +248,7 @@ def test_scaling_from_gguf() -> None:
     assert rope_of(models.build(gguf({"llama.rope.scaling.type": "none"}))) == plain
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("llama", "qwen")) and "window" not in n])
 def test_both_forms_of_a_model_give_the_same_graph(name: str) -> None:
     """The tensors of a folder under GGUF metadata: same operations, same weights."""
     folder = open_checkpoint(FOLDER / name)

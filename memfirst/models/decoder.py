@@ -37,6 +37,7 @@ class Family:
     qk_norm       each head's q and k are normalised before they turn (Qwen3, Gemma 3)
     activation    what gates the feed-forward
     tied          the head is the embedding where config.json does not say (Gemma)
+    grouped       config.json states num_key_value_heads; in Llama's, absent means as many as heads
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class Family:
     qk_norm: bool = False
     activation: str = "silu"
     tied: bool = False
+    grouped: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from memfirst.models.base import Architecture
 from memfirst.models.decoder import Config, Layers
 from memfirst.models.reader import ConfigReader
 
-FAMILY = decoder.Family("gemma2", activation="gelu", tied=True)
+FAMILY = decoder.Family("gemma2", activation="gelu", tied=True, grouped=True)
 DEEPEST, PERIOD = 46, 2
 """Layers of the 27B, the one size whose scores are scaled by hidden_size / heads; every other layer is local."""
 

@@ -17,7 +17,7 @@ from memfirst.models.base import Architecture
 from memfirst.models.decoder import Config
 from memfirst.models.reader import ConfigReader
 
-FAMILY = decoder.Family("gemma3", qk_norm=True, activation="gelu", tied=True)
+FAMILY = decoder.Family("gemma3", qk_norm=True, activation="gelu", tied=True, grouped=True)
 DEEPEST, PERIOD = 62, 6
 GLOBAL_THETA, LOCAL_THETA = 1e6, 1e4
 

@@ -113,7 +113,7 @@ def from_hf(
         hidden_size=hidden,
         num_hidden_layers=r.integer("num_hidden_layers", limits.MAX_LAYERS),
         num_attention_heads=heads,
-        num_key_value_heads=r.integer("num_key_value_heads", limits.MAX_HEADS, default=heads),
+        num_key_value_heads=r.integer("num_key_value_heads", limits.MAX_HEADS, None if family.grouped else heads),
         head_dim=head_dim,
         intermediate_size=r.integer("intermediate_size", limits.MAX_WIDTH),
         vocab_size=r.integer("vocab_size", limits.MAX_VOCAB),

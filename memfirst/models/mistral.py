@@ -5,9 +5,12 @@ In GGUF it is "llama", whose files do not say that there is a window; config.jso
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from memfirst.models import llama, windows
 from memfirst.models.base import Architecture
 
-ARCHITECTURE = Architecture("llama", llama.from_gguf, partial(llama.from_hf, own=windows.everywhere), llama.build)
+FAMILY = replace(llama.LLAMA, grouped=True)
+HF = partial(llama.from_hf, family=FAMILY, own=windows.everywhere)
+ARCHITECTURE = Architecture("llama", llama.from_gguf, HF, llama.build)

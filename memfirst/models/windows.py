@@ -60,7 +60,8 @@ def flagged(r: ConfigReader, c: Config) -> Config:
 
 def patterned(r: ConfigReader, c: Config, period: int) -> Config:
     """`sliding_window` on all but each `period`-th layer, or as `layer_types` says (Gemma)."""
-    chosen = r.integer("sliding_window_pattern", limits.MAX_LAYERS, default=period)
+    saved = r.integer("_sliding_window_pattern", limits.MAX_LAYERS, default=period)  # transformers 5's name
+    chosen = r.integer("sliding_window_pattern", limits.MAX_LAYERS, default=saved)
     window = r.integer("sliding_window", limits.MAX_CONTEXT)
     return _with(c, window, _layer_types(r, c), periodic(chosen))
 
