@@ -46,7 +46,7 @@ def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
         "kind": checkpoint.kind,
         "architecture": checkpoint.architecture,
         "runs": runs,
-        "why_not": why_not or ("" if checkpoint.has_bytes else "it has shapes, but no weights"),
+        "why_not": why_not if checkpoint.has_bytes or graph is None else "it has shapes, but no weights",
         "weights": total.weights,
         "bits_per_weight": total.bits_per_weight,
         "tensor_bytes": total.nbytes,

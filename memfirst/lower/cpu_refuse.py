@@ -56,7 +56,7 @@ def _check_kinds(graph: Graph) -> None:
         if not isinstance(op, KERNELS):
             missing.setdefault(type(op).__name__, op.name)
     if missing:
-        raise UnsupportedError("no kernel for " + ", ".join(f"{kind}, {name}" for kind, name in missing.items()))
+        raise UnsupportedError("no kernel for " + ", ".join(f"{kind} ({name})" for kind, name in missing.items()))
 
 
 def _check_codecs(op: Op) -> None:
