@@ -405,7 +405,9 @@ def first_layer_only(op: Op) -> Op:
 
 REFUSED: dict[str, tuple[Callable[[Op], Op], str]] = {
     "scaled embedding": (lambda op: replace(op, scale=8.0) if isinstance(op, Embed) else op, "scale of token_embd"),
-    "softcap of logits": (lambda op: replace(op, softcap=30.0) if isinstance(op, Linear) and op.head else op, "softcap of output"),
+    "softcap of logits": (
+        lambda op: replace(op, softcap=30.0) if isinstance(op, Linear) and op.head else op, "softcap of output",
+    ),
     "scaled product": (lambda op: replace(op, scale=0.5) if isinstance(op, Linear) else op, "the scale of blk.0"),
     "softcap": (lambda op: replace(op, softcap=5.0) if isinstance(op, Attention) else op, "softcap of blk.0.attn"),
     "longrope": (
