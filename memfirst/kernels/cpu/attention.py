@@ -16,6 +16,7 @@ from memfirst.kernels.cpu.elementwise import exp16
 from memfirst.kernels.cpu.lang import inline, kernel, lanes, static
 from memfirst.kernels.cpu.simd import add, fma, maximum, mul, prefetch, sub
 from memfirst.kernels.cpu.simd16 import (
+    lane,
     load16,
     load16_f16,
     load16_f16_of,
@@ -65,29 +66,44 @@ def write_values(
 
 @inline
 def _weights(scores, base, skip, used):
-    """Turns scores skip..used into e^(score − max) in place, what surrounds them into 0; returns max and sum."""
-    end = (used + 15) // 16 * 16
+    """Turns scores skip..used into e^(score − max) in place, what surrounds them into 0; returns max and sum.
+
+    Four at once: a maximum that keeps NaN takes ten cycles, and each waits for the one before.
+    """
+    end = (used + 63) // 64 * 64
     for i in range(skip):
         scores[base + i] = np.float32(-np.inf)
     for i in range(used, end):
         scores[base + i] = np.float32(-np.inf)
-    top = load16(scores, base)
-    for i in range(16, end, 16):
-        top = maximum(top, load16(scores, base + i))
-    largest = max16(top)
-    total, m = splat16(0.0), splat16(largest)
-    for i in range(0, end, 16):
-        e = exp16(sub(load16(scores, base + i), m))
-        store16(scores, base + i, e)
-        total = add(total, e)
-    return largest, sum16(total)
+    m0, m1 = load16(scores, base), load16(scores, base + 16)
+    m2, m3 = load16(scores, base + 32), load16(scores, base + 48)
+    for i in range(base + 64, base + end, 64):
+        m0, m1 = maximum(m0, load16(scores, i)), maximum(m1, load16(scores, i + 16))
+        m2, m3 = maximum(m2, load16(scores, i + 32)), maximum(m3, load16(scores, i + 48))
+    largest = max16(maximum(maximum(m0, m1), maximum(m2, m3)))
+    s0, s1, s2, s3, m = splat16(0.0), splat16(0.0), splat16(0.0), splat16(0.0), splat16(largest)
+    for i in range(base, base + end, 64):
+        e0, e1 = exp16(sub(load16(scores, i), m)), exp16(sub(load16(scores, i + 16), m))
+        e2, e3 = exp16(sub(load16(scores, i + 32), m)), exp16(sub(load16(scores, i + 48), m))
+        store16(scores, i, e0)
+        store16(scores, i + 16, e1)
+        store16(scores, i + 32, e2)
+        store16(scores, i + 48, e3)
+        s0, s1, s2, s3 = add(s0, e0), add(s1, e1), add(s2, e2), add(s3, e3)
+    return largest, sum16(add(add(s0, s1), add(s2, s3)))
+
+
+@inline
+def _factor(x):
+    """e^x of one float."""
+    return lane(exp16(splat16(x)), 0)
 
 
 @inline
 def _rescale(top, total, at, largest, weight):
     """Folds a split's maximum and sum into those at `at`; returns factors for the old and the new values."""
     m = max(top[at], largest)
-    old, new = max16(exp16(splat16(top[at] - m))), max16(exp16(splat16(largest - m)))
+    old, new = _factor(top[at] - m), _factor(largest - m)
     top[at], total[at] = m, total[at] * old + weight * new
     return old, new
 
@@ -114,7 +130,7 @@ def attend(
     starts, ends the positions that each token attends
     charged      those from here on are counted by the sequence's next token, which reads them in the same step
     tables       page tables, the one of token t from table_at[t] on
-    WIDE         vectors of 16 values of a head that are summed at once
+    WIDE         vectors of 16 that are read at once: positions of keys, then values of a head
     AHEAD        1 where the cache comes from memory: ask for what is read next
     """
     read = 0
@@ -130,30 +146,32 @@ def attend(
             for index in range(base // PAGE, (last + PAGE - 1) // PAGE):
                 start, end = max(base, index * PAGE), min(last, index * PAGE + PAGE)
                 here = tables[pages + index] * page_items + keys - index * PAGE * DIM
-                for p in range(start, end, 32):
-                    twin = p + 16 if p + 16 < end else p  # two groups at once hide the latency of fma
+                for p in range(start, end, 16 * WIDE):
                     if p + PAGE < last:  # a page on; at the end, where the values begin
                         ahead = tables[pages + index + 1] * page_items + keys + p % PAGE * DIM
                     else:
                         ahead = tables[pages + first // PAGE] * page_items + values + p % PAGE * DIM
-                    acc = lanes(GROUP)
-                    bcc = lanes(GROUP)
-                    for g in static(GROUP):
-                        acc[g] = splat16(0.0)
-                        bcc[g] = splat16(0.0)
+                    at = lanes(WIDE)
+                    acc = lanes(GROUP * WIDE)
+                    for i in static(WIDE):  # several groups at once hide the latency of fma
+                        at[i] = p + 16 * i if p + 16 * i < end else p
+                    for i in static(GROUP * WIDE):
+                        acc[i] = splat16(0.0)
                     for d in range(DIM):
                         if AHEAD:  # 32 positions' f16 are DIM lines
-                            prefetch(cache, ahead + d * 32)
-                        k = load16_f16_of(cache, here + p * DIM + d * 16, max(first - p, 0), min(last - p, 16))
-                        j = load16_f16_of(cache, here + twin * DIM + d * 16, max(first - twin, 0), min(last - twin, 16))
+                            for i in static(WIDE // 2):
+                                prefetch(cache, ahead + (i * DIM + d) * 32)
+                        k = lanes(WIDE)
+                        for i in static(WIDE):
+                            k[i] = load16_f16_of(cache, here + at[i] * DIM + d * 16, max(first - at[i], 0), min(last - at[i], 16))
                         for g in static(GROUP):
                             e = splat16_at(q, query + g * DIM + d)
-                            acc[g] = fma(e, k, acc[g])
-                            bcc[g] = fma(e, j, bcc[g])
+                            for i in static(WIDE):
+                                acc[g * WIDE + i] = fma(e, k[i], acc[g * WIDE + i])
                     for g in static(GROUP):
-                        row = (worker * GROUP + g) * ROW + p - base
-                        store16(scores, row, mul(acc[g], splat16(scale)))
-                        store16(scores, row + 16, mul(bcc[g], splat16(scale)))
+                        for i in static(WIDE):
+                            row = (worker * GROUP + g) * ROW + p - base + 16 * i
+                            store16(scores, row, mul(acc[g * WIDE + i], splat16(scale)))
             fresh = split == item_split[item]
             for g in range(GROUP):
                 row, at = (worker * GROUP + g) * ROW, unit * GROUP + g
@@ -214,8 +232,7 @@ def merge(
             for item in range(first_item[t] + 1, first_item[t + 1]):
                 at = item * heads * GROUP + i
                 largest = max(m, top[at])
-                old = max16(exp16(splat16(m - largest)))
-                new = max16(exp16(splat16(top[at] - largest)))
+                old, new = _factor(m - largest), _factor(top[at] - largest)
                 m, weight = largest, weight * old + total[at] * new
                 for d in range(0, DIM, 16):
                     _fold(out, target + d, old, new, load16(part, at * DIM + d))
