@@ -163,7 +163,8 @@ def attend(
                                 prefetch(cache, ahead + (i * DIM + d) * 32)
                         k = lanes(WIDE)
                         for i in static(WIDE):
-                            k[i] = load16_f16_of(cache, here + at[i] * DIM + d * 16, max(first - at[i], 0), min(last - at[i], 16))
+                            skip, used = max(first - at[i], 0), min(last - at[i], 16)
+                            k[i] = load16_f16_of(cache, here + at[i] * DIM + d * 16, skip, used)
                         for g in static(GROUP):
                             e = splat16_at(q, query + g * DIM + d)
                             for i in static(WIDE):
