@@ -5,11 +5,14 @@ import numpy as np
 from memfirst.kernels.cpu.lang import inline, kernel
 from memfirst.kernels.cpu.simd import fma, maximum, mul
 from memfirst.kernels.cpu.simd16 import (
-    absolute,
+    as_float16,
+    lane,
     load16,
-    max16,
+    magnitude16,
+    max16_i,
     rint,
     splat16,
+    splat16_i,
     store16,
     store16_i8,
     sum16,
@@ -73,10 +76,10 @@ def quantize(
     for t in range(lo, hi):
         source, target = (worker * private_in + t) * width, (worker * private + t) * width
         for b in range(0, width, BLOCK):
-            largest = splat16(0.0)
+            largest = splat16_i(0)
             for i in range(b, b + BLOCK, 16):
-                largest = maximum(largest, absolute(load16(x, source + i)))
-            top = max16(largest)
+                largest = maximum(largest, magnitude16(load16(x, source + i)))
+            top = lane(as_float16(splat16_i(max16_i(largest))), 0)
             scale = top / np.float32(127.0)
             inverse = splat16(np.float32(127.0) / top if top > np.float32(0.0) else np.float32(0.0))
             for i in range(b, b + BLOCK, 32):

@@ -14,13 +14,14 @@ import numpy as np
 
 from memfirst.kernels.cpu.elementwise import exp16
 from memfirst.kernels.cpu.lang import inline, kernel, lanes, static
-from memfirst.kernels.cpu.simd import add, fma, maximum, mul, prefetch, sub
+from memfirst.kernels.cpu.simd import add, fma, mul, prefetch, sub
 from memfirst.kernels.cpu.simd16 import (
     lane,
+    larger,
+    largest16,
     load16,
     load16_f16,
     load16_f16_of,
-    max16,
     splat16,
     splat16_at,
     store16,
@@ -68,7 +69,7 @@ def write_values(
 def _weights(scores, base, skip, used):
     """Turns scores skip..used into e^(score − max) in place, what surrounds them into 0; returns max and sum.
 
-    Four at once: a maximum that keeps NaN takes ten cycles, and each waits for the one before.
+    Four at once, as each waits for the one before. A NaN is no maximum, but its e^… makes the sum NaN.
     """
     end = (used + 63) // 64 * 64
     for i in range(skip):
@@ -78,9 +79,9 @@ def _weights(scores, base, skip, used):
     m0, m1 = load16(scores, base), load16(scores, base + 16)
     m2, m3 = load16(scores, base + 32), load16(scores, base + 48)
     for i in range(base + 64, base + end, 64):
-        m0, m1 = maximum(m0, load16(scores, i)), maximum(m1, load16(scores, i + 16))
-        m2, m3 = maximum(m2, load16(scores, i + 32)), maximum(m3, load16(scores, i + 48))
-    largest = max16(maximum(maximum(m0, m1), maximum(m2, m3)))
+        m0, m1 = larger(m0, load16(scores, i)), larger(m1, load16(scores, i + 16))
+        m2, m3 = larger(m2, load16(scores, i + 32)), larger(m3, load16(scores, i + 48))
+    largest = largest16(larger(larger(m0, m1), larger(m2, m3)))
     s0, s1, s2, s3, m = splat16(0.0), splat16(0.0), splat16(0.0), splat16(0.0), splat16(largest)
     for i in range(base, base + end, 64):
         e0, e1 = exp16(sub(load16(scores, i), m)), exp16(sub(load16(scores, i + 16), m))

@@ -3,15 +3,16 @@
 import numpy as np
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import add, fma, maximum, mul, shl, sub
+from memfirst.kernels.cpu.simd import add, fma, mul, shl, sub
 from memfirst.kernels.cpu.simd16 import (
     as_float16,
     div,
     evens16,
+    larger,
     load16,
-    minimum,
     odds16,
     rint,
+    smaller,
     splat16,
     splat16_i,
     store16,
@@ -25,7 +26,7 @@ from memfirst.kernels.cpu.simd16 import (
 @inline
 def exp16(x):
     """e^x, relative error below 3e-7: 2^n by shifting n into the exponent, 2^f (|f| <= 1/2) by its Taylor series."""
-    x = minimum(maximum(x, splat16(-87.33654)), splat16(87.33654))  # 126 · ln 2
+    x = smaller(splat16(87.33654), larger(splat16(-87.33654), x))  # ± 126 · ln 2; NaN stays
     n = rint(mul(x, splat16(1.4426950408889634)))
     f = fma(x, splat16(1.4426950216293335), sub(splat16(0.0), n))  # log2 e in two parts: x · log2 e − n to 2^-24
     f = fma(x, splat16(1.92596299e-8), f)

@@ -171,11 +171,16 @@ def to_float(e: Emitter, v: Any) -> Any:
 
 
 def maximum(e: Emitter, a: Any, b: Any) -> Any:
-    return e.call(f"llvm.maximum.v{a.type.count}f32", a.type, [a, b])
+    kind = "maximum.v{}f32" if _is_float(a) else "smax.v{}i32"
+    return e.call(f"llvm.{kind.format(a.type.count)}", a.type, [a, b])
 
 
-def minimum(e: Emitter, a: Any, b: Any) -> Any:
-    return e.call(f"llvm.minimum.v{a.type.count}f32", a.type, [a, b])
+def larger(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.select(e.builder.fcmp_ordered(">", a, b), a, b)
+
+
+def smaller(e: Emitter, a: Any, b: Any) -> Any:
+    return e.builder.select(e.builder.fcmp_ordered("<", a, b), a, b)
 
 
 def absolute(e: Emitter, a: Any) -> Any:
@@ -188,6 +193,10 @@ def rint(e: Emitter, a: Any) -> Any:
 
 def to_int(e: Emitter, a: Any) -> Any:
     return e.builder.fptosi(a, V(I32, a.type.count))
+
+
+def magnitude(e: Emitter, a: Any) -> Any:
+    return e.builder.bitcast(absolute(e, a), V(I32, a.type.count))
 
 
 def as_float(e: Emitter, a: Any) -> Any:
@@ -237,6 +246,10 @@ def sum_lanes(e: Emitter, v: Any) -> Any:
 
 def max_lanes(e: Emitter, v: Any) -> Any:
     return _fold(e, v, maximum)
+
+
+def largest_lane(e: Emitter, v: Any) -> Any:
+    return _fold(e, v, larger)
 
 
 def prefetch(e: Emitter, w: Any, offset: Any) -> None:

@@ -275,7 +275,7 @@ def to_float(v):
 
 @op(emission("maximum"), "same")
 def maximum(a, b):
-    """The larger, lane by lane; NaN where either is: a broken weight must not become an answer."""
+    """The larger, lane by lane; of floats NaN where either is: a broken weight must not become an answer."""
     return np.maximum(a, b)
 
 

@@ -64,16 +64,28 @@ def splat16_i(x):
     return np.full(16, x, np.int32)
 
 
-@op(emission("minimum"), "same")
-def minimum(a, b):
-    """The smaller, lane by lane; NaN where either is."""
-    return np.minimum(a, b)
+@op(emission("larger"), "same")
+def larger(a, b):
+    """a where a > b, else b, which a NaN there stays: one instruction, where `maximum` takes five."""
+    return np.where(a > b, a, b)
+
+
+@op(emission("smaller"), "same")
+def smaller(a, b):
+    """a where a < b, else b, as `larger`."""
+    return np.where(a < b, a, b)
 
 
 @op(emission("to_int"), "i32x16")
 def to_int16(v):
     """float32 to int32, towards zero."""
     return v.astype(np.int32)
+
+
+@op(emission("magnitude"), "i32x16")
+def magnitude16(v):
+    """The 32 bits of |v|: as integers they have the order of |v|, and NaN is above all. One instruction, not five."""
+    return np.abs(v).view(np.int32)
 
 
 @op(emission("as_float"), "f32x16")
@@ -120,6 +132,12 @@ def sum16_i(v):
     return v.sum(dtype=np.int32)
 
 
+@op(emission("max_lanes"), "int32")
+def max16_i(v):
+    """Largest lane of int32."""
+    return v.max()
+
+
 @op(emission("lane"), "float")
 def lane(v, k):
     """Lane `k` of a float vector."""
@@ -130,6 +148,16 @@ def lane(v, k):
 def max16(v):
     """Largest lane."""
     return v.max()
+
+
+@op(emission("largest_lane"), "float")
+def largest16(v):
+    """Largest lane, unless it is NaN."""
+    out = v
+    while len(out) > 1:
+        half = len(out) // 2
+        out = np.where(out[:half] > out[half:], out[:half], out[half:])
+    return out[0]
 
 
 @op(emission("store_f16"), "void")
