@@ -17,7 +17,7 @@ from memfirst.errors import CapacityError, ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.generate import Backend, Context, Generation
-from memfirst.graph import Graph, KVCache, Step, decode
+from memfirst.graph import Graph, KVCache, StateCache, Step, decode
 from memfirst.ledger import Ledger, Memory, memory
 from memfirst.models import build
 from memfirst.progress import Progress, Silent
@@ -49,7 +49,8 @@ class Model:
         self.context, self.stages = context, stages
         page = next((c.page for c in graph.caches if isinstance(c, KVCache)), 1)
         self._pool = PagePool(-(-context // page))
-        self._sequence = Context(self._pool, page, context)
+        recurrent = any(isinstance(c, StateCache) for c in graph.caches)
+        self._sequence = Context(self._pool, page, context, recurrent)
 
     def __enter__(self) -> Model:
         return self

@@ -77,11 +77,16 @@ class Token:
 
 
 class Context:
-    """One sequence's tokens and pages; keeps what a new prompt shares with the old one."""
+    """One sequence's tokens and pages; keeps what a new prompt shares with the old one.
 
-    def __init__(self, pool: PagePool, page: int, limit: int) -> None:
-        self.table, self.limit = PageTable(pool, page), limit
+    recurrent  the model has state, which cannot be cut: it is kept whole or begun again. A step reads one slot of it
+               and writes another, so that an interrupted one leaves what was there
+    """
+
+    def __init__(self, pool: PagePool, page: int, limit: int, recurrent: bool = False) -> None:
+        self.table, self.limit, self.recurrent = PageTable(pool, page), limit, recurrent
         self.ids: list[int] = []
+        self.state = (0, 0)  # tokens that it has seen, and its slot
 
     def rewind(self, ids: Sequence[int]) -> int:
         """Keep the longest common beginning with `ids`, except the last token (its logits are wanted)."""
@@ -90,6 +95,8 @@ class Context:
             if a != b:
                 break
             same += 1
+        if self.recurrent and same != self.state[0]:
+            same = 0
         self.table.cut(same)
         self.ids = self.ids[:same]
         return same
@@ -98,8 +105,12 @@ class Context:
         """Do one step of new tokens. Interrupted, the context is as if it had not begun."""
         past = len(self.ids)
         self.table.reserve(past + len(ids))
-        step = Step((Row(past, len(ids), self.table.pages, logits=logits),))
+        slot = self.state[1]
+        other = 1 - slot if self.recurrent else slot
+        row = Row(past, len(ids), self.table.pages, logits=logits, state_read=slot, state_write=other)
+        step = Step((row,))
         out = backend.step(step, ids)
+        self.state = (past + len(ids), other)
         self.ids += ids
         self.table.length = len(self.ids)
         return step, out

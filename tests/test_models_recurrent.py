@@ -15,9 +15,12 @@ import pytest
 
 from memfirst import ledger, models
 from memfirst.backends.reference import ReferenceBackend
+from memfirst.backends.slow import SlowBackend
+from memfirst.cache import PagePool
 from memfirst.errors import BackendError, ConfigError, MemfirstError, UnsupportedError
 from memfirst.formats.names import architecture_of
 from memfirst.formats.open import open_checkpoint
+from memfirst.generate import Context
 from memfirst.graph import Graph, KVCache, Sequence, StateCache, Step, decode, prefill
 from memfirst.lower import cpu
 from memfirst.lower.generic import lower
@@ -377,6 +380,39 @@ def test_rollback_reads_the_old_slot(name: str, tmp_path: Path) -> None:
     spoiled.step(one(0, 8), TOKENS[:8])
     spoiled.step(one(8, 3), TOKENS[20:23])
     assert np.abs(spoiled.step(one(8, 2), TOKENS[8:10]) - expected).max() > 100 * CLOSE
+
+
+@pytest.mark.parametrize("name", ["mamba", "granite_1b"])
+def test_turns_of_a_conversation(name: str, tmp_path: Path) -> None:
+    """State is kept where a prompt goes on, begun again where it differs before its end, and not lost to a step that
+    is interrupted after it computed."""
+    graph, checkpoint, _ = opened(tmp_path, SPECS[name])
+    backend, ids = SlowBackend(graph, checkpoint), TOKENS.tolist()
+
+    def fresh(tokens: list[int]) -> Any:
+        return SlowBackend(graph, checkpoint).step(one(0, len(tokens)), tokens)
+
+    context = Context(PagePool(8), 64, 512, recurrent=True)
+    context.run(backend, ids[:10])
+    assert context.rewind(ids[:14]) == 10
+    np.testing.assert_allclose(context.run(backend, ids[10:14])[1], fresh(ids[:14]), atol=CLOSE, rtol=0)
+    with pytest.raises(KeyboardInterrupt):
+        context.run(Interrupted(backend), ids[14:20])
+    np.testing.assert_allclose(context.run(backend, ids[14:16])[1], fresh(ids[:16]), atol=CLOSE, rtol=0)
+    other = [*ids[:12], 1, 2, 3]
+    assert context.rewind(other) == 0
+    np.testing.assert_allclose(context.run(backend, other)[1], fresh(other), atol=CLOSE, rtol=0)
+
+
+class Interrupted:
+    """A backend that is stopped when its step is done and nobody has seen it."""
+
+    def __init__(self, backend: SlowBackend) -> None:
+        self.backend = backend
+
+    def step(self, step: Step, tokens: Any) -> Any:
+        self.backend.step(step, tokens)
+        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("name", SPECS)
