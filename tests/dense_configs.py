@@ -2,7 +2,7 @@
 
 Sizes are those that the publishers state or that litgpt 0.5.13, mlc-llm and gemma_pytorch agree on: parameters
 (a tied head once), parameters that a decoded token streams (without the looked-up embedding of an untied model),
-and bytes of keys and values a token in f16.
+and bytes of keys and values a token in f16. SmolLM3's are computed by hand from its fields.
 """
 
 from __future__ import annotations
@@ -87,6 +87,13 @@ def gemma3(d: int, layers: int, ffn: int, **text: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+SMOLLM3 = {
+    "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "attention_bias": False, "max_position_embeddings": 65536, "max_window_layers": 28, "mlp_bias": False,
+    "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9, "layer_types": ["full_attention"] * 36,
+    "pretraining_tp": 2, "rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None,
+    "use_sliding_window": False, "pad_token_id": 128004,
+}  # fmt: skip
 PHI3 = {
     "architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_act": "silu", "rms_norm_eps": 1e-5,
     "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"}, "embd_pdrop": 0.0, "resid_pdrop": 0.0,
@@ -153,6 +160,7 @@ MODELS: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "SmolLM2-135M": (sized(SMOLLM, 576, 30, 9, 3, 1536, 49152), 134515008, 134515008, 23040),
     "SmolLM2-360M": (sized(SMOLLM, 960, 32, 15, 5, 2560, 49152), 361821120, 361821120, 40960),
     "SmolLM2-1.7B": (sized(SMOLLM, 2048, 24, 32, 32, 8192, 49152, rope_theta=130000), 1711376384, 1711376384, 196608),
+    "SmolLM3-3B": (sized(SMOLLM3, 2048, 36, 16, 4, 11008, 128256), 3075098624, 3075098624, 73728),
     "Phi-3-mini": (sized(PHI3, 3072, 32, 32, 32, 8192, 32064), 3821079552, 3722578944, 393216),
     "Phi-3.5-mini": (sized(PHI35, 3072, 32, 32, 32, 8192, 32064), 3821079552, 3722578944, 393216),
     "Phi-4": (sized(PHI4, 5120, 40, 40, 10, 17920, 100352), 14659507200, 14145704960, 204800),

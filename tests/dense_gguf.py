@@ -70,7 +70,11 @@ def write(folder: Path, path: Path) -> Path:
     out.add_tokenizer_model("llama")
     out.add_token_list([f"t{i}" for i in range(config["vocab_size"])])
     _sizes(out, config)
-    {"llama": _llama, "qwen2": _qwen, "gemma2": _gemma2, "gemma3": _gemma3, "phi3": _phi3}[arch](out, config)
+    writers = {
+        "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "gemma2": _gemma2,
+        "gemma3": _gemma3, "phi3": _phi3,
+    }  # fmt: skip
+    writers[arch](out, config)
     found, kind = arrays(folder)
     for hf, bits in found.items():
         _tensor(out, name_of(hf, GEMMA if "gemma" in arch else PARTS), bits, kind, config, arch)
@@ -84,7 +88,7 @@ def _tensor(
 ) -> None:
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     part = name.split(".")[-2]
-    if arch == "llama" and part in heads:
+    if arch in ("llama", "granite", "smollm3") and part in heads:
         bits = permuted(bits, heads[part])
     if bits.ndim == 1:
         shift = 1 if "gemma" in arch and "norm" in name else 0
@@ -112,8 +116,16 @@ def _sizes(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
 
 def _llama(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_vocab_size(c["vocab_size"])
-    out.add_rope_dimension_count(c["head_dim"])
+    out.add_rope_dimension_count(c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"])
     out.add_rope_freq_base(c["rope_parameters"]["rope_theta"])
+
+
+def _granite(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    _llama(out, c)
+    out.add_attention_scale(c["attention_multiplier"])
+    out.add_embedding_scale(c["embedding_multiplier"])
+    out.add_residual_scale(c["residual_multiplier"])
+    out.add_logit_scale(c["logits_scaling"])
 
 
 def _qwen(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:

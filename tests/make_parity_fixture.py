@@ -40,7 +40,8 @@ BY_LAYER = {
     "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
 }
 TOKENS_OF_ITS_OWN = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-WINDOW = {"sliding_window": 9, "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+PLAIN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+WINDOW = {"sliding_window": 9, **PLAIN_ROPE}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_tied": ("Llama", {"tie_word_embeddings": True}),
@@ -75,6 +76,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3_window": ("Phi3", {**WINDOW, **TOKENS_OF_ITS_OWN}),
     "phi3_short": ("Phi3", {**TOKENS_OF_ITS_OWN, "rope_parameters": LONG, "original_max_position_embeddings": 64}),
     "phi3_long": ("Phi3", {**TOKENS_OF_ITS_OWN, "rope_parameters": LONG, "original_max_position_embeddings": 32}),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 0.5,
+        },
+    ),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "tie_word_embeddings": False, **TOKENS_OF_ITS_OWN, **PLAIN_ROPE}),
 }
 """By name: transformers' family, and what its config changes of SMALL."""
 

@@ -33,7 +33,7 @@ from tests.make_parity_fixture import CASES, FOLDER
 from tests.tiny_models import options, tiny
 from tests.toy import one
 
-FAMILIES = [name for name in CASES if name.startswith(("mistral", "qwen2_", "gemma", "phi3"))]
+FAMILIES = [name for name in CASES if name.startswith(("mistral", "qwen2_", "gemma", "phi3", "granite", "smollm3"))]
 
 
 class Bare:
@@ -298,6 +298,9 @@ def logits_of(folder: Path, change: Callable[[Op], Op] = lambda op: op) -> Any:
     return ReferenceBackend(graph, checkpoint).step(one(0, len(tokens), logits=tuple(range(len(tokens)))), tokens)
 
 
+UNWINDOWED = ("phi3_short", "phi3_long", "granite", "smollm3")
+
+
 def wider(op: Op) -> Op:
     return with_window(op, op.cache.window + 1) if isinstance(op, Attention) and op.cache.window else op
 
@@ -312,8 +315,8 @@ def unscaled(op: Op) -> Op:
 
 @pytest.mark.parametrize(
     ("name", "change"),
-    [*((name, wider) for name in FAMILIES if name not in ("phi3_short", "phi3_long")), ("gemma2", halved),
-     ("gemma2", unscaled), ("gemma3", unscaled)],
+    [*((name, wider) for name in FAMILIES if name not in UNWINDOWED), ("gemma2", halved),
+     ("gemma2", unscaled), ("gemma3", unscaled), ("granite", unscaled)],
 )  # fmt: skip
 def test_the_fixtures_see_a_wrong_attribute(name: str, change: Callable[[Op], Op]) -> None:
     """A window one position wider, another softcap, an embedding as it is stored: none passes for the same."""
@@ -365,6 +368,7 @@ def test_longrope_by_the_length_of_a_sequence() -> None:
 @pytest.mark.parametrize(
     ("name", "change", "says"),
     [
+        ("SmolLM3-3B", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
         ("Gemma-2-2B", {"hidden_activation": "gelu"}, "hidden_activation"),
         ("Gemma-2-2B", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
         ("Gemma-2-2B", {"sliding_window": 0}, "sliding_window"),
@@ -469,4 +473,20 @@ def test_the_cpu_runs_a_uniform_window(window: int) -> None:
         assert int(read) == int(fast.predicted(step).by_purpose()["kv_read"])
         np.testing.assert_allclose(found, slow.step(step, tokens), atol=5e-3, rtol=0)  # keys and values are f16
         past += new
+    fast.close()
+
+
+def test_the_cpu_runs_layers_that_do_not_turn() -> None:
+    """q and k straight into attention, in every second layer."""
+    graph, checkpoint = tiny("llama", "f32")
+    llama = models.find("llama")
+    config = replace(llama.from_gguf(checkpoint.metadata, checkpoint.tensors, False), no_rope_layers=(1,))
+    still = llama.build(config, models.CheckpointWeights(checkpoint))
+    assert sum(isinstance(op, Rope) for op in still.ops) == 2
+    fast = CpuBackend(still, checkpoint, options())
+    slow, plain = ReferenceBackend(still, checkpoint), ReferenceBackend(graph, checkpoint)
+    tokens, step = np.arange(30, dtype=np.int32) * 7, Step((Sequence(0, 30, pages=(3,)),))
+    expected = slow.step(step, tokens)
+    np.testing.assert_allclose(np.array(fast.step(step, tokens)), expected, atol=5e-3, rtol=0)
+    assert np.abs(plain.step(step, tokens) - expected).max() > 0.02
     fast.close()

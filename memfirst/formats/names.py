@@ -129,8 +129,12 @@ _GPT_OSS: Table = {
     _BLOCK + "mlp.router.bias": ("blk.{}.ffn_gate_inp.bias", identity),
 }
 
+_LLAMA: Table = {**_TOP, **_NORMS_AND_FFN, **_FFN_BIASES, **_attention(pair_query_rows, pair_key_rows)}
+
 TABLES: Mapping[str, Table] = {
-    "llama": {**_TOP, **_NORMS_AND_FFN, **_FFN_BIASES, **_attention(pair_query_rows, pair_key_rows)},
+    "llama": _LLAMA,
+    "granite": _LLAMA,
+    "smollm3": _LLAMA,
     "qwen2": _QWEN2,
     "qwen3": {**_QWEN2, **_QK_NORMS},
     "gemma2": _GEMMA2,
@@ -171,6 +175,8 @@ CLASSES: Mapping[str, str] = {
     "Gemma3ForCausalLM": "gemma3",
     "Gemma3ForConditionalGeneration": "gemma3",
     "Phi3ForCausalLM": "phi3",
+    "GraniteForCausalLM": "granite",
+    "SmolLM3ForCausalLM": "smollm3",
 }
 """config.json `architectures[0]`, for configs without a `model_type`."""
 

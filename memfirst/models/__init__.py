@@ -13,6 +13,7 @@ from memfirst.models import (
     gemma2,
     gemma3,
     gpt_oss,
+    granite,
     granite_hybrid,
     jamba,
     llama,
@@ -27,6 +28,7 @@ from memfirst.models import (
     qwen3_moe,
     rwkv6,
     rwkv7,
+    smollm3,
 )
 from memfirst.models.base import Architecture, CheckpointWeights, ShapeOnly, WeightProvider
 
@@ -37,6 +39,7 @@ ARCHITECTURES: Mapping[str, Architecture[Any]] = {
     for a in (
         *(llama.ARCHITECTURE, qwen2.ARCHITECTURE, qwen3.ARCHITECTURE),
         *(gemma2.ARCHITECTURE, gemma3.ARCHITECTURE, phi3.ARCHITECTURE),
+        *(granite.ARCHITECTURE, smollm3.ARCHITECTURE),
         *(qwen3_moe.ARCHITECTURE, deepseek2.ARCHITECTURE, gpt_oss.ARCHITECTURE),
         *(mamba.ARCHITECTURE, mamba2.ARCHITECTURE, rwkv6.ARCHITECTURE, rwkv7.ARCHITECTURE),
         *(jamba.ARCHITECTURE, granite_hybrid.ARCHITECTURE),

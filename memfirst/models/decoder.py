@@ -57,6 +57,7 @@ class Config:
     attention_bias        q, k and v have biases; output_bias: the attention's output too
     windows               by layer; empty: every layer attends everything
     rope_local_base_freq  > 0: theta of the layers with a window, which no scaling stretches (Gemma 3)
+    no_rope_layers        indices of layers whose heads do not turn (SmolLM3)
     embedding_multiplier  of the looked-up rows, residual_multiplier of what a half of a layer adds
     attention_multiplier  of the scores; 0: 1/sqrt(head_dim)
     logits_scaling        the logits are divided by it
@@ -83,6 +84,7 @@ class Config:
     mlp_bias: bool = False
     windows: Windows = ()
     rope_local_base_freq: float = 0.0
+    no_rope_layers: tuple[int, ...] = ()
     embedding_multiplier: float = 1.0
     residual_multiplier: float = 1.0
     attention_multiplier: float = 0.0
@@ -134,8 +136,8 @@ class Layers:
         heads = {"q": c.num_attention_heads, "k": c.num_key_value_heads, "v": c.num_key_value_heads}
         for part, n in heads.items():
             ops.append(self.linear(f"{at}_{part}", f"{at}_norm", n * c.head_dim, c.attention_bias))
-        q, k = (self.turned(f"{at}_{part}", heads[part], cache) for part in "qk")
-        return [*ops, *q, *k], (q[-1].output, k[-1].output, f"{at}_v")
+        turned, q, k = self.turned(at, cache)
+        return [*ops, *turned], (q, k, f"{at}_v")
 
     def feed_forward(self, at: str, x: str) -> list[Op]:
         """Routed experts where the model has them, else one gated unit."""
@@ -172,14 +174,19 @@ class Layers:
         weight = self.w(f"{name}.weight", (rows, columns or self.c.hidden_size))
         return Linear(name, (x,), name, weight, self.w(f"{name}.bias", (rows,)) if bias else None, scale=scale)
 
-    def turned(self, name: str, heads: int, cache: KVCache) -> list[Op]:
-        """RoPE of q or k, after its norm where the family has one."""
-        turn = self.rope_of(cache)
-        if not self.c.family.qk_norm:
-            return [turn(f"{name}_rope", (name,), f"{name}_rope", heads)]
-        weight, normed = self.w(f"{name}_norm.weight", (self.c.head_dim,)), f"{name}_norm"
-        norm = RMSNorm(normed, (name,), normed, weight, self.c.rms_norm_eps, heads=heads)
-        return [norm, turn(f"{name}_rope", (normed,), f"{name}_rope", heads)]
+    def turned(self, at: str, cache: KVCache) -> tuple[list[Op], str, str]:
+        """q and k, each head normed where the family does so, and turned where the layer does so; their names."""
+        c, ops, names = self.c, list[Op](), list[str]()
+        still = int(at.split(".")[1]) in c.no_rope_layers
+        for part, heads in (("q", c.num_attention_heads), ("k", c.num_key_value_heads)):
+            name = given = f"{at}_{part}"
+            if c.family.qk_norm:
+                weight, given = self.w(f"{name}_norm.weight", (c.head_dim,)), f"{name}_norm"
+                ops.append(RMSNorm(given, (name,), given, weight, c.rms_norm_eps, heads=heads))
+            if not still:
+                ops.append(self.rope_of(cache)(f"{name}_rope", (given,), f"{name}_rope", heads))
+            names.append(given if still else f"{name}_rope")
+        return ops, names[0], names[1]
 
     def rope_of(self, cache: KVCache) -> partial[Rope]:
         """How a layer's heads turn; a window may turn by a theta of its own."""

@@ -29,8 +29,8 @@ class FusedLayers(Layers):
         c = self.c
         heads = {"q": c.num_attention_heads, "k": c.num_key_value_heads, "v": c.num_key_value_heads}
         ops = self.cut(f"{at}_qkv", at, {part: n * c.head_dim for part, n in heads.items()})
-        q, k = (self.turned(f"{at}_{part}", heads[part], cache) for part in "qk")
-        return [*ops, *q, *k], (q[-1].output, k[-1].output, f"{at}_v")
+        turned, q, k = self.turned(at, cache)
+        return [*ops, *turned], (q, k, f"{at}_v")
 
     def gate_up(self, at: str) -> tuple[list[Op], tuple[str, str]]:
         inner = self.c.intermediate_size
