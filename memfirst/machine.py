@@ -40,6 +40,7 @@ class Machine:
     memory          bytes of one device, the largest sold unless the name chose another of `memory_options`
     bandwidth       peak of the data sheet
     dies            chips (or sockets) that share its memory, each with its own part of the bandwidth
+    cores           of a processor that computes on them; 0 for GPUs
     slow_bandwidth  of the memory behind a GPU's own as the GPU sees it (its bus); disk_bandwidth: of its disk
     source, known   where the row comes from; "opened", "derived" or "memory" (not re-checked)
     """
@@ -54,6 +55,7 @@ class Machine:
     memory_options: tuple[int, ...] = ()
     bandwidth: float | None = None
     dies: int = 1
+    cores: int = 0
     compute: Mapping[str, float] = field(default_factory=dict)
     link: Link | None = None
     slow_bandwidth: float | None = None
@@ -68,8 +70,8 @@ class Machine:
         return tuple(name for name, value in given.items() if value is None)
 
 
-_GIVEN = {"name", "title", "kind", "aliases", "family", "memory_type", "memory_gib", "bandwidth_gbs", "compute_tops", "dies", "link",
-          "slow_bandwidth_gbs", "disk_bandwidth_gbs", "source", "known"}  # fmt: skip
+_GIVEN = {"name", "title", "kind", "aliases", "family", "memory_type", "memory_gib", "bandwidth_gbs", "compute_tops",
+          "dies", "cores", "link", "slow_bandwidth_gbs", "disk_bandwidth_gbs", "source", "known"}  # fmt: skip
 
 
 def _positive(value: object, what: str) -> float:
@@ -116,13 +118,14 @@ def _machine(row: Any, where: str) -> Machine:
     if not isinstance(aliases, list) or not all(isinstance(a, str) for a in aliases):
         raise FormatError(f"{where}: aliases is {aliases!r}", "a list of names")
     sizes = _sizes(row.get("memory_gib"), where)
-    text = {key: str(row.get(key, "")) for key in ("family", "memory_type", "source", "known")}
+    family, memory_type, source, known = (str(row.get(k, "")) for k in ("family", "memory_type", "source", "known"))
     return Machine(
         row["name"].lower(), str(row.get("title", row["name"])), row["kind"], tuple(a.lower() for a in aliases),
-        memory=max(sizes, default=None), memory_options=sizes, bandwidth=_optional(row, "bandwidth_gbs", 1e9, where),
-        dies=int(_optional(row, "dies", 1, where) or 1), compute=_compute(row.get("compute_tops", {}), where), link=_link(row.get("link"), where),
+        family, memory_type, max(sizes, default=None), sizes, _optional(row, "bandwidth_gbs", 1e9, where),
+        dies=int(_optional(row, "dies", 1, where) or 1), cores=int(_optional(row, "cores", 1, where) or 0),
+        compute=_compute(row.get("compute_tops", {}), where), link=_link(row.get("link"), where),
         slow_bandwidth=_optional(row, "slow_bandwidth_gbs", 1e9, where),
-        disk_bandwidth=_optional(row, "disk_bandwidth_gbs", 1e9, where), **text,
+        disk_bandwidth=_optional(row, "disk_bandwidth_gbs", 1e9, where), source=source, known=known,
     )  # fmt: skip
 
 

@@ -1,0 +1,219 @@
+"""Fit the planner's constants to published speeds, and measure it on sources that the fit has not seen.
+
+    python -m benchmarks.fit_timing            # evaluate, print, write memfirst/catalog/priors.json
+    python -m benchmarks.fit_timing --check    # evaluate and print only
+
+Each author's rows are left out in turn; their predictions come from a fit to all other authors' rows, and
+their interval's width from predictions of those others, fitted without either. Every source x machine counts
+once: its rows weigh 1/n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import timing_model as tm
+from benchmarks.measured_rows import DATA, Left, Row, prompts, read
+from memfirst.timing.predict import INSIDE_80
+from memfirst.timing.priors import UNIT
+
+PRIORS = Path(__file__).parent.parent / "memfirst" / "catalog" / "priors.json"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Figures in which each source x machine counts once.
+
+    median   error of the speed; mean_of_medians: mean, over source x machine, of the median of its rows
+    inside   share of rows in the 80 % interval; ratio: median of its high over its low end
+    """
+
+    rows: int
+    cells: int
+    median: float
+    mean_of_medians: float
+    inside: float
+    ratio: float
+
+
+def weighted_quantile(values: tm.F64, weights: tm.F64, share: float) -> float:
+    """The value below which `share` of the weight lies."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[order]) / weights.sum()
+    return float(values[order][min(int(np.searchsorted(reached, share)), len(values) - 1)])
+
+
+def by_cell(cells: tm.Index) -> tm.F64:
+    """1/n for each row of a source x machine of n rows."""
+    _, inverse, counts = np.unique(cells, return_inverse=True, return_counts=True)
+    weights: tm.F64 = 1 / counts[inverse]
+    return weights
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Predictions of every row by a fit that has not seen its author. log_seconds, spread: [n]; fits by author."""
+
+    log_seconds: tm.F64
+    spread: tm.F64
+    fits: Mapping[int, tm.Fit]
+
+
+def leave_out(t: tm.Table, without: int | None = None) -> LeftOut:
+    """Leave each author out in turn (and `without` always)."""
+    log_seconds, spread = np.zeros(len(t.y)), np.ones(len(t.y))
+    fits = {}
+    for author in np.unique(t.author):
+        if author == without:
+            continue
+        out = np.flatnonzero(t.author == author)
+        seen = np.flatnonzero((t.author != author) & (t.author != (-1 if without is None else without)))
+        fits[int(author)] = fitted = tm.fit(t, seen)
+        log_seconds[out], _, covariance = tm.predict(t, fitted, out)
+        spread[out] = np.sqrt(np.diag(covariance) + tm.ROW**2)
+    return LeftOut(log_seconds, spread, fits)
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Predictions against measurements: error: log measured - log predicted seconds; spread: as predicted."""
+
+    error: tm.F64
+    spread: tm.F64
+    cell: tm.Index
+    author: tm.Index
+
+    def only(self, chosen: NDArray[np.bool_]) -> Missed:
+        """Some of them."""
+        return Missed(self.error[chosen], self.spread[chosen], self.cell[chosen], self.author[chosen])
+
+    @property
+    def widening(self) -> float:
+        """Factor on the spread so that 80 % fall inside."""
+        return weighted_quantile(np.abs(self.error) / self.spread, by_cell(self.cell), 0.8) / INSIDE_80
+
+
+def unknown(t: tm.Table, found: LeftOut, among: tm.Index) -> Missed:
+    """Predictions without any row of the source."""
+    error = (t.y - found.log_seconds)[among]
+    return Missed(error, found.spread[among], t.cell[among], t.author[among])
+
+
+def one_known(t: tm.Table, found: LeftOut, among: tm.Index) -> Missed:
+    """Predictions with one row of that source, machine and engine known: every row in turn is the known one."""
+    parts = [_one_known(t, found, among[t.cell[among] == cell]) for cell in np.unique(t.cell[among])]
+    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in ("error", "spread", "cell", "author")]
+    return Missed(*joined)
+
+
+def _one_known(t: tm.Table, found: LeftOut, at: tm.Index) -> Missed:
+    _, mean, shared = tm.predict(t, found.fits[int(t.author[at[0]])], at)
+    shared = shared + tm.ROW**2 * np.eye(len(at))
+    gain = shared / np.diag(shared)  # [asked, known]
+    after = np.maximum(mean[:, None] + gain * (t.y[at] - mean), t.least[at][:, None])
+    left = np.sqrt(np.maximum(np.diag(shared)[:, None] - gain * shared.T, tm.ROW**2))
+    pairs = (t.engine[at][:, None] == t.engine[at]) & ~np.eye(len(at), dtype=bool)
+    same = np.zeros(int(pairs.sum()), np.intp)
+    return Missed((t.y[at][:, None] - after)[pairs], left[pairs], same + t.cell[at[0]], same + t.author[at[0]])
+
+
+Question = Callable[[tm.Table, LeftOut, tm.Index], Missed]
+
+
+def evaluate(
+    t: tm.Table, ask: Question, found: LeftOut, among: tm.Index, without: Mapping[int, LeftOut] | None = None
+) -> Score:
+    """An author's interval is as wide as the other authors' errors say.
+
+    without: by author, predictions of the others by fits that saw neither; else their fits have seen the author
+    """
+    missed = ask(t, found, among)
+    widen = np.ones(len(missed.error))
+    for author in np.unique(missed.author):
+        others = among[t.author[among] != author]
+        unseen = found if without is None else without[int(author)]
+        widen[missed.author == author] = ask(t, unseen, others).widening
+    return score(missed, widen)
+
+
+def score(missed: Missed, widen: tm.F64) -> Score:
+    """Figures of predictions, their spreads widened by row."""
+    weights, off = by_cell(missed.cell), np.abs(np.expm1(missed.error))  # predicted speed over measured, less 1
+    reach = INSIDE_80 * widen * missed.spread
+    medians = [float(np.median(off[missed.cell == c])) for c in np.unique(missed.cell)]
+    inside = float(weights[np.abs(missed.error) < reach].sum() / weights.sum())
+    ratio = weighted_quantile(np.exp(2 * reach), weights, 0.5)
+    return Score(len(off), len(medians), weighted_quantile(off, weights, 0.5), float(np.mean(medians)), inside, ratio)
+
+
+def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float, path: Path = PRIORS) -> None:
+    """The constants with their spread, for `memfirst.timing`."""
+    whole = np.round(fitted.covariance * UNIT).astype(int)
+    data = {
+        "made": "python -m benchmarks.fit_timing, from benchmarks/data/measured_*.csv", "rows": len(t.y),
+        "widen": round(widen, 3), "widen_known": round(widen_known, 3), "row": tm.ROW,
+        "machine_all": tm.MACHINE_ALL, "source_all": tm.SOURCE_ALL, "before": tm.BEFORE, "machine": tm.MACHINE,
+        "source": tm.SOURCE,
+        "means": {n: round(float(c), 4) for n, c in zip(t.names, fitted.constants, strict=True)},
+        "covariance": [[int(v) for v in whole[i, : i + 1]] for i in range(len(t.names))],
+    }  # fmt: skip
+    lines = (f"  {json.dumps(key)}: {_line(value)}" for key, value in data.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _line(value: object) -> str:
+    """JSON on one line, but a line for each row of a matrix."""
+    if isinstance(value, list):
+        return "[\n" + ",\n".join("    " + json.dumps(row, separators=(",", ":")) for row in value) + "\n  ]"
+    return json.dumps(value)
+
+
+def gather() -> tuple[list[Row], list[Left], int]:
+    """All rows, those left out, and how many of the first are the published set that is scored."""
+    rows, left = read()
+    added, left_added = read(DATA / "measured_added.csv")
+    return rows + added + prompts(), left + left_added, len(rows)
+
+
+def show(name: str, found: Score) -> None:
+    """One line of figures."""
+    print(
+        f"{name}: {found.rows} rows, {found.cells} source x machine; median error {found.median:.1%} (mean of their "
+        f"medians {found.mean_of_medians:.1%}); inside the interval {found.inside:.1%}; high/low {found.ratio:.2f}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Evaluate, print, and write the constants."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="do not write priors.json")
+    parser.add_argument("--quick", action="store_true", help="interval widths from fits that saw the row's author")
+    options = parser.parse_args(arguments)
+    rows, left, scored = gather()
+    print(f"{len(rows)} rows, {len(left)} left out: {dict(Counter(row.why for row in left))}")
+    for label, chosen in (("published rows alone", rows[:scored]), ("with added rows", rows)):
+        t = tm.table(chosen)
+        found, among = leave_out(t), np.arange(scored)
+        without = None if options.quick else {int(a): leave_out(t, int(a)) for a in np.unique(t.author[among])}
+        show(f"{label}, source left out", evaluate(t, unknown, found, among, without))
+        show(f"{label}, one row known", evaluate(t, one_known, found, among, without))
+        print(f"highest share of peak predicted {0.95 * np.exp((t.least - found.log_seconds)[among].max()):.1%}")
+    prompt_rows = np.flatnonzero([row.cost.tokens > row.cost.sequences for row in rows])
+    show("prompts, source left out", evaluate(t, unknown, found, prompt_rows))
+    if not options.check:
+        widen, widen_known = (ask(t, found, among).widening for ask in (unknown, one_known))
+        write(t, tm.fit(t, np.arange(len(rows))), widen, widen_known)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
