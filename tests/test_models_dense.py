@@ -30,6 +30,7 @@ from memfirst.ops.rope import Rope
 from tests import dense_gguf
 from tests.dense_configs import MODELS
 from tests.make_parity_fixture import CASES, FOLDER
+from tests.test_models import NASTY
 from tests.tiny_models import options, tiny
 from tests.toy import one
 
@@ -490,3 +491,19 @@ def test_the_cpu_runs_layers_that_do_not_turn() -> None:
     np.testing.assert_allclose(np.array(fast.step(step, tokens)), expected, atol=5e-3, rtol=0)
     assert np.abs(plain.step(step, tokens) - expected).max() > 0.02
     fast.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["Mistral-7B-v0.1", "Gemma-2-2B", "Gemma-3-4B", "Gemma-3-1B", "Phi-4-mini", "SmolLM3-3B"]
+)
+def test_any_value_builds_or_is_refused(name: str) -> None:
+    """Values of every type and size under every key, `text_config` and rope scaling included."""
+    config = MODELS[name][0]
+    for key in (*config, "rope_parameters", "layer_types", "text_config"):
+        for value in NASTY:
+            try:
+                graph = graph_of(name, **{key: value})
+            except MemfirstError:
+                continue
+            ropes = [op for op in graph.ops if isinstance(op, Rope)]
+            assert all(np.isfinite((*op.frequencies, *op.long_frequencies, op.factor)).all() for op in ropes[:3])
