@@ -169,10 +169,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(fake: Fake) -> Iterator[Fake]:
+def serve(fake: Fake, port: int = 0) -> Iterator[Fake]:
     """The server, while in use; `fake.url` is its address."""
     handler = type("Bound", (Handler,), {"fake": fake})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

@@ -66,11 +66,12 @@ class Report:
             d = m.decode
             lines.append(
                 f"  a token takes {_ms(d.intercept)}{_error(d.intercept_error, 1e3, 'ms')}"
-                f" and {1e6 * d.slope:.3g} µs{_error(d.slope_error, 1e6, 'µs')} for each token of context"
+                f" and {_digits(1e6 * d.slope)} µs{_error(d.slope_error, 1e6, 'µs')} for each token of context"
             )
         if m.prefill and m.prefill.slope > 0:
             p = m.prefill
-            lines.append(f"  a prompt goes at {1 / p.slope:.0f} tok/s, {_ms(max(0.0, p.intercept))} beside it")
+            beside = f", and {_ms(p.intercept)} to begin with" if p.intercept > 0 else ""
+            lines.append(f"  a prompt goes at {1 / p.slope:.0f} tok/s{beside}")
         return lines
 
     def _contexts(self) -> list[str]:
@@ -129,11 +130,16 @@ def _giga(rate: float | None) -> float | None:
 
 
 def _ms(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g} ms"
+    return f"{_digits(1e3 * seconds)} ms"
+
+
+def _digits(value: float) -> str:
+    """Three digits that count, never as a power of ten."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.4f}"
 
 
 def _error(error: float | None, scale: float, unit: str) -> str:
-    return "" if error is None else f" (± {scale * error:.2g} {unit})"
+    return "" if error is None else f" (± {_digits(scale * error)} {unit})"
 
 
 def _rate(rate: float | None, share: float | None) -> str:
