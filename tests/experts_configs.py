@@ -1,0 +1,115 @@
+"""Published models with routed experts: config.json as its publisher has it, and the sizes that are known of each.
+
+Sizes: parameters, those that a decoded token streams (routers, shared experts, the picked experts and the head, but
+not the looked-up embedding), and bytes of keys and values a token in f16. Checked against litgpt 0.5.13 (Qwen3),
+mlc-llm's model_preset.py at 79d603f (Mixtral), deepseek-ai/DeepSeek-V3's inference/configs at 9b4e978 and
+openai/gpt-oss's torch/model.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+COMMON: dict[str, Any] = {
+    "attention_dropout": 0.0, "hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "use_cache": True, "bos_token_id": 0, "eos_token_id": 1,
+}  # fmt: skip
+
+MIXTRAL = {
+    **COMMON, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": 4096,
+    "intermediate_size": 14336, "max_position_embeddings": 32768, "num_attention_heads": 32,
+    "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8, "num_local_experts": 8,
+    "output_router_logits": False, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.02,
+    "sliding_window": None, "transformers_version": "4.36.0.dev0", "vocab_size": 32000,
+}  # fmt: skip
+
+QWEN3_30B = {
+    **COMMON, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False,
+    "decoder_sparse_step": 1, "head_dim": 128, "hidden_size": 2048, "intermediate_size": 6144,
+    "max_position_embeddings": 40960, "max_window_layers": 48, "mlp_only_layers": [], "moe_intermediate_size": 768,
+    "norm_topk_prob": True, "num_attention_heads": 32, "num_experts": 128, "num_experts_per_tok": 8,
+    "num_hidden_layers": 48, "num_key_value_heads": 4, "output_router_logits": False, "rms_norm_eps": 1e-06,
+    "rope_scaling": None, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001, "sliding_window": None,
+    "transformers_version": "4.51.0", "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+QWEN3_235B = {
+    **QWEN3_30B, "hidden_size": 4096, "intermediate_size": 12288, "max_window_layers": 94,
+    "moe_intermediate_size": 1536, "num_attention_heads": 64, "num_hidden_layers": 94,
+}  # fmt: skip
+
+GPT_OSS_20B = {
+    **COMMON, "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss", "attention_bias": True,
+    "experts_per_token": 4, "head_dim": 64, "hidden_size": 2880, "initial_context_length": 4096,
+    "intermediate_size": 2880, "layer_types": ["sliding_attention", "full_attention"] * 12,
+    "max_position_embeddings": 131072, "num_attention_heads": 64, "num_experts_per_tok": 4,
+    "num_hidden_layers": 24, "num_key_value_heads": 8, "num_local_experts": 32, "output_router_logits": False,
+    "quantization_config": {
+        "modules_to_not_convert": ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens",
+                                   "lm_head"],
+        "quant_method": "mxfp4",
+    },
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {"beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "rope_type": "yarn", "truncate": False,
+                     "original_max_position_embeddings": 4096},
+    "rope_theta": 150000, "router_aux_loss_coef": 0.9, "sliding_window": 128, "swiglu_limit": 7.0,
+    "transformers_version": "4.55.0.dev0", "vocab_size": 201088,
+}  # fmt: skip
+GPT_OSS_120B = {
+    **GPT_OSS_20B, "layer_types": ["sliding_attention", "full_attention"] * 18, "num_hidden_layers": 36,
+    "num_local_experts": 128,
+}  # fmt: skip
+
+YARN = {
+    "beta_fast": 32, "beta_slow": 1, "factor": 40, "mscale": 0.707, "mscale_all_dim": 0.707,
+    "original_max_position_embeddings": 4096, "type": "yarn",
+}  # fmt: skip
+V2_LITE = {
+    **COMMON, "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "attention_bias": False,
+    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV2Config"}, "aux_loss_alpha": 0.001,
+    "first_k_dense_replace": 1, "hidden_size": 2048, "intermediate_size": 10944, "kv_lora_rank": 512,
+    "max_position_embeddings": 163840, "moe_intermediate_size": 1408, "moe_layer_freq": 1, "n_group": 1,
+    "n_routed_experts": 64, "n_shared_experts": 2, "norm_topk_prob": False, "num_attention_heads": 16,
+    "num_experts_per_tok": 6, "num_hidden_layers": 27, "num_key_value_heads": 16, "pretraining_tp": 1,
+    "q_lora_rank": None, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "rms_norm_eps": 1e-06,
+    "rope_scaling": YARN, "rope_theta": 10000, "routed_scaling_factor": 1.0, "scoring_func": "softmax",
+    "seq_aux": True, "topk_group": 1, "topk_method": "greedy", "transformers_version": "4.33.1",
+    "v_head_dim": 128, "vocab_size": 102400,
+}  # fmt: skip
+V2 = {
+    **V2_LITE, "ep_size": 1, "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
+    "n_group": 8, "n_routed_experts": 160, "num_attention_heads": 128, "num_hidden_layers": 60,
+    "num_key_value_heads": 128, "q_lora_rank": 1536, "routed_scaling_factor": 16.0, "topk_group": 3,
+    "topk_method": "group_limited_greedy",
+}  # fmt: skip
+V3 = {
+    **V2, "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "first_k_dense_replace": 3,
+    "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048, "n_routed_experts": 256,
+    "n_shared_experts": 1, "norm_topk_prob": True, "num_experts_per_tok": 8, "num_hidden_layers": 61,
+    "num_nextn_predict_layers": 1, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "topk_group": 4,
+    "topk_method": "noaux_tc", "vocab_size": 129280, "rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+                            "weight_block_size": [128, 128]},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Published:
+    """A config and what is known of the model: parameters, those streamed a token, KV bytes a token in f16."""
+
+    config: dict[str, Any]
+    params: int
+    streamed: int
+    kv_bytes: int
+
+
+MODELS = {
+    "Mixtral-8x7B": Published(MIXTRAL, 46_702_792_704, 12_748_853_248, 131_072),
+    "Qwen3-30B-A3B": Published(QWEN3_30B, 30_532_122_624, 3_041_867_776, 98_304),
+    "Qwen3-235B-A22B": Published(QWEN3_235B, 235_093_634_560, 21_568_433_664, 192_512),
+    "gpt-oss-20b": Published(GPT_OSS_20B, 20_914_757_184, 3_608_307_264, 49_152),
+    "gpt-oss-120b": Published(GPT_OSS_120B, 116_829_156_672, 5_132_849_472, 73_728),
+    "DeepSeek-V2-Lite": Published(V2_LITE, 15_706_484_224, 2_451_435_008, 31_104),
+    "DeepSeek-V2": Published(V2, 235_741_434_880, 20_851_512_320, 69_120),
+    "DeepSeek-V3": Published(V3, 671_026_419_200, 36_625_618_432, 70_272),
+}
