@@ -216,7 +216,7 @@ def test_yarn_scales_the_scores_and_not_the_angles() -> None:
 
 
 def test_gpt_oss_ramps_between_fractions_of_pairs() -> None:
-    """By hand: kept up to the pair of 32 turns, divided by 32 from that of 1 turn on, neither rounded to a whole pair."""
+    """By hand: kept up to the pair of 32 turns, divided by 32 from that of 1 turn on; no end is rounded."""
     ends = [64 * math.log(4096 / (turns * 2 * math.pi)) / (2 * math.log(150000)) for turns in (32.0, 1.0)]
     assert [e == round(e) for e in ends] == [False, False]
     shares = [min(1.0, max(0.0, (i - ends[0]) / (ends[1] - ends[0]))) for i in range(32)]

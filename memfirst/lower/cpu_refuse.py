@@ -46,7 +46,9 @@ def check(graph: Graph, context: int) -> None:
         found = f"the cpu backend does not run {graph.architecture} yet ({error})"
         if error.do:  # then something that the user may change
             raise UnsupportedError(found) from error
-        raise UnsupportedError(found, do="it is priced, and --backend reference runs it") from error
+        readable = all(w.codec in codecs.CODECS for w in graph.weights().values())
+        instead = "it is priced, and --backend reference runs it" if readable else "it is priced"
+        raise UnsupportedError(found, do=instead) from error
 
 
 def _check_kinds(graph: Graph) -> None:
