@@ -12,8 +12,9 @@ import pytest
 
 from memfirst.errors import ConfigError, FormatError
 from memfirst.formats.checkpoint import TensorInfo
-from memfirst.formats.hf import open_folder, to_f32
+from memfirst.formats.hf import open_folder
 from memfirst.formats.names import gguf_name, pair_rows
+from memfirst.formats.safetensors import to_f32
 from tests.tiny_hf import (
     HEADS,
     HIDDEN,
@@ -55,9 +56,7 @@ def rotate_pairs(x: np.ndarray[Any, Any], angles: np.ndarray[Any, Any]) -> np.nd
 
 
 @pytest.mark.parametrize(("part", "heads"), [("q", HEADS), ("k", KV_HEADS)])
-def test_llama_rows_are_paired_so_that_rope_means_the_same(
-    part: str, heads: int, folder: Callable[..., Path]
-) -> None:
+def test_llama_rows_are_paired_so_that_rope_means_the_same(part: str, heads: int, folder: Callable[..., Path]) -> None:
     arrays = llama()
     matrix = arrays[f"model.layers.1.self_attn.{part}_proj.weight"]
     ours = values(open_folder(folder(arrays)), f"blk.1.attn_{part}.weight")
@@ -104,9 +103,7 @@ def test_everything_else_of_llama_keeps_its_rows(folder: Callable[..., Path]) ->
 
 
 @pytest.mark.parametrize(("model_type", "extra"), [("qwen2", with_biases), ("qwen3", with_norms)])
-def test_qwen_keeps_all_rows(
-    model_type: str, extra: Callable[[Arrays], Arrays], folder: Callable[..., Path]
-) -> None:
+def test_qwen_keeps_all_rows(model_type: str, extra: Callable[[Arrays], Arrays], folder: Callable[..., Path]) -> None:
     arrays = extra(llama())
     checkpoint = open_folder(folder(arrays, model_type))
     assert checkpoint.architecture == model_type
@@ -117,9 +114,7 @@ def test_qwen_keeps_all_rows(
 
 def test_qwen3_norms_have_gguf_names(folder: Callable[..., Path]) -> None:
     checkpoint = open_folder(folder(with_norms(llama()), "qwen3"))
-    assert checkpoint.tensors["blk.1.attn_q_norm.weight"] == TensorInfo(
-        "blk.1.attn_q_norm.weight", (WIDTH,), "f32", 24
-    )
+    assert checkpoint.tensors["blk.1.attn_q_norm.weight"] == TensorInfo("blk.1.attn_q_norm.weight", (WIDTH,), "f32", 24)
     assert "blk.1.attn_k_norm.weight" in checkpoint.tensors
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from memfirst import ledger, models
 from memfirst.backends.reference import ReferenceBackend
 from memfirst.backends.slow import SlowBackend
 from memfirst.cache import PagePool
-from memfirst.errors import BackendError, ConfigError, MemfirstError, UnsupportedError
+from memfirst.errors import BackendError, ConfigError, FormatError, MemfirstError, UnsupportedError
 from memfirst.formats.names import architecture_of
 from memfirst.formats.open import open_checkpoint
 from memfirst.generate import Context
@@ -25,6 +26,7 @@ from memfirst.graph import Graph, KVCache, Sequence, StateCache, Step, decode, p
 from memfirst.lower import cpu
 from memfirst.lower.generic import lower
 from memfirst.models import ShapeOnly
+from tests.make_hybrid_fixture import CASES, FOLDER, make
 from tests.make_recurrent_fixture import FILE, digest
 from tests.recurrent_files import HIDDEN, SPECS, WKV_HEAD, Spec, random_arrays, write
 from tests.slow_rwkv import Rwkv6, Rwkv7
@@ -335,6 +337,88 @@ def test_parity_with_llama_cpp(name: str, tmp_path: Path) -> None:
     logits = expected[f"logits/{name}"]
     tolerance = 5e-3 if spec.kv else 5e-5
     np.testing.assert_allclose(found, logits, atol=tolerance * logits.std(), rtol=0)
+
+
+def from_folder(folder: Path) -> float:
+    """Largest difference of any logit from transformers', in standard deviations of its logits."""
+    checkpoint, expected = open_checkpoint(folder), np.load(folder / "expected.npz")
+    n, logits = len(expected["tokens"]), expected["logits"]
+    run = ReferenceBackend(models.build(checkpoint), checkpoint)
+    found = run.step(one(0, n, logits=tuple(range(n))), expected["tokens"])
+    return float(np.abs(found - logits).max() / logits.std())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parity_with_transformers(name: str) -> None:
+    """30 positions of a folder as save_pretrained writes it."""
+    assert from_folder(FOLDER / name) <= 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_parity_live(name: str, tmp_path: Path) -> None:
+    """The same with other weights, where torch and transformers are installed."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    make(name, tmp_path, seed=1234, dtype="bfloat16")
+    assert from_folder(tmp_path) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("hf_falcon_mamba", {"model_type": "mamba"}),
+        ("hf_falcon_mamba", {"mixer_rms_eps": 1e-6}),
+        ("hf_mamba", {"model_type": "falcon_mamba"}),
+        ("hf_jamba", {"num_experts_per_tok": 1}),
+        ("hf_jamba", {"rms_norm_eps": 1e-6}),
+        ("hf_granite", {"num_experts_per_tok": 3}),
+        ("hf_granite", {"attention_multiplier": 0.35}),
+        ("hf_granite", {"embedding_multiplier": 3.1}),
+        ("hf_granite_dense", {"residual_multiplier": 0.61}),
+        ("hf_granite_dense", {"logits_scaling": 0.51}),
+    ],
+)
+def test_parity_sees_another_config(name: str, change: Config, tmp_path: Path) -> None:
+    """The fixtures are sharp enough: each of these numbers is used, and where it belongs."""
+    for file in (FOLDER / name).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {key: config[key] for key in change} != change
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    assert from_folder(tmp_path) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "shape", "says"),
+    [
+        ("hf_mamba", "backbone.layers.0.mixer.conv1d.weight", (64, 3), "conv1d.weight has shape"),
+        ("hf_mamba", "backbone.layers.0.mixer.conv1d.weight", (32, 2, 3), "conv1d.weight has shape"),
+        ("hf_mamba2", "backbone.layers.0.mixer.norm.weight", (63,), "norm.weight has shape"),
+        ("hf_granite", "model.layers.0.shared_mlp.input_linear.weight", (39, 32), "input_linear.weight has shape"),
+    ],
+)
+def test_folders_with_odd_shapes_are_refused(
+    name: str, tensor: str, shape: tuple[int, ...], says: str, tmp_path: Path
+) -> None:
+    for file in (FOLDER / name).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    arrays = load_file(tmp_path / "model.safetensors")
+    save_file({**arrays, tensor: np.zeros(shape, np.float16)}, tmp_path / "model.safetensors")
+    with pytest.raises(FormatError, match=says):
+        open_checkpoint(tmp_path)
+
+
+def test_a_stored_head_is_the_embedding_where_the_class_ties_it(tmp_path: Path) -> None:
+    """Mamba's old folders hold it twice, and do not say that it is tied."""
+    for file in (FOLDER / "hf_mamba").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arrays = load_file(tmp_path / "model.safetensors")
+    head = arrays["backbone.embeddings.weight"].copy()
+    save_file({**arrays, "lm_head.weight": head}, tmp_path / "model.safetensors")
+    assert from_folder(tmp_path) <= 1e-4
 
 
 @pytest.mark.parametrize(("name", "slow"), [("rwkv6", Rwkv6), ("rwkv7", Rwkv7)])

@@ -13,6 +13,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from memfirst.formats import recurrent_names
 from memfirst.formats.joined import BLOCKS, SCALES, WHOLE, Place, View
 from memfirst.formats.names import head_count as count_of
 
@@ -91,6 +92,7 @@ _DEEPSEEK2 = {
     _ATTN + "kv_a_proj_with_mqa.weight": _one("attn_kv_a_mqa.weight"),
     _ATTN + "kv_b_proj.weight": (*_one("attn_k_b.weight", key_part), *_one("attn_v_b.weight", value_part)),
 }
+_JAMBA = _experts("model.layers.{}.feed_forward.", *_PROJECTIONS)
 _GPT_OSS = {
     _MLP + "router.weight": _one("ffn_gate_inp.weight"),
     _MLP + "experts.gate_up_proj": (
@@ -108,20 +110,23 @@ _GPT_OSS = {
     **{_MLP + f"experts.down_proj_{part}": _one("ffn_down_exps.weight", whole, part) for part in (BLOCKS, SCALES)},
 }  # fmt: skip
 TABLES: Mapping[str, Table] = {
-    "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS,
+    "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
 }  # fmt: skip
 
 _LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")
 _EXPERT = re.compile(r"\.experts\.(0|[1-9]\d{0,4})\.")
 
 
-def places(architecture: str, name: str) -> tuple[Place, ...]:
+def places(architecture: str, name: str, config: Config) -> tuple[Place, ...]:
     """Where views of the tensor go; empty where `names` knows it, or nobody."""
     layer, expert = _LAYER.search(name), _EXPERT.search(name)
     key = _EXPERT.sub(".experts.{e}.", _LAYER.sub(".layers.{}.", name, count=1), count=1)
     rows = TABLES.get(architecture, {}).get(key, ()) if "{" not in name and layer else ()
-    index = int(expert[1]) if expert else None
-    return tuple(Place(gguf.format(layer[1] if layer else ""), view, index, part) for gguf, view, part in rows)
+    index, at = int(expert[1]) if expert else None, layer[1] if layer else ""
+    if layer and not rows:
+        found = recurrent_names.views(architecture, key, config)
+        return tuple(Place(gguf.format(at), view, values=values) for gguf, view, values in found)
+    return tuple(Place(gguf.format(at), view, index, part) for gguf, view, part in rows)
 
 
 def left_out(architecture: str, name: str, config: Config) -> bool:

@@ -17,12 +17,21 @@ from memfirst.formats.expert_names import left_out, places
 from memfirst.formats.joined import Joined, Piece
 from memfirst.formats.json_file import parse_object
 from memfirst.formats.mapped import list_folder, read_bounded
-from memfirst.formats.names import HARMLESS, TABLES, VISION, WRAPPED, Transform, architecture_of, gguf_name, identity
-from memfirst.formats.safetensors import MAX_TENSORS, SafetensorsFile, StoredTensor
+from memfirst.formats.names import (
+    HARMLESS,
+    TABLES,
+    TIED,
+    VISION,
+    WRAPPED,
+    Transform,
+    architecture_of,
+    gguf_name,
+    identity,
+)
+from memfirst.formats.safetensors import FLOATS, MAX_TENSORS, SafetensorsFile, StoredTensor, to_f32
 
 CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG, MAX_INDEX = 1 << 22, 1 << 25  # bytes
-FLOATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,11 @@ class HFCheckpoint:
         """False for a bare config.json."""
         return bool(self._files)
 
+    @property
+    def _tied(self) -> bool:
+        stated = self.metadata.get("tie_word_embeddings")
+        return self.architecture in TIED if stated is None else stated is True
+
     def _add(self, file: SafetensorsFile, stored: StoredTensor) -> None:
         if HARMLESS.search(stored.name):
             self.ignored.append(stored.name)
@@ -86,7 +100,11 @@ class HFCheckpoint:
         if self._join(file, stored, inner):
             return
         name, transform = gguf_name(self.architecture, inner) if known else (stored.name, identity)
-        if known and name == "output.weight" and self.metadata.get("tie_word_embeddings") is True:
+        if (
+            known
+            and name == "output.weight"
+            and self.metadata.get("tie_word_embeddings", self.architecture in TIED) is True
+        ):
             self.ignored.append(stored.name)  # stored twice: the config says that the embedding is the head
             return
         if transform is not identity and len(stored.shape) not in (1, 2):
@@ -97,7 +115,7 @@ class HFCheckpoint:
 
     def _join(self, file: SafetensorsFile, stored: StoredTensor, inner: str) -> bool:
         """Whether the tensor, called `inner` in its model, is (or holds) a piece of GGUF's: then it is noted."""
-        found = places(self.architecture, inner)
+        found = places(self.architecture, inner, self.metadata)
         for place in found:
             joined = self._joined.setdefault(place.name, Joined(place.name))
             joined.pieces.append(Piece(file, stored, place, self.metadata))
@@ -142,13 +160,6 @@ def _info(name: str, source: Source) -> TensorInfo:
     if _becomes_f32(stored):
         return TensorInfo(name, stored.shape, "f32", 4 * stored.shape[0])
     return TensorInfo(name, stored.shape, stored.dtype.lower(), stored.nbytes)
-
-
-def to_f32(data: U8, dtype: str) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """u8 [n * size] of F32, F16 or BF16 -> f32 [n], exactly."""
-    if dtype == "BF16":  # the upper half of an f32
-        return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
-    return data.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
 
 
 def open_config(path: str | os.PathLike[str]) -> HFCheckpoint:

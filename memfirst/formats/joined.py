@@ -13,26 +13,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.codecs.base import U8
+from memfirst.codecs.base import F32, U8
 from memfirst.codecs.block32 import nibble_bytes
 from memfirst.errors import FormatError
 from memfirst.formats.checkpoint import TensorInfo
-from memfirst.formats.safetensors import DTYPE_BYTES, SafetensorsFile, StoredTensor
+from memfirst.formats.safetensors import DTYPE_BYTES, FLOATS, SafetensorsFile, StoredTensor, to_f32
 
 View = Callable[[NDArray[Any], Mapping[str, Any]], NDArray[Any]]
 """(array in the stored shape, config) -> a view of it, in GGUF's order of axes."""
+
+Values = Callable[[F32], F32]
+"""What GGUF has, in f32, of the stored values."""
 
 WHOLE, BLOCKS, SCALES = "", "blocks", "scales"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where (a view of) a stored tensor goes: the GGUF name, its index in a stack, its part in MXFP4."""
+    """Where (a view of) a stored tensor goes: the GGUF name, its index in a stack, its part in MXFP4.
+
+    values  it is f32 in GGUF, and these of what is stored
+    """
 
     name: str
     view: View
     index: int | None = None
     part: str = WHOLE
+    values: Values | None = None
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,10 @@ class Joined:
         if first.place.part:
             return self._mxfp4_info()
         shape = self._stack_shape() if first.place.index is not None else self._only().shape
-        nbytes = int(np.prod(shape, dtype=object)) * DTYPE_BYTES[first.stored.dtype]
-        return TensorInfo(self.name, shape, first.stored.dtype.lower(), nbytes)
+        dtype = first.stored.dtype
+        if first.place.values is not None:
+            dtype = _as_f32(first.stored)
+        return TensorInfo(self.name, shape, dtype.lower(), int(np.prod(shape, dtype=object)) * DTYPE_BYTES[dtype])
 
     def _only(self) -> Piece:
         if len(self.pieces) != 1:
@@ -115,7 +124,9 @@ class Joined:
             parts = self._parts()
             return mxfp4_blocks(parts[BLOCKS].read(), parts[SCALES].read()).reshape(-1)
         if self.pieces[0].place.index is None:
-            return np.ascontiguousarray(self._only().read()).reshape(-1).view(np.uint8)
+            data = np.ascontiguousarray(self._only().read()).reshape(-1).view(np.uint8)
+            values = self.pieces[0].place.values
+            return data if values is None else values(to_f32(data, self.pieces[0].stored.dtype)).view(np.uint8)
         ordered = sorted(self.pieces, key=lambda p: p.place.index or 0)
         return np.stack([p.read() for p in ordered]).reshape(-1).view(np.uint8)
 
@@ -123,6 +134,12 @@ class Joined:
         """Drop the pages of all pieces from this process; another tensor's views of them are read again."""
         for piece in self.pieces:
             piece.file.release(piece.stored.name)
+
+
+def _as_f32(stored: StoredTensor) -> str:
+    if stored.dtype not in FLOATS:
+        raise FormatError(f"tensor {stored.name} is stored as {stored.dtype}", " or ".join(FLOATS))
+    return "F32"
 
 
 def mxfp4_blocks(blocks: U8, scales: U8) -> U8:

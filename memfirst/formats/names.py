@@ -20,6 +20,7 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import ConfigError, FormatError
+from memfirst.formats.recurrent_names import PLAIN
 
 Transform = Callable[[U8, Mapping[str, Any]], U8]
 """(u8 [rows, bytes per row], config) -> the rows as GGUF has them; a vector's rows are one f32 each."""
@@ -143,6 +144,7 @@ TABLES: Mapping[str, Table] = {
     "qwen3moe": {**_QWEN2, **_QK_NORMS},
     "deepseek2": _DEEPSEEK2,
     "gpt-oss": _GPT_OSS,
+    **{name: {hf: (gguf, identity) for hf, gguf in rows.items()} for name, rows in PLAIN.items()},
 }
 
 ARCHITECTURES: Mapping[str, str] = {
@@ -179,6 +181,9 @@ CLASSES: Mapping[str, str] = {
     "SmolLM3ForCausalLM": "smollm3",
 }
 """config.json `architectures[0]`, for configs without a `model_type`."""
+
+TIED = frozenset({"mamba"})
+"""Architectures whose head is the embedding where config.json does not say."""
 
 HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 """Buffers that old checkpoints stored and that the config implies."""

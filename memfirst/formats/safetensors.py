@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
+import numpy as np
+
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.json_file import parse_object
@@ -26,6 +28,7 @@ DTYPES_BY_BYTES = {
     2: ("F16", "BF16", "I16", "U16"),
     1: ("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"),
 }
+FLOATS = ("F32", "F16", "BF16")
 DTYPE_BYTES = {name: size for size, names in DTYPES_BY_BYTES.items() for name in names}
 
 
@@ -113,3 +116,10 @@ def _check_contiguous(rows: list[StoredTensor], start: int, file_size: int) -> N
     if start != file_size:
         raise FormatError(f"the tensors end at byte {start} of a file of {file_size}", "the file's end",
                           "the file is cut or damaged: download it again")  # fmt: skip
+
+
+def to_f32(data: U8, dtype: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """u8 [n * size] of F32, F16 or BF16 -> f32 [n], exactly."""
+    if dtype == "BF16":  # the upper half of an f32
+        return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    return data.view({"F32": "<f4", "F16": "<f2"}[dtype]).astype(np.float32)
