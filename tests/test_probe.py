@@ -28,7 +28,7 @@ from memfirst.probe.sample import pace, sample
 from memfirst.probe.stream import BY_CHUNK, BY_CHUNKS, BY_USAGE, Event, Stream
 from tests.fake_openai import Fake, serve
 
-QUICK = Options((16, 64), (1,), tokens=24, seconds=20)
+QUICK = Options((16, 64), (1,), tokens=28, seconds=20)
 LLAMA = {"/props": {"total_slots": 2, "default_generation_settings": {"n_ctx": 300}, "build_info": "b42-abc"}}
 
 
@@ -163,7 +163,7 @@ def test_fields_that_a_server_refuses_are_left_out() -> None:
 
 def test_llama_cpp_is_told_from_its_properties() -> None:
     fake = Fake(pages=LLAMA)
-    found = measured(fake, Options((16, 64, 512), (1, 2, 4), tokens=24, seconds=20))
+    found = measured(fake, Options((16, 64, 512), (1, 2, 4), tokens=28, seconds=20))
     server = found.server
     assert (server.kind, server.version, server.context, server.slots) == ("llama.cpp", "b42-abc", 300, 2)
     assert [r.streams for r in found.rows] == [1, 2]
@@ -191,13 +191,13 @@ def test_ollama_is_told_from_its_version() -> None:
 
 
 def test_a_context_that_is_refused_is_left_out() -> None:
-    found = measured(Fake(context=120), Options((16, 64, 512), (1,), tokens=24, seconds=20))
+    found = measured(Fake(context=120), Options((16, 64, 512), (1,), tokens=28, seconds=20))
     assert {s.prompt_tokens for s in found.samples} == {16, 64}
     assert len(found.notes) == 1 and "exceeds the context" in found.notes[0]
 
 
 def test_streams_that_are_refused_are_left_out() -> None:
-    found = measured(Fake(at_once=1), Options((16, 64), (1, 2), tokens=24, seconds=20))
+    found = measured(Fake(at_once=1), Options((16, 64), (1, 2), tokens=28, seconds=20))
     assert [r.streams for r in found.rows] == [1]
     assert any("2 streams are left out" in n and "429" in n for n in found.notes)
 
@@ -219,7 +219,7 @@ def test_no_prompt_begins_like_another() -> None:
 
 def test_the_same_prompt_is_sent_when_asked_for() -> None:
     fake = Fake(pages=LLAMA)
-    measured(fake, Options((16, 64), (1,), tokens=24, same_prompt=True))
+    measured(fake, Options((16, 64), (1,), tokens=28, same_prompt=True))
     assert len({" ".join(body["prompt"].split()[:4]) for body in fake.completions()}) == 1
     assert fake.completions()[0]["cache_prompt"] is True
 
@@ -234,7 +234,7 @@ def test_prompts_learn_what_a_word_comes_to() -> None:
 @pytest.mark.parametrize("requests", [4, 6, 9])
 def test_requests_are_bounded(requests: int) -> None:
     fake = Fake()
-    options = Options((16, 64), (1, 2), tokens=24, requests=requests)
+    options = Options((16, 64), (1, 2), tokens=28, requests=requests)
     if requests == 4:  # models, and three pages that tell the kind of server
         with pytest.raises(ProbeError, match="all 4 requests are used; allow more with --max-requests"):
             measured(fake, options)
@@ -246,7 +246,7 @@ def test_requests_are_bounded(requests: int) -> None:
 
 def test_time_is_bounded_and_what_was_measured_counts() -> None:
     began = time.monotonic()
-    found = measured(Fake(token_s=0.02), Options((16, 64, 128), (1, 4), tokens=24, seconds=1.5))
+    found = measured(Fake(token_s=0.02), Options((16, 64, 128), (1, 4), tokens=28, seconds=1.5))
     assert time.monotonic() - began < 2.5
     assert found.samples and any("--seconds" in n for n in found.notes)
 
@@ -282,7 +282,7 @@ def test_prices_are_the_ledgers(tmp_path: Path) -> None:
 def run(fake: Fake, capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
     """The command, in this process."""
     with serve(fake):
-        code = run_command(["probe", fake.url, "--contexts", "16,64", "--tokens", "24", "--seconds", "20", *args])
+        code = run_command(["probe", fake.url, "--contexts", "16,64", "--tokens", "28", "--seconds", "20", *args])
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -309,6 +309,23 @@ def test_the_page_says_what_was_measured(capsys: pytest.CaptureFixture[str], tmp
         assert words in out
 
 
+@pytest.mark.parametrize(
+    ("args", "megabytes", "context"),
+    [
+        (["llama-3:8b"], 16_060.0 - 1050.7, 131_072),  # all but the input embedding, in bf16; one row of that
+        (["llama-3:8b", "--codec", "q8_0", "--kv", "q8_0"], (16_060.0 - 1050.7) * 34 / 64, 131_072 * 34 / 64),
+    ],
+)
+def test_a_name_is_priced_without_its_files(
+    capsys: pytest.CaptureFixture[str], args: list[str], megabytes: float, context: float
+) -> None:
+    code, out, _ = run(Fake(context_s=1e-5), capsys, "--json", "--model", *args)
+    assert code == 0
+    cost = json.loads(out)["bytes"]
+    assert cost["fixed"] / 1e6 == pytest.approx(megabytes, rel=2e-4)
+    assert cost["per_context"] == context
+
+
 def test_a_bandwidth_alone_bounds_the_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     name = next(m for m in machine.machines() if m.bandwidth).name
     code, out, _ = run(Fake(token_s=2e-3), capsys, "--on", name)
@@ -328,6 +345,10 @@ def test_a_bandwidth_alone_bounds_the_bytes(capsys: pytest.CaptureFixture[str]) 
         (["--seconds", "nan"], 2, "seconds"),
         (["--model", "no-such-model"], 1, "no-such-model"),
         (["--on", "no-such-machine"], 1, "no-such-machine"),
+        (["--codec", "q4_0"], 2, "--model"),
+        (["--model", "llama-3:8b", "--codec", "q9"], 1, "q9"),
+        (["--model", "llama-3:8b", "--kv", "q9"], 1, "q9"),
+        (["--model", "hf:owner/unseen"], 1, "hf:owner/unseen"),
         (["--served", "other"], 1, "other"),
     ],
 )

@@ -164,7 +164,7 @@ def test_neither_completions_nor_chat(capsys: pytest.CaptureFixture[str]) -> Non
 def test_pages_that_only_some_servers_have_may_be_anything(page: Callable[[Handler], None]) -> None:
     raws = dict.fromkeys(("/props", "/version", "/api/version"), page)
     with serve(Fake(raw=raws)) as fake:
-        server = probe(fake.url, Options((16, 64), (1,), tokens=24)).server
+        server = probe(fake.url, Options((16, 64), (1,), tokens=28)).server
     assert (server.kind, server.version) == ("unknown", "")
 
 
@@ -199,7 +199,7 @@ def test_a_server_that_dies_later_is_an_error_too(capsys: pytest.CaptureFixture[
 
     fake.raw = {COMPLETIONS: dies_at_the_fifth}
     with serve(fake):
-        assert run_command(["probe", fake.url, "--contexts", "16,64", "--tokens", "24"]) == 1
+        assert run_command(["probe", fake.url, "--contexts", "16,64", "--tokens", "28"]) == 1
     assert "broke off after 1" in capsys.readouterr().err
 
 
@@ -288,7 +288,7 @@ def test_an_interruption_is_felt(streams_at_once: int) -> None:
 
     with serve(replace(fake, raw={COMPLETIONS: answer})) as served:
         fake.requests = served.requests
-        args = ["probe", served.url, "--contexts", "16", "--tokens", "24", "--concurrency", str(streams_at_once)]
+        args = ["probe", served.url, "--contexts", "16", "--tokens", "28", "--concurrency", str(streams_at_once)]
         process = subprocess.Popen(
             [sys.executable, "-m", "memfirst", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

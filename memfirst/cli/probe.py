@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memfirst.cli.options import MODEL_HELP, Json, Offline
+from memfirst.cli.options import MODEL_HELP, Json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from memfirst.graph import Graph
 
 Url = Annotated[
@@ -22,6 +24,14 @@ Model = Annotated[
     str | None,
     typer.Option("--model", metavar="MODEL", help=f"Whose bytes to count: {MODEL_HELP}", show_default=False),
 ]
+Codec = Annotated[
+    str,
+    typer.Option(
+        "--codec", metavar="MIX", help="The codec mix that the server runs MODEL in: q4_k_m, q8_0, bf16, …",
+        show_default="what MODEL's file has, or as published",
+    ),
+]  # fmt: skip
+KV = Annotated[str, typer.Option("--kv", metavar="CODEC", help="The codec of the server's KV cache.")]
 Bandwidth = Annotated[
     float | None,
     typer.Option(
@@ -39,7 +49,7 @@ Contexts = Annotated[str, typer.Option("--contexts", metavar="N,N…", help="Tok
 Concurrency = Annotated[str, typer.Option("--concurrency", metavar="N,N…", help="Streams at a time.")]
 Tokens = Annotated[
     int,
-    typer.Option("--tokens", metavar="N", min=20, max=4096, help="Tokens of each answer; fewer where it is slow."),
+    typer.Option("--tokens", metavar="N", min=28, max=4096, help="Tokens of each answer; fewer where it is slow."),
 ]
 Seconds = Annotated[float, typer.Option("--seconds", metavar="S", min=1, max=86400, help="Stop after so many seconds.")]
 Requests = Annotated[
@@ -61,6 +71,8 @@ def probe(
     served: Served = "",
     *,
     model: Model = None,
+    codec: Codec = "",
+    kv: KV = "f16",
     bandwidth: Bandwidth = None,
     on: On = None,
     contexts: Contexts = "16,512,1024,2048",
@@ -70,7 +82,6 @@ def probe(
     max_requests: Requests = 60,
     api_key: Key = "",
     same_prompt: Same = False,
-    offline: Offline = False,
     as_json: Json = False,
 ) -> None:
     """Measure a running OpenAI-compatible server.
@@ -83,6 +94,8 @@ def probe(
     streams = _numbers("--concurrency", concurrency, 256)
     if bandwidth is not None and on is not None:
         raise typer.BadParameter("--bandwidth and --on say the same thing: give one of them")
+    if codec and model is None:
+        raise typer.BadParameter("--codec is that of a MODEL: give --model too")
     if not api_key.isascii() or not api_key.isprintable():
         raise typer.BadParameter("--api-key holds characters that no header can")
     from memfirst.cli.display import print_json, printable, progress
@@ -91,10 +104,11 @@ def probe(
 
     with progress(quiet=as_json) as drawn:
         rate, rate_of = _bandwidth(bandwidth, on)
-        graph = _graph(model, offline) if model else None  # a wrong name fails before the server is asked
+        graph = _graph(model, codec, kv) if model else None  # a wrong name fails before the server is asked
         options = run.Options(lengths, streams, tokens, seconds, max_requests, served, same_prompt)
         measured = run.probe(url, options, api_key, drawn)
-    found = reports.report(measured, model or "", graph, rate, rate_of)
+    label = " ".join([model or "", *([f"in {codec}"] * bool(codec)), *([f"KV {kv}"] * (kv != "f16"))])
+    found = reports.report(measured, label, graph, rate, rate_of)
     if as_json:
         print_json(found.json())
     else:
@@ -124,14 +138,45 @@ def _bandwidth(given: float | None, on: str | None) -> tuple[float | None, str]:
     return machine.bandwidth, f"the data sheet of {machine.title}"
 
 
-def _graph(model: str, offline: bool) -> Graph:
-    """The model's graph: what is on this disk, or what a config says; nothing is downloaded."""
-    from memfirst import hub
+def _graph(model: str, codec: str, kv: str) -> Graph:
+    """The model as the server is said to run it. Nothing is downloaded."""
+    from memfirst.codecs import BLOCK_TYPES
+    from memfirst.errors import UnsupportedError
+    from memfirst.lower.mixed import mixed, with_kv
+
+    if kv not in BLOCK_TYPES:
+        raise UnsupportedError(f"no codec is called {kv[:40]!r}", f"one of {', '.join(BLOCK_TYPES)}")
+    graph, quant = _named(model)
+    graph = mixed(graph, codec or quant) if codec or quant else graph
+    return with_kv(graph, kv, kv)
+
+
+def _named(model: str) -> tuple[Graph, str]:
+    """From its files if they are on this disk, else from the catalogue, then with the codec mix that the name asks
+    for ("" where it asks for none: the weights are as published)."""
+    from memfirst.catalog.configs import catalog_checkpoint
     from memfirst.formats.open import open_checkpoint
     from memfirst.models import build
 
-    checkpoint = open_checkpoint(hub.resolve(model, download=False, offline=offline))
+    path, quant = _on_disk(model)
+    if path is None:
+        name = model[: -len(quant) - 1] if quant and model.upper().endswith(f":{quant}") else model
+        return build(catalog_checkpoint(name)), quant
+    checkpoint = open_checkpoint(path)
     try:
-        return build(checkpoint)
+        return build(checkpoint), ""
     finally:
         checkpoint.close()
+
+
+def _on_disk(model: str) -> tuple[Path | None, str]:
+    """The model's files, None where they are not here; and its quantization on the hub."""
+    from memfirst import hub
+    from memfirst.errors import ModelNotFoundError
+    from memfirst.hub.names import Ref, parse
+
+    try:
+        found = parse(model)
+    except ModelNotFoundError:  # the catalogue of configurations knows more names, and says which are near
+        return None, ""
+    return (hub.local(found), found.quant) if isinstance(found, Ref) else (found, "")

@@ -57,7 +57,7 @@ class Report:
         s = self.measured.server
         limits = [f"{s.context} tokens of context" if s.context else "", f"{s.slots} slots" if s.slots else ""]
         kind = "an OpenAI-compatible server" if s.kind == "unknown" else f"{s.kind} {s.version}".strip()
-        parts = [self.measured.address, kind, s.model, *limits]
+        parts = [self.measured.address, kind, _last(s.model), *limits]
         return " · ".join(p for p in parts if p)
 
     def _fits(self) -> list[str]:
@@ -95,9 +95,10 @@ class Report:
         if self.cost is None:
             most = line.intercept * self.bandwidth if self.bandwidth else 0
             return [f"  at {of} a token can read {most / 1e6:.4g} MB in that time, at most"] if most > 0 else []
+        name = _last(self.model)
         return [
-            f"  {self.model}: {self.cost.fixed / 1e6:.4g} MB a token, {_rate(found.weights_rate, found.weights)}",
-            f"  {'':{len(self.model)}}  {self.cost.per_context / 1e3:.4g} kB a token of context,"
+            f"  {name}: {self.cost.fixed / 1e6:.4g} MB a token, {_rate(found.weights_rate, found.weights)}",
+            f"  {'':{len(name)}}  {self.cost.per_context / 1e3:.4g} kB a token of context,"
             f" {_rate(found.kv_rate, found.kv)}",
             *([f"  shares are of {of}; what is not reading (sampling, the network) counts against them"] * bool(of)),
         ]
@@ -114,6 +115,11 @@ def report(measured: Measured, model: str, graph: Graph | None, bandwidth: float
     """A probe beside the bytes of `graph` at the contexts that were measured."""
     cost = price(graph, [s.context for s in measured.samples]) if graph else None
     return Report(measured, model, cost, bandwidth, bandwidth_of)
+
+
+def _last(name: str) -> str:
+    """Of a path, the file's name."""
+    return name.rpartition("/")[2] if name.startswith(("/", ".")) else name
 
 
 def _line(line: Line | None, intercept: str, slope: str) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from memfirst.probe.client import Client, StatusError, shown
 from memfirst.probe.fit import Line, robust_line
 from memfirst.probe.limits import Limits, TimeUpError
 from memfirst.probe.prompt import Prompts
-from memfirst.probe.sample import FEWEST, SKIPPED, Sample, sample
+from memfirst.probe.sample import LEAST, Sample, sample
 from memfirst.probe.server import Server, discover
 from memfirst.probe.stream import Stream
 from memfirst.probe.together import Row, row, together
@@ -114,7 +114,7 @@ class _Probe:
         planned = ROUNDS * (len(self.options.contexts) + sum(self.options.concurrency))
         self.planned = ROUNDS * (len(self.options.contexts) + len([k for k in self.options.concurrency if k > 1]))
         afford = self.limits.left_s / 2 / max(1e-6, self.token_s) / planned
-        self.tokens = round(min(self.options.tokens, max(afford, FEWEST + SKIPPED + 4)))
+        self.tokens = round(min(self.options.tokens, max(afford, LEAST)))
 
     def prompt_tokens(self, stream: Stream, words: int) -> int:
         """Tokens of the stream's prompt, asked for where the stream does not say."""
@@ -165,7 +165,9 @@ class _Probe:
         self.first_s = min(self.first_s, stream.first_s / max(1, tokens))
         found = sample(stream, tokens)
         if found is None:
-            self.note(f"an answer ended after {stream.events[-1].tokens:.0f} tokens ({shown(stream.finished, 30)})")
+            count, why = f"{stream.events[-1].tokens:.0f} tokens", shown(stream.finished, 30)
+            too_few = f"an answer of {count} came in {len(stream.events)} pieces, too few to time"
+            self.note(too_few if why == "length" else f"an answer ended after {count} ({why})")
             return
         self.samples.append(found)
         if found.cached > tokens / 2 and not self.options.same_prompt:
@@ -213,7 +215,9 @@ class _Probe:
         """The lines through what was measured."""
         if not self.samples:
             reason = self.notes[-1] if self.notes else "no stream was long enough"
-            raise ProbeError(reason, f"answers of at least {FEWEST + SKIPPED} tokens", "ask another model, or --tokens")
+            raise ProbeError(
+                reason, f"answers of at least {LEAST} tokens, each by itself", "ask another model, or --tokens"
+            )
         xs = [s.context for s in self.samples]
         decode = robust_line(xs, [s.seconds for s in self.samples]) if _spread(xs) else None
         fresh = [float(s.prompt_tokens - s.cached) for s in self.samples]

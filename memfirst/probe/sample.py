@@ -22,6 +22,9 @@ TRIMMED = 0.2
 FEWEST = 3 * BLOCK
 """Timed tokens without which there is no figure."""
 
+LEAST = SKIPPED + 2 * FEWEST
+"""Tokens to ask for at least: blocks end on whole bunches, so not every token after the first is timed."""
+
 
 @dataclass(frozen=True)
 class Sample:
