@@ -54,8 +54,9 @@ def write(path: Path, spec: Spec, arrays: Arrays, kind: str = "f32") -> dict[str
     for key, value in spec.keys.items():
         _add(writer, f"{spec.architecture}.{key}", value)
     writer.add_tokenizer_model("gpt2")
-    writer.add_token_list([f"t{i}" for i in range(VOCAB)])
-    writer.add_token_merges(["t 0"])
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list([*map(chr, range(65, 64 + VOCAB)), "AB"])
+    writer.add_token_merges(["A B"])
     sizes = {}
     for name, array in arrays.items():
         data, raw = _stored(name, array, kind)

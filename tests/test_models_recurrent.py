@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import memfirst
 from memfirst import ledger, models
 from memfirst.backends.reference import ReferenceBackend
 from memfirst.backends.slow import SlowBackend
 from memfirst.cache import PagePool
+from memfirst.cli.contents import describe
 from memfirst.errors import BackendError, ConfigError, FormatError, MemfirstError, UnsupportedError
 from memfirst.formats.names import architecture_of
 from memfirst.formats.open import open_checkpoint
@@ -26,6 +28,7 @@ from memfirst.graph import Graph, KVCache, Sequence, StateCache, Step, decode, p
 from memfirst.lower import cpu
 from memfirst.lower.generic import lower
 from memfirst.models import ShapeOnly
+from memfirst.sampling import GREEDY
 from tests.make_hybrid_fixture import CASES, FOLDER, make
 from tests.make_recurrent_fixture import FILE, digest
 from tests.recurrent_files import HIDDEN, SPECS, WKV_HEAD, Spec, random_arrays, write
@@ -313,6 +316,18 @@ def test_the_price_of_a_file_is_the_count_of_its_tensors(name: str, kind: str, t
 
 
 @pytest.mark.parametrize("name", SPECS)
+def test_inspect_describes_what_it_cannot_run(name: str, tmp_path: Path) -> None:
+    """Why not, the bytes of a token, and a group for every tensor."""
+    _, checkpoint, sizes = opened(tmp_path, SPECS[name])
+    facts = describe(checkpoint)
+    assert "no kernel for" in facts["why_not"] and not facts["runs"]
+    assert facts["bytes_per_token"]["state_read"] == 4 * SPECS[name].state
+    assert facts["bytes_per_token_of_context"] == 2 * SPECS[name].kv
+    assert facts["tensor_bytes"] == sum(sizes.values())
+    assert "other" not in {group["name"] for group in facts["by_group"]}
+
+
+@pytest.mark.parametrize("name", SPECS)
 def test_a_chunk_moves_the_state_once_and_each_sequence_its_own(name: str, tmp_path: Path) -> None:
     """50 tokens of one sequence read what 1 does; 3 sequences read three times that; one that waits, nothing."""
     graph, _, _ = opened(tmp_path, SPECS[name])
@@ -486,6 +501,20 @@ def test_turns_of_a_conversation(name: str, tmp_path: Path) -> None:
     other = [*ids[:12], 1, 2, 3]
     assert context.rewind(other) == 0
     np.testing.assert_allclose(context.run(backend, other)[1], fresh(other), atol=CLOSE, rtol=0)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_reference_backend_generates(name: str, tmp_path: Path) -> None:
+    """From a file alone, through the tokenizer: greedy tokens as one step over everything gives them, and priced."""
+    path = tmp_path / "model.gguf"
+    write(path, SPECS[name], random_arrays(SPECS[name]))
+    with memfirst.load(path, backend="reference", ctx=64) as model:
+        generation = model.generate("ABBA", params=GREEDY, max_tokens=5)
+        found = [token.id for token in generation]
+        assert generation.line()
+        whole = [*model.encode("ABBA"), *found]
+        assert found == model.logits(whole).argmax(axis=1)[-6:-1].tolist()
+        assert model.price(context=10).by_purpose()["state_read"].low == 4 * SPECS[name].state
 
 
 class Interrupted:

@@ -101,11 +101,11 @@ def group_of(info: TensorInfo) -> str:
     if info.name in ("token_embd.weight", "output.weight"):
         return {"token_embd.weight": "embedding", "output.weight": "head"}[info.name]
     name = info.name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
-    if name.endswith("norm"):
+    if name.endswith(("norm", "norm_2")) or name == "time_mix_ln":
         return "norms"
     if "_exps" in name:
         return "experts"
-    prefixes = {"attn": "attention", "ffn": "feed-forward", "ssm": "state"}
+    prefixes = {"attn": "attention", "ffn": "feed-forward", "ssm": "state", "time": "state", "channel": "feed-forward"}
     return prefixes.get(name.partition("_")[0], "other")
 
 
