@@ -80,14 +80,14 @@ V2 = {
     **V2_LITE, "ep_size": 1, "hidden_size": 5120, "intermediate_size": 12288, "moe_intermediate_size": 1536,
     "n_group": 8, "n_routed_experts": 160, "num_attention_heads": 128, "num_hidden_layers": 60,
     "num_key_value_heads": 128, "q_lora_rank": 1536, "routed_scaling_factor": 16.0, "topk_group": 3,
-    "topk_method": "group_limited_greedy",
+    "topk_method": "group_limited_greedy", "rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
 }  # fmt: skip
 V3 = {
     **V2, "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "first_k_dense_replace": 3,
     "hidden_size": 7168, "intermediate_size": 18432, "moe_intermediate_size": 2048, "n_routed_experts": 256,
     "n_shared_experts": 1, "norm_topk_prob": True, "num_experts_per_tok": 8, "num_hidden_layers": 61,
     "num_nextn_predict_layers": 1, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "topk_group": 4,
-    "topk_method": "noaux_tc", "vocab_size": 129280, "rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0},
+    "topk_method": "noaux_tc", "vocab_size": 129280,
     "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
                             "weight_block_size": [128, 128]},
 }  # fmt: skip

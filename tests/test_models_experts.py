@@ -167,17 +167,20 @@ def test_windows_are_where_the_model_has_them() -> None:
     assert {c.window for c in bare(qwen).caches if isinstance(c, KVCache)} == {None}
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [("gpt-oss-20b", "num_local_experts"), ("gpt-oss-20b", "sliding_window"), ("DeepSeek-V2-Lite", "kv_lora_rank"),
-     ("DeepSeek-V2-Lite", "n_routed_experts"), ("DeepSeek-V2-Lite", "num_experts_per_tok"),
-     ("DeepSeek-V3", "moe_intermediate_size"), ("Mixtral-8x7B", "num_experts_per_tok"),
-     ("Qwen3-30B-A3B", "num_experts"), ("Qwen3-30B-A3B", "moe_intermediate_size")],
-)  # fmt: skip
+MISSING = {
+    "gpt-oss-20b": ("num_local_experts", "sliding_window", "head_dim", "rope_scaling", "num_key_value_heads"),
+    "DeepSeek-V2-Lite": ("kv_lora_rank", "q_lora_rank", "n_routed_experts", "num_experts_per_tok", "n_shared_experts"),
+    "DeepSeek-V3": ("moe_intermediate_size", "n_group", "topk_group", "routed_scaling_factor", "first_k_dense_replace"),
+    "Mixtral-8x7B": ("num_experts_per_tok", "num_key_value_heads", "num_local_experts"),
+    "Qwen3-30B-A3B": ("num_experts", "moe_intermediate_size", "head_dim", "norm_topk_prob"),
+}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in MISSING.items() for key in keys])
 def test_a_missing_size_is_never_taken_from_a_class(name: str, key: str) -> None:
     """transformers' defaults are another checkpoint's: GptOssConfig is the 120b, DeepseekV2Config no published one."""
     config = {k: v for k, v in MODELS[name].config.items() if k != key}
-    with pytest.raises(ConfigError, match=f"{key}.* is missing|num_local_experts is missing"):
+    with pytest.raises(ConfigError, match=rf"({key}|num_local_experts|rope_parameters) is missing|45 of 45"):
         bare(config)
 
 

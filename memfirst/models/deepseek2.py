@@ -131,6 +131,7 @@ def _gguf_moe(r: ConfigReader, tensors: Container[str], dense: int) -> MoE | Non
 
 def own_hf(r: ConfigReader, c: decoder.Config) -> Config:
     """The keys of config.json that Llama has not; V2 and V3 differ in how experts are picked."""
+    r.require("q_lora_rank", "first_k_dense_replace", "n_shared_experts", "routed_scaling_factor")
     for key, allowed in (("moe_layer_freq", 1), ("rope_interleave", True), ("attention_bias", False)):
         r.only(key, (allowed,))
     for key in HARMLESS_HF:
@@ -172,6 +173,8 @@ def _hf_moe(r: ConfigReader) -> MoE:
     if norm and not third:
         r.only("norm_topk_prob", (False,))
     grouped = third or r.raw("topk_method") == "group_limited_greedy"
+    if grouped:
+        r.require("n_group", "topk_group")
     groups = r.integer("n_group", experts.MAX_EXPERTS, default=1)
     used = r.integer("topk_group", experts.MAX_EXPERTS, default=groups)
     return MoE(

@@ -70,6 +70,7 @@ COUNTS = ("num_local_experts", "num_experts")
 
 def read_hf(r: ConfigReader, width: int) -> MoE:
     """The experts of a config.json; what trains a router is ignored."""
+    r.require("num_key_value_heads")
     for key in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
         r.raw(key)
     key = next((key for key in COUNTS if r.raw(key) is not None), COUNTS[0])

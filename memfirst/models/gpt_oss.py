@@ -29,6 +29,8 @@ def own_gguf(r: ConfigReader, c: Config) -> Config:
 
 def own_hf(r: ConfigReader, c: Config) -> Config:
     """The keys that Llama has not, and those that other engines read."""
+    r.require("head_dim", "rope_parameters" if r.raw("rope_scaling") is None else "rope_scaling")
+    r.only("attention_bias", (True,))
     for key, allowed in (("swiglu_limit", float(LIMIT)), ("swiglu_alpha", round(float(ALPHA), 6))):
         r.only(key, (allowed,))
     moe = experts.read_hf(r, c.intermediate_size)
@@ -39,9 +41,10 @@ def own_hf(r: ConfigReader, c: Config) -> Config:
 
 
 def _with(c: Config, moe: MoE) -> Config:
-    """Experts with biases and the clamped unit; YaRN's ramp between fractions of pairs."""
+    """Biases everywhere, the experts' clamped unit, and YaRN's ramp between fractions of pairs."""
     scaling = None if c.rope_scaling is None else replace(c.rope_scaling, truncate=False)
-    return replace(c, moe=replace(moe, biases=True, activation=CLAMPED), rope_scaling=scaling, mlp_bias=False)
+    moe = replace(moe, biases=True, activation=CLAMPED)
+    return replace(c, moe=moe, rope_scaling=scaling, attention_bias=True, output_bias=True)
 
 
 class Layers(decoder.Layers):

@@ -17,6 +17,7 @@ FAMILY = Family("qwen3moe", qk_norm=True)
 
 def own_hf(r: ConfigReader, c: Config) -> Config:
     """Experts in every layer: `intermediate_size` is that of dense layers, which no published model has."""
+    r.require("head_dim", "norm_topk_prob")
     r.only("decoder_sparse_step", (1,))
     if r.raw("mlp_only_layers", []) != []:
         raise UnsupportedError(f"mlp_only_layers is {str(r.raw('mlp_only_layers'))[:60]}", "experts in every layer")

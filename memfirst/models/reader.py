@@ -57,6 +57,12 @@ class ConfigReader:
             raise self._wrong(key, value, "true or false")
         return value
 
+    def require(self, *keys: str) -> None:
+        """ConfigError for the first key that is absent (null is an answer): other readers' defaults for it differ."""
+        for key in keys:
+            if self._prefix + key not in self._metadata:
+                raise self._wrong(key, None, "a value, or null: what its absence means differs by reader")
+
     def only(self, key: str, allowed: tuple[Any, ...]) -> None:
         """Refuse a value that would change the arithmetic: absent or one of `allowed`."""
         value = self.raw(key)
