@@ -27,11 +27,15 @@ PACK = codecs.ROWS
 
 @dataclass(frozen=True)
 class Shard:
-    """This device's part of a tensor: part `index` of `of` along `axis`."""
+    """This device's part of a tensor: part `index` of `of` along `axis`.
+
+    ranges  of a tensor that holds several values one after another: (start, length) of this device's part of each
+    """
 
     axis: int
     index: int
     of: int
+    ranges: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

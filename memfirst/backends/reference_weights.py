@@ -42,11 +42,11 @@ class FloatWeights:
         return codec.dequantize(stored.reshape(-1, codec.block_bytes)).reshape(len(ids), weight.columns)
 
     def _cut(self, weight: Weight, whole: F32) -> F32:
-        part = whole
-        if weight.shard is not None:
-            size = weight.shape[weight.shard.axis]
-            places = range(weight.shard.index * size, (weight.shard.index + 1) * size)
-            part = whole.take(places, axis=weight.shard.axis)
+        part, shard = whole, weight.shard
+        if shard is not None:
+            size = weight.shape[shard.axis]
+            ranges = shard.ranges or ((shard.index * size, size),)
+            part = whole.take([i for start, n in ranges for i in range(start, start + n)], axis=shard.axis)
         if part.shape != weight.shape:
             raise BackendError(f"{weight.name} has shape {part.shape} in the file", f"{weight.shape}")
         return part
