@@ -19,10 +19,10 @@ class HasWidth(Protocol):
 def lower(graph: Graph, capacity: int = 1) -> Program:
     """Weights as in the file, a buffer for each value, in one phase what does not wait for another."""
     levels = _levels(graph)
-    phases = tuple(
-        Phase(f"phase {level}", tuple(_task(op) for op in graph.ops if levels[op.output] == level))
-        for level in sorted(set(levels.values()))
-    )
+    by_level: dict[int, list[Task]] = {}
+    for op in graph.ops:
+        by_level.setdefault(levels[op.output], []).append(_task(op))
+    phases = tuple(Phase(f"phase {level}", tuple(by_level[level])) for level in sorted(by_level))
     buffers = tuple(Buffer(op.output, "f32", _width(op)) for op in graph.ops)
     return Program("generic", graph, capacity, phases, buffers, graph.weights())
 
