@@ -253,6 +253,40 @@ def test_what_would_be_another_model_is_refused(config: Config, change: Config, 
         build({**config, **change})
 
 
+NATIVE: Config = {  # state-spaces/mamba2-130m, whole
+    "d_model": 768, "d_intermediate": 0, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"},
+    "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True,
+    "pad_vocab_size_multiple": 16, "tie_embeddings": True,
+}  # fmt: skip
+NATIVE_1: Config = {  # state-spaces/mamba-130m, whole
+    "d_model": 768, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {}, "rms_norm": True, "residual_in_fp32": True,
+    "fused_add_norm": True, "pad_vocab_size_multiple": 8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("native", "other"), [(NATIVE, MAMBA2_130M), (NATIVE_1, MAMBA_130M)])
+def test_state_spaces_own_configs_are_the_same_models(native: Config, other: Config) -> None:
+    """They name neither type nor heads, and a vocabulary that is padded."""
+    assert build(native).weights() == build(other).weights()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"ssm_cfg": {"layer": "Mamba2", "headdim": 60}}, "heads of 60"),
+        ({"ssm_cfg": {"layer": "Mamba2", "headdim": "64"}}, "head_dim"),
+        ({"ssm_cfg": {"layer": "Mamba2", "rmsnorm": False}}, "rmsnorm"),
+        ({"d_intermediate": 1024}, "d_intermediate"),
+        ({"attn_layer_idx": [3]}, "attn_layer_idx"),
+        ({"rms_norm": False}, "rms_norm"),
+        ({"d_model": "wide"}, "hidden_size"),
+    ],
+)
+def test_state_spaces_variants_are_refused(change: Config, says: str) -> None:
+    with pytest.raises(MemfirstError, match=says):
+        build({**NATIVE, **change})
+
+
 @pytest.mark.parametrize("infinity", [float("inf"), "Infinity", {"__float__": "Infinity"}])
 def test_infinity_as_json_files_write_it(infinity: Any) -> None:
     assert build({**MAMBA2_130M, "time_step_limit": [0.0, infinity]}).architecture == "mamba2"

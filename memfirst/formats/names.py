@@ -212,6 +212,8 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     kind = config.get("model_type")
     if isinstance(kind, str) and kind:
         return ARCHITECTURES.get(kind, kind)
+    if isinstance(config.get("ssm_cfg"), dict):  # state-spaces' own configs name no type
+        return "mamba2" if config["ssm_cfg"].get("layer") == "Mamba2" else "mamba"
     classes = config.get("architectures")
     first = classes[0] if isinstance(classes, list) and classes else None
     if not isinstance(first, str):

@@ -21,6 +21,10 @@ PLAIN, UNIT, WEIGHTED = "plain", "unit", "weighted"
 """How dt, B and C are normalised: not (Mamba), without weights (Falcon-Mamba), with weights (Jamba)."""
 
 
+NATIVE = {"d_state": "state_size", "d_conv": "conv_kernel", "dt_rank": "time_step_rank"}
+"""Keys of ssm_cfg in state-spaces' own configs."""
+
+
 @dataclass(frozen=True)
 class Mixer:
     """A mixer's widths, named as in config.json.
@@ -90,7 +94,7 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
 
     Falcon-Mamba's says "expand": 16, but its channels are the stated intermediate_size, 2 · hidden_size.
     """
-    r = ConfigReader(config)
+    r = ConfigReader(recurrent.from_native(config, NATIVE))
     falcon = "falcon" in str(r.raw("model_type") or r.raw("architectures")).lower()
     hidden, layers = r.integer("hidden_size", limits.MAX_WIDTH), r.integer("num_hidden_layers", limits.MAX_LAYERS)
     expanded = hidden * r.integer("expand", 64, default=2)

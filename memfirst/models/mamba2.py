@@ -17,6 +17,9 @@ from memfirst.ops.conv import CausalConv1d
 from memfirst.ops.norm import RMSNorm
 from memfirst.ops.scan import SelectiveScan
 
+NATIVE = {"d_state": "state_size", "d_conv": "conv_kernel", "headdim": "head_dim", "ngroups": "n_groups"}
+"""Keys of ssm_cfg in state-spaces' own configs."""
+
 
 @dataclass(frozen=True)
 class Mixer:
@@ -90,8 +93,8 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
 
 
 def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
-    """Read a config.json of `mamba2`; its defaults are transformers' (arbitrary: those of Codestral-Mamba)."""
-    r = ConfigReader(config)
+    """Read a config.json of `mamba2`, whose defaults in transformers are Codestral-Mamba's, or of state-spaces' own."""
+    r = ConfigReader(_with_heads(recurrent.from_native(config, NATIVE), config))
     hidden = r.integer("hidden_size", limits.MAX_WIDTH)
     m = Mixer(
         hidden_size=hidden,
@@ -111,6 +114,16 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
     )
     r.check_unknown(recurrent.HARMLESS_HF, allow_unknown)
     return found
+
+
+def _with_heads(read: Mapping[str, Any], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """State-spaces' own configs state no heads: as many of 64 (headdim) as fill the channels, in one group."""
+    if read is config:
+        return config
+    size, width, expand = read.get("head_dim", 64), read["hidden_size"], read.get("expand", 2)
+    if not all(isinstance(n, int) and n > 0 for n in (size, width, expand)):
+        return read  # what they should be is said where they are read
+    return {"num_heads": width * expand // size, "n_groups": 1, "state_size": 128, **read}
 
 
 def _refuse_variants(r: ConfigReader, m: Mixer) -> None:

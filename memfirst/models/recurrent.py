@@ -44,6 +44,39 @@ def vocab_size(r: ConfigReader, metadata: Mapping[str, Any]) -> int:
     return stated
 
 
+def from_native(config: Mapping[str, Any], renamed: Mapping[str, str]) -> Mapping[str, Any]:
+    """A config of state-spaces' own (d_model, n_layer, ssm_cfg) in transformers' names; any other as it is.
+
+    renamed  keys of ssm_cfg. Rows of the embedding are padded to whole multiples; the head is tied unless stated.
+    """
+    inner = config.get("ssm_cfg")
+    if "d_model" not in config or "hidden_size" in config or not isinstance(inner, dict):
+        return config
+    r = ConfigReader(config)
+    r.only("d_intermediate", (0,))
+    r.only("attn_layer_idx", ([],))
+    r.only("attn_cfg", ({},))
+    multiple = r.integer("pad_vocab_size_multiple", limits.MAX_VOCAB, default=8)
+    read = {
+        "hidden_size": r.raw("d_model"),
+        "num_hidden_layers": r.raw("n_layer"),
+        "vocab_size": -(-r.integer("vocab_size", limits.MAX_VOCAB) // multiple) * multiple,
+        "tie_word_embeddings": r.flag("tie_embeddings", True),
+        "rms_norm": r.flag("rms_norm", True),
+    }
+    rest = {key: value for key, value in config.items() if key not in NATIVE}
+    return {**rest, **read, **{renamed.get(k, k): v for k, v in inner.items() if k != "layer"}}
+
+
+NATIVE = frozenset(
+    (
+        *("d_model", "n_layer", "vocab_size", "tie_embeddings", "rms_norm", "ssm_cfg", "pad_vocab_size_multiple"),
+        *("d_intermediate", "attn_layer_idx", "attn_cfg"),
+    )
+)
+"""Keys of state-spaces' own configs that `from_native` reads."""
+
+
 def by_layer(r: ConfigReader, key: str, layers: int, high: int) -> tuple[int, ...]:
     """An integer in 0..high for each layer, from an array of them or from one for all."""
     value = r.raw(key)
