@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from math import prod
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def no_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path))
 
 
+@cache
 def graph(name: str) -> Graph:
     return models.build(catalog_checkpoint(name))
 

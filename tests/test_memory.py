@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -188,6 +190,30 @@ def test_a_program_gives_its_own_weights_and_buffers() -> None:
         plan_memory(program, [1000], kv=("q8_0", "q8_0"))
     with pytest.raises(ConfigError, match="one device"):
         plan_memory(program, [1000], memories=[GIB, GIB])
+
+
+RUN = """
+from memfirst import load
+from memfirst.formats.synthetic import synthetic
+from memfirst.memory import plan_memory
+model = load(synthetic({shape!r}, "q8_0"), threads=2, ctx=1024)
+tokens = len(list(model.generate("Once upon a time", max_tokens=24)))
+planned = plan_memory(model.backend.program(1).program, [tokens + 4], workers=2).needs.resident
+status = dict(line.split(":") for line in open("/proc/self/status"))
+print(int(status["VmRSS"].split()[0]) * 1024, planned)
+"""
+"""A process that answers, then prints the memory that the system says it has, and the planned one."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("shape", "within"), [("smollm2-135m", 30e6), ("llama-1b", 0.02 * 1.3e9)])
+def test_memfirst_takes_what_is_planned(shape: str, within: float) -> None:
+    """Bytes resident in a process of its own, once its kernels are in their cache: compiling takes more."""
+    code = [sys.executable, "-c", RUN.format(shape=shape)]
+    for _ in range(2):
+        ran = subprocess.run(code, capture_output=True, text=True, check=True, timeout=300)
+    resident, planned = map(int, ran.stdout.split())
+    assert abs(resident - planned) < within, f"{resident / 1e6:.0f} MB, planned {planned / 1e6:.0f}"
 
 
 # ---- whether it fits ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ FILES = [  # GiB as llama.cpp's own benchmark prints them, two digits, in publis
 ]  # fmt: skip
 
 
+@cache
 def graph(name: str) -> Graph:
     return models.build(catalog_checkpoint(name))
 
