@@ -1,0 +1,179 @@
+"""Transformers: dense, with routed experts, with latent attention. From their config.json and papers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from tests.oracle.parts import Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of a transformer with grouped queries."""
+
+    d: int
+    layers: int
+    heads: int
+    kv: int
+    head_dim: int
+    ffn: int
+
+
+def sizes(c: Config) -> Sizes:
+    """head_dim only follows from the others where it is not stated."""
+    heads = c["num_attention_heads"]
+    head_dim = c.get("head_dim") or c["hidden_size"] // heads
+    kv = c.get("num_key_value_heads") or heads
+    return Sizes(c["hidden_size"], c["num_hidden_layers"], heads, kv, head_dim, c["intermediate_size"])
+
+
+def qkvo(i: int, s: Sizes, biased: str = "") -> Iterator[Tensor]:
+    """Projections of grouped-query attention; `biased` names those with a bias, of q k v o."""
+    q, kv = s.heads * s.head_dim, s.kv * s.head_dim
+    rows = {"q": (q, s.d), "k": (kv, s.d), "v": (kv, s.d), "o": (s.d, q)}
+    for letter, shape in rows.items():
+        name = "attn_output" if letter == "o" else f"attn_{letter}"
+        yield from in_layer(i, {name: shape})
+        if letter in biased:
+            yield from in_layer(i, {f"{name}.bias": shape[:1]})
+
+
+def norms(i: int, d: int, *names: str) -> Iterator[Tensor]:
+    """RMS norms of the width of the model."""
+    return in_layer(i, dict.fromkeys(names, (d,)))
+
+
+def keys(s: Sizes, windows: list[int | None]) -> list[Keys]:
+    """By layer; None where a layer attends everything."""
+    return [Keys(s.kv, s.head_dim, s.head_dim, w) for w in windows]
+
+
+def head_norms(i: int, s: Sizes) -> Iterator[Tensor]:
+    """One scale a head dimension for queries, one for keys, the same for all heads."""
+    return in_layer(i, {"attn_q_norm": (s.head_dim,), "attn_k_norm": (s.head_dim,)})
+
+
+def llama(c: Config) -> Model:
+    """Llama, Mistral, Qwen2, Qwen3, Granite, SmolLM3: two norms, attention and a SwiGLU."""
+    s = sizes(c)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "ffn_norm")
+            yield from qkvo(i, s, "qkvo" if c.get("attention_bias") else "qkv" * (c["model_type"] == "qwen2"))
+            if c["model_type"].startswith("qwen3"):
+                yield from head_norms(i, s)
+            yield from feed_forward(c, s, i)
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    return model(tensors(), keys(s, windows(c)))
+
+
+def feed_forward(c: Config, s: Sizes, i: int) -> Iterator[Tensor]:
+    """Experts in Mixtral and Qwen3-MoE (in all layers of published ones), else a SwiGLU, in Llama perhaps with biases."""
+    if c["model_type"] == "mixtral":
+        yield from routed(i, s.d, s.ffn, c["num_local_experts"], c["num_experts_per_tok"])
+    elif c["model_type"] == "qwen3_moe":
+        yield from routed(i, s.d, c["moe_intermediate_size"], c["num_experts"], c["num_experts_per_tok"])
+    else:
+        yield from swiglu(i, s.d, s.ffn)
+        if c.get("mlp_bias"):
+            yield from in_layer(i, {"ffn_gate.bias": (s.ffn,), "ffn_up.bias": (s.ffn,), "ffn_down.bias": (s.d,)})
+
+
+def windows(c: Config) -> list[int | None]:
+    """Mistral's on all layers; Qwen's only where it is switched on, and then from max_window_layers on."""
+    window, n = c.get("sliding_window"), c["num_hidden_layers"]
+    if c["model_type"].startswith("qwen"):
+        first = c.get("max_window_layers", n) if c.get("use_sliding_window") else n
+        return [window if i >= first else None for i in range(n)]
+    return [window if c["model_type"] in ("mistral", "mixtral", "phi3") else None] * n
+
+
+def gemma(c: Config) -> Model:
+    """Gemma 2 and 3: norms before and after both halves; local layers with a window, tied head."""
+    s, three = sizes(c), c["model_type"] == "gemma3_text"
+    period = c.get("sliding_window_pattern", 6) if three else 2
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+            yield from qkvo(i, s)
+            yield from head_norms(i, s) if three else ()
+            yield from swiglu(i, s.d, s.ffn)
+        yield from outside(c, c.get("tie_word_embeddings", True))
+
+    everywhere = [None if (i + 1) % period == 0 else c["sliding_window"] for i in range(s.layers)]
+    return model(tensors(), keys(s, everywhere))
+
+
+def phi3(c: Config) -> Model:
+    """Llama with q, k and v in one matrix, gate and up in another."""
+    s = sizes(c)
+    q, kv = s.heads * s.head_dim, s.kv * s.head_dim
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "ffn_norm")
+            yield from in_layer(i, {"attn_qkv": (q + 2 * kv, s.d), "attn_output": (s.d, q)})
+            yield from in_layer(i, {"ffn_up": (2 * s.ffn, s.d), "ffn_down": (s.d, s.ffn)})
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    return model(tensors(), keys(s, windows(c)))
+
+
+def gpt_oss(c: Config) -> Model:
+    """Biases everywhere, a sink a head, experts in all layers, a window on every other from the first on."""
+    s = sizes(c)
+    experts, active = c["num_local_experts"], c["num_experts_per_tok"]
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "post_attention_norm")
+            yield from qkvo(i, s, "qkvo")
+            yield from in_layer(i, {"attn_sinks": (s.heads,), "ffn_gate_inp.bias": (experts,)})
+            yield from routed(i, s.d, s.ffn, experts, active, biased=True)
+        yield from outside(c, False)
+
+    return model(tensors(), keys(s, [c["sliding_window"] if i % 2 == 0 else None for i in range(s.layers)]))
+
+
+def latent(c: Config, i: int) -> Iterator[Tensor]:
+    """Multi-head latent attention: queries through a rank or not, keys and values out of one latent."""
+    d, heads, rank, rope = c["hidden_size"], c["num_attention_heads"], c["kv_lora_rank"], c["qk_rope_head_dim"]
+    nope, v, q_rank = c["qk_nope_head_dim"], c["v_head_dim"], c.get("q_lora_rank")
+    if q_rank:
+        yield from in_layer(i, {"attn_q_a": (q_rank, d), "attn_q_a_norm": (q_rank,)})
+    yield from in_layer(i, {"attn_q_b" if q_rank else "attn_q": (heads * (nope + rope), q_rank or d)})
+    yield from in_layer(i, {"attn_kv_a_mqa": (rank + rope, d), "attn_kv_a_norm": (rank,)})
+    yield from in_layer(i, {"attn_k_b": (heads, rank, nope), "attn_v_b": (heads, v, rank)})  # absorbed, by head
+    yield from in_layer(i, {"attn_output": (d, heads * v)})
+
+
+def deepseek(c: Config) -> Model:
+    """DeepSeek-V2 and V3: the first layers dense, then experts, some of them shared by all tokens."""
+    d, ffn = c["hidden_size"], c["moe_intermediate_size"]
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(c["num_hidden_layers"]):
+            yield from norms(i, d, "attn_norm", "ffn_norm")
+            yield from latent(c, i)
+            if i < c["first_k_dense_replace"]:
+                yield from swiglu(i, d, c["intermediate_size"])
+                continue
+            yield from routed(i, d, ffn, c["n_routed_experts"], c["num_experts_per_tok"])
+            yield from swiglu(i, d, ffn * c["n_shared_experts"], "_shexp")
+            if c["model_type"] == "deepseek_v3":
+                yield from in_layer(i, {"exp_probs_b.bias": (c["n_routed_experts"],)})
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    cached = Keys(1, c["kv_lora_rank"] + c["qk_rope_head_dim"], 0)
+    return model(tensors(), [cached] * c["num_hidden_layers"])
+
+
+FAMILIES: dict[str, Callable[[Config], Model]] = {
+    **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "granite", "smollm3"), llama),
+    **dict.fromkeys(("gemma2", "gemma3_text"), gemma),
+    "phi3": phi3, "gpt_oss": gpt_oss, "deepseek_v2": deepseek, "deepseek_v3": deepseek,
+}  # fmt: skip
