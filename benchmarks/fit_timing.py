@@ -1,7 +1,7 @@
 """Fit the planner's constants to published speeds, and measure it on sources that the fit has not seen.
 
-    python -m benchmarks.fit_timing            # evaluate, print, write memfirst/catalog/priors.json
-    python -m benchmarks.fit_timing --check    # evaluate and print only
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.fit_timing     # evaluate, print, write memfirst/catalog/priors.json
+    python -m benchmarks.fit_timing --check --quick            # evaluate and print only, in seconds
 
 Each author's rows are left out in turn; their predictions come from a fit to all other authors' rows, and
 their interval's width from predictions of those others, fitted without either. Every source x machine counts
@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks import timing_model as tm
 from benchmarks.measured_rows import DATA, Left, Row, prompts, read
-from memfirst.timing.predict import INSIDE_80
+from memfirst.timing.predict import CEILING, INSIDE_80
 from memfirst.timing.priors import UNIT
 
 PRIORS = Path(__file__).parent.parent / "memfirst" / "catalog" / "priors.json"
@@ -35,6 +33,7 @@ class Score:
 
     median   error of the speed; mean_of_medians: mean, over source x machine, of the median of its rows
     inside   share of rows in the 80 % interval; ratio: median of its high over its low end
+    fastest  the highest share of the peak bandwidth predicted
     """
 
     rows: int
@@ -43,6 +42,7 @@ class Score:
     mean_of_medians: float
     inside: float
     ratio: float
+    fastest: float
 
 
 def weighted_quantile(values: tm.F64, weights: tm.F64, share: float) -> float:
@@ -85,16 +85,16 @@ def leave_out(t: tm.Table, without: int | None = None) -> LeftOut:
 
 @dataclass(frozen=True)
 class Missed:
-    """Predictions against measurements: error: log measured - log predicted seconds; spread: as predicted."""
+    """Predictions against measurements: error: log measured - log predicted seconds; spread: as predicted.
+
+    share  of the peak bandwidth that is predicted
+    """
 
     error: tm.F64
     spread: tm.F64
+    share: tm.F64
     cell: tm.Index
     author: tm.Index
-
-    def only(self, chosen: NDArray[np.bool_]) -> Missed:
-        """Some of them."""
-        return Missed(self.error[chosen], self.spread[chosen], self.cell[chosen], self.author[chosen])
 
     @property
     def widening(self) -> float:
@@ -105,14 +105,15 @@ class Missed:
 def unknown(t: tm.Table, found: LeftOut, among: tm.Index) -> Missed:
     """Predictions without any row of the source."""
     error = (t.y - found.log_seconds)[among]
-    return Missed(error, found.spread[among], t.cell[among], t.author[among])
+    share = CEILING * np.exp(t.least - found.log_seconds)[among]
+    return Missed(error, found.spread[among], share, t.cell[among], t.author[among])
 
 
 def one_known(t: tm.Table, found: LeftOut, among: tm.Index) -> Missed:
     """Predictions with one row of that source, machine and engine known: every row in turn is the known one."""
     parts = [_one_known(t, found, among[t.cell[among] == cell]) for cell in np.unique(t.cell[among])]
-    joined = [np.concatenate([getattr(p, name) for p in parts]) for name in ("error", "spread", "cell", "author")]
-    return Missed(*joined)
+    fields = ("error", "spread", "share", "cell", "author")
+    return Missed(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
 
 
 def _one_known(t: tm.Table, found: LeftOut, at: tm.Index) -> Missed:
@@ -123,7 +124,10 @@ def _one_known(t: tm.Table, found: LeftOut, at: tm.Index) -> Missed:
     left = np.sqrt(np.maximum(np.diag(shared)[:, None] - gain * shared.T, tm.ROW**2))
     pairs = (t.engine[at][:, None] == t.engine[at]) & ~np.eye(len(at), dtype=bool)
     same = np.zeros(int(pairs.sum()), np.intp)
-    return Missed((t.y[at][:, None] - after)[pairs], left[pairs], same + t.cell[at[0]], same + t.author[at[0]])
+    share = CEILING * np.exp(t.least[at][:, None] - after)
+    return Missed(
+        (t.y[at][:, None] - after)[pairs], left[pairs], share[pairs], same + t.cell[at[0]], same + t.author[at[0]]
+    )  # fmt: skip
 
 
 Question = Callable[[tm.Table, LeftOut, tm.Index], Missed]
@@ -152,10 +156,11 @@ def score(missed: Missed, widen: tm.F64) -> Score:
     medians = [float(np.median(off[missed.cell == c])) for c in np.unique(missed.cell)]
     inside = float(weights[np.abs(missed.error) < reach].sum() / weights.sum())
     ratio = weighted_quantile(np.exp(2 * reach), weights, 0.5)
-    return Score(len(off), len(medians), weighted_quantile(off, weights, 0.5), float(np.mean(medians)), inside, ratio)
+    median, fastest = weighted_quantile(off, weights, 0.5), float(missed.share.max())
+    return Score(len(off), len(medians), median, float(np.mean(medians)), inside, ratio, fastest)
 
 
-def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float, path: Path = PRIORS) -> None:
+def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float) -> None:
     """The constants with their spread, for `memfirst.timing`."""
     whole = np.round(fitted.covariance * UNIT).astype(int)
     data = {
@@ -167,7 +172,7 @@ def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float, path: P
         "covariance": [[int(v) for v in whole[i, : i + 1]] for i in range(len(t.names))],
     }  # fmt: skip
     lines = (f"  {json.dumps(key)}: {_line(value)}" for key, value in data.items())
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    PRIORS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _line(value: object) -> str:
@@ -184,11 +189,31 @@ def gather() -> tuple[list[Row], list[Left], int]:
     return rows + added + prompts(), left + left_added, len(rows)
 
 
+def scores(rows: Sequence[Row], scored: int, nested: bool) -> dict[str, Score]:
+    """Every question: without and with the added rows, without and with one known row; prompts.
+
+    scored  how many of the first rows count in the first four
+    nested  whether interval widths come from fits that saw neither author
+    """
+    found: dict[str, Score] = {}
+    for label, chosen in (("published", rows[:scored]), ("with added rows", rows)):
+        t, among = tm.table(chosen), np.arange(scored)
+        left = leave_out(t)
+        without = {int(a): leave_out(t, int(a)) for a in np.unique(t.author[among])} if nested else None
+        found[f"{label}, source left out"] = evaluate(t, unknown, left, among, without)
+        found[f"{label}, one row known"] = evaluate(t, one_known, left, among, without)
+    asked = np.flatnonzero([row.cost.tokens > row.cost.sequences for row in rows])
+    found["prompts, source left out"] = evaluate(t, unknown, left, asked)
+    found["prompts, one row known"] = evaluate(t, one_known, left, asked)
+    return found
+
+
 def show(name: str, found: Score) -> None:
     """One line of figures."""
     print(
-        f"{name}: {found.rows} rows, {found.cells} source x machine; median error {found.median:.1%} (mean of their "
-        f"medians {found.mean_of_medians:.1%}); inside the interval {found.inside:.1%}; high/low {found.ratio:.2f}"
+        f"{name}: {found.rows} rows or pairs of {found.cells} source x machine; median error {found.median:.1%} (mean "
+        f"of their medians {found.mean_of_medians:.1%}); inside the interval {found.inside:.1%}; high/low "
+        f"{found.ratio:.2f}; highest share of peak {found.fastest:.1%}"
     )
 
 
@@ -197,23 +222,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--check", action="store_true", help="do not write priors.json")
     parser.add_argument("--quick", action="store_true", help="interval widths from fits that saw the row's author")
+    parser.add_argument("--json", action="store_true", help="print one object")
     options = parser.parse_args(arguments)
     rows, left, scored = gather()
-    print(f"{len(rows)} rows, {len(left)} left out: {dict(Counter(row.why for row in left))}")
-    for label, chosen in (("published rows alone", rows[:scored]), ("with added rows", rows)):
-        t = tm.table(chosen)
-        found, among = leave_out(t), np.arange(scored)
-        without = None if options.quick else {int(a): leave_out(t, int(a)) for a in np.unique(t.author[among])}
-        show(f"{label}, source left out", evaluate(t, unknown, found, among, without))
-        show(f"{label}, one row known", evaluate(t, one_known, found, among, without))
-        print(f"highest share of peak predicted {0.95 * np.exp((t.least - found.log_seconds)[among].max()):.1%}")
-    prompt_rows = np.flatnonzero([row.cost.tokens > row.cost.sequences for row in rows])
-    show("prompts, source left out", evaluate(t, unknown, found, prompt_rows))
+    found = scores(rows, scored, nested=not options.quick)
+    if options.json:
+        print(json.dumps({name: asdict(value) for name, value in found.items()}))
+    else:
+        print(f"{len(rows)} rows, {len(left)} left out: {dict(Counter(row.why for row in left))}")
+        for name, value in found.items():
+            show(name, value)
     if not options.check:
-        widen, widen_known = (ask(t, found, among).widening for ask in (unknown, one_known))
-        write(t, tm.fit(t, np.arange(len(rows))), widen, widen_known)
+        t, among = tm.table(rows), np.arange(scored)
+        out = leave_out(t)
+        write(t, tm.fit(t, np.arange(len(rows))), *(ask(t, out, among).widening for ask in (unknown, one_known)))
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     main()

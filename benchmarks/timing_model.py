@@ -25,8 +25,10 @@ Index = NDArray[np.intp]
 
 BEFORE = {
     "memory": 0.12, "memory/age": 0.05, "memory/dies": 0.3, "experts": 0.2, "skew": 0.2, "sockets": 0.4, "core": 0.4,
-    "unpack": 0.6, "unpack/age": 0.3, "few": 0.5, "matmul": 0.5, "matmul/age": 0.3, "cache": 0.5, "cache/age": 0.3,
+    "unpack": 0.6, "unpack/age": 0.3, "few": 0.5, "matmul": 0.5, "matmul/age": 0.3, "matmul/routed": 0.7, "scores": 0.5,
+    "cache": 0.5, "cache/age": 0.3,
     "layer": 0.6, "layer/age": 0.3, "routing": 0.7, "barrier": 0.7, "token": 0.7, "eager": 0.5, "hop": 0.6, "sum": 0.6,
+    "slow": 0.3, "disk": 0.3,
 }  # fmt: skip
 """Spread of a constant before any fit: 0.1 where data sheets bind (bandwidth), 0.6 where only the order is known."""
 

@@ -165,10 +165,11 @@ def _own() -> tuple[Machine, ...]:
 
 
 def machines() -> tuple[Machine, ...]:
-    """A user's own rows, then the catalogue's that they do not replace by name."""
-    own = _own()
-    names = {m.name for m in own}
-    return own + tuple(m for m in catalogue() if m.name not in names)
+    """A user's own rows, then the catalogue's that they do not replace by name (aliases are kept)."""
+    own, shipped = {m.name: m for m in _own()}, {m.name: m for m in catalogue()}
+    for name in own.keys() & shipped.keys():
+        own[name] = replace(own[name], aliases=own[name].aliases or shipped[name].aliases)
+    return tuple(own.values()) + tuple(m for name, m in shipped.items() if name not in own)
 
 
 def _key(name: str) -> str:

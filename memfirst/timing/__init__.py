@@ -5,11 +5,11 @@ decode(cost(program, step), find_machine("rtx-4090"), Deployment("llama.cpp")) -
 
 from __future__ import annotations
 
-from memfirst.timing.cost import Cost, Deployment, cost
+from memfirst.timing.cost import ENGINES, Cost, Deployment, cost
 from memfirst.timing.pieces import COMPUTE, EXPERTS, KV, LINK, OVERHEAD, TERMS, WEIGHTS
 from memfirst.timing.predict import Measured, Prediction, Term, decode, prefill
 
 __all__ = [
-    "COMPUTE", "EXPERTS", "KV", "LINK", "OVERHEAD", "TERMS", "WEIGHTS",
+    "COMPUTE", "ENGINES", "EXPERTS", "KV", "LINK", "OVERHEAD", "TERMS", "WEIGHTS",
     "Cost", "Deployment", "Measured", "Prediction", "Term", "cost", "decode", "prefill",
 ]  # fmt: skip

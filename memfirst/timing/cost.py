@@ -7,10 +7,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from memfirst.errors import MemfirstError
 from memfirst.graph import Step
 from memfirst.ledger import predict
 from memfirst.lower.program import Program
 from memfirst.ops.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
+
+ENGINES = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1", "gpt-fast", "mlc", "transformers")
+"""Engines whose published speeds the constants are fitted to."""
+
+SHARES = ("pipeline", "tensor")
+
+_SAME_KERNELS = {"ollama": "llama.cpp"}
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
@@ -24,6 +32,7 @@ class Cost:
     tokens     new tokens; sequences: how many share the step
     layers     of the model; width: numbers of its hidden state, what devices exchange for a token
     least      bytes of routed experts if every token of the step chose the same ones
+    slow,disk  bytes of the weights that are read from slower memory and from disk: a part of `streamed`
     codec      of the bulk of the weights: a name of GGUF's types, or "gptq4", "gptq8", "exl2", "awq", "int8"
     """
 
@@ -35,6 +44,8 @@ class Cost:
     sequences: int = 1
     width: int = 0
     least: float = 0.0
+    slow: float = 0.0
+    disk: float = 0.0
 
     @property
     def kv(self) -> float:
@@ -52,6 +63,11 @@ class Cost:
         return sum(self.streamed.values())
 
     @property
+    def fast(self) -> float:
+        """Bytes that come from the device's own memory."""
+        return self.total - self.slow - self.disk
+
+    @property
     def weights(self) -> float:
         """Bytes of every other weight: layers, head, embedding rows."""
         return self.total - self.kv - self.experts
@@ -61,7 +77,7 @@ class Cost:
 class Deployment:
     """How the model is run.
 
-    engine   "llama.cpp" (Ollama too), "ik_llama.cpp", "vllm", "exllama", "gpt-fast", "transformers"
+    engine   one of ENGINES; another is predicted from all of them together, with a wide interval
     devices  that share the model; share: "pipeline" (layers one after another) or "tensor" (each layer cut)
     flash    attention without the matrix of scores in memory, the default of today's engines
     threads  of a processor, 0 for all of its cores
@@ -74,6 +90,17 @@ class Deployment:
     flash: bool = True
     threads: int = 0
     age: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or self.threads < 0:
+            raise MemfirstError(f"{self.devices} devices with {self.threads} threads", "1 device or more")
+        if self.share not in SHARES:
+            raise MemfirstError(f"layers shared by {self.share!r}", f"one of {', '.join(SHARES)}")
+
+    @property
+    def family(self) -> str:
+        """The engine whose kernels run: Ollama runs llama.cpp's."""
+        return _SAME_KERNELS.get(self.engine, self.engine)
 
 
 def cost(program: Program, step: Step) -> Cost:

@@ -86,12 +86,22 @@ def memory_class(machine: Machine) -> str:
     return "unified" if machine.kind == "unified" else "ddr"
 
 
+def matrix_rate(machine: Machine) -> float:
+    """Operations a second of float16 products, or of float32 where those are faster (old GPUs, processors)."""
+    return max(plain_rate(machine), machine.compute.get("f16", 0.0))
+
+
+def plain_rate(machine: Machine) -> float:
+    """Operations a second of the units that unpack weights: float32's rate, else the slowest that is known."""
+    return machine.compute.get("f32", min(machine.compute.values()))
+
+
 def pieces(cost: Cost, machine: Machine, how: Deployment) -> tuple[Piece, ...]:
-    """Everything a step's time is made of; the machine's bandwidth and float32 rate must be known."""
+    """Everything a step's time is made of; its bandwidth and a rate of arithmetic must be known."""
     parts = how.devices if how.share == "tensor" else 1
     found = (
         *_memory(cost, machine, how, parts), _arithmetic(cost, machine, how, parts),
-        _matmul(cost, machine, how, parts), _cache(cost, machine, how, parts),
+        _matmul(cost, machine, how, parts), _cache(cost, machine, how, parts), _scores(cost, machine, how, parts),
         *_overhead(cost, machine, how), *_link(cost, machine, how),
     )  # fmt: skip
     return tuple(piece for piece in found if piece.seconds > 0)
@@ -103,9 +113,10 @@ def _names(head: str, *tails: str) -> tuple[tuple[str, float], ...]:
 
 def _memory(cost: Cost, machine: Machine, how: Deployment, parts: int) -> tuple[Piece, ...]:
     sockets = backend(machine) == "cpu" and machine.dies > 1
-    rate = (machine.bandwidth or 0.0) * REACHED * parts * (SOCKETS if sockets else 1.0)
+    near = 1 - (cost.slow + cost.disk) / max(cost.weights + cost.experts, 1.0)  # share in the device's own memory
+    rate = (machine.bandwidth or 0.0) * REACHED * parts * (SOCKETS if sockets else 1.0) / max(near, 1e-9)
     kind = memory_class(machine)
-    names = _names("memory", kind, how.engine, f"{how.engine}:{kind}")
+    names = _names("memory", kind, how.family, f"{how.family}:{kind}")
     names += (("sockets" if sockets else "memory/dies", float(machine.dies > 1)), ("memory/age", how.age))
     skew = log(cost.experts / cost.least) if 0 < cost.least < cost.experts else 0.0
     dense = Piece(WEIGHTS, MEMORY_LANE, cost.weights / rate, names)
@@ -121,47 +132,64 @@ def _arithmetic(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Pi
     kind, where = codec_class(cost.codec), backend(machine)
     weights = (cost.weights + cost.experts) * 8 / bits_per_weight(cost.codec)
     share = min(1.0, how.threads / machine.cores) if how.threads and machine.cores else 1.0
-    rate = machine.compute["f32"] * parts * share
-    names = _names("unpack", where, kind, f"{where}:{kind}", how.engine)
+    rate = plain_rate(machine) * parts * share
+    names = _names("unpack", where, kind, f"{where}:{kind}", how.family)
     return Piece(COMPUTE, UNPACK_LANE, weights * UNPACK[kind] / rate, (*names, ("unpack/age", how.age)))
 
 
 def _matmul(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
     """A few tokens run on the units that unpack weights, a prompt on matrix units."""
-    kind, where, plain = codec_class(cost.codec), backend(machine), machine.compute["f32"] * parts
+    kind, where, plain = codec_class(cost.codec), backend(machine), plain_rate(machine) * parts
     if cost.tokens <= SMALL:
         return Piece(COMPUTE, MATMUL_LANE, cost.flops / (plain * FEW), _names("few", where, kind))
-    rate = max(plain, machine.compute.get("f16", 0.0) * parts) * MATMUL
-    names = _names("matmul", where, how.engine, kind, f"{where}:{kind}")
+    rate = matrix_rate(machine) * parts * MATMUL
+    names = _names("matmul", where, how.family, kind, f"{where}:{kind}")
+    names += (("matmul/routed", float(cost.experts > 0)),)
     return Piece(COMPUTE, MATMUL_LANE, cost.flops / rate, (*names, ("matmul/age", how.age)))
 
 
 def _cache(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
     rate = (machine.bandwidth or 0.0) * CACHE * parts
-    names = _names("cache", "flash" if how.flash else "scores", backend(machine), how.engine)
+    names = _names("cache", "flash" if how.flash else "scores", backend(machine), how.family)
     return Piece(KV, ADDED, cost.kv / rate, (*names, ("cache/age", how.age)))
+
+
+def _scores(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
+    """A prompt's scores in memory: one for each head (of about 128 numbers) and pair of tokens, half of them later
+    masked; float32, about 4 passes."""
+    pairs = 0.0 if how.flash or cost.tokens <= SMALL else cost.tokens**2 / 2 / max(1, cost.sequences)
+    moved = cost.layers * cost.width / 128 * pairs * 4 * 4
+    return Piece(KV, ADDED, moved / ((machine.bandwidth or 0.0) * REACHED * parts), _names("scores"))
 
 
 def _overhead(cost: Cost, machine: Machine, how: Deployment) -> tuple[Piece, ...]:
     where, age = backend(machine), how.age
     threads = how.threads or machine.cores
     barriers = Piece(OVERHEAD, ADDED, cost.layers * BARRIER * threads, _names("barrier"))
-    layers = Piece(OVERHEAD, ADDED, cost.layers * LAUNCH, (*_names("layer", where, how.engine), ("layer/age", age)))
+    layers = Piece(OVERHEAD, ADDED, cost.layers * LAUNCH, (*_names("layer", where, how.family), ("layer/age", age)))
     mixed = cost.layers * LAUNCH if cost.experts else 0.0
-    routed = Piece(OVERHEAD, ADDED, mixed, (*_names("layer", where, how.engine), ("layer/age", age), ("routing", 1.0)))
-    token = Piece(OVERHEAD, ADDED, STEP, _names("token", how.engine))
-    host = cost.layers * EAGER if how.engine == "transformers" else 0.0
+    routed = Piece(OVERHEAD, ADDED, mixed, (*_names("layer", where, how.family), ("layer/age", age), ("routing", 1.0)))
+    token = Piece(OVERHEAD, ADDED, STEP, _names("token", how.family))
+    host = cost.layers * EAGER if how.family == "transformers" else 0.0
     return barriers, layers, routed, token, Piece(OVERHEAD, HOST, host, _names("eager"))
 
 
 def _link(cost: Cost, machine: Machine, how: Deployment) -> tuple[Piece, ...]:
     """Pipeline: one hop between neighbours. Tensor: two sums over devices a layer, 2 bytes a number."""
+    far = _far(cost, machine)
     if how.devices == 1:
-        return ()
+        return far
     if how.share == "pipeline":
-        return (Piece(LINK, ADDED, (how.devices - 1) * HOP, _names("hop")),)
+        return (*far, Piece(LINK, ADDED, (how.devices - 1) * HOP, _names("hop")))
     latency = machine.link.latency if machine.link else 25e-6
     rate = machine.link.bandwidth if machine.link else 15.75e9
     moved = 2 * (how.devices - 1) / how.devices * 2 * cost.width * cost.tokens
     sums = 2 * cost.layers
-    return (Piece(LINK, ADDED, sums * (latency + moved / rate), _names("sum", how.engine)),)
+    return (*far, Piece(LINK, ADDED, sums * (latency + moved / rate), _names("sum", how.family)))
+
+
+def _far(cost: Cost, machine: Machine) -> tuple[Piece, ...]:
+    """Weights that do not lie in the device's own memory come over its bus, or from disk."""
+    slow = cost.slow / (REACHED * (machine.slow_bandwidth or 1.0))
+    disk = cost.disk / (REACHED * (machine.disk_bandwidth or 1.0))
+    return Piece(LINK, ADDED, slow, _names("slow")), Piece(LINK, ADDED, disk, _names("disk"))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 
 import numpy as np
 
 from memfirst.machine import Machine
 from memfirst.timing.cost import Cost, Deployment
-from memfirst.timing.pieces import ADDED, HOST, SOFT, TERMS, Piece, pieces
+from memfirst.timing.pieces import ADDED, HOST, SOFT, TERMS, Piece, matrix_rate, pieces
 from memfirst.timing.priors import F64, Priors, priors
 
 CEILING = 0.95
-"""Share of the peak bandwidth that nothing is predicted to exceed."""
+"""Share of the peak bandwidth, and of the fastest arithmetic, that nothing is predicted to exceed."""
 
 INSIDE_80 = 1.2816
 """Standard deviations about the mean that hold 80 % of a normal distribution."""
@@ -117,8 +117,8 @@ def decode(cost: Cost, machine: Machine, deployment: Deployment = _PLAIN, known:
     """Time of a step with one new token a sequence (or a few). `known`: measured steps, best of this machine."""
     if lacking := _lacking(cost, machine, deployment):
         return lacking
-    found = pieces(cost, machine, deployment)
-    return _prediction(cost, machine, deployment, found, known)
+    usable = [k for k in known if not _lacking(k.cost, k.machine, k.deployment)]
+    return _prediction(cost, machine, deployment, pieces(cost, machine, deployment), usable)
 
 
 def prefill(
@@ -130,11 +130,13 @@ def prefill(
 
 def _lacking(cost: Cost, machine: Machine, how: Deployment) -> Prediction | None:
     """The answer where a rate is unknown: what is known, and no number."""
-    notes = []
-    if machine.bandwidth is None:
-        notes.append(f"the bandwidth of {machine.name} is not known; a step reads {cost.total / 1e9:.3g} GB")
-    if not machine.compute:
-        notes.append(f"the arithmetic rate of {machine.name} is not known; a step takes {cost.flops:.3g} operations")
+    needed = (
+        ("bandwidth", machine.bandwidth, f"reads {cost.total / 1e9:.3g} GB"),
+        ("arithmetic rate", machine.compute or None, f"takes {cost.flops:.3g} operations"),
+        ("slower memory's rate", machine.slow_bandwidth or not cost.slow, f"reads {cost.slow / 1e9:.3g} GB from it"),
+        ("disk's rate", machine.disk_bandwidth or not cost.disk, f"reads {cost.disk / 1e9:.3g} GB from it"),
+    )
+    notes = [f"{machine.name}: its {what} is not known; a step {needs}" for what, rate, needs in needed if not rate]
     if not notes:
         return None
     if machine.bandwidth is not None:
@@ -144,8 +146,10 @@ def _lacking(cost: Cost, machine: Machine, how: Deployment) -> Prediction | None
 
 
 def floor(cost: Cost, machine: Machine, how: Deployment) -> float:
-    """Seconds that the bytes take at 95 % of the peak bandwidth of all devices that read at once."""
-    return cost.total / (CEILING * (machine.bandwidth or 0.0) * _parts(how))
+    """Seconds at 95 % of the peaks, of bandwidth and of arithmetic, of all devices that work at once."""
+    reading = cost.fast / (machine.bandwidth or inf)
+    computing = cost.flops / max(machine.compute.values(), default=inf)
+    return max(reading, computing) / (CEILING * _parts(how))
 
 
 def _parts(how: Deployment) -> int:
@@ -161,11 +165,10 @@ def _prediction(
     widen = constants.widen_known if known else constants.widen
     seconds, reach = max(exp(mean), least), exp(INSIDE_80 * widen * spread)
     terms = _terms(found, first.shares, seconds)
-    peak = max(machine.compute.values()) if "f16" not in machine.compute else machine.compute["f16"]
     return Prediction(
         seconds, max(seconds / reach, least), seconds * reach, terms, max(terms, key=lambda t: t.seconds).name,
-        cost.tokens, cost.total / (seconds * (machine.bandwidth or 0.0) * _parts(how)),
-        cost.flops / (seconds * peak * _parts(how)), _notes(machine, how, known, constants),
+        cost.tokens, cost.fast / (seconds * (machine.bandwidth or 0.0) * _parts(how)),
+        cost.flops / (seconds * matrix_rate(machine) * _parts(how)), _notes(machine, how, known, constants),
     )  # fmt: skip
 
 
@@ -178,7 +181,7 @@ def _terms(found: Sequence[Piece], shares: Sequence[float], seconds: float) -> t
 
 def _notes(machine: Machine, how: Deployment, known: Sequence[Measured], constants: Priors) -> tuple[str, ...]:
     notes = []
-    if how.engine not in constants.engines:
+    if how.family not in constants.engines:
         notes.append(f"no published speeds of {how.engine}: priors of all engines, so the interval is wide")
     if "memory" in machine.known:
         notes.append(f"{machine.name}: {machine.known} ({machine.source})")
@@ -208,7 +211,7 @@ def _covariance(asked: Sequence[tuple[Estimate, Machine, Deployment]], constants
     slopes = np.array([[e.slope.get(n, 0.0) for n in names] for e, _, _ in asked])
     general = constants.between(names) + constants.scatter(names, constants.source)
     own = slopes @ constants.scatter(names, constants.machine) @ slopes.T + constants.machine_all**2
-    who = [(m.name, how.engine) for _, m, how in asked]
+    who = [(m.name, how.family) for _, m, how in asked]
     same = np.array([[a == b for b in who] for a in who])
     shared: F64 = slopes @ general @ slopes.T + constants.source_all**2 + own * same
     return shared + constants.row**2 * np.eye(len(asked))
