@@ -28,7 +28,7 @@ from memfirst.graph import Graph, KVCache, Op, decode, prefill
 from memfirst.ledger import predict, table
 from memfirst.lower import cpu
 from memfirst.lower.generic import lower
-from memfirst.models import ShapeOnly
+from memfirst.models import ShapeOnly, rope
 from memfirst.ops.attention import Attention
 from memfirst.ops.experts import Experts, Router
 from memfirst.ops.latent import LatentAttention
@@ -293,6 +293,12 @@ def other_angle(op: Op) -> Op:
     return replace(op, frequencies=(fast, 1.1 * second, *rest))
 
 
+def rounded_ramp(op: Op) -> Op:
+    """gpt-oss's YaRN with the ramp's ends at whole pairs, as in other models."""
+    scaling = rope.RopeScaling("yarn", 32.0, original=40, truncate=True)
+    return replace(op, frequencies=rope.frequencies(150.0, 8, scaling)) if isinstance(op, Rope) else op
+
+
 MUTANTS: list[tuple[str, Callable[[Op], Op]]] = [
     ("mixtral", of(Router, normalize=False)), ("mixtral", of(Router, k=1)),
     ("mixtral", of(Rope, style="half")), ("qwen3_moe", of(Router, normalize=False)),
@@ -305,7 +311,7 @@ MUTANTS: list[tuple[str, Callable[[Op], Op]]] = [
     ("deepseek_v3", of(Router, normalize=False)), ("deepseek_v3", of(Router, scoring="softmax")),
     ("gpt_oss", of(Attention, sinks=None)), ("gpt_oss", no_window), ("gpt_oss", wider_window),
     ("gpt_oss", of(Router, logit_bias=None)), ("gpt_oss", of(Experts, down_b=None)),
-    ("gpt_oss", of(Experts, gate_b=None)), ("gpt_oss", of(Experts, activation="silu")), ("gpt_oss", other_angle),
+    ("gpt_oss", of(Experts, gate_b=None)), ("gpt_oss", of(Experts, activation="silu")), ("gpt_oss", rounded_ramp),
 ]  # fmt: skip
 
 

@@ -115,7 +115,10 @@ def _gguf_widths(r: ConfigReader, heads: int, rank: int) -> tuple[int, int, int]
 
 
 def _gguf_moe(r: ConfigReader, tensors: Container[str], dense: int) -> MoE | None:
-    """Routed experts; files without `expert_gating_func` are from before V3: softmax."""
+    """Routed experts; files without `expert_gating_func` are from before V3: softmax.
+
+    Groups are then scored as in V2 (their best expert), where llama.cpp scores all models' as in V3 (the two best).
+    """
     found = experts.read_gguf(r, tensors, r.integer("expert_feed_forward_length", limits.MAX_WIDTH))
     gating = r.integer("expert_gating_func", 2, default=1)
     scale, norm = r.single("expert_weights_scale", 1.0), r.flag("expert_weights_norm")

@@ -41,7 +41,10 @@ def own_hf(r: ConfigReader, c: Config) -> Config:
 
 
 def _with(c: Config, moe: MoE) -> Config:
-    """Biases everywhere, the experts' clamped unit, and YaRN's ramp between fractions of pairs."""
+    """Biases everywhere, the experts' clamped unit, and YaRN's ramp between fractions of pairs.
+
+    llama.cpp rounds the ramp's ends to whole pairs here too, against config.json's `truncate: false`; this does not.
+    """
     scaling = None if c.rope_scaling is None else replace(c.rope_scaling, truncate=False)
     moe = replace(moe, biases=True, activation=CLAMPED)
     return replace(c, moe=moe, rope_scaling=scaling, attention_bias=True, output_bias=True)
