@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ SIZES: dict[str, tuple[Config, int, int, int, int]] = {
 
 def build(config: Config) -> Graph:
     """From a config alone, f16."""
-    architecture = models.ARCHITECTURES[architecture_of(config)]
+    architecture = models.find(architecture_of(config))
     return architecture.build(architecture.from_hf(config, False), ShapeOnly("f16"))
 
 
@@ -285,6 +286,32 @@ def test_state_spaces_own_configs_are_the_same_models(native: Config, other: Con
 def test_state_spaces_variants_are_refused(change: Config, says: str) -> None:
     with pytest.raises(MemfirstError, match=says):
         build({**NATIVE, **change})
+
+
+JUNK: tuple[Any, ...] = (None, -1, 0, 3, 1.5, "x", [], [1], {"a": 1}, True, 10**30, float("nan"))
+PUBLISHED = (MAMBA_130M, FALCON_MAMBA, MAMBA2_130M, NATIVE, RWKV6, RWKV7, JAMBA, GRANITE_TINY)
+
+
+@pytest.mark.parametrize("config", PUBLISHED, ids=lambda c: c.get("model_type", "native"))
+def test_junk_in_a_config_is_an_error_of_ours(config: Config) -> None:
+    """Each key with values of other kinds: a graph, or a MemfirstError; few layers, to be quick."""
+    few = {"num_hidden_layers": 2, "n_layer": 2, "layer_types": ["mamba", "attention"]}
+    config = {**config, **{key: few[key] for key in few.keys() & config.keys()}}
+    for key, junk in product(config, JUNK):
+        with suppress(MemfirstError):
+            assert build({**config, key: junk}).ops
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_junk_in_a_header_is_an_error_of_ours(name: str) -> None:
+    """The same of GGUF's keys, arrays included."""
+    spec = SPECS[name]
+    architecture = models.ARCHITECTURES[spec.architecture]
+    arrays = (np.array([2, 0, 2]), np.array([1.5, 2.5]), np.array([], np.uint32), np.array([10**9] * 4))
+    for key, junk in product(spec.keys, (*JUNK, *arrays)):
+        metadata = {f"{spec.architecture}.{k}": v for k, v in {**spec.keys, "vocab_size": 48, key: junk}.items()}
+        with suppress(MemfirstError):
+            assert architecture.build(architecture.from_gguf(metadata, spec.shapes, False), ShapeOnly("f16")).ops
 
 
 @pytest.mark.parametrize("infinity", [float("inf"), "Infinity", {"__float__": "Infinity"}])
