@@ -210,10 +210,12 @@ print(int(status["VmRSS"].split()[0]) * 1024, planned)
 def test_memfirst_takes_what_is_planned(shape: str, within: float) -> None:
     """Bytes resident in a process of its own, once its kernels are in their cache: compiling takes more."""
     code = [sys.executable, "-c", RUN.format(shape=shape)]
-    for _ in range(2):
+    for _ in range(2):  # the first may compile
         ran = subprocess.run(code, capture_output=True, text=True, check=True, timeout=300)
-    resident, planned = map(int, ran.stdout.split())
-    assert abs(resident - planned) < within, f"{resident / 1e6:.0f} MB, planned {planned / 1e6:.0f}"
+        resident, planned = map(int, ran.stdout.split())
+        if abs(resident - planned) < within:
+            return
+    pytest.fail(f"{resident / 1e6:.0f} MB, planned {planned / 1e6:.0f}")
 
 
 # ---- whether it fits ------------------------------------------------------------------------
