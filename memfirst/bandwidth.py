@@ -37,10 +37,12 @@ def read_bandwidth(
 def _stream(read: Native, args: NDArray[np.int64], threads: int, size: int, seconds: float) -> float:
     turns, chunks = count(), size // CHUNK
     done = [(0, 0.0)] * threads
-    start = time.perf_counter()
+    ready = threading.Barrier(threads)  # a thread takes a while to start: nobody's time runs before all have
 
     def work(worker: int) -> None:
         total = 0
+        ready.wait()
+        start = time.perf_counter()
         while (now := time.perf_counter()) - start < seconds:
             at = next(turns) % chunks * CHUNK
             total += read(args.ctypes.data, worker, at, at + CHUNK)

@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "cache": "errors codecs ops graph lower",
     "backends": "errors codecs formats ops graph models lower ledger kernels cache progress bandwidth host",
 }
-ANYTHING_BELOW = ("engine", "model", "generate", "measure", "server", "cli", "__init__", "__main__")
+ANYTHING_BELOW = ("engine", "model", "calibrate", "generate", "measure", "server", "cli", "__init__", "__main__")
 NO_KERNELS = {"numba", "llvmlite", "memfirst.kernels", "memfirst.backends", "torch", "triton"}
 
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_KERNEL = 300, 40, 80

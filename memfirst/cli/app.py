@@ -12,6 +12,8 @@ from memfirst.cli import DONE, INTERRUPTED, USAGE
 from memfirst.cli.bench import bench
 from memfirst.cli.inspect import inspect
 from memfirst.cli.listing import list_models
+from memfirst.cli.plan import plan
+from memfirst.cli.machine import machine
 from memfirst.cli.probe import probe
 from memfirst.cli.pull import pull
 from memfirst.cli.rm import rm
@@ -20,7 +22,9 @@ from memfirst.cli.run import run
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "inspect": inspect,
+    "plan": plan,
     "bench": bench,
+    "machine": machine,
     "probe": probe,
     "pull": pull,
     "list": list_models,

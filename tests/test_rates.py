@@ -1,0 +1,141 @@
+"""What this machine measured, and the times that follow: amounts of work, the file, properties of a prediction."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from memfirst import calibrate, rates
+from memfirst.errors import FormatError
+from memfirst.formats.synthetic import synthetic
+from memfirst.formats.synthetic_shapes import SyntheticShape
+from memfirst.graph import Graph, Sequence, Step, decode
+from memfirst.graph import prefill as prompt
+from memfirst.models import build
+from memfirst.rates import Rate, Rates
+
+SMALL = SyntheticShape("llama", 256, 2, 4, 2, 512, 512, max_position_embeddings=1024)
+
+
+def made_up() -> Rates:
+    """20 GB/s a thread, 10 ps a weight, 5 ns a position, 2 µs a phase."""
+    names = ("matmul.block32 CODEC=q8_0 TILE=1", "matmul.block32 CODEC=q8_0 TILE=4", "matmul.block32 CODEC=q8_0 TILE=8")
+    work = {name: Rate(0.0, 1e-11) for name in names}
+    work["attention.attend AHEAD=1 DIM=64 GROUP=2"] = Rate(1e-7, 5e-9)
+    by_threads = {1: 1.0, 2: 0.9}
+    return Rates(
+        rates.fingerprint(), "2026-01-01T00:00:00+00:00", 1 << 33, {1: 20e9, 2: 36e9}, by_threads, by_threads,
+        {1: 2e-6, 2: 4e-6}, 1e-5, work,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def graph() -> Graph:
+    return build(synthetic(SMALL, "q8_0"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path))
+    yield tmp_path
+
+
+def amounts(graph: Graph, step: Step, start: str) -> tuple[float, float]:
+    """Units and amounts of all calls whose key starts so."""
+    program = rates.program_for(graph, step.tokens, 1024, 2)
+    found = [w for part in rates.works(program, step) for w in (*part.repeated, *part.shared) if w.key.startswith(start)]
+    return sum(w.units for w in found), sum(w.amount for w in found)
+
+
+def test_products_do_every_weight_once_a_tile(graph: Graph) -> None:
+    weights = 2 * (256 * (256 + 128 + 128 + 256) + 3 * 256 * 512) + 512 * 256
+    assert amounts(graph, decode(10), "matmul") == (0.0, weights)
+    assert amounts(graph, decode(10, 8), "matmul")[1] == weights
+    assert amounts(graph, Step((Sequence(0, 64),)), "matmul")[1] == 8 * (weights - 512 * 256) + 512 * 256
+
+
+def test_attention_does_every_position_of_every_kv_head(graph: Graph) -> None:
+    assert amounts(graph, decode(600), "attention.attend") == (2 * 2 * 2, 2 * 2 * 601)  # layers, heads, splits
+    assert amounts(graph, prompt(100), "attention.attend") == (2 * 2 * 100, 2 * 2 * 5050)
+
+
+@pytest.mark.parametrize("past", [0, 500, 900])
+def test_less_bandwidth_and_more_context_are_slower(graph: Graph, past: int) -> None:
+    known = made_up()
+    fast, slow = (rates.step_time(graph, decode(past), known, 2, read).seconds for read in (36e9, 18e9))
+    more = rates.step_time(graph, decode(past + 100), known, 2, 36e9).seconds
+    assert fast and slow and more and fast < slow < 2 * fast and fast < more
+
+
+def test_terms_add_up_and_the_largest_binds(graph: Graph) -> None:
+    found = rates.step_time(graph, decode(5), made_up(), 1)
+    assert found.seconds == pytest.approx(sum(t.seconds for t in found.terms))
+    assert found.binding == max(found.terms, key=lambda t: t.seconds).name == "weights"
+    starved = replace(made_up(), phase={1: 1.0})
+    assert rates.step_time(graph, decode(5), starved, 1).binding == "overhead"
+
+
+def test_a_step_without_arithmetic_takes_its_bytes(graph: Graph) -> None:
+    free = replace(made_up(), work={}, phase={1: 1e-12}, step=0.0)
+    streamed = sum(w.nbytes for w in graph.weights().values()) + 256 * 272 // 256 * 15  # 15 rows beside the looked-up one
+    seconds = rates.step_time(graph, decode(0), free, 1).seconds
+    assert seconds == pytest.approx(streamed / 20e9, rel=0.02)
+
+
+def test_a_prompt_is_its_largest_steps(graph: Graph) -> None:
+    whole = rates.prefill(graph, 512, made_up(), 1)
+    first = rates.step_time(graph, Step((Sequence(0, 256, logits=()),)), made_up(), 1).seconds
+    second = rates.step_time(graph, Step((Sequence(256, 256),)), made_up(), 1).seconds
+    assert whole.seconds == pytest.approx((first or 0) + (second or 0)) and whole.tokens == 512
+
+
+def test_a_call_that_was_not_measured_follows_the_most_similar(graph: Graph) -> None:
+    known = made_up()
+    similar = rates.predict.rate_of("attention.attend AHEAD=1 DIM=64 GROUP=5", known)
+    assert similar.item == pytest.approx(5e-9 * 6 / 3)
+    assert rates.predict.rate_of("elementwise.unheard", known) == Rate(0.0, 0.0)
+
+
+def test_the_file_comes_back_and_other_hardware_has_none(folder: Path) -> None:
+    assert rates.load() is None
+    path = rates.save(made_up())
+    assert rates.load() == made_up() and list(folder.iterdir()) == [path]
+    rates.save(replace(made_up(), fingerprint="another"))
+    assert rates.load() is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"read": {}}, {"read": {"1": -1}}, {"work": {"a": {}}}, {"phase": 3}, {"strange": 1}, {"observed": {"a": [1]}}],
+)
+def test_a_broken_file_is_named(folder: Path, change: dict[str, object]) -> None:
+    path = rates.save(made_up())
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(FormatError, match="this-machine.json"):
+        rates.load()
+
+
+def test_a_small_calibration_knows_every_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All kernels of a model of the measured codecs get a rate above nothing, and a step a plausible time."""
+    monkeypatch.setattr(calibrate, "MIXES", ("q8_0",))
+    monkeypatch.setattr(calibrate, "HEADS", ((64, 8, 2),))
+    monkeypatch.setattr(calibrate, "REPEATS", 2)
+    monkeypatch.setattr(calibrate, "PAST", 512)
+    monkeypatch.setattr(calibrate, "DEEP", 512)
+    monkeypatch.setattr(calibrate, "_STREAM", SMALL)
+    monkeypatch.setattr(calibrate, "_GATHER", SMALL)
+    found = calibrate.calibrate(threads=(1,))
+    graph = build(synthetic(replace(SMALL, num_attention_heads=8), "q8_0"))
+    for tokens in (1, 4, 8, 256):
+        program = rates.program_for(graph, tokens, 1024, 1)
+        for part in rates.works(program, prompt(tokens)):
+            for work in (*part.repeated, *part.shared):
+                rate = rates.predict.rate_of(work.key, found)
+                assert rate.item > 0, work.key
+    assert found.threads == (1,) and 1e9 < found.read[1] < 1e12 and found.phase[1] > 0
+    seconds = rates.step_time(graph, decode(8), found, 1).seconds
+    assert seconds and 1e-6 < seconds < 1e-2
