@@ -484,6 +484,15 @@ def test_folders_with_odd_shapes_are_refused(
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("config", [RWKV6, RWKV7], ids=["rwkv6", "rwkv7"])
+def test_folders_of_rwkv_are_refused_plainly(config: Config, tmp_path: Path) -> None:
+    """Theirs name and turn tensors in several ways; GGUF files of them are read."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"model.embeddings.weight": np.zeros((4, 4), np.float16)}, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedError, match=r"folders of rwkv. are not known; expected a GGUF file"):
+        models.build(open_checkpoint(tmp_path))
+
+
 def test_a_stored_head_is_the_embedding_where_the_class_ties_it(tmp_path: Path) -> None:
     """Mamba's old folders hold it twice, and do not say that it is tied."""
     for file in (FOLDER / "hf_mamba").iterdir():

@@ -7,6 +7,7 @@ from typing import Any
 
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.names import TABLES
 from memfirst.graph import Graph
 from memfirst.models import (
     deepseek2,
@@ -68,6 +69,9 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
         config = architecture.from_hf(checkpoint.metadata, allow_unknown)
     if not checkpoint.tensors:
         return architecture.build(config, ShapeOnly(quantized.stated(checkpoint.metadata)))
+    if checkpoint.kind == "hf" and checkpoint.architecture not in TABLES:
+        found = f"names of tensors in safetensors folders of {checkpoint.architecture} are not known"
+        raise UnsupportedError(found, "a GGUF file, or config.json alone to be priced")
     weights = CheckpointWeights(checkpoint)
     graph = architecture.build(config, weights)
     weights.check_all_requested()
