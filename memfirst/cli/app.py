@@ -12,8 +12,8 @@ from memfirst.cli import DONE, INTERRUPTED, USAGE
 from memfirst.cli.bench import bench
 from memfirst.cli.inspect import inspect
 from memfirst.cli.listing import list_models
-from memfirst.cli.plan import plan
 from memfirst.cli.machine import machine
+from memfirst.cli.plan import plan
 from memfirst.cli.probe import probe
 from memfirst.cli.pull import pull
 from memfirst.cli.rm import rm

@@ -1,0 +1,75 @@
+"""One change to a plan: what it does to bytes, speed and memory, what it costs in answers, and a line to paste."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from memfirst.plan import Options, Plan
+
+EXACT, LOSSY = "exact", "lossy"
+CODEC, KV, CONTEXT, WINDOW, BATCH = "codec", "kv", "context", "window", "batch"
+SPECULATION, THREADS, MODEL, MACHINE = "speculation", "threads", "model", "machine"
+DEVICES, SLOW = "devices", "slow memory"
+ELSEWHERE = (MODEL, MACHINE, DEVICES, SLOW)
+"""Kinds that ask for something else than this model on this machine."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change.
+
+    kind     one of this module's; change: in words
+    effect   on answers: "exact", "lossy", or exact on a condition that is said
+    nbytes   read for a token then; rate: tokens/s of all sequences, None where unknown; memory: bytes held
+    most     tokens/s that it cannot exceed, where no speed is predicted
+    gain     of tokens/s, 1.0 for no change; None where there was no speed before, or is none after
+    command  the plan with the change; flags: the engine's own way to make it, "" where it has none
+    after    that plan; None where a part of the model lies in slower memory
+    """
+
+    kind: str
+    change: str
+    effect: str
+    nbytes: float
+    rate: float | None
+    memory: int
+    command: str
+    gain: float | None = None
+    most: float | None = None
+    flags: str = ""
+    after: Plan | None = None
+
+    def json(self) -> dict[str, Any]:
+        """All but the plan."""
+        found = {name: value for name, value in vars(self).items() if name not in ("after", "nbytes", "rate", "most")}
+        return found | {"bytes_per_token": self.nbytes, "tok_s": self.rate, "tok_s_at_most": self.most}
+
+
+def changed(kind: str, change: str, effect: str, before: Plan, after: Plan, flags: str = "") -> Advice:
+    """The advice to make `after` of `before`: its gain is one sequence's, of batches that of all sequences."""
+    one = before.options.batch == 1
+    old, new = (before.each, after.each) if one else (before.rate, after.rate)
+    gain = new / old if old and new else None
+    held = after.memory.needs.total
+    return Advice(kind, change, effect, after.nbytes, after.rate, held, command(after), gain, flags=flags, after=after)
+
+
+def command(plan: Plan) -> str:
+    """The line that makes this plan."""
+    options = plan.options
+    words = ["memfirst", "plan", plan.subject.name, "--on", plan.place.machine.name, *_chosen(plan, options)]
+    if by := options.speculation:
+        words += ["--speculate", ":".join([str(by.tokens), f"{by.acceptance:g}", *([by.draft] if by.draft else [])])]
+    return shlex.join(words)
+
+
+def _chosen(plan: Plan, options: Options) -> list[str]:
+    """What differs from the defaults."""
+    plain = Options()
+    codec = "" if plan.subject.assumed or plan.subject.graph is plan.subject.origin else plan.subject.codec
+    pairs = [("codec", codec, ""), ("ctx", options.context, 0)]
+    pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine")]
+    pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "share", "threads")]
+    return [word for name, value, usual in pairs if value != usual for word in (f"--{name}", str(value))]

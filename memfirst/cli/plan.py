@@ -1,0 +1,111 @@
+"""`memfirst plan`: what a model needs, reads and reaches, before anything is downloaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memfirst.cli.options import MODEL_HELP, Json
+
+if TYPE_CHECKING:
+    from memfirst.plan import Plan
+
+Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help=f"{MODEL_HELP} Several are compared.")]
+On = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--on", metavar="MACHINE", help="A machine of the catalogue, m2-ultra:64gb, or here. Repeatable.",
+        show_default="here, if measured",
+    ),
+]  # fmt: skip
+Codec = Annotated[
+    str, typer.Option("--codec", metavar="MIX", help="Codec mix of the weights: q4_k_m, q8_0, f16, … Lossy.")
+]
+Kv = Annotated[str, typer.Option("--kv", metavar="CODEC", help="Of keys and values: f16, q8_0 or q4_0. Lossy.")]
+Context = Annotated[
+    int, typer.Option("--ctx", metavar="N", min=0, help="Tokens that each sequence reaches.", show_default="4096")
+]
+Batch = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Sequences at a time.")]
+Prompt = Annotated[
+    int, typer.Option("--prompt", metavar="N", min=0, help="Tokens before the first answer.", show_default="512")
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="NAME", help="memfirst, llama.cpp, ollama, ik_llama.cpp, vllm or vllm-hybrid.",
+        show_default="memfirst here, llama.cpp elsewhere",
+    ),
+]  # fmt: skip
+Devices = Annotated[int, typer.Option("--devices", metavar="N", min=1, help="Machines of this kind that share it.")]
+Share = Annotated[
+    str, typer.Option("--share", metavar="HOW", help="pipeline: layers one after another; tensor: each layer cut.")
+]
+Threads = Annotated[int, typer.Option("--threads", metavar="N", min=0, help="Of a processor.", show_default="all")]
+Speculate = Annotated[
+    str,
+    typer.Option(
+        "--speculate", metavar="K[:ACCEPTED[:MODEL]]",
+        help="Draft K tokens a step, accepted with this probability (0.7), by a small MODEL. Exact.",
+    ),
+]  # fmt: skip
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", metavar="NAME=V,V…", help="A table over ctx=, batch=, codec=, kv=, devices=. Repeatable."),
+]
+Csv = Annotated[bool, typer.Option("--csv", help="Print rows of figures: bytes, seconds, tokens/s.")]
+Unknown = Annotated[bool, typer.Option("--allow-unknown", help="Ignore hyperparameters that memfirst does not know.")]
+
+
+def plan(
+    models: Models,
+    *,
+    on: On = None,
+    codec: Codec = "",
+    kv: Kv = "f16",
+    ctx: Context = 0,
+    batch: Batch = 1,
+    prompt: Prompt = 0,
+    engine: Engine = "",
+    devices: Devices = 1,
+    share: Share = "pipeline",
+    threads: Threads = 0,
+    speculate: Speculate = "",
+    sweep: Sweep = None,
+    as_json: Json = False,
+    as_csv: Csv = False,
+    allow_unknown: Unknown = False,
+) -> None:
+    """Say what a model needs, reads and reaches.
+
+    From a name, a config.json or a file's header alone: what must be held, the bytes of a token, the speed with
+    its 80 % interval and what binds it, and what to change first. Nothing is downloaded.
+    """
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv are two forms of the same: give one of them")
+    from memfirst.cli import plan_sources as sources
+    from memfirst.plan import Options
+
+    options = Options(codec, kv, ctx, batch, prompt, engine, devices, share, threads, sources.speculation(speculate))
+    axes = sources.axes(sweep or [])
+    found = sources.plans(models, sources.places(on or []), options, axes, allow_unknown)
+    _print(found, bool(axes), as_json, as_csv)
+
+
+def _print(found: tuple[Plan, ...], swept: bool, as_json: bool, as_csv: bool) -> None:
+    from memfirst.cli.display import print_json
+
+    if as_csv:
+        from memfirst.cli.plan_sources import print_csv
+
+        print_csv([p.row() for p in found])
+        return
+    from memfirst.advise import advise, best
+    from memfirst.cli.plan_page import comparison, page
+
+    if as_json:
+        print_json({"plans": [p.json() | {"advice": [a.json() for a in advise(p)]} for p in found]})
+    elif swept or len(found) > 1:
+        print(comparison(found))
+    else:
+        print(page(found[0], best(advise(found[0]), 6 if found[0].fits is False else 3)))

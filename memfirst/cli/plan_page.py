@@ -1,0 +1,217 @@
+"""A plan as a page of at most 30 lines, and several as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+
+from memfirst.advise import Advice
+from memfirst.cli.display import printable, size, table
+from memfirst.ops.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
+from memfirst.plan import Plan, Speed
+
+WIDTH, LABEL = 110, 9
+"""Characters of a line, and of the words at its left."""
+
+_PURPOSES = {WEIGHTS: "weights", EXPERTS: "routed experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state",
+             EMBEDDING: "embedding"}  # fmt: skip
+
+TERMS = {
+    "weights": "reading weights", "experts": "reading routed experts", "KV": "reading the context kept (KV)",
+    "compute": "arithmetic", "overhead": "fixed costs of each layer and token", "link": "exchange between devices",
+    "draft": "the drafting model", "capacity": "memory: it does not fit",
+}  # fmt: skip
+"""What binds, in words."""
+
+
+def page(plan: Plan, found: Sequence[Advice]) -> str:
+    """The answer for one model on one machine."""
+    lines = [_title(plan), ""]
+    for label, text in _facts(plan):
+        lines += _wrapped(label, text)
+    for note in (*plan.notes, *(plan.decode.notes if plan.decode else ())):
+        lines += _wrapped("note", note)
+    if found:
+        lines += ["", "what would make it fit" if plan.fits is False else "what to change first"]
+        lines += [line for i, advice in enumerate(found, 1) for line in _advice(i, advice)]
+    return printable("\n".join(lines))
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    rest = " " * (LABEL + 2)
+    return wrap(text, WIDTH, initial_indent=f"  {label:<{LABEL}}", subsequent_indent=rest, break_on_hyphens=False)
+
+
+def _title(plan: Plan) -> str:
+    machine, options = plan.place.machine, plan.options
+    codec = plan.subject.codec.upper() + (" (assumed: --codec)" if plan.subject.assumed else "")
+    many = f"{options.batch} sequences" if options.batch > 1 else "one sequence"
+    devices = f"{options.devices} × " if options.devices > 1 else ""
+    where = machine.title if plan.place.rates else machine.name
+    return f"{plan.subject.name} in {codec} on {devices}{where} · {plan.engine} · {many} of {plan.context:,} tokens"
+
+
+def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
+    yield "held", _held(plan)
+    yield "", _fits(plan)
+    yield "read", _read(plan)
+    if plan.distinct:
+        yield "experts", _experts(plan)
+    if plan.growth or plan.overtakes:
+        yield "context", _growth(plan)
+    if plan.fits is False:
+        yield "decode", "no speed: it does not fit"
+        return
+    if plan.decode:
+        yield "decode", _decode(plan, plan.decode)
+        if plan.decode.seconds:
+            yield "", _bound(plan, plan.decode)
+    if plan.prefill and plan.prefill.seconds:
+        yield "prompt", _prompt(plan, plan.prefill)
+
+
+def _held(plan: Plan) -> str:
+    needs = plan.memory.needs
+    parts = [f"weights {size(needs.weights)}"]
+    if needs.kv_allocated:
+        parts.append(f"KV {size(needs.kv_allocated)} allocated, {size(needs.kv_held)} held")
+    if needs.state_allocated:
+        parts.append(f"state {size(needs.state_allocated)}")
+    parts += [f"buffers {size(needs.buffers.nbytes)}", f"overhead {size(needs.overhead.nbytes)}"]
+    if needs.host:
+        parts.append(f"the embedding's {size(needs.host)} stay in the host's memory")
+    return " · ".join(parts)
+
+
+def _fits(plan: Plan) -> str:
+    total, each = plan.memory.needs.total, " on the fullest device" if plan.options.devices > 1 else ""
+    if plan.available is None:
+        return f"{size(total)} in all; the memory of {plan.place.machine.name} is not known"
+    engine, share = plan.memory.engine, plan.memory.engine.share
+    have = f"{size(total)}{each} of {size(plan.available)}"
+    have += f", of which {engine.name} takes {100 * share:.0f} %" if share < 1 else ""
+    if plan.fits:
+        return f"{have}: fits, {size(plan.memory.spare)} to spare"
+    return f"{have}: does not fit, {size(-plan.memory.spare)} too much"
+
+
+def _read(plan: Plan) -> str:
+    total = plan.step_bytes
+    parts = [
+        f"{_PURPOSES[purpose]} {size(plan.amounts[purpose].mean)} ({100 * plan.amounts[purpose].mean / total:.0f} %)"
+        for purpose in _PURPOSES
+        if purpose in plan.amounts and (purpose != EMBEDDING or plan.amounts[purpose].mean > 0.005 * total)
+    ]
+    whole = f"{size(total)} a token" if plan.options.batch == 1 else f"{size(total)} a step of {plan.options.batch}"
+    if plan.options.batch > 1 and not plan.options.speculation:
+        whole += f" tokens, {size(plan.nbytes)} each"
+    return f"{whole}: {', '.join(parts)}"
+
+
+def _experts(plan: Plan) -> str:
+    d = plan.distinct
+    if d is None:
+        return ""
+    if d.low == d.high:
+        return f"{d.low} of {d.experts} in each layer that routes"
+    return (
+        f"{d.mean:.1f} of {d.experts} distinct ones expected in each layer that routes, if routed evenly; "
+        f"at least {d.low}, at most {d.high}"
+    )
+
+
+def _growth(plan: Plan) -> str:
+    grows = f"{size(plan.growth)} more for each token of it" if plan.growth else "every window is full: no more bytes"
+    if plan.overtakes is None:
+        return f"{grows}; KV never overtakes the weights"
+    trained, beyond = plan.subject.graph.context, ""
+    if plan.overtakes > trained:
+        beyond = f", beyond the {trained:,} that it was trained for"
+    each = " each" if plan.options.batch > 1 else ""
+    return f"{grows}; KV overtakes the weights at {plan.overtakes:,} tokens{each}{beyond}"
+
+
+def _decode(plan: Plan, found: Speed) -> str:
+    if found.rate is None:
+        bound = f"; at most {_rate(found.ceiling)} tok/s by its bandwidth" if found.ceiling else ""
+        return f"no number: what it rests on is not known{bound}"
+    total = f" in all, {_rate(plan.each)} each" if plan.options.batch > 1 else ""
+    line = f"{_rate(found.rate)} tok/s{total} (80 %: {_rate(found.slowest)}–{_rate(found.fastest)})"
+    if found.ceiling:
+        line += f" of at most {_rate(found.ceiling)} that {_bandwidth(plan)} allow"
+    if plan.empty and plan.empty.rate and plan.empty.rate > 1.02 * found.rate:
+        line += f"; {_rate(plan.empty.rate)} at an empty context"
+    return line
+
+
+def _bandwidth(plan: Plan) -> str:
+    rate, measured = plan.place.bandwidth(plan.options) or 0.0, " read when measured" if plan.place.rates else ""
+    return f"{rate / 1e9:,.0f} GB/s{measured}" if rate >= 1e10 else f"{rate / 1e9:.1f} GB/s{measured}"
+
+
+def _bound(plan: Plan, found: Speed) -> str:
+    first, *rest = found.shares
+    line = f"bound by {TERMS[first[0]]} ({100 * first[1]:.0f} % of the time)"
+    if rest and rest[0][1] >= 0.05:
+        line += f", then {TERMS[rest[0][0]]} ({100 * rest[0][1]:.0f} %)"
+    if found.mbu is not None:
+        line += f" · MBU {100 * found.mbu:.0f} %"
+    return line + (f", MFU {_percent(found.mfu)}" if found.mfu is not None else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
+
+
+def _prompt(plan: Plan, found: Speed) -> str:
+    low, high = _seconds(found.low), _seconds(found.high)
+    line = f"{plan.prompt:,} tokens in {_seconds(found.seconds)} (80 %: {low}–{high}) to the first token"
+    line += f", {_rate(found.rate)} tok/s; bound by {TERMS[found.binding]}"
+    return line + (f" · MFU {_percent(found.mfu)}" if found.mfu is not None else "")
+
+
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "?"
+    if value < 1:
+        return f"{1e3 * value:.0f} ms"
+    return f"{value:.2g} s" if value < 10 else f"{value:,.0f} s"
+
+
+def _rate(value: float | None) -> str:
+    """Three digits: "0.123", "12.3", "1,230"."""
+    if value is None:
+        return "?"
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value < 10 else f"{value:.1f}"
+
+
+def _advice(number: int, advice: Advice) -> Iterator[str]:
+    speed = f"{_rate(advice.rate)} tok/s" if advice.rate else f"at most {_rate(advice.most)} tok/s"
+    if advice.rate is None and advice.most is None:
+        speed = "no speed known"
+    gain = f"×{advice.gain:.2f}, " if advice.gain is not None else ""
+    cost = f"{gain}{speed} · {size(advice.nbytes)} a token · {size(advice.memory)} held · {advice.effect}"
+    yield f"  {number}  {advice.change}: {cost}"
+    yield f"     {advice.flags or advice.command}"
+
+
+def comparison(plans: Sequence[Plan]) -> str:
+    """One row a plan; what is the same in all of them goes above."""
+    head = ("model", "codec", "machine", "context", "batch", "held", "to spare", "a token", "tok/s", "80 %", "ceiling",
+            "bound by", "first token")  # fmt: skip
+    rows = [_row(p) for p in plans]
+    return printable(table([head, *rows], numbers=[3, 4, 5, 6, 7, 8, 9, 10, 12]))
+
+
+def _row(plan: Plan) -> tuple[str, ...]:
+    spare = "?" if plan.available is None else size(plan.memory.spare) if plan.fits else f"−{size(-plan.memory.spare)}"
+    fast, first = plan.decode, plan.prefill
+    return (
+        plan.subject.name, plan.subject.codec.upper(), plan.place.machine.name, f"{plan.context:,}",
+        str(plan.options.batch), size(plan.memory.needs.total), spare, size(plan.nbytes),
+        _rate(fast.rate) if fast else "–", f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–",
+        _rate(fast.ceiling) if fast else "–", plan.binding or "?",
+        _seconds(first.seconds) if first else "–",
+    )  # fmt: skip

@@ -1,0 +1,19 @@
+"""What a model needs, reads and reaches on a machine, before anything is downloaded.
+
+plan([subject("llama-3:70b")], [place("rtx-4090")], Options()) -> one Plan for each pair
+"""
+
+from __future__ import annotations
+
+from memfirst.plan.make import make, plan
+from memfirst.plan.options import ENGINES, Options, Speculation
+from memfirst.plan.place import HERE, Place, place, this_machine
+from memfirst.plan.priced import Priced
+from memfirst.plan.result import Distinct, Plan
+from memfirst.plan.speed import Speed
+from memfirst.plan.subject import Subject, subject
+
+__all__ = [
+    "ENGINES", "HERE", "Distinct", "Options", "Place", "Plan", "Priced", "Speculation", "Speed", "Subject",
+    "make", "place", "plan", "subject", "this_machine",
+]  # fmt: skip

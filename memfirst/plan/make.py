@@ -1,0 +1,148 @@
+"""A plan is made: prices of a step, memory, and the speeds that follow, if it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from memfirst.graph import Sequence as Tokens
+from memfirst.graph import Step
+from memfirst.graph import decode as decode_step
+from memfirst.graph import prefill as prefill_step
+from memfirst.memory import MemoryPlan, plan_memory
+from memfirst.ops.traffic import KV_READ
+from memfirst.plan.options import MOST_TOKENS, Options, Speculation
+from memfirst.plan.place import Place
+from memfirst.plan.priced import Priced
+from memfirst.plan.result import Distinct, Plan
+from memfirst.plan.speed import Speed, drafted, speed
+from memfirst.plan.subject import Subject, subject
+
+
+def plan(models: Sequence[Subject], places: Sequence[Place], options: Options) -> tuple[Plan, ...]:
+    """Every model on every machine, model by model."""
+    return tuple(make(model, place, options) for model in models for place in places)
+
+
+def make(model: Subject, place: Place, options: Options) -> Plan:
+    """One model on one machine. A model that does not fit has no speed."""
+    context = options.reached(model.graph.context)
+    prompt, priced = options.prompted(context), model.priced(options.kv)
+    drafter = _drafter(options)
+    memory = _memory(model, drafter, place, options, context)
+    last = decode_step(context - 1, options.batch)
+    fits = not memory.memories or memory.fits
+    weights, kv = _split(priced, last)
+    notes = _notes(model, place, memory, context)
+    return Plan(
+        model, place, options, context, prompt, priced.amounts(last), memory,
+        memory.memories[0] if memory.memories else None,
+        _decode(priced, drafter, place, options, context) if fits else None,
+        _decode(priced, drafter, place, options, 1) if fits else None,
+        _prefill(priced, place, options, prompt) if fits else None,
+        priced.kv(decode_step(context)) - priced.kv(decode_step(context - 1)),
+        _overtakes(priced, options.batch, weights) if kv else None,
+        _distinct(priced, options), notes,
+    )  # fmt: skip
+
+
+def _drafter(options: Options) -> Priced | None:
+    """The model that drafts, in what its engine usually runs."""
+    speculation = options.speculation
+    if speculation is None or not speculation.draft:
+        return None
+    return subject(speculation.draft, engine=options.engine).priced(options.kv)
+
+
+def _memory(model: Subject, drafter: Priced | None, place: Place, options: Options, context: int) -> MemoryPlan:
+    """What is held; weights and cache of a drafting model beside it, on the first device."""
+    engine, contexts = place.memory_engine(options), [context] * options.batch
+    memories = [place.machine.memory] * options.devices if place.machine.memory else []
+    split = "layers" if options.share == "pipeline" else "tensor"
+    kv = options.kv, options.kv
+    found = plan_memory(model.graph, contexts, engine=engine, kv=kv, memories=memories, split=split)
+    if drafter is None:
+        return found
+    more = plan_memory(drafter.graph, contexts, engine=engine, kv=kv).needs
+    first = found.devices[0]
+    both = replace(
+        first, weights=first.weights + more.weights, kv_read=first.kv_read + more.kv_read,
+        kv_held=first.kv_held + more.kv_held, kv_allocated=first.kv_allocated + more.kv_allocated,
+        state_read=first.state_read + more.state_read, state_allocated=first.state_allocated + more.state_allocated,
+    )  # fmt: skip
+    return replace(found, devices=(both, *found.devices[1:]))
+
+
+def _decode(priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int) -> Speed:
+    """A step that brings each sequence to `context` tokens, and with speculation beyond."""
+    speculation = options.speculation
+    if speculation is not None:
+        return _speculated(priced, drafter, place, options, context, speculation)
+    return _timed(priced, place, options, decode_step(context - 1, options.batch), float(options.batch))
+
+
+def _speculated(
+    priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int, by: Speculation
+) -> Speed:
+    """`by.tokens` steps of the drafting model, then one of the model over all that was drafted."""
+    new, gained = by.tokens + 1, options.batch * by.gained
+    past = max(0, context - new)
+    check = Step(tuple(Tokens(past, new, logits=tuple(range(new))) for _ in range(options.batch)))
+    checked = _timed(priced, place, options, check, gained)
+    step = decode_step(past, options.batch)
+    drafts = [_timed(drafter, place, options, step, 0.0)] * by.tokens if drafter else []
+    return drafted(checked, drafts, gained, place.bandwidth(options))
+
+
+def _prefill(priced: Priced, place: Place, options: Options, prompt: int) -> Speed:
+    return _timed(priced, place, options, prefill_step(prompt), float(prompt))
+
+
+def _timed(priced: Priced, place: Place, options: Options, step: Step, tokens: float) -> Speed:
+    nbytes = sum(amount.mean for amount in priced.amounts(step).values())
+    return speed(place.time(priced, step, options), tokens, nbytes, place.bandwidth(options))
+
+
+def _split(priced: Priced, step: Step) -> tuple[float, float]:
+    """Bytes of a step: all but keys and values, and these."""
+    amounts = priced.amounts(step)
+    kv = amounts[KV_READ].mean if KV_READ in amounts else 0.0
+    return sum(a.mean for a in amounts.values()) - kv, kv
+
+
+def _overtakes(priced: Priced, batch: int, weights: float) -> int | None:
+    """The shortest context at which the batch reads as many bytes of KV as of everything else."""
+    return _first(lambda tokens: batch * priced.kv(decode_step(tokens - 1)) >= weights)
+
+
+def _first(holds: Callable[[int], bool]) -> int | None:
+    """The least n in 1..MOST_TOKENS for which it holds, where it holds from there on."""
+    if not holds(MOST_TOKENS):
+        return None
+    low, high = 0, MOST_TOKENS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
+
+
+def _distinct(priced: Priced, options: Options) -> Distinct | None:
+    """E · (1 − (1 − k/E)^n) experts for n tokens that each pick k of E."""
+    routed = priced.routed()
+    if routed is None:
+        return None
+    experts, picked = routed
+    tokens = options.batch * (options.speculation.tokens + 1 if options.speculation else 1)
+    mean = experts * (1 - (1 - picked / experts) ** tokens)
+    return Distinct(experts, picked, mean, picked, min(experts, picked * tokens))
+
+
+def _notes(model: Subject, place: Place, memory: MemoryPlan, context: int) -> tuple[str, ...]:
+    notes = []
+    if context > model.graph.context:
+        notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
+    if not memory.memories:
+        notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
+    if place.machine.kind in ("unified", "cpu", "board", "laptop-gpu") and not place.rates:
+        notes.append("what the system itself takes of the memory is not counted")
+    return tuple(notes)

@@ -1,0 +1,89 @@
+"""How a model is to be run: what a user chooses, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.memory import LARGEST_BATCH
+
+ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp", "vllm", "vllm-hybrid")
+"""Whose memory and whose time can be said."""
+
+SHARES = ("pipeline", "tensor")
+DEFAULT_CONTEXT, DEFAULT_PROMPT = 4096, 512
+MOST_DRAFTED, MOST_DEVICES = 64, 1 << 12
+MOST_TOKENS = 1 << 28
+
+
+@dataclass(frozen=True)
+class Speculation:
+    """`tokens` are drafted, then checked in one step; each is accepted with the probability `acceptance`.
+
+    draft  name of the model that drafts; "": drafting is free, as from the prompt's own n-grams
+    """
+
+    tokens: int = 4
+    acceptance: float = 0.7
+    draft: str = ""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tokens <= MOST_DRAFTED or not 0 <= self.acceptance < 1:
+            found = f"{self.tokens} drafted tokens, accepted at {self.acceptance:g}"
+            raise ConfigError(found, f"1 to {MOST_DRAFTED} tokens, and a probability below 1")
+
+    @property
+    def gained(self) -> float:
+        """Tokens that a step is expected to add: (1 − a^(k+1)) / (1 − a) (arXiv:2211.17192, equation 1)."""
+        a = self.acceptance
+        return float((1 - a ** (self.tokens + 1)) / (1 - a))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Raises ConfigError or UnsupportedError for what cannot be.
+
+    codec    a mix such as "q4_k_m"; "": as the file has it, without a file what the engine usually runs
+    kv       codec of keys and values
+    context  tokens that each sequence reaches; 0: DEFAULT_CONTEXT, or less where the model was trained for less
+    prompt   tokens before the first answer; 0: DEFAULT_PROMPT, at most the context
+    engine   one of ENGINES; "": memfirst on this machine, llama.cpp elsewhere
+    threads  of a processor; 0: all
+    """
+
+    codec: str = ""
+    kv: str = "f16"
+    context: int = 0
+    batch: int = 1
+    prompt: int = 0
+    engine: str = ""
+    devices: int = 1
+    share: str = "pipeline"
+    threads: int = 0
+    speculation: Speculation | None = None
+
+    def __post_init__(self) -> None:
+        _within("batch", self.batch, 1, LARGEST_BATCH)
+        _within("context", self.context, 0, MOST_TOKENS)
+        _within("prompt", self.prompt, 0, MOST_TOKENS)
+        _within("devices", self.devices, 1, MOST_DEVICES)
+        _within("threads", self.threads, 0, 1 << 12)
+        if self.engine and self.engine not in ENGINES:
+            raise UnsupportedError(f"the engine {self.engine[:40]!r}", f"one of {', '.join(ENGINES)}")
+        if self.share not in SHARES:
+            raise ConfigError(f"devices that share by {self.share[:40]!r}", " or ".join(SHARES))
+        if self.context and self.prompt > self.context:
+            raise ConfigError(f"a prompt of {self.prompt} tokens in a context of {self.context}", "a longer context")
+
+    def reached(self, trained: int) -> int:
+        """Tokens that each sequence reaches, of a model trained for `trained`."""
+        return self.context or max(self.prompt, min(DEFAULT_CONTEXT, trained))
+
+    def prompted(self, context: int) -> int:
+        """Tokens of the prompt."""
+        return self.prompt or min(DEFAULT_PROMPT, context)
+
+
+def _within(what: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{what} is {value}", f"{low} to {high}")

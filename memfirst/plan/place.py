@@ -1,0 +1,104 @@
+"""Where a model is to run: a machine of the catalogue, or this one as `memfirst machine` measured it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memfirst import timing
+from memfirst.errors import MemfirstError, UnsupportedError
+from memfirst.graph import Step
+from memfirst.machine import Machine, find_machine
+from memfirst.memory import Engine, engine_named
+from memfirst.plan.options import Options
+from memfirst.plan.priced import Priced
+from memfirst.timing import Deployment, Prediction
+
+if TYPE_CHECKING:
+    from memfirst.rates import Rates
+
+HERE = "here"
+"""The name of this machine."""
+
+_ON_GPU = ("datacentre-gpu", "gpu", "laptop-gpu")
+_LLAMA = ("llama.cpp", "ollama", "ik_llama.cpp")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A machine; with `rates`, this one as measured."""
+
+    machine: Machine
+    rates: Rates | None = None
+
+    def engine(self, options: Options) -> str:
+        """Whose speed and memory is asked for."""
+        return options.engine or ("memfirst" if self.rates else "llama.cpp")
+
+    def memory_engine(self, options: Options) -> Engine:
+        """How that engine allocates here."""
+        name = self.engine(options)
+        if name in _LLAMA:
+            name = "llama.cpp-gpu" if self.machine.kind in _ON_GPU else "llama.cpp"
+        return engine_named(name)
+
+    def deployment(self, options: Options) -> Deployment:
+        """How the catalogue's rates are to be used."""
+        engine = self.engine(options).removesuffix("-hybrid")
+        return Deployment(engine, options.devices, options.share, threads=options.threads)
+
+    def bandwidth(self, options: Options) -> float | None:
+        """Bytes/s of all devices that read at once: peak of the data sheet, or as measured with so many threads."""
+        if self.rates:
+            from memfirst.rates.store import nearest
+
+            return nearest(self.rates.read, options.threads or max(self.rates.read))
+        at_once = options.devices if options.share == "tensor" else 1
+        return self.machine.bandwidth * at_once if self.machine.bandwidth else None
+
+    def time(self, priced: Priced, step: Step, options: Options) -> Prediction:
+        """Seconds of the step."""
+        if self.rates and self.engine(options) == "memfirst":
+            return _measured(self.rates, priced, step, options)
+        return timing.decode(priced.cost(step), self.machine, self.deployment(options))
+
+
+def place(name: str) -> Place:
+    """The machine called `name`, "here" being this one; MemfirstError where there is none."""
+    if name.lower() == HERE:
+        found = this_machine()
+        if found is None:
+            raise MemfirstError("this machine has not been measured", do="run memfirst machine, or name one with --on")
+        return found
+    return Place(find_machine(name))
+
+
+def this_machine() -> Place | None:
+    """This machine as it was measured; None where it was not."""
+    from memfirst import rates
+
+    found = rates.load()
+    if found is None:
+        return None
+    machine = Machine(
+        HERE, found.fingerprint, "cpu", memory=found.memory, bandwidth=max(found.read.values()),
+        cores=max(found.read), source=f"measured on {found.date}", known="measured",
+    )  # fmt: skip
+    return Place(machine, found)
+
+
+def _measured(measured: Rates, priced: Priced, step: Step, options: Options) -> Prediction:
+    """By this machine's own rates; no number, and why, where our engine does not run the model."""
+    from memfirst import rates
+    from memfirst.rates.work import LARGEST
+
+    threads, prompt = options.threads or None, len(step.sequences) == 1 and step.sequences[0].past == 0
+    if step.tokens > LARGEST and not prompt:
+        found = f"memfirst takes {LARGEST} tokens a step, not {step.tokens}"
+        return Prediction(None, None, None, (), "", step.tokens, notes=(found,))
+    try:
+        if prompt and step.tokens > 1:
+            return rates.prefill(priced.graph, step.tokens, measured, threads)
+        return rates.step_time(priced.graph, step, measured, threads)
+    except UnsupportedError as error:
+        return Prediction(None, None, None, (), "", step.tokens, notes=(f"memfirst does not run it: {error}",))

@@ -1,0 +1,115 @@
+"""A graph as few distinct operations, each with how many times it occurs: to price many steps of it quickly.
+
+The 80 layers of a model differ in their names only, so a step is priced by some 30 operations instead of 1300. The
+formulas are the operations' own (`reads`, `flops`): what is said here is what `memfirst.ledger` says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
+from memfirst.lower.mixed import layer_of
+from memfirst.ops.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertRead, Read
+from memfirst.timing import Cost
+
+_NAMES = frozenset({"name", "inputs", "output"})
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Operations that differ in names only: one of them, its streamed reads, and how many there are."""
+
+    op: Op
+    reads: tuple[Read, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A graph to be priced at many steps."""
+
+    graph: Graph
+
+    @cached_property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Every operation, those alike together."""
+        first: dict[Hashable, Op] = {}
+        counts: Counter[Hashable] = Counter()
+        for op in self.graph.ops:
+            key = _signature(op)
+            first.setdefault(key, op)
+            counts[key] += 1
+        return tuple(Kind(op, _streamed(op), counts[key]) for key, op in first.items())
+
+    @cached_property
+    def layers(self) -> int:
+        """Layers of the model."""
+        return 1 + max(layer_of(op.name) for op in self.graph.ops)
+
+    @cached_property
+    def codec(self) -> str:
+        """The codec that most bytes of the weights are in."""
+        found: Counter[str] = Counter()
+        for kind in self.kinds:
+            for weight in kind.op.weights:
+                if not weight.alias:
+                    found[weight.codec] += kind.count * weight.nbytes
+        return found.most_common(1)[0][0] if found else "f16"
+
+    def amounts(self, step: Step) -> dict[str, Amount]:
+        """Streamed bytes of the step by purpose, as the ledger's."""
+        found: dict[str, Amount] = {}
+        for kind in self.kinds:
+            for read in kind.reads:
+                amount = _times(read.amount(step), kind.count)
+                if amount.high:
+                    found[read.purpose] = found.get(read.purpose, NOTHING) + amount
+        return found
+
+    def flops(self, step: Step) -> int:
+        """Operations of the step, a multiply-add counting 2."""
+        return sum(kind.count * kind.op.flops(step) for kind in self.kinds)
+
+    def cost(self, step: Step) -> Cost:
+        """What the step asks of a machine, as `memfirst.timing.cost` says of a whole program."""
+        amounts = self.amounts(step)
+        least = amounts[EXPERTS].low if EXPERTS in amounts else 0.0
+        return Cost(
+            {purpose: amount.mean for purpose, amount in amounts.items()}, self.flops(step), step.tokens, self.layers,
+            self.codec, len(step.sequences), self.graph.hidden_size, least,
+        )  # fmt: skip
+
+    def kv(self, step: Step) -> int:
+        """Bytes of keys and values that the step reads."""
+        return int(self.amounts(step).get(KV_READ, NOTHING))
+
+    def routed(self) -> tuple[int, int] | None:
+        """(experts, those that a token picks) of the layers that route; None for a dense model."""
+        reads = (read for kind in self.kinds for read in kind.reads if isinstance(read, ExpertRead))
+        first = next(reads, None)
+        return (first.weight.shape[0], first.k) if first else None
+
+
+def _streamed(op: Op) -> tuple[Read, ...]:
+    return tuple(read for read in op.reads() if read.purpose in STREAMED)
+
+
+def _times(amount: Amount, count: int) -> Amount:
+    return Amount(amount.mean * count, amount.low * count, amount.high * count)
+
+
+def _signature(op: Op) -> Hashable:
+    """All that an operation is, but for names."""
+    return (type(op), *(_nameless(value) for name, value in vars(op).items() if name not in _NAMES))
+
+
+def _nameless(value: object) -> Hashable:
+    if isinstance(value, Weight):
+        return (value.shape, value.codec, bool(value.alias), value.pack, value.padding, value.tier)
+    if isinstance(value, KVCache | StateCache):
+        return tuple(v for name, v in vars(value).items() if name != "name")
+    return repr(value) if isinstance(value, Mapping) else value

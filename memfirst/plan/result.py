@@ -1,0 +1,160 @@
+"""What a plan says, as plain data: bytes, memory, speeds, what binds; as an object for JSON, as a row for CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from memfirst.memory import MemoryPlan
+from memfirst.ops.traffic import EXPERTS, KV_READ, NOTHING, Amount
+from memfirst.plan.options import Options
+from memfirst.plan.place import Place
+from memfirst.plan.speed import Speed
+from memfirst.plan.subject import Subject
+
+CAPACITY = "capacity"
+"""What binds a model that does not fit."""
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Routed experts of a layer that a step reads: `mean` expected under uniform routing, within its bounds."""
+
+    experts: int
+    picked: int
+    mean: float
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One model on one machine.
+
+    context, prompt  tokens that each sequence reaches, and those before the first answer
+    amounts   streamed bytes by purpose of a step that adds a token to each sequence, the last that fits the context
+    memory    what must be held; available: bytes of each device, None where nobody has said
+    decode    such a step, and `empty` the same at an empty context; None where the model does not fit
+    prefill   of the prompt of one sequence
+    growth    bytes of KV that the next token of context adds to a step
+    overtakes tokens of context at which KV is as many bytes as all weights of a step; None: never
+    """
+
+    subject: Subject
+    place: Place
+    options: Options
+    context: int
+    prompt: int
+    amounts: Mapping[str, Amount]
+    memory: MemoryPlan
+    available: int | None
+    decode: Speed | None
+    empty: Speed | None
+    prefill: Speed | None
+    growth: int
+    overtakes: int | None
+    distinct: Distinct | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def engine(self) -> str:
+        """Whose memory and speed it is."""
+        return self.place.engine(self.options)
+
+    @property
+    def fits(self) -> bool | None:
+        """None where the machine's memory is not known."""
+        return None if self.available is None else self.memory.fits
+
+    @property
+    def nbytes(self) -> float:
+        """Read for a token of one sequence."""
+        tokens = self.options.batch * (self.options.speculation.gained if self.options.speculation else 1.0)
+        return self.decode.nbytes / self.decode.tokens if self.decode else self.step_bytes / tokens
+
+    @property
+    def step_bytes(self) -> float:
+        """Read by a step of the model itself."""
+        return sum(amount.mean for amount in self.amounts.values())
+
+    @property
+    def rate(self) -> float | None:
+        """Tokens/s of all sequences together; None where it does not fit or a rate is unknown."""
+        return self.decode.rate if self.decode else None
+
+    @property
+    def each(self) -> float | None:
+        """Tokens/s of one sequence."""
+        return None if self.rate is None else self.rate / self.options.batch
+
+    @property
+    def binding(self) -> str:
+        """The largest term of a decoded token's time; capacity where the model does not fit."""
+        if self.fits is False:
+            return CAPACITY
+        return self.decode.binding if self.decode else ""
+
+    def json(self) -> dict[str, Any]:
+        """Everything by name; bytes, seconds, tokens/s. Without numbers where there are none."""
+        needs = self.memory.needs
+        return {
+            "model": self.subject.name, "path": self.subject.path, "architecture": self.subject.graph.architecture,
+            "parameters": self.subject.parameters, "codec": self.subject.codec, "codec_assumed": self.subject.assumed,
+            "machine": self.place.machine.name, "bandwidth": self.place.bandwidth(self.options),
+            "bandwidth_source": self.place.machine.source, "engine": self.engine, "kv": self.options.kv,
+            "context": self.context, "batch": self.options.batch, "prompt": self.prompt,
+            "devices": self.options.devices, "share": self.options.share,
+            "bytes_per_token": self.nbytes, "step_bytes": {p: _amount(a) for p, a in self.amounts.items()},
+            "kv_bytes_per_context_token": self.growth, "kv_overtakes_weights_at": self.overtakes,
+            "distinct_experts": vars(self.distinct) if self.distinct else None,
+            "memory": {
+                "available": self.available, "fits": self.fits, "spare": None if self.available is None else
+                self.memory.spare, "total": needs.total, "weights": needs.weights, "weights_on_host": needs.host,
+                "kv_read": needs.kv_read, "kv_held": needs.kv_held, "kv_allocated": needs.kv_allocated,
+                "state": needs.state_read, "state_allocated": needs.state_allocated,
+                "buffers": vars(needs.buffers), "overhead": vars(needs.overhead),
+            },
+            "decode": _speed(self.decode), "decode_at_empty_context": _speed(self.empty),
+            "prefill": _speed(self.prefill), "binding": self.binding, "notes": list(self.notes),
+        }  # fmt: skip
+
+    def row(self) -> dict[str, Any]:
+        """The figures of a table's row."""
+        decode, prefill = self.decode, self.prefill
+        return {
+            "model": self.subject.name, "codec": self.subject.codec, "machine": self.place.machine.name,
+            "engine": self.engine, "kv": self.options.kv, "context": self.context, "batch": self.options.batch,
+            "devices": self.options.devices, "fits": self.fits, "memory": self.memory.needs.total,
+            "spare": None if self.available is None else self.memory.spare, "bytes_per_token": round(self.nbytes),
+            "kv_share": self.kv_share, "tok_s": decode and decode.rate, "tok_s_low": decode and decode.slowest,
+            "tok_s_high": decode and decode.fastest, "ceiling_tok_s": decode and decode.ceiling,
+            "binding": self.binding, "mbu": decode and decode.mbu, "mfu": decode and decode.mfu,
+            "first_token_s": prefill and prefill.seconds,
+        }  # fmt: skip
+
+    @property
+    def kv_share(self) -> float:
+        """Of a step's bytes."""
+        return self.amounts.get(KV_READ, NOTHING).mean / self.step_bytes if self.step_bytes else 0.0
+
+    @property
+    def expert_share(self) -> float:
+        """Of a step's bytes."""
+        return self.amounts.get(EXPERTS, NOTHING).mean / self.step_bytes if self.step_bytes else 0.0
+
+
+def _amount(amount: Amount) -> int | dict[str, float]:
+    """Exact, or an expectation with its bounds."""
+    return amount.low if amount.exact else {"mean": amount.mean, "low": amount.low, "high": amount.high}
+
+
+def _speed(found: Speed | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "tok_s": found.rate, "tok_s_low": found.slowest, "tok_s_high": found.fastest, "ceiling_tok_s": found.ceiling,
+        "seconds": found.seconds, "seconds_low": found.low, "seconds_high": found.high, "tokens": found.tokens,
+        "bytes": found.nbytes, "terms": {t.name: t.seconds for t in found.terms}, "binding": found.binding,
+        "mbu": found.mbu, "mfu": found.mfu, "notes": list(found.notes),
+    }  # fmt: skip

@@ -1,0 +1,150 @@
+"""The model that a plan is about: from a file, a folder, a config.json or a name, as a graph in some codecs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from memfirst import models
+from memfirst.catalog.configs import catalog_checkpoint, find_config
+from memfirst.catalog.models import find_model
+from memfirst.errors import ModelNotFoundError, UnsupportedError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.mixes import PRICED
+from memfirst.formats.open import open_checkpoint
+from memfirst.graph import Graph
+from memfirst.lower.mixed import mixed, with_kv
+from memfirst.models.quantized import MXFP4
+from memfirst.plan.priced import Priced
+
+Local = Callable[[str], Path | None]
+"""Finds the files of a name on this disk; None where there are none."""
+
+USUAL = "q4_k_m"
+"""What llama.cpp's users run: without a file, unless the model is published in blocks of its own."""
+
+_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size",
+          "block_count", "embedding_length", "feed_forward_length", "attention.head_count")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model in a codec.
+
+    name     as it was asked for; path: of its files, "" where only its config is known
+    graph    with the weights in `codec`; origin: as its file or its config has them
+    codec    a mix of `memfirst.formats.mixes`, or what the file or the config says
+    assumed  nobody said so: it is what is usually run
+    """
+
+    name: str
+    path: str
+    graph: Graph
+    origin: Graph
+    codec: str
+    assumed: bool = False
+    _priced: dict[str, Priced] = field(default_factory=dict, compare=False, repr=False)
+
+    def recoded(self, mix: str) -> Subject:
+        """The same model in another mix; UnsupportedError, listing the mixes there are."""
+        return replace(self, graph=mixed(self.origin, mix), codec=mix.lower(), assumed=False, _priced={})
+
+    def priced(self, kv: str) -> Priced:
+        """To be priced with keys and values in that codec."""
+        if kv not in self._priced:
+            self._priced[kv] = Priced(self.graph if kv == "f16" else with_kv(self.graph, kv, kv))
+        return self._priced[kv]
+
+    @cached_property
+    def parameters(self) -> int:
+        """Weights, a tied head counted once."""
+        total = 0
+        for kind in self.priced("f16").kinds:
+            for weight in kind.op.weights:
+                if not weight.alias:
+                    total += kind.count * weight.matrices * weight.rows * weight.columns
+        return total
+
+
+def subject(
+    name: str, codec: str = "", engine: str = "", allow_unknown: bool = False, local: Local | None = None
+) -> Subject:
+    """The model called `name`: files that `local` finds (or a path), else a row of the catalogue, "row:mix" too.
+
+    engine  whose usual codec is taken where there are no weights
+
+    Raises ModelNotFoundError, FormatError, ConfigError, and UnsupportedError with what is known of an architecture
+    that is not.
+    """
+    path = local(name) if local else Path(name) if Path(name).exists() else None
+    if path is None and not codec:
+        name, codec = _split(name)
+    checkpoint = open_checkpoint(path) if path else _catalogued(name)
+    try:
+        origin = _built(checkpoint, name, allow_unknown)
+    finally:
+        checkpoint.close()
+    found = Subject(name, str(path or ""), origin, origin, _stated(checkpoint, origin))
+    if codec:
+        return found.recoded(codec)
+    usual = "" if checkpoint.tensors else _usual(checkpoint, name, engine)
+    return replace(found.recoded(usual), assumed=True) if usual else found
+
+
+def _catalogued(name: str) -> Checkpoint:
+    if "/" in name or name.endswith((".gguf", ".json")):
+        return open_checkpoint(name)  # says what is not there
+    return catalog_checkpoint(name)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """("llama-3:8b", "q8_0") of "llama-3:8b:q8_0"; no codec in a name that is a row's as it stands."""
+    base, _, mix = name.rpartition(":")
+    if not base or mix.lower() not in PRICED:
+        return name, ""
+    try:
+        find_config(name)
+    except ModelNotFoundError:
+        return base, mix.lower()
+    return name, ""
+
+
+def _built(checkpoint: Checkpoint, name: str, allow_unknown: bool) -> Graph:
+    try:
+        return models.build(checkpoint, allow_unknown)
+    except UnsupportedError as error:
+        if checkpoint.architecture in models.ARCHITECTURES:
+            raise
+        found = f"{name}: the architecture {checkpoint.architecture[:60]!r} is not known here"
+        known = _known(checkpoint)
+        raise UnsupportedError(f"{found}; known of it: {known}" if known else found, error.expected) from error
+
+
+def _known(checkpoint: Checkpoint) -> str:
+    """Its sizes, and of a file its tensors."""
+    metadata: Mapping[str, Any] = checkpoint.metadata
+    found = {key: metadata.get(key, metadata.get(f"{checkpoint.architecture}.{key}")) for key in _SIZES}
+    parts = [f"{key} {value}" for key, value in found.items() if isinstance(value, int)]
+    if checkpoint.tensors:
+        total = sum(t.nbytes for t in checkpoint.tensors.values())
+        parts.append(f"{len(checkpoint.tensors)} tensors of {total / 1e9:.2f} GB, which a token reads at most")
+    return ", ".join(parts)
+
+
+def _stated(checkpoint: Checkpoint, graph: Graph) -> str:
+    """The mix that a GGUF file says it is in, else the codec of most bytes."""
+    stated = checkpoint.metadata.get("general.file_type") if checkpoint.kind == "gguf" else None
+    by_type = {mix.file_type: name for name, mix in PRICED.items()}
+    return by_type.get(stated) if isinstance(stated, int) and stated in by_type else Priced(graph).codec  # type: ignore[return-value]
+
+
+def _usual(checkpoint: Checkpoint, name: str, engine: str) -> str:
+    """A mix, or "" for the weights as published."""
+    quantization = checkpoint.metadata.get("quantization_config")
+    if engine.startswith("vllm") or (isinstance(quantization, Mapping) and quantization.get("quant_method") == MXFP4):
+        return ""
+    entry = find_model(name)
+    return entry.quant.lower() if entry and entry.quant.lower() in PRICED else USUAL
