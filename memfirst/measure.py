@@ -26,6 +26,8 @@ from memfirst.ledger import Ledger, Memory
 from memfirst.llama_bench import Row, measured_row
 from memfirst.ops.traffic import ACTIVATIONS
 from memfirst.progress import Progress, Silent
+from memfirst.rates import Comparison, measured_parts, predicted_parts
+from memfirst.rates import load as load_rates
 
 SEED = 20260101
 """Of the prompt's token ids: any ids cost the same."""
@@ -70,6 +72,7 @@ class Measured:
     model_type: str
     model_size: int
     model_n_params: int
+    comparison: Comparison | None = None
 
     @property
     def decode_rate(self) -> float:
@@ -90,10 +93,19 @@ class Measured:
                 {"op": r.op, "bytes": r.bytes, "us": 1e6 * r.seconds / r.threads, "GBps": r.rate / 1e9,
                  "share_of_ceiling": r.rate / self.read_bandwidth} for r in self.ops
             ],
+            **self._foretold(),
             "packed_weight_bytes": self.memory.weights, "kv_held_bytes": self.memory.kv_held,
             "kv_allocated_bytes": self.memory.kv_allocated,
             "startup_s": self.startup_s, "kernels_compiled": self.compiled, "peak_rss_bytes": self.peak_rss,
         }  # fmt: skip
+
+    def _foretold(self) -> dict[str, Any]:
+        c = self.comparison
+        if c is None:
+            return {"predicted_decode_tok_s": None}
+        predicted, measured = ({k: 1e6 * v for k, v in us.items()} for us in (c.predicted, c.measured))
+        return {"predicted_decode_tok_s": c.predicted_tok_s, "predicted_us": predicted, "measured_us": measured,
+                "explained": c.sentence()}  # fmt: skip
 
     def rows(self) -> list[Row]:
         """As llama-bench's rows: the prompt, then the answer at the prompt's depth; one repetition of each."""
@@ -123,7 +135,9 @@ class Measured:
             + (f"{r.rate / 1e9:7.1f}{100 * r.rate / self.read_bandwidth:10.0f} %" if r.bytes else "")
             for r in self.ops
         ]
-        lines += ["", "  start-up  " + " · ".join(f"{k} {1e3 * v:.0f} ms" for k, v in self.startup_s.items())]
+        said = self.comparison.sentence() if self.comparison else "nothing yet: run `memfirst machine` once"
+        lines += ["", f"  foretold  {said}"]
+        lines += ["  start-up  " + " · ".join(f"{k} {1e3 * v:.0f} ms" for k, v in self.startup_s.items())]
         held = f"weights {self.memory.weights / 1e6:.1f} MB · KV {self.memory.kv_held / 1e6:.1f} MB held"
         return "\n".join([*lines, f"  memory    {held} · peak resident {self.peak_rss / 1e6:.0f} MB"])
 
@@ -179,7 +193,8 @@ class Bench:
         before, spent = backend.counted(), backend.spent()
         times = self.decode(self.prompt, self.generate)
         moved = backend.moved(before, backend.counted())
-        ops = tuple(self.ops(moved, backend.spent() - spent))
+        decoding = backend.spent() - spent
+        ops = tuple(self.ops(moved, decoding))
         ceilings.append(backend.read_bandwidth(0.25))
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)
         before = backend.counted()
@@ -190,6 +205,19 @@ class Bench:
             median(ceilings), self.prompt / prefill_s, len(times) / sum(times), backend.predicted(last), recorded,
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
             len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
+            self.compared(sum(times) / len(times), decoding, median(ceilings)),
+        )  # fmt: skip
+
+    def compared(self, seconds: float, spent: NDArray[np.float64], read: float) -> Comparison | None:
+        """A decoded token's time by part beside what this machine's rates foretell; None where it is not measured."""
+        rates = load_rates()
+        if rates is None:
+            return None
+        threads, step = self.backend.options.threads, self.step(self.prompt + self.generate // 2, 1, logits=True)
+        by_call = {id(c): float(s) / self.generate for c, s in zip(self.backend.calls(), spent, strict=True)}
+        return Comparison(
+            predicted_parts(self.model.graph, step, rates, threads, read, self.backend.options.context),
+            measured_parts(self.backend.program(1).program, by_call, threads, seconds), rates.date,
         )  # fmt: skip
 
     def step(self, past: int, new: int, logits: bool) -> Step:

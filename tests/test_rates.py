@@ -139,3 +139,35 @@ def test_a_small_calibration_knows_every_call(monkeypatch: pytest.MonkeyPatch) -
     assert found.threads == (1,) and 1e9 < found.read[1] < 1e12 and found.phase[1] > 0
     seconds = rates.step_time(graph, decode(8), found, 1).seconds
     assert seconds and 1e-6 < seconds < 1e-2
+
+
+def compared(products: float, waiting: float) -> rates.Comparison:
+    """Against 1 ms of products, 0.2 of attention, 0.1 each of the others."""
+    predicted = {"products": 1e-3, "attention": 2e-4, "preparation": 1e-4, "waiting": 1e-4}
+    return rates.Comparison(predicted, {**predicted, "products": products, "waiting": waiting}, "2026-01-01T00:00")
+
+
+def test_the_miss_is_attributed_to_the_part_that_differs_most() -> None:
+    slow = compared(1.5e-3, 2e-4)
+    assert slow.culprit == "products" and slow.miss == pytest.approx(6e-4)
+    assert "measured 500 (-30%): products took 1500 us where 1000 were predicted, 83% of" in slow.sentence()
+    assert compared(0.9e-3, 3e-4).culprit == "waiting"  # slower on the whole, though products were faster
+    assert compared(0.7e-3, 1.2e-4).culprit == "products"
+    assert "within 3 %" in compared(1.01e-3, 1e-4).sentence()
+
+
+def test_parts_add_up_to_the_prediction(graph: Graph) -> None:
+    for step in (decode(5), decode(5, 8)):
+        parts = rates.predicted_parts(graph, step, made_up(), 2, 36e9, 1024)
+        whole = rates.step_time(graph, step, made_up(), 2, 36e9, 1024).seconds
+        assert sum(parts.values()) == pytest.approx(whole)
+        assert all(seconds > 0 for name, seconds in parts.items() if name != "preparation")
+
+
+def test_measured_parts_keep_every_second(graph: Graph) -> None:
+    program = rates.program_for(graph, 1, 1024, 2)
+    spent = {id(call): 1e-6 for call in program.calls}
+    parts = rates.measured_parts(program, spent, 2, 1.0)
+    assert sum(parts.values()) == pytest.approx(1.0)
+    assert parts["attention"] == pytest.approx(2 * 1e-6 / 2)  # two layers, both threads' time
+    assert rates.measured_parts(program, spent, 2, 1e-9)["waiting"] == 0.0

@@ -5,11 +5,12 @@ decode(graph, decode_step, load(), threads=2) -> Prediction
 
 from __future__ import annotations
 
+from memfirst.rates.parts import Comparison, measured_parts, predicted_parts
 from memfirst.rates.predict import prefill, step_time
 from memfirst.rates.store import Rate, Rates, fingerprint, load, rates_file, save
 from memfirst.rates.work import Work, program_for, works
 
 __all__ = [
-    "Rate", "Rates", "Work", "fingerprint", "load", "prefill", "program_for", "rates_file", "save", "step_time",
-    "works",
+    "Comparison", "Rate", "Rates", "Work", "fingerprint", "load", "measured_parts", "predicted_parts", "prefill",
+    "program_for", "rates_file", "save", "step_time", "works",
 ]  # fmt: skip

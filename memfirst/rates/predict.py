@@ -10,7 +10,8 @@ together as a soft maximum.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import ceil, log
 
 from memfirst.graph import Graph, Sequence, Step
@@ -47,8 +48,8 @@ def step_time(
     longest = max(s.past + s.new for s in step.sequences)
     program = program_for(graph, step.tokens, context or longest, threads)
     sums = dict.fromkeys((WEIGHTS, _EXPERT, KV, COMPUTE, OVERHEAD), 0.0)
-    for part in works(program, step):
-        _add_phase(sums, part, step, rates, threads, bandwidth)
+    for phase in phase_times(program, step, rates, threads, bandwidth):
+        _add(sums, phase)
     sums[OVERHEAD] += rates.step
     return _prediction(sums, program, step, bandwidth or nearest(rates.read, threads))
 
@@ -72,19 +73,42 @@ def _last(start: int, tokens: int) -> tuple[int, ...] | None:
     return None if start + LARGEST >= tokens else ()
 
 
-def _add_phase(
-    sums: dict[str, float], part: PhaseWork, step: Step, rates: Rates, threads: int, bandwidth: float | None
-) -> None:
-    sums[OVERHEAD] += nearest(rates.phase, threads) + _seconds(part.repeated, rates)
-    memory = _memory(part, step, rates, threads, bandwidth)
-    work = _seconds(part.shared, rates) * _share(part.chunks, threads)
-    read = sum(memory.values())
-    both = (read**SOFT + work**SOFT) ** (1 / SOFT)
-    if not both:
-        return
-    for name, seconds in memory.items():
-        sums[name] += seconds if read >= work else seconds * (both - work) / read
-    sums[COMPUTE] += both - (read if read >= work else both - work)
+@dataclass(frozen=True)
+class PhaseTime:
+    """Seconds of a phase: bytes by term, shared work, both together as they overlap, repeated work, what is beside."""
+
+    part: PhaseWork
+    memory: Mapping[str, float]
+    work: float
+    repeated: float
+    beside: float
+
+    @property
+    def overlapped(self) -> float:
+        """Bytes and work together."""
+        return float((sum(self.memory.values()) ** SOFT + self.work**SOFT) ** (1 / SOFT))
+
+
+def phase_times(
+    program: Program, step: Step, rates: Rates, threads: int, bandwidth: float | None = None
+) -> Iterator[PhaseTime]:
+    """Every phase of a step."""
+    for part in works(program, step):
+        yield PhaseTime(
+            part, _memory(part, step, rates, threads, bandwidth),
+            _seconds(part.shared, rates) * _share(part.chunks, threads), _seconds(part.repeated, rates),
+            nearest(rates.phase, threads),
+        )  # fmt: skip
+
+
+def _add(sums: dict[str, float], phase: PhaseTime) -> None:
+    """The phase's seconds by term: of what overlaps the longer counts whole, the shorter what it adds."""
+    sums[OVERHEAD] += phase.beside + phase.repeated
+    read, both = sum(phase.memory.values()), phase.overlapped
+    counted = read if read >= phase.work else both - phase.work
+    for name, seconds in phase.memory.items():
+        sums[name] += seconds * counted / read if read else 0.0
+    sums[COMPUTE] += both - counted
 
 
 def _share(chunks: int, threads: int) -> float:
