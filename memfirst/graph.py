@@ -128,8 +128,7 @@ class Sequence:
     @property
     def logit_rows(self) -> tuple[int, ...]:
         """Indices of the new tokens whose logits are asked for."""
-        last = (self.new - 1,) if self.new else ()
-        return last if self.logits is None else self.logits
+        return tuple(range(self.new)[-1:]) if self.logits is None else self.logits
 
 
 @dataclass(frozen=True)
@@ -245,8 +244,7 @@ Cache = KVCache | StateCache
 
 def _codec_bytes(codec: str, values: int) -> int:
     kind = codecs.BLOCK_TYPES[codec]
-    size = Fraction(values * kind.block_bytes, kind.block)
-    return ceil(size)
+    return ceil(Fraction(values * kind.block_bytes, kind.block))
 
 
 @dataclass(frozen=True)
