@@ -47,7 +47,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def amounts(graph: Graph, step: Step, start: str) -> tuple[float, float]:
     """Units and amounts of all calls whose key starts so."""
     program = rates.program_for(graph, step.tokens, 1024, 2)
-    found = [w for part in rates.works(program, step) for w in (*part.repeated, *part.shared) if w.key.startswith(start)]
+    work = [w for part in rates.works(program, step) for w in (*part.repeated, *part.shared)]
+    found = [w for w in work if w.key.startswith(start)]
     return sum(w.units for w in found), sum(w.amount for w in found)
 
 
@@ -81,7 +82,7 @@ def test_terms_add_up_and_the_largest_binds(graph: Graph) -> None:
 
 def test_a_step_without_arithmetic_takes_its_bytes(graph: Graph) -> None:
     free = replace(made_up(), work={}, phase={1: 1e-12}, step=0.0)
-    streamed = sum(w.nbytes for w in graph.weights().values()) + 256 * 272 // 256 * 15  # 15 rows beside the looked-up one
+    streamed = sum(w.nbytes for w in graph.weights().values()) + 256 * 272 // 256 * 15  # a looked-up row's neighbours
     seconds = rates.step_time(graph, decode(0), free, 1).seconds
     assert seconds == pytest.approx(streamed / 20e9, rel=0.02)
 
@@ -115,7 +116,7 @@ def test_the_file_comes_back_and_other_hardware_has_none(folder: Path) -> None:
 def test_a_broken_file_is_named(folder: Path, change: dict[str, object]) -> None:
     path = rates.save(made_up())
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(FormatError, match="this-machine.json"):
+    with pytest.raises(FormatError, match=r"this-machine\.json"):
         rates.load()
 
 
