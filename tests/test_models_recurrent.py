@@ -518,6 +518,21 @@ def test_rwkv_as_its_paper_writes_it(name: str, slow: Any, tmp_path: Path) -> No
     np.testing.assert_allclose(found, expected, atol=5e-5, rtol=0)
 
 
+def test_rwkv6_files_with_five_vectors_for_one(tmp_path: Path) -> None:
+    """Files of 2024 keep w, k, v, r and g apart: the same bytes and the same logits."""
+    spec, arrays = SPECS["rwkv6"], random_arrays(SPECS["rwkv6"])
+    apart = {n: a for n, a in arrays.items() if "fused" not in n}
+    for name, fused in ((n, a) for n, a in arrays.items() if "fused" in n):
+        apart |= {name.replace("fused", part): fused[j, 0, 0] for j, part in enumerate("wkvrg")}
+    write(tmp_path / "apart.gguf", spec, apart)
+    write(tmp_path / "fused.gguf", spec, arrays)
+    both = [open_checkpoint(tmp_path / f"{name}.gguf") for name in ("apart", "fused")]
+    graphs = [models.build(checkpoint) for checkpoint in both]
+    assert price(graphs[0], decode(3)) == price(graphs[1], decode(3))
+    found, expected = (ReferenceBackend(g, c).step(one(0, 24), TOKENS) for g, c in zip(graphs, both, strict=True))
+    np.testing.assert_allclose(found, expected, atol=1e-6, rtol=0)
+
+
 TOKENS = np.random.default_rng(8).integers(0, 48, 24).astype(np.int32)
 CLOSE = 1e-4
 """Logits are of the order of 1; float32 sums in another order differ by 4e-5 at most (Jamba, through its router)."""

@@ -28,6 +28,7 @@ class Config:
 
     time_mix_extra_dim    columns from which each of five mixes with the token before is made
     time_decay_extra_dim  columns from which the decay is made
+    separate_lerps        each of the five mixes has a vector of its own, as in GGUF files before 2025
     rescale_every         > 0: the file's weights are halved every so many layers, and with them the stream (GGUF)
     """
 
@@ -39,6 +40,7 @@ class Config:
     time_decay_extra_dim: int
     vocab_size: int
     layer_norm_epsilon: float
+    separate_lerps: bool = False
     rescale_every: int = 0
     context: int = recurrent.CONTEXT
 
@@ -65,6 +67,7 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
         time_decay_extra_dim=r.integer("time_decay_extra_dim", limits.MAX_WIDTH),
         vocab_size=recurrent.vocab_size(r, metadata),
         layer_norm_epsilon=r.number("attention.layer_norm_epsilon", high=1.0),
+        separate_lerps="blk.0.time_mix_lerp_w.weight" in tensors,
         rescale_every=r.integer("rescale_every_n_layers", limits.MAX_LAYERS, default=0, low=0),
         context=r.integer("context_length", limits.MAX_CONTEXT),
     )
@@ -142,8 +145,11 @@ def _mixes(b: Builder, at: str, x: str, c: Config) -> list[str]:
     low = b.activate(f"{at}_low", b.linear(f"{at}_w1", mixed, 5 * extra, hidden), 5 * extra, "tanh")
     w2 = b.w(f"{at}_w2.weight", (5, hidden, extra))
     more = b.add(StackedLinear(f"{at}_w2", (low,), f"{at}_w2", w2))
-    parts = b.lerp(f"{at}_lerp_fused", x, previous, (more,), parts=5)
-    return [b.slice(f"{at}_for_{n}", parts, j * hidden, hidden) for j, n in enumerate("wkvrg")]
+    if c.separate_lerps:
+        parts = ((n, b.slice(f"{at}_more_{n}", more, j * hidden, hidden)) for j, n in enumerate("wkvrg"))
+        return [b.lerp(f"{at}_lerp_{n}", x, previous, (part,)) for n, part in parts]
+    fused = b.lerp(f"{at}_lerp_fused", x, previous, (more,), parts=5)
+    return [b.slice(f"{at}_for_{n}", fused, j * hidden, hidden) for j, n in enumerate("wkvrg")]
 
 
 def _channel_mix(b: Builder, at: str, x: str, c: Config) -> str:
