@@ -80,6 +80,12 @@ def test_gpt_oss_reads_half_of_what_vllm_allocates() -> None:
     assert hybrid == 6 * GIB + 12 * 2048 * 16 * (31 * 9 + 512)
 
 
+def test_a_window_of_vllms_hybrid_manager_also_holds_a_step() -> None:
+    """127 tokens before the 8192 of a step, which may begin within a block: ⌈8319 / 16⌉ + 1 blocks."""
+    found = needs("gpt-oss:20b", [20_000], Vllm(hybrid=True)).kv_allocated
+    assert found == 12 * 2048 * (20_000 + 16 * (520 + 1))
+
+
 @pytest.mark.parametrize(
     ("window", "contexts", "unified", "cells"),
     [
@@ -263,6 +269,27 @@ def test_devices_hold_the_whole_model_together(split: str) -> None:
     assert plan.fits and plan.total == sum(d.total for d in plan.devices)
 
 
+def test_vllm_cuts_the_embedding_too() -> None:
+    """It reports 7.48 GiB of weights on each of two devices for Llama-3-8B (vllm-project/vllm#10511)."""
+    two = plan_memory(graph("llama-3:8b"), [1], engine=Vllm(), memories=[80 * GIB] * 2)
+    assert [round(d.weights / GIB, 2) for d in two.devices] == [7.48, 7.48]
+
+
+def test_a_tied_table_is_whole_where_it_is_looked_up() -> None:
+    whole, table = needs("llama-3.2:1b", [1]).weights, 128_256 * 2048 * 2
+    half = plan_memory(graph("llama-3.2:1b"), [1], memories=[GIB] * 2).devices[0].weights
+    norms = 33 * 2048 * 4
+    assert half == (whole - table - norms) // 2 + norms + table
+    cut = plan_memory(graph("llama-3.2:1b"), [1], memories=[GIB] * 2, engine=Vllm()).devices[0].weights
+    assert cut == half - table // 2
+
+
+def test_mlas_latent_is_on_every_device() -> None:
+    plan = plan_memory(graph("deepseek-v3"), [1024], memories=[80 * GIB] * 8, engine=Vllm())
+    assert {d.kv_allocated for d in plan.devices} == {1024 * 70_272}
+    assert not plan.fits and plan_memory(graph("deepseek-v3"), [1024], memories=[141 * GIB] * 8, engine=Vllm()).fits
+
+
 def test_kv_heads_are_copied_where_there_are_fewer_than_devices() -> None:
     plan = plan_memory(graph("llama-3:70b"), [8192], memories=[80 * GIB] * 16)
     assert {d.kv_allocated for d in plan.devices} == {8192 * 327_680 // 8}
@@ -276,6 +303,12 @@ def test_layers_go_by_each_devices_memory_and_the_tightest_decides() -> None:
     assert any(op.name == "output" for op in stages[1].ops)
     plan = plan_memory(graph("llama-3:8b"), [1024], memories=[24 * GIB, 2 * GIB], split="layers")
     assert plan.needs is min(zip(plan.memories, plan.devices, strict=True), key=lambda d: d[0] - d[1].total)[1]
+
+
+def test_a_layer_belongs_to_the_device_that_its_middle_falls_to() -> None:
+    assert boundaries([10, 10, 10], [2, 1]) == [0, 2, 3]
+    assert boundaries([10, 10, 10], [1, 2]) == [0, 1, 3]
+    assert boundaries([10, 90], [1, 1, 8]) == [0, 1, 1, 2]
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=40), st.lists(st.integers(1, 50), min_size=1, max_size=6))
@@ -316,6 +349,13 @@ def test_the_fewest_layers_move_and_no_byte_is_lost(name: str, what: str, tier: 
     away = {w.name for op in found.graph.ops for w in op.weights if w.tier == tier}
     assert {int(n.split(".")[1]) for n in away} <= set(range(found.layers))
     assert all("_exps" in n for n in away) == (what == "experts")
+
+
+def test_no_layer_moves_without_need() -> None:
+    model = graph("llama-3:8b")
+    total, layer = plan_memory(model, [8192]).total, 2 * 218_103_808 + 2 * 4096 * 4 + 8192 * 4096
+    moved = [place(model, total - missing, [8192]).layers for missing in (0, 1, layer, layer + 1)]
+    assert moved == [0, 1, 1, 2]
 
 
 def test_caches_follow_layers_into_slow_memory_but_not_onto_disk() -> None:

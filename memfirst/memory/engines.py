@@ -39,6 +39,8 @@ class Engine(ABC):
     """Of a device's memory, the part that it takes at most."""
     kv_codecs: tuple[str, ...] = ()
     """What it can cache keys and values in."""
+    cuts_embedding = False
+    """Whether devices that share layers share the embedding's rows too, and do not copy them."""
 
     def embedding_on_host(self) -> bool:
         """Whether the embedding's rows are looked up in the host's memory, and not the device's."""
@@ -152,6 +154,7 @@ class Vllm(Engine):
     sequences: int = 256
     name = "vllm"
     share = 0.9
+    cuts_embedding = True
     kv_codecs = ("f16", "bf16", "f8_e4m3")
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:

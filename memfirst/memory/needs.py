@@ -93,7 +93,11 @@ def stored_weights(model: Graph | Program) -> dict[str, int]:
     """Bytes of each tensor in this device's own memory, by the name that it is stored under: a tied head once."""
     if isinstance(model, Program):
         return {name: w.nbytes for name, w in model.weights.items()}
-    return {w.alias or w.name: w.nbytes for op in model.ops for w in op.weights if w.tier == "fast"}
+    found: dict[str, int] = {}
+    for weight in (w for op in model.ops for w in op.weights if w.tier == "fast"):
+        name = weight.alias or weight.name
+        found[name] = max(found.get(name, 0), weight.nbytes)  # a device may read a part of a table that it looks up
+    return found
 
 
 def looked_up(graph: Graph) -> set[str]:

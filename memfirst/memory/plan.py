@@ -124,7 +124,7 @@ def _largest(fits: Callable[[int], bool], most: int) -> int:
     low = 1
     while low < most and fits(min(2 * low, most)):
         low = min(2 * low, most)
-    high = min(2 * low, most + 1)  # does not fit, or is out of bounds
+    high = min(2 * low, most)  # does not fit, unless it is the low end
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)

@@ -11,6 +11,7 @@ from memfirst.graph import Cache, Graph
 from memfirst.lower.mixed import layer_of
 from memfirst.lower.shards import shard
 from memfirst.memory.engines import Engine
+from memfirst.ops.embed import Embed
 
 SPLITS = ("tensor", "layers")
 MAX_DEVICES = 1 << 12
@@ -31,7 +32,8 @@ def parts(
     if len(memories) == 1:
         return (graph,)
     if split == "tensor":
-        return tuple(shard(graph, i, len(memories)) for i in range(len(memories)))
+        cut = (shard(graph, i, len(memories)) for i in range(len(memories)))
+        return tuple(_rows_cut(part, len(memories)) if engine.cuts_embedding else part for part in cut)
     first = boundaries(layer_bytes(graph, contexts, engine), memories)
     return tuple(_stage(graph, i, first) for i in range(len(memories)))
 
@@ -69,6 +71,17 @@ def boundaries(sizes: Sequence[int], memories: Sequence[int]) -> list[int]:
     ends = [share * total / whole for share in accumulate(memories)]
     middles = [end - size / 2 for size, end in zip(sizes, accumulate(sizes), strict=True)]
     return [0, *(sum(m < end for m in middles) for end in ends[:-1]), len(sizes)]
+
+
+def _rows_cut(graph: Graph, of: int) -> Graph:
+    """The graph with a share of the embedding's rows, those of the last device being as many as the others'."""
+    ops = tuple(_share_of_rows(op, of) if isinstance(op, Embed) else op for op in graph.ops)
+    return replace(graph, ops=ops)
+
+
+def _share_of_rows(op: Embed, of: int) -> Embed:
+    rows, columns = op.weight.shape
+    return replace(op, weight=replace(op.weight, shape=(-(-rows // of), columns)))
 
 
 def _stage(graph: Graph, index: int, first: Sequence[int]) -> Graph:
