@@ -23,6 +23,7 @@ from memfirst.models import build
 from memfirst.probe.fit import Line, robust_line
 from memfirst.probe.price import price, shares
 from memfirst.probe.prompt import Prompts
+from memfirst.probe.report import report
 from memfirst.probe.run import Measured, Options, probe
 from memfirst.probe.sample import pace, sample
 from memfirst.probe.stream import BY_CHUNK, BY_CHUNKS, BY_USAGE, Event, Stream
@@ -207,6 +208,13 @@ def test_answers_that_end_by_themselves_are_said_to_be_short() -> None:
         measured(Fake(answers=9))
 
 
+def test_one_context_gives_times_but_no_line() -> None:
+    found = measured(Fake(token_s=2e-3), Options((32,), (1,), tokens=28, seconds=20))
+    assert found.decode is None and found.prefill is None
+    assert found.rows[0].seconds == pytest.approx(2e-3, rel=0.1)
+    assert "tok/s" in report(found, "", None, 1e9, "as given").page()
+
+
 # prompts and limits
 
 
@@ -302,7 +310,7 @@ def test_json_has_every_figure(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 
 def test_the_page_says_what_was_measured(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    fake = Fake(models=("evil\x1b[2Jname",), token_s=2e-3, context_s=5e-5)
+    fake = Fake(models=("evil\x1b[2Jname",), context_s=2e-5)
     code, out, err = run(fake, capsys, "--model", str(config(tmp_path)), "--bandwidth", "1")
     assert (code, err) == (0, "") and "\x1b" not in out
     for words in ("a token takes", "tok/s", "GB/s", "% of the bandwidth", "for each token of context"):
@@ -328,7 +336,7 @@ def test_a_name_is_priced_without_its_files(
 
 def test_a_bandwidth_alone_bounds_the_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     name = next(m for m in machine.machines() if m.bandwidth).name
-    code, out, _ = run(Fake(token_s=2e-3), capsys, "--on", name)
+    code, out, _ = run(Fake(context_s=1e-6), capsys, "--on", name)
     assert code == 0 and "can read" in out
 
 

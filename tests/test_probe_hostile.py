@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -19,9 +22,9 @@ from memfirst.cli import run_command
 from memfirst.errors import ProbeError
 from memfirst.probe import limits
 from memfirst.probe.address import parse
-from memfirst.probe.client import MOST_JSON
+from memfirst.probe.client import MOST_JSON, Answer
 from memfirst.probe.run import Options, probe
-from memfirst.probe.stream import MOST_BYTES, MOST_LINE
+from memfirst.probe.stream import MOST_BYTES, MOST_LINE, Stream, read_stream
 from tests.fake_openai import Fake, Handler, serve
 
 MODELS, COMPLETIONS = "/v1/models", "/v1/completions"
@@ -145,7 +148,7 @@ def test_what_is_no_good_server_is_named(
     monkeypatch.setattr(limits, "STALL_S", 0.3)
     began = time.monotonic()
     with serve(Fake(raw={path: answer})) as fake:
-        code = run_command(["probe", fake.url, "--seconds", "1" if says == "s are over" else "5"])
+        code = run_command(["probe", fake.url, "--seconds", "0.3" if says == "s are over" else "5"])
     said = capsys.readouterr()
     assert (code, said.out) == (1, "")
     assert says in said.err and said.err.startswith("memfirst: ") and said.err.count("\n") == 1
@@ -201,6 +204,55 @@ def test_a_server_that_dies_later_is_an_error_too(capsys: pytest.CaptureFixture[
     with serve(fake):
         assert run_command(["probe", fake.url, "--contexts", "16,64", "--tokens", "28"]) == 1
     assert "broke off after 1" in capsys.readouterr().err
+
+
+class Canned:
+    """A response whose body is there already, in pieces of a few bytes."""
+
+    def __init__(self, data: bytes, piece: int) -> None:
+        self._data, self._piece = data, piece
+
+    def read1(self, most: int) -> bytes:
+        """The next piece."""
+        found, self._data = self._data[: self._piece], self._data[self._piece :]
+        return found
+
+
+WHOLE = (
+    b'data: {"choices":[{"text":" a","index":0}],"timings":{"predicted_n":1,"predicted_ms":0.5}}\n\n'
+    b'data: {"choices":[{"delta":{"content":"b"}}],"usage":{"completion_tokens":2,"prompt_tokens":9}}\r\n\r\n'
+    b'data: {"choices":[{"text":"","finish_reason":"length"}],"usage":{"prompt_tokens":9,"completion_tokens":2,'
+    b'"prompt_tokens_details":{"cached_tokens":3}}}\n\ndata: [DONE]\n\n'
+)
+
+
+def read(data: bytes, piece: int = 4096) -> Stream:
+    """A stream of these bytes."""
+    response: Any = Canned(data, piece)
+    return read_stream(Answer(response, limits.Watch(limits.Limits(10, 1)), time.monotonic(), ""), 8)
+
+
+@pytest.mark.parametrize("piece", [1, 2, 7, 4096])
+def test_where_packets_are_cut_does_not_matter(piece: int) -> None:
+    found = read(WHOLE, piece)
+    assert [e.tokens for e in found.events] == [1, 2]
+    assert (found.prompt_tokens, found.cached, found.finished) == (9, 3, "length")
+
+
+def test_changed_bytes_are_read_or_refused() -> None:
+    rng = random.Random(5)
+    outcomes = set()
+    for _ in range(1500):
+        data = bytearray(WHOLE)
+        for _ in range(rng.randint(1, 4)):
+            data[rng.randrange(len(data))] = rng.choice(b'\x00\xff"{}[]:,0-9ent\n')
+        try:
+            found = read(bytes(data), rng.choice([3, 64, 4096]))
+            assert all(b.tokens > a.tokens for a, b in pairwise(found.events))
+            outcomes.add("read")
+        except ProbeError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
 
 
 # addresses
@@ -267,8 +319,8 @@ def silent() -> Iterator[str]:
 def test_a_silent_server_costs_the_time_that_was_allowed(capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
     with silent() as url:
-        assert run_command(["probe", url, "--seconds", "1"]) == 1
-    assert "the 1 s are over" in capsys.readouterr().err and time.monotonic() - began < 2
+        assert run_command(["probe", url, "--seconds", "0.5"]) == 1
+    assert "the 0.5 s are over" in capsys.readouterr().err and time.monotonic() - began < 1.5
 
 
 # interruption

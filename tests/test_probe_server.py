@@ -53,7 +53,7 @@ def script(folder: Path, name: str, text: str) -> str:
 
 def arguments(folder: Path, slower: float) -> list[str]:
     """A server of known times, and a llama-bench whose times are so many times longer."""
-    times = {"token_s": 2e-3, "context_s": 2e-6}
+    times = {"token_s": 1e-3, "context_s": 1e-6}
     server = script(folder, "server", SERVER.format(root=str(ROOT), **times))
     bench = script(folder, "bench", BENCH.format(**{k: slower * v for k, v in times.items()}))
     command = f"{shlex.quote(server)} {{model}} {{port}}"

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from memfirst.errors import FormatError, ProbeError
@@ -60,7 +60,7 @@ class Client:
 
     address: Address
     limits: Limits
-    key: str = ""
+    key: str = field(default="", repr=False)
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at `path`; StatusError for another status than 200, ProbeError for anything else."""
