@@ -51,7 +51,9 @@ Tokens = Annotated[
     int,
     typer.Option("--tokens", metavar="N", min=28, max=4096, help="Tokens of each answer; fewer where it is slow."),
 ]
-Seconds = Annotated[float, typer.Option("--seconds", metavar="S", min=0.1, max=86400, help="Stop after so many seconds.")]
+Seconds = Annotated[
+    float, typer.Option("--seconds", metavar="S", min=0.1, max=86400, help="Stop after so many seconds.")
+]
 Requests = Annotated[
     int, typer.Option("--max-requests", metavar="N", min=1, max=10000, help="Send at most so many requests.")
 ]
