@@ -1,0 +1,125 @@
+"""Published configurations of recurrent and hybrid models, with the keys of their files; what they build and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memfirst import ledger, models
+from memfirst.formats.names import architecture_of
+from memfirst.graph import Graph, StateCache, Step
+from memfirst.lower.generic import lower
+from memfirst.models import ShapeOnly
+
+Config = dict[str, Any]
+
+MAMBA_130M: Config = {  # state-spaces/mamba-130m-hf, whole
+    "architectures": ["MambaForCausalLM"], "bos_token_id": 0, "conv_kernel": 4, "d_inner": 1536, "d_model": 768,
+    "eos_token_id": 0, "expand": 2, "fused_add_norm": True, "hidden_act": "silu", "hidden_size": 768,
+    "initializer_range": 0.1, "intermediate_size": 1536, "layer_norm_epsilon": 1e-05, "model_type": "mamba",
+    "n_layer": 24, "num_hidden_layers": 24, "pad_token_id": 0, "pad_vocab_size_multiple": 8,
+    "rescale_prenorm_residual": False, "residual_in_fp32": True, "rms_norm": True, "ssm_cfg": {}, "state_size": 16,
+    "time_step_floor": 0.0001, "time_step_init_scheme": "random", "time_step_max": 0.1, "time_step_min": 0.001,
+    "time_step_rank": 48, "time_step_scale": 1.0, "torch_dtype": "float32", "transformers_version": "4.39.0.dev0",
+    "use_bias": False, "use_cache": True, "use_conv_bias": True, "vocab_size": 50280,
+}  # fmt: skip
+FALCON_MAMBA: Config = {  # tiiuae/falcon-mamba-7b, whole
+    "_name_or_path": "./", "architectures": ["FalconMambaForCausalLM"], "bos_token_id": 0, "conv_kernel": 4,
+    "eos_token_id": 11, "expand": 16, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.1,
+    "intermediate_size": 8192, "layer_norm_epsilon": 1e-05, "model_type": "falcon_mamba", "num_hidden_layers": 64,
+    "pad_token_id": 11, "rescale_prenorm_residual": False, "residual_in_fp32": True, "state_size": 16,
+    "tie_word_embeddings": False, "time_step_floor": 0.0001, "time_step_init_scheme": "random",
+    "time_step_max": 0.1, "time_step_min": 0.001, "time_step_rank": 256, "time_step_scale": 1.0,
+    "torch_dtype": "bfloat16", "transformers_version": "4.43.0.dev0", "use_bias": False, "use_cache": True,
+    "use_conv_bias": True, "vocab_size": 65024,
+}  # fmt: skip
+MAMBA2_130M: Config = {  # the keys that transformers 4.44 writes, with the sizes of state-spaces/mamba2-130m
+    "chunk_size": 256, "conv_kernel": 4, "expand": 2, "head_dim": 64, "hidden_act": "silu", "hidden_size": 768,
+    "layer_norm_epsilon": 1e-05, "model_type": "mamba2", "n_groups": 1, "norm_before_gate": True, "num_heads": 24,
+    "num_hidden_layers": 24, "residual_in_fp32": True, "rms_norm": True, "state_size": 128,
+    "tie_word_embeddings": True, "time_step_limit": [0.0, float("inf")], "time_step_rank": 48, "use_bias": False,
+    "use_conv_bias": True, "vocab_size": 50288,
+}  # fmt: skip
+RWKV6: Config = {  # RWKV/v6-Finch-1B6-HF; num_attention_heads is its other name of head_size
+    "model_type": "rwkv6", "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 64, "head_size": 64,
+    "attention_hidden_size": 2048, "intermediate_size": None, "vocab_size": 65536, "layer_norm_epsilon": 1e-5,
+    "head_size_divisor": 8, "rescale_every": 6, "tie_word_embeddings": False,
+}  # fmt: skip
+RWKV7: Config = {  # fla-hub/rwkv7-191M-world's keys; num_heads is not its number of heads (12)
+    "a_low_rank_dim": 64, "attn": None, "attn_mode": "chunk", "bos_token_id": 0, "decay_low_rank_dim": 64,
+    "eos_token_id": 0, "fuse_cross_entropy": True, "fuse_norm": False, "gate_low_rank_dim": 128, "head_dim": 64,
+    "hidden_act": "sqrelu", "hidden_ratio": 4.0, "hidden_size": 768, "initializer_range": 0.006,
+    "intermediate_size": 3072, "max_position_embeddings": 2048, "model_type": "rwkv7", "norm_bias": True,
+    "norm_eps": 1e-05, "norm_first": True, "num_heads": 32, "num_hidden_layers": 12, "tie_word_embeddings": False,
+    "use_cache": True, "v_low_rank_dim": 32, "vocab_size": 65536,
+}  # fmt: skip
+JAMBA: Config = {  # ai21labs/Jamba-v0.1
+    "architectures": ["JambaForCausalLM"], "attention_dropout": 0.0, "attn_layer_offset": 4, "attn_layer_period": 8,
+    "expert_layer_offset": 1, "expert_layer_period": 2, "hidden_act": "silu", "hidden_size": 4096,
+    "intermediate_size": 14336, "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_state": 16,
+    "mamba_dt_rank": 256, "mamba_expand": 2, "mamba_inner_layernorms": True, "mamba_proj_bias": False,
+    "max_position_embeddings": 262144, "model_type": "jamba", "n_ctx": 262144, "num_attention_heads": 32,
+    "num_experts": 16, "num_experts_per_tok": 2, "num_hidden_layers": 32, "num_key_value_heads": 8,
+    "num_logits_to_keep": 1, "rms_norm_eps": 1e-06, "sliding_window": None, "tie_word_embeddings": False,
+    "use_mamba_kernels": True, "vocab_size": 65536,
+}  # fmt: skip
+GRANITE_TINY: Config = {  # ibm-granite/granite-4.0-h-tiny
+    "architectures": ["GraniteMoeHybridForCausalLM"], "attention_bias": False, "attention_multiplier": 0.0078125,
+    "embedding_multiplier": 12, "hidden_act": "silu", "hidden_size": 1536, "init_method": "mup",
+    "intermediate_size": 512, "layer_types": ["attention" if i % 10 == 5 else "mamba" for i in range(40)],
+    "logits_scaling": 6, "mamba_chunk_size": 256, "mamba_conv_bias": True, "mamba_d_conv": 4, "mamba_d_head": 64,
+    "mamba_d_state": 128, "mamba_expand": 2, "mamba_n_groups": 1, "mamba_n_heads": 48, "mamba_proj_bias": False,
+    "max_position_embeddings": 131072, "model_type": "granitemoehybrid", "normalization_function": "rmsnorm",
+    "num_attention_heads": 12, "num_experts_per_tok": 6, "num_hidden_layers": 40, "num_key_value_heads": 4,
+    "num_local_experts": 64, "position_embedding_type": "nope", "residual_multiplier": 0.22, "rms_norm_eps": 1e-05,
+    "rope_scaling": None, "rope_theta": 10000, "shared_intermediate_size": 1024, "tie_word_embeddings": True,
+    "vocab_size": 100352,
+}  # fmt: skip
+NATIVE: Config = {  # state-spaces/mamba2-130m, whole
+    "d_model": 768, "d_intermediate": 0, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"},
+    "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True,
+    "pad_vocab_size_multiple": 16, "tie_embeddings": True,
+}  # fmt: skip
+NATIVE_1: Config = {  # state-spaces/mamba-130m, whole
+    "d_model": 768, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {}, "rms_norm": True, "residual_in_fp32": True,
+    "fused_add_norm": True, "pad_vocab_size_multiple": 8,
+}  # fmt: skip
+
+
+def mamba(width: int, layers: int) -> Config:
+    sizes = {"hidden_size": width, "d_model": width, "num_hidden_layers": layers, "n_layer": layers}
+    inner = {"intermediate_size": 2 * width, "d_inner": 2 * width, "time_step_rank": "auto"}
+    return {**MAMBA_130M, **sizes, **inner}
+
+
+def mamba2(width: int, layers: int) -> Config:
+    return {**MAMBA2_130M, "hidden_size": width, "num_hidden_layers": layers, "num_heads": width // 32}
+
+
+def rwkv6(width: int, layers: int) -> Config:
+    return {**RWKV6, "hidden_size": width, "attention_hidden_size": width, "num_hidden_layers": layers}
+
+
+def rwkv7(width: int, layers: int, *ranks: int) -> Config:
+    names = ("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim")
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": None}
+    return {**RWKV7, **sizes, **dict(zip(names, ranks, strict=True))}
+
+
+GRANITE_1B = {**GRANITE_TINY, "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 4096}
+
+
+def build(config: Config) -> Graph:
+    """From a config alone, f16."""
+    architecture = models.find(architecture_of(config))
+    return architecture.build(architecture.from_hf(config, False), ShapeOnly("f16"))
+
+
+def states(graph: Graph) -> list[StateCache]:
+    return [c for c in graph.caches if isinstance(c, StateCache)]
+
+
+def price(graph: Graph, step: Step) -> Mapping[str, int]:
+    found = dict(ledger.table(ledger.predict(lower(graph), step)))
+    assert found.pop("activations") > 0
+    return found
