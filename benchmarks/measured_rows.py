@@ -8,6 +8,9 @@ Rules, row by row, in `read`; a row that cannot be asked keeps the reason. What 
 * Context: half of what is generated from an empty cache, depth + half, or 256 for "short".
 * KV is f16. Tensor parallel for vLLM and gpt-fast, pipeline for llama.cpp and transformers.
 * "Ollama or llama.cpp" is llama.cpp: Ollama runs its kernels. The build's date is the source's.
+
+A row above `CEILING` of its machine's bandwidth, with the fewest experts that it may need, is impossible: an error of
+its source.
 """
 
 from __future__ import annotations
@@ -24,11 +27,9 @@ from memfirst.machine import Machine, catalogue
 from memfirst.ops.traffic import EXPERTS, KV_READ, WEIGHTS
 from memfirst.timing.cost import Cost, Deployment
 from memfirst.timing.pieces import bits_per_weight
+from memfirst.timing.predict import CEILING
 
 DATA = Path(__file__).parent / "data"
-CEILING = 0.95
-"""Share of the peak that nothing exceeds: a faster row is impossible, an error of its source."""
-
 SHORT = 256  # tokens of context where a source says "short"
 CACHED = 64e6  # bytes: what fits in the last-level cache of today's processors
 
@@ -172,7 +173,7 @@ def question(raw: Mapping[str, str]) -> Row | str:
         return "a throughput without a batch size"
     if machine is None or model is None:
         raise MemfirstError(f"{raw['hardware']} running {raw['model']}", "a known machine and model")
-    if model["model"] == "TriLM-99M":
+    if _stream(raw) < CACHED:
         return "the weights fit in the last-level cache: no question of memory"
     row = _row(raw, machine, model)
     parts = row.how.devices if row.how.share == "tensor" else 1
