@@ -56,7 +56,10 @@ def steps(random: Random, context: int) -> tuple[tuple[Sequence, ...], ...]:
     return (
         (Sequence(past[0]),),
         tuple(Sequence(p) for p in past),
-        *((s,) for s in chunks(random.randint(context // 4, context // 2), random.randint(40, 90))),
+        *(
+            (s,)
+            for s in chunks(random.randint(context // 4, context // 2), random.randint(context // 12, context // 6))
+        ),
         (Sequence(past[1], drafts, drafts), Sequence(0, 7), Sequence(past[2], 1, 0), Sequence(past[3], 0, 0)),
         (Sequence(past[3], 9, 0),),
     )

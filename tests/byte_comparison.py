@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +24,7 @@ from memfirst.ops.experts import Experts
 from memfirst.ops.traffic import NOTHING
 from memfirst.report import Report
 from tests.byte_cases import Case
-from tests.oracle import BLOCKS, Moved, Sequence, held, parameters, price
+from tests.oracle import BLOCKS, Moved, Sequence, by_layer, held, parameters, price
 
 CLOSE = Fraction(1, 10**9)
 """Of an expectation, which memfirst computes in floating point; everything else is equal."""
@@ -35,11 +36,15 @@ STREAMED = ("weights", "embedding", "head", "experts", "kv_read", "state_read")
 """What must come from memory before a token is there: not what is written."""
 
 
+Expected = tuple[tuple[Moved, ...], dict[str, object]]
+"""The oracle's figures of a case: of each step, and of what is held."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One figure of which there are two."""
 
-    purpose: str
+    figure: str
     where: str
     memfirst: object
     oracle: object
@@ -52,11 +57,15 @@ def kind_and_layer(name: str) -> tuple[str, int]:
 
 
 def build(case: Case) -> Graph:
-    """memfirst's graph of the case; a tensor that the oracle does not know is f32."""
+    """memfirst's graph of the case; a tensor that the oracle has otherwise or not at all is f32."""
     architecture = models.BY_MODEL_TYPE.get(case.config["model_type"])
     architecture = architecture or models.find(architecture_of(case.config))
-    weights = ShapeOnly(lambda name, shape: case.table.get(kind_and_layer(name), "f32"))
-    found = architecture.build(architecture.from_hf(case.config, False), weights)
+
+    def codec(name: str, shape: tuple[int, ...]) -> str:
+        chosen = case.table.get(kind_and_layer(name), "f32")
+        return chosen if shape[-1] % BLOCKS[chosen][0] == 0 else "f32"
+
+    found = architecture.build(architecture.from_hf(case.config, False), ShapeOnly(codec))
     return found if case.kv == ("f16", "f16") else with_kv(found, *case.kv)
 
 
@@ -89,7 +98,7 @@ def as_step(case: Case, number: int, found: Graph) -> Step:
     return Step(sequences, routing={name: recorded[layer_of(name)] for name in experts if recorded})
 
 
-def expected(case: Case) -> tuple[tuple[Moved, ...], dict[str, object]]:
+def expected(case: Case) -> Expected:
     """The oracle's figures: of each step, and of what is held."""
     multiple = PACKED_ROWS if case.cpu else 1
 
@@ -130,17 +139,28 @@ def found_moved(case: Case, found: Program, number: int) -> tuple[Moved, Fractio
     return moved, Fraction(priced.streamed.mean), Fraction(priced.bytes_per_token)
 
 
-def differences(case: Case, oracle: tuple[tuple[Moved, ...], dict[str, object]] | None = None) -> list[Difference]:
+def differences(case: Case, oracle: Expected | None = None) -> list[Difference]:
     """Every figure that memfirst and the oracle do not agree on; `oracle` where it is known already."""
     moved, occupied = oracle or expected(case)
     found = program(case)
     out = [Difference(key, case.name, value, occupied[key]) for key, value in found_held(case, found).items()
            if value != occupied[key]]  # fmt: skip
-    out += tensors(case, found.graph)
+    out += tensors(case, found.graph) + layers(case, found, 0)
     for number, want in enumerate(moved):
         where = f"{case.name}, step {number}"
         out += [Difference(key, where, a, b) for key, a, b in step_figures(case, found, number, want)]
     return out
+
+
+def layers(case: Case, found: Program, number: int) -> list[Difference]:
+    """Layers that read other keys, values and states in a step: sums do not show what stands in another layer."""
+    by: Counter[int] = Counter()
+    for entry in ledger.predict(found, as_step(case, number, found.graph)).entries:
+        if entry.purpose in ("kv_read", "state_read"):
+            by[layer_of(entry.op)] += int(entry.amount)
+    want = by_layer(case.model, case.steps[number], (BLOCKS[case.kv[0]], BLOCKS[case.kv[1]]))
+    rest = [i for i in {**by, **want} if by[i] != want.get(i, 0)]
+    return [Difference("by_layer", f"{case.name}, layer {i}, step {number}", by[i], want.get(i)) for i in rest]
 
 
 def step_figures(case: Case, found: Program, number: int, want: Moved) -> Iterator[tuple[str, object, object]]:
@@ -149,9 +169,9 @@ def step_figures(case: Case, found: Program, number: int, want: Moved) -> Iterat
     tokens = max(1, sum(s.new for s in case.steps[number]))
     all_of_it = sum((Fraction(getattr(want, name)) for name in STREAMED), Fraction(0))
     pairs = [(name, getattr(got, name), getattr(want, name)) for name in Moved.__dataclass_fields__]
-    pairs += [("streamed", streamed, all_of_it), ("by token", by_token, all_of_it / tokens)]
+    pairs += [("streamed", streamed, all_of_it), ("by_token", by_token, all_of_it / tokens)]
     for name, a, b in pairs:
-        inexact = name in ("experts", "streamed", "by token")
+        inexact = name in ("experts", "streamed", "by_token")
         if (abs(a - b) > CLOSE * b) if inexact else a != b:
             yield name, a, b
 
@@ -173,7 +193,7 @@ def line_differences(case: Case) -> list[Difference]:
     text = Report(cast(Generation, answer), priced, memory, growth, None).line()
     (want, *_), occupied = expected(case)
     streamed = sum(getattr(want, name) for name in STREAMED)
-    figures = {"by token": rf"per token {streamed / 1e6:.1f} MB", "weights": rf"weights {want.weights / 1e6:.1f}\b"}
+    figures = {"by_token": rf"per token {streamed / 1e6:.1f} MB", "weights": rf"weights {want.weights / 1e6:.1f}\b"}
     figures |= {"head": rf"head {want.head / 1e6:.1f}\b", "growth": rf"{growth / 1e3:.1f} kB a token of context"}
     figures["held"] = rf"KV {cast(int, occupied['held']) / 1e6:.1f} MB held"
     return [Difference(key, case.name, text, figure) for key, figure in figures.items() if not re.search(figure, text)]

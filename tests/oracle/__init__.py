@@ -5,12 +5,12 @@ count what a step moves and what a sequence occupies.
 """
 
 from tests.oracle.attention import FAMILIES as ATTENTION
-from tests.oracle.count import BLOCKS, Blocks, Held, Moved, Sequence, chunks, held, parameters, price
+from tests.oracle.count import BLOCKS, Blocks, Held, Moved, Sequence, by_layer, chunks, held, parameters, price
 from tests.oracle.parts import Config, Model
 from tests.oracle.recurrent import FAMILIES as RECURRENT
 
 __all__ = ["BLOCKS", "Blocks", "Config", "Held", "Model", "Moved", "Sequence"]
-__all__ += ["chunks", "describe", "held", "parameters", "price"]
+__all__ += ["by_layer", "chunks", "describe", "held", "parameters", "price"]
 
 
 def describe(config: Config) -> Model:

@@ -71,7 +71,7 @@ def llama(c: Config) -> Model:
 
 
 def feed_forward(c: Config, s: Sizes, i: int) -> Iterator[Tensor]:
-    """Experts in Mixtral and Qwen3-MoE (in all layers of published ones), else a SwiGLU, in Llama perhaps with biases."""
+    """Experts in Mixtral and Qwen3-MoE (all layers of published ones), else a SwiGLU, in Llama perhaps with biases."""
     if c["model_type"] == "mixtral":
         yield from routed(i, s.d, s.ffn, c["num_local_experts"], c["num_experts_per_tok"])
     elif c["model_type"] == "qwen3_moe":

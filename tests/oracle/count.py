@@ -137,8 +137,8 @@ def price(
             sums[ROWS] += tokens * multiple * size(t.shape[1:], codecs(t.kind, t.layer))
         elif t.use == ALWAYS or wanted:
             sums[t.use] += nbytes
-    of = [(keys, position_bytes(keys, *kv)) for keys in model.keys]
-    state = sum(model.states) * STATE_BITS // 8 * sum(1 for s in step if s.new)
+    of = [(keys, position_bytes(keys, *kv)) for keys in model.keys.values()]
+    state = sum(model.states.values()) * STATE_BITS // 8 * sum(1 for s in step if s.new)
     return Moved(
         sums[ALWAYS], sums[ROWS], sums[LOGITS], mean, least, most,
         sum(attended(keys, s.past, s.new) * nbytes for keys, nbytes in of for s in step),
@@ -156,14 +156,24 @@ def held(
 ) -> Held:
     """What sequences of `contexts` tokens occupy; the rest as in `price`."""
     live = pages = 0
-    for keys in model.keys:
+    for keys in model.keys.values():
         nbytes = position_bytes(keys, *kv)
         for n in contexts:
             live += nbytes * (n if keys.window is None else min(n, keys.window))
             pages += nbytes * PAGE * -(-n // PAGE)  # pages behind a window are kept
-    state = sum(model.states) * STATE_BITS // 8 * len(contexts)
+    state = sum(model.states.values()) * STATE_BITS // 8 * len(contexts)
     stored = sum(size(t.shape, codecs(t.kind, t.layer), multiple) for t in model.tensors if t.stored)
     return Held(stored, live, pages, state, STATE_SLOTS * state)
+
+
+def by_layer(model: Model, step: List[Sequence], kv: tuple[Blocks, Blocks]) -> dict[int, int]:
+    """What a step reads of keys, values and states in each layer that has any."""
+    busy = sum(1 for s in step if s.new)
+    read = {i: values * STATE_BITS // 8 * busy for i, values in model.states.items()}
+    for i, keys in model.keys.items():
+        positions = sum(attended(keys, s.past, s.new) for s in step)
+        read[i] = read.get(i, 0) + positions * position_bytes(keys, *kv)
+    return read
 
 
 def chunks(tokens: int, chunk: int) -> Iterator[Sequence]:

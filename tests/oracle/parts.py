@@ -43,11 +43,11 @@ class Keys:
 
 @dataclass(frozen=True)
 class Model:
-    """Tensors, one Keys for each layer with attention, and values of recurrent state by layer that has one."""
+    """Tensors, and by layer: Keys where it attends, values of recurrent state where it has one."""
 
     tensors: tuple[Tensor, ...]
-    keys: tuple[Keys, ...] = ()
-    states: tuple[int, ...] = ()
+    keys: Mapping[int, Keys]
+    states: Mapping[int, int]
 
 
 def in_layer(layer: int, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Tensor]:
@@ -81,6 +81,7 @@ def routed(layer: int, d: int, ffn: int, experts: int, active: int, biased: bool
             yield Tensor(f"ffn_{name}_exps.bias", layer, (experts, rows), ROUTED, active)
 
 
-def model(tensors: Iterable[Tensor], keys: Iterable[Keys] = (), states: Iterable[int] = ()) -> Model:
-    """All of it, in tuples."""
-    return Model(tuple(tensors), tuple(keys), tuple(states))
+def model(tensors: Iterable[Tensor], keys: Iterable[Keys | None] = (), states: Iterable[int | None] = ()) -> Model:
+    """All of it; keys and states layer by layer, None where a layer has none."""
+    kept = {i: k for i, k in enumerate(keys) if k is not None}
+    return Model(tuple(tensors), kept, {i: s for i, s in enumerate(states) if s is not None})

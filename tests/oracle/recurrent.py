@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tests.oracle.attention import keys, norms, qkvo, sizes
-from tests.oracle.parts import Config, Model, Tensor, in_layer, model, outside, routed, swiglu
+from tests.oracle.attention import norms, qkvo, sizes
+from tests.oracle.parts import Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
 
 
 def selective(i: int, d: int, inner: int, n: int, conv: int, rank: int, biased: bool) -> Iterator[Tensor]:
@@ -142,8 +142,8 @@ def jamba(c: Config) -> Model:
                 yield from swiglu(i, s.d, s.ffn)
         yield from outside(c, c["tie_word_embeddings"])
 
-    states = [selective_state(inner, n, conv)] * (s.layers - sum(attends))
-    return model(tensors(), keys(s, [None] * sum(attends)), states)
+    cached, state = Keys(s.kv, s.head_dim, s.head_dim), selective_state(inner, n, conv)
+    return model(tensors(), [cached if a else None for a in attends], [None if a else state for a in attends])
 
 
 def granite_hybrid(c: Config) -> Model:
@@ -161,8 +161,8 @@ def granite_hybrid(c: Config) -> Model:
             yield from swiglu(i, s.d, c["shared_intermediate_size"], "_shexp" if experts else "")
         yield from outside(c, c["tie_word_embeddings"])
 
-    states = [dual_state(*of)] * (s.layers - sum(attends))
-    return model(tensors(), keys(s, [None] * sum(attends)), states)
+    cached, state = Keys(s.kv, s.head_dim, s.head_dim), dual_state(*of)
+    return model(tensors(), [cached if a else None for a in attends], [None if a else state for a in attends])
 
 
 FAMILIES: dict[str, Callable[[Config], Model]] = {
