@@ -24,7 +24,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Who may import whom. A component is a file or folder of memfirst/. Those of PLAN may import what stands
 # before them (and each other within a pair); the rest import what their row names, and nothing else.
 PLAN = ["errors", "progress", "codecs", "formats", "catalog", "ops|graph", "models", "lower", "ledger"]
-PLAN += ["memory", "machine", "rates|timing", "plan", "advise"]
+PLAN += ["memory", "machine", "llama_bench", "rates|timing", "plan", "advise"]
 TEXT = "errors progress formats"
 MAY_IMPORT = {
     "hub": "errors progress catalog __version__",
@@ -36,7 +36,6 @@ MAY_IMPORT = {
     "report": "generate ledger ops",
     "chat": f"{TEXT} text",
     "probe": "errors progress formats ops graph models lower ledger",
-    "llama_bench": "errors",
     "kernels": "errors codecs ops graph lower progress",
     "cache": "errors codecs ops graph lower",
     "backends": "errors codecs formats ops graph models lower ledger kernels cache progress bandwidth host",

@@ -15,8 +15,9 @@ from memfirst.formats.synthetic import synthetic
 from memfirst.formats.synthetic_shapes import SyntheticShape
 from memfirst.graph import Graph, Sequence, Step, decode
 from memfirst.graph import prefill as prompt
+from memfirst.llama_bench import Row
 from memfirst.models import build
-from memfirst.rates import Rate, Rates
+from memfirst.rates import Rate, Rates, others
 
 SMALL = SyntheticShape("llama", 256, 2, 4, 2, 512, 512, max_position_embeddings=1024)
 
@@ -172,3 +173,25 @@ def test_measured_parts_keep_every_second(graph: Graph) -> None:
     assert sum(parts.values()) == pytest.approx(1.0)
     assert parts["attention"] == pytest.approx(2 * 1e-6 / 2)  # two layers, both threads' time
     assert rates.measured_parts(program, spent, 2, 1e-9)["waiting"] == 0.0
+
+
+def row(depth: int, seconds: float, prompt: int = 0) -> Row:
+    """64 tokens, one thread."""
+    count = 0 if prompt else 64
+    return Row("llama", 1, 1, prompt, count, 1 / seconds, n_depth=depth, n_threads=1, n_ubatch=128)
+
+
+def test_other_engines_rows_are_explained_by_bytes(graph: Graph) -> None:
+    position = 2 * 2 * 2 * 64 * 2  # layers, K and V, heads, values, bytes
+    rows = [row(depth, 1e-3 + 1e-6 * (depth + 32)) for depth in (0, 512, 2048)] + [row(0, 1e-5, prompt=256)]
+    found = others.explain(graph, rows, made_up())
+    weights = sum(w.nbytes for w in graph.weights().values())
+    assert [e.kv for e in found[:3]] == [position * (depth + 33) for depth in (0, 512, 2048)]
+    assert found[0].streamed == pytest.approx(weights + position * 33, rel=0.001)
+    assert found[0].share == pytest.approx(found[0].streamed * rows[0].avg_ts / 20e9)
+    assert found[3].streamed < weights / 100  # two steps of 128 for 256 tokens
+    line = others.slope(found)
+    assert line and line.position == pytest.approx(1e-6) and line.start == pytest.approx(1e-3)
+    assert line.kv_rate == pytest.approx(position / 1e-6)
+    assert f"{position / 1e3:.1f} kB come at" in others.page(found)
+    assert others.slope(found[:1]) is None

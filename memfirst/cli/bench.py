@@ -31,6 +31,13 @@ LlamaBench = Annotated[
     bool,
     typer.Option("--llama-bench", help="Print rows as llama-bench -o json does, instead of the page."),
 ]
+Explain = Annotated[
+    Path | None,
+    typer.Option(
+        "--explain", metavar="FILE", show_default=False,
+        help="Measure nothing: explain llama-bench's JSON rows in FILE by MODEL's bytes.",
+    ),
+]  # fmt: skip
 
 
 def bench(
@@ -45,6 +52,7 @@ def bench(
     write: Write = None,
     offline: Offline = False,
     llama_bench: LlamaBench = False,
+    explain: Explain = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model on this machine.
@@ -58,6 +66,9 @@ def bench(
         raise typer.BadParameter("--write keeps a --synthetic model: give its SHAPE")
     if llama_bench and as_json:
         raise typer.BadParameter("--llama-bench is JSON of its own: give it or --json")
+    if explain is not None:
+        _explained(model or "", explain, offline, as_json)
+        return
     from memfirst.cli.display import print_json, progress
 
     measure: Any = import_module("memfirst.measure")
@@ -75,6 +86,32 @@ def bench(
         print_json(measured.report())
     else:
         print(measured.page())
+
+
+def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:
+    """Rows of any engine that writes what llama-bench writes, beside the bytes of the model that it ran."""
+    from memfirst.cli.display import print_json, progress
+    from memfirst.formats.open import open_checkpoint
+    from memfirst.llama_bench import read_rows
+    from memfirst.models import build
+    from memfirst.rates import load, others
+
+    if not model:
+        raise typer.BadParameter("--explain needs the MODEL that the rows are of")
+    with progress(quiet=as_json) as report:
+        graph = build(open_checkpoint(_resolved(model, offline, report)))
+    found = others.explain(graph, read_rows(rows), load())
+    if not as_json:
+        print(others.page(found))
+        return
+    grows = others.slope(found)
+    each = [
+        {"n_prompt": e.row.n_prompt, "n_gen": e.row.n_gen, "n_depth": e.row.n_depth, "n_threads": e.row.n_threads,
+         "tok_s": e.row.avg_ts, "bytes_per_token": e.streamed, "kv_bytes_per_token": e.kv, "GBps": e.rate / 1e9,
+         "share_of_read_bandwidth": e.share, "flops_per_token": e.flops} for e in found
+    ]  # fmt: skip
+    start, position = (grows.start, grows.position) if grows else (None, None)
+    print_json({"rows": each, "seconds_per_token": start, "seconds_per_position": position})
 
 
 def _resolved(model: str, offline: bool, report: Progress) -> Path:
