@@ -157,6 +157,7 @@ def calibrate(progress: Progress | None = None, threads: tuple[int, ...] | None 
         fingerprint(), datetime.now().astimezone().isoformat(timespec="seconds"), host.available_memory(),
         dict.fromkeys(counts, 1.0), dict.fromkeys(counts, 1.0), dict.fromkeys(counts, 1.0),
         dict.fromkeys(counts, 0.0), 0.0, samples.rates(),
+        notes=("a GPU is visible: it is not used yet, and not measured",) if host.visible_gpu() else (),
     )  # fmt: skip
     for i, n in enumerate(counts):
         progress.update(_TASK, len(stages) + 3 * i, total, unit="")
