@@ -28,7 +28,7 @@ from memfirst.lower.generic import lower
 from memfirst.machine import Machine, catalogue, find_machine
 from memfirst.models import build
 from memfirst.timing import ENGINES, TERMS, Cost, Deployment, Measured, Prediction, cost, decode, prefill
-from memfirst.timing.pieces import MATMUL_LANE, pieces
+from memfirst.timing.pieces import MATMUL_LANE, memory_class, pieces
 from memfirst.timing.predict import estimate
 from memfirst.timing.priors import priors
 from tests.toy import toy_llama, toy_mla
@@ -162,6 +162,16 @@ def test_a_missing_rate_gives_no_number() -> None:
     no_rate = prefill(SEVEN_B, replace(machine, compute={}))
     assert no_rate.seconds is None and no_rate.binding == ""
     assert no_rate.notes[-1] == "its bandwidth alone allows 252 tokens/s at the most"
+
+
+@pytest.mark.parametrize(
+    ("kind", "memory_type", "expected"),
+    [("gpu", "", "gddr"), ("gpu", "gddr6x", "gddr"), ("datacentre-gpu", "", "hbm"), ("datacentre-gpu", "hbm2e", "hbm"),
+     ("datacentre-gpu", "gddr6", "gddr"), ("unified", "lpddr5x", "unified"), ("cpu", "ddr5", "ddr"),
+     ("board", "", "ddr")],
+)  # fmt: skip
+def test_memory_classes(kind: str, memory_type: str, expected: str) -> None:
+    assert memory_class(Machine("x", "X", kind, memory_type=memory_type)) == expected
 
 
 def test_rates_that_stand_in() -> None:

@@ -83,7 +83,7 @@ def memory_class(machine: Machine) -> str:
     """Memories that behave alike: "hbm", "gddr", "unified" (shared with a processor) or "ddr"."""
     if machine.memory_type.startswith(("hbm", "gddr")):
         return machine.memory_type.rstrip("0123456789ex")
-    return "unified" if machine.kind == "unified" else "ddr"
+    return {"unified": "unified", "cpu": "ddr", "board": "ddr", "datacentre-gpu": "hbm"}.get(machine.kind, "gddr")
 
 
 def matrix_rate(machine: Machine) -> float:
@@ -128,7 +128,7 @@ def _memory(cost: Cost, machine: Machine, how: Deployment, parts: int) -> tuple[
 
 
 def _arithmetic(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
-    """Unpacking every weight that is read, once for each token (up to 8, then matrix units take over)."""
+    """Unpacking every weight that is read, once a step; products of further tokens are `_matmul`'s."""
     kind, where = codec_class(cost.codec), backend(machine)
     weights = (cost.weights + cost.experts) * 8 / bits_per_weight(cost.codec)
     share = min(1.0, how.threads / machine.cores) if how.threads and machine.cores else 1.0
