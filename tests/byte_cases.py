@@ -50,7 +50,7 @@ def codecs(model: Model, random: Random, cpu: bool = False) -> Table:
 
 
 def steps(random: Random, context: int) -> tuple[tuple[Sequence, ...], ...]:
-    """A decoded token, a batch, a prompt in chunks, drafts that all need logits, a step that needs none."""
+    """A decoded token, a batch, a prompt in chunks, drafts that all need logits, steps without logits or tokens."""
     past = [random.randrange(context // 2) for _ in range(4)]
     drafts = random.randint(2, 5)
     return (
@@ -62,6 +62,7 @@ def steps(random: Random, context: int) -> tuple[tuple[Sequence, ...], ...]:
         ),
         (Sequence(past[1], drafts, drafts), Sequence(0, 7), Sequence(past[2], 1, 0), Sequence(past[3], 0, 0)),
         (Sequence(past[3], 9, 0),),
+        (Sequence(past[0], 0, 0),),
     )
 
 
@@ -69,7 +70,7 @@ def case(name: str, config: Config, seed: int, context: int = 400, **more: Any) 
     """`config` with codecs, steps and lengths drawn from `seed`."""
     random, model = Random(f"{name}{seed}"), describe(config)
     table = codecs(model, random, more.get("cpu", False))
-    lengths = (random.randrange(1, context), random.randrange(context // 2, context), 64, 65)
+    lengths = (random.randrange(1, context), random.randrange(context // 2, context), 64, 65, 0)
     return Case(name, config, model, table, steps(random, context), lengths, **more)
 
 

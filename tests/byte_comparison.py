@@ -89,9 +89,10 @@ def routing(case: Case, tokens: int) -> Mapping[int, tuple[int, ...]] | None:
 
 
 def as_step(case: Case, number: int, found: Graph) -> Step:
-    """The case's step as memfirst has it; logits are asked for the last tokens."""
+    """The case's step as memfirst has it; logits are asked for the last tokens, by default for one of them."""
     sequences = tuple(
-        graph.Sequence(s.past, s.new, logits=tuple(range(s.new - s.logits, s.new))) for s in case.steps[number]
+        graph.Sequence(s.past, s.new, logits=None if s.logits == 1 else tuple(range(s.new - s.logits, s.new)))
+        for s in case.steps[number]
     )
     recorded = routing(case, sum(s.new for s in sequences)) or {}
     experts = [op.name for op in found.ops if isinstance(op, Experts)]

@@ -157,6 +157,8 @@ STATE = (
     Mutant("one slot of state", f"{MODELS}.builder:Builder.state", "slots=2", "slots=1", "rwkv6", "allocated"),
     Mutant("both slots are held", f"{GRAPH}:StateCache.held_bytes", "self.state_bytes", "self.slots * self.state_bytes",
            "rwkv6", "held"),
+    Mutant("an empty sequence holds a state", f"{GRAPH}:StateCache.held_bytes", "if tokens else 0", "", "rwkv6",
+           "held"),
     Mutant("the convolution's tail is forgotten", "memfirst.ops.conv:CausalConv1d.reads",
            "*state_traffic(self.cache), ", "", "mamba2", "state_read state_write"),
     Mutant("a tail as long as the convolution", f"{MODELS}.mamba:mixer", "(kernel - 1) * inner", "kernel * inner",

@@ -87,7 +87,7 @@ def parameters(model: Model) -> int:
 def distinct(experts: int, active: int, tokens: int) -> tuple[Fraction, int, int]:
     """Experts that `tokens` tokens pick together: expected (each misses one with 1 − k/E), least and most."""
     missed = Fraction(experts - active, experts) ** tokens
-    return experts * (1 - missed), active, min(experts, active * tokens)
+    return experts * (1 - missed), active if tokens else 0, min(experts, active * tokens)
 
 
 def position_bytes(keys: Keys, k: Blocks, v: Blocks) -> int:
@@ -135,7 +135,7 @@ def price(
             mean, least, most = mean + n[0] * one, least + n[1] * one, most + n[2] * one
         elif t.use == ROWS:
             sums[ROWS] += tokens * multiple * size(t.shape[1:], codecs(t.kind, t.layer))
-        elif t.use == ALWAYS or wanted:
+        elif wanted if t.use == LOGITS else tokens:
             sums[t.use] += nbytes
     of = [(keys, position_bytes(keys, *kv)) for keys in model.keys.values()]
     state = sum(model.states.values()) * STATE_BITS // 8 * sum(1 for s in step if s.new)
@@ -154,16 +154,16 @@ def held(
     kv: tuple[Blocks, Blocks] = (BLOCKS["f16"], BLOCKS["f16"]),
     multiple: int = 1,
 ) -> Held:
-    """What sequences of `contexts` tokens occupy; the rest as in `price`."""
+    """What sequences of `contexts` tokens occupy (of none: no live state, but its slots); the rest as in `price`."""
     live = pages = 0
     for keys in model.keys.values():
         nbytes = position_bytes(keys, *kv)
         for n in contexts:
             live += nbytes * (n if keys.window is None else min(n, keys.window))
             pages += nbytes * PAGE * -(-n // PAGE)  # pages behind a window are kept
-    state = sum(model.states.values()) * STATE_BITS // 8 * len(contexts)
+    one = sum(model.states.values()) * STATE_BITS // 8
     stored = sum(size(t.shape, codecs(t.kind, t.layer), multiple) for t in model.tensors if t.stored)
-    return Held(stored, live, pages, state, STATE_SLOTS * state)
+    return Held(stored, live, pages, one * sum(1 for n in contexts if n), STATE_SLOTS * one * len(contexts))
 
 
 def by_layer(model: Model, step: List[Sequence], kv: tuple[Blocks, Blocks]) -> dict[int, int]:
