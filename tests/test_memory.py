@@ -6,8 +6,8 @@ import itertools
 import math
 import subprocess
 import sys
-from pathlib import Path
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
