@@ -35,12 +35,14 @@ MAY_IMPORT = {
     "bandwidth": "kernels",
     "report": "generate ledger ops",
     "chat": f"{TEXT} text",
+    "plots": "errors graph plan",
     "probe": "errors progress formats ops graph models lower ledger",
     "kernels": "errors codecs ops graph lower progress",
     "cache": "errors codecs ops graph lower",
     "backends": "errors codecs formats ops graph models lower ledger kernels cache progress bandwidth host",
 }
-ANYTHING_BELOW = ("engine", "model", "calibrate", "generate", "measure", "server", "cli", "__init__", "__main__")
+ANYTHING_BELOW = ("engine", "model", "calibrate", "generate", "measure", "verify", "server", "cli", "__init__",
+                  "__main__")  # fmt: skip
 NO_KERNELS = {"numba", "llvmlite", "memfirst.kernels", "memfirst.backends", "torch", "triton"}
 
 LONGEST_FILE, LONGEST_FUNCTION, LONGEST_KERNEL = 300, 40, 80

@@ -33,8 +33,8 @@ __all__ = ["LITTLE", "Advice", "advise", "best"]
 def advise(plan: Plan) -> tuple[Advice, ...]:
     """Changes, the best first: for a model that does not fit, those after which it does.
 
-    Same model and machine before others, then by gain: of one sequence's tokens/s at batch 1, else of all sequences'.
-    What gains less than LITTLE comes last. Where there was no speed to gain on, what changes least comes first.
+    The same model, machine and use before others, then by gain. What gains less than LITTLE comes last. Where there was
+    no speed to gain on, what changes least comes first.
     """
     near = fitting(plan) if plan.fits is False else same(plan)
     found = [a for a in (*near, *elsewhere(plan)) if a.after is None or a.after.fits is not False]

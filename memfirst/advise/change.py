@@ -12,8 +12,8 @@ EXACT, LOSSY = "exact", "lossy"
 CODEC, KV, CONTEXT, WINDOW, BATCH = "codec", "kv", "context", "window", "batch"
 SPECULATION, THREADS, MODEL, MACHINE = "speculation", "threads", "model", "machine"
 DEVICES, SLOW = "devices", "slow memory"
-ELSEWHERE = (MODEL, MACHINE, DEVICES, SLOW)
-"""Kinds that ask for something else than this model on this machine."""
+ELSEWHERE = (BATCH, CONTEXT, MODEL, MACHINE, DEVICES, SLOW)
+"""Kinds that ask for another use, another model or another machine."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Advice:
     effect   on answers: "exact", "lossy", or exact on a condition that is said
     nbytes   read for a token then; rate: tokens/s of all sequences, None where unknown; memory: bytes held
     most     tokens/s that it cannot exceed, where no speed is predicted
-    gain     of tokens/s, 1.0 for no change; None where there was no speed before, or is none after
+    gain     of tokens/s of all sequences, 1.0 for none; where no speed is known, of what the bandwidth allows; None
+             where the model did not fit before
     command  the plan with the change; flags: the engine's own way to make it, "" where it has none
     after    that plan; None where a part of the model lies in slower memory
     """
@@ -48,12 +49,20 @@ class Advice:
 
 
 def changed(kind: str, change: str, effect: str, before: Plan, after: Plan, flags: str = "") -> Advice:
-    """The advice to make `after` of `before`: its gain is one sequence's, of batches that of all sequences."""
-    one = before.options.batch == 1
-    old, new = (before.each, after.each) if one else (before.rate, after.rate)
-    gain = new / old if old and new else None
+    """The advice to make `after` of `before`."""
+    gain = _ratio(before.rate, after.rate) or _ratio(_ceiling(before), _ceiling(after))
+    most = None if after.rate else _ceiling(after)
     held = after.memory.needs.total
-    return Advice(kind, change, effect, after.nbytes, after.rate, held, command(after), gain, flags=flags, after=after)
+    return Advice(kind, change, effect, after.nbytes, after.rate, held, command(after), gain, most, flags, after)
+
+
+def _ratio(before: float | None, after: float | None) -> float | None:
+    return after / before if before and after else None
+
+
+def _ceiling(plan: Plan) -> float | None:
+    """Where no speed is known, bytes are compared."""
+    return plan.decode.ceiling if plan.decode else None
 
 
 def command(plan: Plan) -> str:

@@ -31,7 +31,7 @@ def _machines(plan: Plan) -> Iterator[Advice]:
     for machine in better[:TRIED]:
         after = make(plan.subject, Place(machine), plan.options)
         advice = changed(MACHINE, f"{machine.name}, {(machine.bandwidth or 0) / 1e9:,.0f} GB/s", EXACT, plan, after)
-        if after.fits and after.rate and (advice.gain is None or advice.gain >= FASTER):
+        if after.fits and after.rate and _pays(plan, advice):
             yield advice
 
 
@@ -84,5 +84,9 @@ def _model(plan: Plan, row: ModelConfig) -> Advice | None:
         return None  # longer than it was trained for, or no such codec: not a model to advise
     size = f"{(row.parameters or 0) / 1e9:.1f} billion weights for {plan.subject.parameters / 1e9:.1f}"
     advice = changed(MODEL, f"{row.name}, {size}", "other answers", plan, after)
-    worth = after.rate is not None and (advice.gain is None or advice.gain >= FASTER)
-    return advice if after.fits is not False and worth else None
+    return advice if after.fits is not False and _pays(plan, advice) else None
+
+
+def _pays(plan: Plan, advice: Advice) -> bool:
+    """It fits where the model did not, or is worth a move."""
+    return plan.fits is False or (advice.gain or 0.0) >= FASTER

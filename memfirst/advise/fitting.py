@@ -113,7 +113,8 @@ def _slower(plan: Plan) -> Iterator[Advice]:
     reads = found.reads(decode_step(plan.context - 1, plan.options.batch))
     seconds = reads["fast"].mean / (plan.place.bandwidth(plan.options) or rate) + reads[tier].mean / rate
     where = f"behind the bus ({rate / 1e9:.1f} GB/s)" if tier == "slow" else f"on disk (read at {rate / 1e9:.1f} GB/s)"
-    change = f"{what} of {found.layers} layers {where}, {reads[tier].mean / 1e9:.1f} GB of each step"
+    moved = f"{found.layers} layers" if what == "layers" else f"the experts of {found.layers} layers"
+    change = f"{moved} {where}, which gives {reads[tier].mean / 1e9:.1f} GB of each step"
     most = plan.options.batch / seconds
     layers = max(0, plan.subject.priced("f16").layers - found.layers)
     flag = f"llama-server -ngl {layers}" if what == "layers" else f"llama-server --n-cpu-moe {found.layers}"

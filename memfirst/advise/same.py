@@ -20,7 +20,7 @@ from memfirst.advise.change import (
 )
 from memfirst.advise.flags import flags
 from memfirst.catalog.configs import ModelConfig, configs
-from memfirst.graph import KVCache
+from memfirst.graph import KVCache, StateCache
 from memfirst.plan import Plan, Speculation, make
 
 GGUF_ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp")
@@ -101,14 +101,15 @@ def _batch(plan: Plan) -> Iterator[Advice]:
     while larger > plan.options.batch:
         after = _with(plan, batch=larger)
         if after.fits is not False:
-            each = f"exact; each sequence {after.each:.0f} tok/s" if after.each else EXACT
+            each = f"exact; {after.each:.0f} tok/s each for {plan.each:.0f}" if after.each and plan.each else EXACT
             yield _say(BATCH, f"{larger} sequences at a time", each, plan, after)
             return
         larger //= 2
 
 
 def _speculation(plan: Plan) -> Iterator[Advice]:
-    if plan.options.speculation or plan.engine not in DRAFTING:
+    stateful = any(isinstance(c, StateCache) for c in plan.subject.graph.caches)  # state is not taken back there
+    if plan.options.speculation or stateful or plan.engine not in DRAFTING:
         return
     draft = drafter(plan)
     accepted = ACCEPTED if draft else LOOKED_UP

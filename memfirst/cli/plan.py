@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,6 +54,16 @@ Sweep = Annotated[
     list[str] | None,
     typer.Option("--sweep", metavar="NAME=V,V…", help="A table over ctx=, batch=, codec=, kv=, devices=. Repeatable."),
 ]
+Plot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot", metavar="FILE", help="Draw the roofline, KV growth and what binds: .png, .svg or .pdf.",
+        show_default=False,
+    ),
+]  # fmt: skip
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Run the best advice that can be run here; print predicted against measured.")
+]
 Csv = Annotated[bool, typer.Option("--csv", help="Print rows of figures: bytes, seconds, tokens/s.")]
 Unknown = Annotated[bool, typer.Option("--allow-unknown", help="Ignore hyperparameters that memfirst does not know.")]
 
@@ -72,6 +83,8 @@ def plan(
     threads: Threads = 0,
     speculate: Speculate = "",
     sweep: Sweep = None,
+    plot: Plot = None,
+    verify: Verify = False,
     as_json: Json = False,
     as_csv: Csv = False,
     allow_unknown: Unknown = False,
@@ -81,31 +94,45 @@ def plan(
     From a name, a config.json or a file's header alone: what must be held, the bytes of a token, the speed with
     its 80 % interval and what binds it, and what to change first. Nothing is downloaded.
     """
-    if as_json and as_csv:
-        raise typer.BadParameter("--json and --csv are two forms of the same: give one of them")
+    if as_csv and (as_json or verify):
+        raise typer.BadParameter("--csv prints rows of plans only: give it without --json and --verify")
     from memfirst.cli import plan_sources as sources
     from memfirst.plan import Options
 
-    options = Options(codec, kv, ctx, batch, prompt, engine, devices, share, threads, sources.speculation(speculate))
-    axes = sources.axes(sweep or [])
-    found = sources.plans(models, sources.places(on or []), options, axes, allow_unknown)
-    _print(found, bool(axes), as_json, as_csv)
+    with sources.usage():
+        drafts = sources.speculation(speculate)
+        options = Options(codec, kv, ctx, batch, prompt, engine, devices, share, threads, drafts)
+        axes = sources.axes(sweep or [])
+        rows = sources.combinations(options, axes)
+    found = sources.plans(models, sources.places(on or []), rows, allow_unknown)
+    if plot:
+        from memfirst.plots import draw
+
+        draw(found[0], plot)
+    if not as_json:
+        _print(found, bool(axes), as_csv)
+    ran = sources.verified(found[0], quiet=as_json) if verify else None
+    if as_json:
+        _print_json(found, ran)
+    elif ran:
+        print(f"\n{ran.page()}")
 
 
-def _print(found: tuple[Plan, ...], swept: bool, as_json: bool, as_csv: bool) -> None:
-    from memfirst.cli.display import print_json
+def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool) -> None:
+    from memfirst.advise import advise, best
+    from memfirst.cli.plan_page import FITTING, comparison, page, print_csv
 
     if as_csv:
-        from memfirst.cli.plan_sources import print_csv
-
         print_csv([p.row() for p in found])
-        return
-    from memfirst.advise import advise, best
-    from memfirst.cli.plan_page import comparison, page
-
-    if as_json:
-        print_json({"plans": [p.json() | {"advice": [a.json() for a in advise(p)]} for p in found]})
     elif swept or len(found) > 1:
         print(comparison(found))
     else:
-        print(page(found[0], best(advise(found[0]), 6 if found[0].fits is False else 3)))
+        print(page(found[0], best(advise(found[0]), FITTING if found[0].fits is False else 3)))
+
+
+def _print_json(found: tuple[Plan, ...], ran: Any) -> None:
+    from memfirst.advise import advise
+    from memfirst.cli.display import print_json
+
+    plans = [p.json() | {"advice": [a.json() for a in advise(p)]} for p in found]
+    print_json({"plans": plans} | ({"verified": ran.json()} if ran else {}))

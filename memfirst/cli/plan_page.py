@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
+from typing import Any
 
 from memfirst.advise import Advice
 from memfirst.cli.display import printable, size, table
@@ -12,6 +16,9 @@ from memfirst.plan import Plan, Speed
 
 WIDTH, LABEL = 110, 9
 """Characters of a line, and of the words at its left."""
+
+FITTING = 6
+"""Changes that are listed where the model does not fit."""
 
 _PURPOSES = {WEIGHTS: "weights", EXPERTS: "routed experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state",
              EMBEDDING: "embedding"}  # fmt: skip
@@ -38,8 +45,10 @@ def page(plan: Plan, found: Sequence[Advice]) -> str:
 
 
 def _wrapped(label: str, text: str) -> list[str]:
-    rest = " " * (LABEL + 2)
-    return wrap(text, WIDTH, initial_indent=f"  {label:<{LABEL}}", subsequent_indent=rest, break_on_hyphens=False)
+    """Lines in which a number and its unit stay together."""
+    rest, whole = " " * (LABEL + 2), re.sub(r"(?<=\d) (?=[%kMGTtx]|B\b|ms|s\b)", "\u00a0", text)
+    lines = wrap(whole, WIDTH, initial_indent=f"  {label:<{LABEL}}", subsequent_indent=rest, break_on_hyphens=False)
+    return [line.replace("\u00a0", " ") for line in lines]
 
 
 def _title(plan: Plan) -> str:
@@ -202,7 +211,12 @@ def comparison(plans: Sequence[Plan]) -> str:
     head = ("model", "codec", "machine", "context", "batch", "held", "to spare", "a token", "tok/s", "80 %", "ceiling",
             "bound by", "first token")  # fmt: skip
     rows = [_row(p) for p in plans]
-    return printable(table([head, *rows], numbers=[3, 4, 5, 6, 7, 8, 9, 10, 12]))
+    same = [i for i in range(5) if len({row[i] for row in rows}) == 1]
+    above = " · ".join(f"{head[i]} {rows[0][i]}" for i in same)
+    kept = [i for i in range(len(head)) if i not in same]
+    numbers = [kept.index(i) for i in (3, 4, 5, 6, 7, 8, 9, 10, 12) if i in kept]
+    text = table([[row[i] for i in kept] for row in (head, *rows)], numbers)
+    return printable(f"{above}\n\n{text}" if above else text)
 
 
 def _row(plan: Plan) -> tuple[str, ...]:
@@ -215,3 +229,10 @@ def _row(plan: Plan) -> tuple[str, ...]:
         _rate(fast.ceiling) if fast else "–", plan.binding or "?",
         _seconds(first.seconds) if first else "–",
     )  # fmt: skip
+
+
+def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+    """A header, then a line a plan; what is not known is empty."""
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import typer
 
 from memfirst.catalog.models import find_model
 from memfirst.errors import MemfirstError
-from memfirst.plan import Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
+from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}
 """What may be swept, and the option it is."""
@@ -33,24 +32,33 @@ def places(names: Sequence[str]) -> list[Place]:
     return [here]
 
 
-def plans(
-    models: Sequence[str], where: Sequence[Place], options: Options, axes: Mapping[str, Sequence[Any]], unknown: bool
-) -> tuple[Plan, ...]:
-    """Every model on every machine, for each combination of the swept values."""
-    rows = list(itertools.product(*axes.values()))
-    if len(rows) * len(models) * len(where) > MOST_ROWS:
-        raise typer.BadParameter(f"that is more than {MOST_ROWS} plans")
+@contextmanager
+def usage() -> Iterator[None]:
+    """Options that cannot be are bad usage, not a failure."""
+    try:
+        yield
+    except MemfirstError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def combinations(options: Options, axes: Mapping[str, Sequence[Any]]) -> list[Options]:
+    """The options for each combination of the swept values."""
+    rows = list(itertools.islice(itertools.product(*axes.values()), MOST_ROWS + 1))
+    if len(rows) > MOST_ROWS:
+        raise typer.BadParameter(f"--sweep asks for more than {MOST_ROWS} plans")
+    return [replace(options, **dict(zip(axes, values, strict=True))) for values in rows]
+
+
+def plans(models: Sequence[str], where: Sequence[Place], rows: Sequence[Options], unknown: bool) -> tuple[Plan, ...]:
+    """Every model on every machine, for each row of options; a model is read once a codec."""
     found: list[Plan] = []
     for name in models:
-        model = subject(name, options.codec, options.engine, unknown, local)
-        for one, values in itertools.product(where, rows):
-            changed = replace(options, **dict(zip(axes, values, strict=True)))
-            found.append(make(_in(model, changed.codec, options.codec), one, changed))
+        by_codec: dict[str, Subject] = {}
+        for one, options in itertools.product(where, rows):
+            if options.codec not in by_codec:
+                by_codec[options.codec] = subject(name, options.codec, options.engine, unknown, local)
+            found.append(make(by_codec[options.codec], one, options))
     return tuple(found)
-
-
-def _in(model: Subject, codec: str, given: str) -> Subject:
-    return model if codec == given else model.recoded(codec)
 
 
 def local(name: str) -> Path | None:
@@ -103,8 +111,13 @@ def _count(word: str, name: str) -> int:
     return int(digits) * scale
 
 
-def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
-    """A header, then a line a plan; what is not known is empty."""
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+def verified(plan: Plan, quiet: bool) -> Any:
+    """The best change that can be run here, run; MemfirstError where this machine has not been measured."""
+    from importlib import import_module
+
+    from memfirst.cli.display import progress
+
+    verify: Any = import_module("memfirst.verify")  # kernels come in with it
+    here = place(HERE)
+    with progress(quiet=quiet) as report:
+        return verify.verify(plan, here, report)

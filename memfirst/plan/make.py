@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from memfirst.errors import ConfigError
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph import Step
 from memfirst.graph import decode as decode_step
@@ -25,7 +26,12 @@ def plan(models: Sequence[Subject], places: Sequence[Place], options: Options) -
 
 
 def make(model: Subject, place: Place, options: Options) -> Plan:
-    """One model on one machine. A model that does not fit has no speed."""
+    """One model on one machine. A model that does not fit has no speed.
+
+    Raises UnsupportedError for what the engine or the split cannot do, ConfigError for several of this machine.
+    """
+    if place.rates and options.devices > 1:
+        raise ConfigError(f"{options.devices} of this machine", "one, or a machine of the catalogue")
     context = options.reached(model.graph.context)
     prompt, priced = options.prompted(context), model.priced(options.kv)
     drafter = _drafter(options)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.formats.mixes import PRICED
 from memfirst.memory import LARGEST_BATCH
 
 ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp", "vllm", "vllm-hybrid")
 """Whose memory and whose time can be said."""
+
+KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""Of some engine."""
 
 SHARES = ("pipeline", "tensor")
 DEFAULT_CONTEXT, DEFAULT_PROMPT = 4096, 512
@@ -68,6 +72,10 @@ class Options:
         _within("prompt", self.prompt, 0, MOST_TOKENS)
         _within("devices", self.devices, 1, MOST_DEVICES)
         _within("threads", self.threads, 0, 1 << 12)
+        if self.codec and self.codec.lower() not in PRICED:
+            raise UnsupportedError(f"no codec mix is called {self.codec[:40]!r}", f"one of {', '.join(PRICED)}")
+        if self.kv not in KV_CODECS:
+            raise UnsupportedError(f"keys and values in {self.kv[:40]!r}", f"one of {', '.join(KV_CODECS)}")
         if self.engine and self.engine not in ENGINES:
             raise UnsupportedError(f"the engine {self.engine[:40]!r}", f"one of {', '.join(ENGINES)}")
         if self.share not in SHARES:

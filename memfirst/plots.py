@@ -1,0 +1,209 @@
+"""A plan as pictures: the roofline with this model's points, KV against weights, and what binds where.
+
+Readable without colour: lines differ by dashes, points by shape, cells by grey and a letter. matplotlib is imported
+when something is drawn; what is drawn is computed apart, as plain data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from memfirst.errors import MemfirstError, UnsupportedError
+from memfirst.graph import decode as decode_step
+from memfirst.graph import prefill as prefill_step
+from memfirst.plan import Plan, make
+
+FORMATS = (".png", ".svg", ".pdf")
+BATCHES = (1, 8, 64)
+"""Of the roofline's points."""
+
+ROWS = tuple(1 << i for i in range(9))  # sequences: 1 to 256
+COLUMNS = tuple(256 << i for i in range(10))  # tokens: 256 to 131072
+LETTERS = {"weights": "W", "experts": "E", "KV": "K", "compute": "C", "overhead": "O", "link": "L", "draft": "D",
+           "capacity": "×", "": "?"}  # fmt: skip
+WORDS = {"weights": "weights", "experts": "routed experts", "KV": "KV", "compute": "arithmetic",
+         "overhead": "fixed costs", "link": "exchange", "draft": "drafting", "capacity": "does not fit",
+         "": "unknown"}  # fmt: skip
+_GREYS = {"weights": "0.95", "experts": "0.85", "KV": "0.72", "compute": "0.6", "overhead": "0.88", "link": "0.8",
+          "draft": "0.8", "capacity": "0.35", "": "1.0"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Point:
+    """A step in the roofline: operations a byte, operations a second that are predicted (None: it does not fit)."""
+
+    label: str
+    intensity: float
+    reached: float | None
+    rate: float | None
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Bytes of a step over contexts: keys and values by codec, everything else (the same at every context)."""
+
+    contexts: tuple[int, ...]
+    kv: dict[str, tuple[float, ...]]
+    rest: float
+
+
+def points(plan: Plan) -> tuple[Point, ...]:
+    """Decoding at some batches, and the prompt."""
+    found = []
+    for batch in BATCHES:
+        at = make(plan.subject, plan.place, replace(plan.options, batch=batch, speculation=None))
+        step = decode_step(at.context - 1, batch)
+        cost = plan.subject.priced(plan.options.kv).cost(step)
+        seconds = at.decode.seconds if at.decode else None
+        found.append(Point(f"decode, batch {batch}", cost.flops / cost.total, _per(cost.flops, seconds), at.rate))
+    cost = plan.subject.priced(plan.options.kv).cost(prefill_step(plan.prompt))
+    fast = plan.prefill
+    reached = _per(cost.flops, fast.seconds if fast else None)
+    found.append(Point(f"prompt of {plan.prompt:,}", cost.flops / cost.total, reached, fast.rate if fast else None))
+    return tuple(found)
+
+
+def _per(amount: float, seconds: float | None) -> float | None:
+    return amount / seconds if seconds else None
+
+
+def growth(plan: Plan) -> Growth:
+    """From 256 tokens to twice what the model was trained for, or to where KV overtakes."""
+    last = max(2 * plan.subject.graph.context, 2 * min(plan.overtakes or 0, 1 << 20), 2048)
+    contexts = tuple(256 << i for i in range(21) if 256 << i <= last)
+    codecs = [plan.options.kv, *(c for c in ("q8_0", "q4_0") if c != plan.options.kv)]
+    kv = {c: tuple(float(_kv(plan, c, n)) for n in contexts) for c in codecs}
+    first = kv[codecs[0]]
+    kv = {c: values for c, values in kv.items() if c == codecs[0] or values != first}
+    rest = sum(a.mean for p, a in plan.amounts.items() if p != "kv_read")
+    return Growth(contexts, kv, rest)
+
+
+def _kv(plan: Plan, codec: str, context: int) -> int:
+    return plan.options.batch * plan.subject.priced(codec).kv(decode_step(context - 1))
+
+
+def binding(plan: Plan) -> tuple[tuple[str, ...], ...]:
+    """The binding term by batch (ROWS) and context (COLUMNS)."""
+    return tuple(tuple(_binds(plan, batch, context) for context in COLUMNS) for batch in ROWS)
+
+
+def _binds(plan: Plan, batch: int, context: int) -> str:
+    options = replace(plan.options, batch=batch, context=context, prompt=1, speculation=None)
+    return make(plan.subject, plan.place, options).binding
+
+
+def draw(plan: Plan, path: Path) -> None:
+    """Write the three pictures side by side. UnsupportedError for another format, or without matplotlib."""
+    if path.suffix.lower() not in FORMATS:
+        raise UnsupportedError(f"a picture as {path.name!r}", f"a name that ends in {', '.join(FORMATS)}")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UnsupportedError("drawing needs matplotlib", do='pip install "memfirst[plot]"') from error
+    figure = Figure(figsize=(17, 6.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3)
+    _roofline(axes[0], plan)
+    _growth(axes[1], plan)
+    _map(axes[2], plan)
+    figure.suptitle(_title(plan))
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError as error:
+        raise MemfirstError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _title(plan: Plan) -> str:
+    codec = plan.subject.codec.upper()
+    return f"{plan.subject.name} in {codec} on {plan.place.machine.name} ({plan.engine}, KV in {plan.options.kv})"
+
+
+def _roofline(axes: Any, plan: Plan) -> None:
+    bandwidth, compute = plan.place.bandwidth(plan.options), plan.place.machine.compute
+    found = points(plan)
+    peak = compute.get("f16", max(compute.values())) if compute else None
+    low, high = min(p.intensity for p in found) / 4, max(p.intensity for p in found) * 4
+    if bandwidth:
+        top = high if peak is None else min(high, peak / bandwidth)
+        axes.plot([low, top], [low * bandwidth, top * bandwidth], "k-", label=f"memory, {bandwidth / 1e9:,.0f} GB/s")
+        if peak is not None and top < high:
+            axes.plot([top, high], [peak, peak], "k--", label=f"arithmetic, {peak / 1e12:,.3g} Tflop/s")
+    for shape, point in zip("osD^", found, strict=True):
+        roof = min(peak or inf, bandwidth * point.intensity) if bandwidth else None
+        _point(axes, shape, point, roof)
+    axes.set(xscale="log", yscale="log", title=f"Roofline, {plan.context:,} tokens of context")
+    axes.set(xlabel="operations per byte read", ylabel="operations per second")
+    axes.grid(True, which="major", color="0.85")
+    _legend(axes)
+
+
+def _point(axes: Any, shape: str, point: Point, roof: float | None) -> None:
+    """Filled where a speed is predicted; hollow on the roof where the model does not fit."""
+    if point.reached is not None:
+        label = f"{point.label}: {point.rate:,.0f} tok/s"
+        axes.plot([point.intensity], [point.reached], shape, color="black", markersize=8, label=label)
+    elif roof is not None:
+        label = f"{point.label}: no speed"
+        axes.plot([point.intensity], [roof], shape, color="black", fillstyle="none", markersize=8, label=label)
+
+
+def _growth(axes: Any, plan: Plan) -> None:
+    found = growth(plan)
+    for style, (codec, values) in zip(("k-", "k-.", "k:"), found.kv.items(), strict=False):
+        if any(values):
+            axes.plot(found.contexts, [v / 1e9 for v in values], style, label=f"KV in {codec}")
+    axes.plot(found.contexts, [found.rest / 1e9] * len(found.contexts), "k--", linewidth=2, label="weights and state")
+    if plan.overtakes and plan.overtakes <= found.contexts[-1]:
+        where = f"KV in {plan.options.kv} overtakes at {plan.overtakes:,}"
+        axes.plot([plan.overtakes], [found.rest / 1e9], "o", color="black", markersize=9, fillstyle="none", label=where)
+    trained = plan.subject.graph.context
+    axes.axvline(trained, color="0.6", linewidth=1.5, label=f"trained for {trained:,}")
+    axes.set(xscale="log", yscale="log", xlabel="tokens of context, of each sequence", ylabel="GB read per step")
+    axes.set(title=f"KV and weights, batch {plan.options.batch}")
+    axes.xaxis.set_major_locator(_ticks([n for n in found.contexts if n.bit_length() % 2 == 1]))
+    axes.xaxis.set_major_formatter(lambda n, _: _short(int(n)))
+    axes.yaxis.set_major_formatter(lambda gb, _: f"{gb:,g}")
+    axes.minorticks_off()
+    axes.grid(True, which="major", color="0.85")
+    _legend(axes)
+
+
+def _ticks(values: list[int]) -> Any:
+    from matplotlib.ticker import FixedLocator
+
+    return FixedLocator(values)
+
+
+def _short(n: int) -> str:
+    if n >= 1 << 20:
+        return f"{n >> 20}M"
+    return f"{n >> 10}k" if n >= 1024 else str(n)
+
+
+def _map(axes: Any, plan: Plan) -> None:
+    from matplotlib.patches import Patch, Rectangle
+
+    cells = binding(plan)
+    for y, row in enumerate(cells):
+        for x, term in enumerate(row):
+            axes.add_patch(Rectangle((x, y), 1, 1, facecolor=_GREYS[term], edgecolor="white"))
+            ink = "white" if term == "capacity" else "black"
+            axes.text(x + 0.5, y + 0.5, LETTERS[term], ha="center", va="center", color=ink)
+    axes.set(xlim=(0, len(COLUMNS)), ylim=(0, len(ROWS)), title="What binds a decoded token")
+    axes.set(xlabel="tokens of context, of each sequence", ylabel="sequences at a time")
+    axes.set_xticks([x + 0.5 for x in range(len(COLUMNS))], [_short(n) for n in COLUMNS])
+    axes.set_yticks([y + 0.5 for y in range(len(ROWS))], [str(n) for n in ROWS])
+    axes.tick_params(length=0)
+    seen = [term for term in LETTERS if any(term in row for row in cells)]
+    handles = [Patch(facecolor=_GREYS[t], edgecolor="0.4", label=f"{LETTERS[t]}  {WORDS[t]}") for t in seen]
+    _legend(axes, handles=handles)
+
+
+def _legend(axes: Any, **what: Any) -> None:
+    """Below the axis, where it hides nothing."""
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize="small", frameon=False, **what)
