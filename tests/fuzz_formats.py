@@ -35,8 +35,8 @@ from memfirst.backends.reference import ReferenceBackend
 from memfirst.errors import MemfirstError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.mixes import MIXES
-from memfirst.formats.names import TABLES
 from memfirst.formats.open import open_checkpoint
+from memfirst.formats.synthetic_shapes import ARCHITECTURES
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.kernels.cpu.library import Library
 from memfirst.lower.cpu import lower
@@ -91,7 +91,7 @@ def run_two_steps(backend: ReferenceBackend | CpuBackend, graph: Graph) -> None:
 def library() -> Library:
     """The kernels of this process; those of the unbroken models are compiled here, before any case is timed."""
     made = Library()
-    for architecture in TABLES:
+    for architecture in ARCHITECTURES:
         for mix in MIXES:
             graph = models.build(small_model(architecture, mix))
             made.load(kernels(graph) | {(name, ()) for name in ALWAYS})
@@ -140,13 +140,13 @@ class Tally:
 def write_case(kind: str, index: int, seed: int, folder: Path) -> Path:
     """Make case `index` on disk; every architecture and mix comes in turn."""
     chance = random.Random(f"{seed} {kind} {index}")
-    architecture = tuple(TABLES)[index % len(TABLES)]
+    architecture = tuple(ARCHITECTURES)[index % len(ARCHITECTURES)]
     if kind == "gguf":
-        mix = tuple(MIXES)[index // len(TABLES) % len(MIXES)]
+        mix = tuple(MIXES)[index // len(ARCHITECTURES) % len(MIXES)]
         path = folder / "model.gguf"
         path.write_bytes(mutate(gguf_file(architecture, mix), chance))
         return path
-    dtype = ("f32", "f16", "bf16")[index // len(TABLES) % 3]
+    dtype = ("f32", "f16", "bf16")[index // len(ARCHITECTURES) % 3]
     text, weights = config_of(architecture), safetensors_file(architecture, dtype)
     config = Whole(text, ((0, len(text)),))
     broken = chance.random() < 0.15

@@ -13,8 +13,8 @@ import pytest
 
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.mixes import MIXES
-from memfirst.formats.names import TABLES
 from memfirst.formats.open import open_checkpoint
+from memfirst.formats.synthetic_shapes import ARCHITECTURES
 from tests import fuzz_formats
 from tests.fuzz_changes import config_of, gguf_file, mutate, safetensors_file
 from tests.fuzz_formats import Tally, run_cases, survivor
@@ -40,7 +40,7 @@ def test_broken_files_open_or_are_refused(kind: str, tallies: dict[str, Tally]) 
 
 
 @pytest.mark.parametrize("mix", MIXES)
-@pytest.mark.parametrize("architecture", TABLES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_unbroken_file_opens(architecture: str, mix: str, tmp_path: os.PathLike[str]) -> None:
     path = os.path.join(tmp_path, "m.gguf")
     with open(path, "wb") as file:
@@ -49,7 +49,7 @@ def test_the_unbroken_file_opens(architecture: str, mix: str, tmp_path: os.PathL
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
-@pytest.mark.parametrize("architecture", TABLES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_unbroken_folder_opens(architecture: str, dtype: str, tmp_path: os.PathLike[str]) -> None:
     with open(os.path.join(tmp_path, "model.safetensors"), "wb") as file:
         file.write(safetensors_file(architecture, dtype).data)
