@@ -10,8 +10,9 @@ from functools import cache
 
 from memfirst.formats.gguf_header import Cursor, read_counts, read_metadata
 from memfirst.formats.gguf_write import encode_header
+from memfirst.formats.names import TABLES
 from memfirst.formats.synthetic import SyntheticCheckpoint, synthetic
-from memfirst.formats.synthetic_shapes import ARCHITECTURES, SyntheticShape
+from memfirst.formats.synthetic_shapes import SyntheticShape
 
 
 @cache
@@ -59,7 +60,7 @@ def safetensors_file(architecture: str, dtype: str) -> Whole:
 
 def hf_names(architecture: str) -> dict[str, str]:
     """GGUF name -> HF name, for layer 0."""
-    return {ours.format(0): hf.format(0) for hf, (ours, _) in ARCHITECTURES[architecture].items()}
+    return {ours.format(0): hf.format(0) for hf, (ours, _) in TABLES[architecture].items()}
 
 
 def config_of(architecture: str) -> bytes:
