@@ -97,25 +97,31 @@ def _binds(plan: Plan, batch: int, context: int) -> str:
 
 
 def draw(plan: Plan, path: Path) -> None:
-    """Write the three pictures side by side. UnsupportedError for another format, or without matplotlib."""
+    """Write the pictures. UnsupportedError for another format, or without matplotlib."""
     if path.suffix.lower() not in FORMATS:
         raise UnsupportedError(f"a picture as {path.name!r}", f"a name that ends in {', '.join(FORMATS)}")
+    drawn = figure(plan)
+    try:
+        drawn.savefig(path, dpi=110)
+    except OSError as error:
+        raise MemfirstError(f"cannot write {path}: {error.strerror}") from error
+
+
+def figure(plan: Plan) -> Any:
+    """The three pictures side by side, as matplotlib's Figure."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UnsupportedError("drawing needs matplotlib", do='pip install "memfirst[plot]"') from error
-    figure = Figure(figsize=(17, 6.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3)
+    drawn = Figure(figsize=(17, 6.2), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots(1, 3)
     _roofline(axes[0], plan)
     _growth(axes[1], plan)
     _map(axes[2], plan)
-    figure.suptitle(_title(plan))
-    try:
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise MemfirstError(f"cannot write {path}: {error.strerror}") from error
+    drawn.suptitle(_title(plan))
+    return drawn
 
 
 def _title(plan: Plan) -> str:
@@ -162,7 +168,7 @@ def _growth(axes: Any, plan: Plan) -> None:
         where = f"KV in {plan.options.kv} overtakes at {plan.overtakes:,}"
         axes.plot([plan.overtakes], [found.rest / 1e9], "o", color="black", markersize=9, fillstyle="none", label=where)
     trained = plan.subject.graph.context
-    axes.axvline(trained, color="0.6", linewidth=1.5, label=f"trained for {trained:,}")
+    axes.axvline(trained, color="0.85", linewidth=6, zorder=0, label=f"trained for {trained:,}")
     axes.set(xscale="log", yscale="log", xlabel="tokens of context, of each sequence", ylabel="GB read per step")
     axes.set(title=f"KV and weights, batch {plan.options.batch}")
     axes.xaxis.set_major_locator(_ticks([n for n in found.contexts if n.bit_length() % 2 == 1]))

@@ -24,7 +24,7 @@ class Advice:
     effect   on answers: "exact", "lossy", or exact on a condition that is said
     nbytes   read for a token then; rate: tokens/s of all sequences, None where unknown; memory: bytes held
     most     tokens/s that it cannot exceed, where no speed is predicted
-    gain     of tokens/s of all sequences, 1.0 for none; where no speed is known, of what the bandwidth allows; None
+    gain     of tokens/s of all sequences, 1.0 for none; where no speed is known, of bytes; None
              where the model did not fit before
     command  the plan with the change; flags: the engine's own way to make it, "" where it has none
     after    that plan; None where a part of the model lies in slower memory
@@ -50,19 +50,16 @@ class Advice:
 
 def changed(kind: str, change: str, effect: str, before: Plan, after: Plan, flags: str = "") -> Advice:
     """The advice to make `after` of `before`."""
-    gain = _ratio(before.rate, after.rate) or _ratio(_ceiling(before), _ceiling(after))
-    most = None if after.rate else _ceiling(after)
+    gain = _ratio(before.rate, after.rate)
+    if gain is None and before.fits is not False:
+        gain = _ratio(before.most, after.most) or before.nbytes / after.nbytes
+    most = None if after.rate else after.most
     held = after.memory.needs.total
     return Advice(kind, change, effect, after.nbytes, after.rate, held, command(after), gain, most, flags, after)
 
 
 def _ratio(before: float | None, after: float | None) -> float | None:
     return after / before if before and after else None
-
-
-def _ceiling(plan: Plan) -> float | None:
-    """Where no speed is known, bytes are compared."""
-    return plan.decode.ceiling if plan.decode else None
 
 
 def command(plan: Plan) -> str:

@@ -39,10 +39,12 @@ def _codec(plan: Plan) -> Iterator[Advice]:
     """The most bits that fit."""
     if plan.engine not in GGUF_ENGINES:
         return
-    now, missing = mix_bytes(plan.subject.graph, ""), -plan.memory.spare
-    for mix in LADDER:
-        runs = plan.engine != "memfirst" or mix in MIXES
-        if not runs or now - mix_bytes(plan.subject.origin, mix) < missing / plan.options.devices:
+    now, missing = sum(w.nbytes for w in plan.subject.graph.weights().values()), -plan.memory.spare
+    mixes = [mix for mix in LADDER if plan.engine != "memfirst" or mix in MIXES]
+    if now - mix_bytes(plan.subject.origin, mixes[-1]) < missing / plan.options.devices:
+        return  # the fewest bits are too many
+    for mix in mixes:
+        if now - mix_bytes(plan.subject.origin, mix) < missing / plan.options.devices:
             continue
         after = make(plan.subject.recoded(mix), plan.place, plan.options)
         if after.fits:
@@ -52,17 +54,16 @@ def _codec(plan: Plan) -> Iterator[Advice]:
 
 
 def mix_bytes(graph: Graph, mix: str) -> int:
-    """Bytes of all weights in a mix ("": as they are)."""
+    """Bytes of all weights in a mix, without making the graph."""
     weights = graph.weights().values()
-    if not mix:
-        return sum(w.nbytes for w in weights)
     chosen, model = PRICED[mix], described(graph)
     kinds = ((w, BLOCK_TYPES[tensor_codec(w.name, w.shape, chosen, model)]) for w in weights)
     return sum(prod(w.shape) * kind.block_bytes // kind.block for w, kind in kinds)
 
 
 def _kv(plan: Plan) -> Iterator[Advice]:
-    if "q8_0" in plan.memory.engine.kv_codecs and plan.options.kv == "f16" and plan.engine != "memfirst":
+    able = "q8_0" in plan.memory.engine.kv_codecs and plan.options.kv == "f16" and plan.engine != "memfirst"
+    if able and plan.memory.needs.kv_allocated > -plan.memory.spare:
         after = make(plan.subject, plan.place, replace(plan.options, kv="q8_0"))
         if after.fits:
             yield changed(KV, "keys and values in q8_0", LOSSY, plan, after, flags(KV, after))

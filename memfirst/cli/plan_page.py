@@ -142,7 +142,7 @@ def _growth(plan: Plan) -> str:
 
 def _decode(plan: Plan, found: Speed) -> str:
     if found.rate is None:
-        bound = f"; at most {_rate(found.ceiling)} tok/s by its bandwidth" if found.ceiling else ""
+        bound = f"; at most {_rate(plan.most)} tok/s by its bandwidth" if plan.most else ""
         return f"no number: what it rests on is not known{bound}"
     total = f" in all, {_rate(plan.each)} each" if plan.options.batch > 1 else ""
     line = f"{_rate(found.rate)} tok/s{total} (80 %: {_rate(found.slowest)}–{_rate(found.fastest)})"

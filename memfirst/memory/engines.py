@@ -18,7 +18,7 @@ from memfirst.ops.attention import Attention
 from memfirst.ops.experts import Experts
 from memfirst.ops.glu import Glu
 from memfirst.ops.latent import LatentAttention
-from memfirst.ops.traffic import WeightRead
+from memfirst.ops.linear import Linear
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -236,8 +236,7 @@ def padded(n: int, to: int) -> int:
 
 def head_rows(graph: Graph) -> int:
     """Logits of a token, 0 where this device has no head."""
-    heads = (r.weight.rows for op in graph.ops for r in op.reads() if isinstance(r, WeightRead) and r.head)
-    return max(heads, default=0)
+    return max((op.weight.rows for op in graph.ops if isinstance(op, Linear) and op.head), default=0)
 
 
 def widest(graph: Graph) -> int:

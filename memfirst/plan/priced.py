@@ -85,7 +85,11 @@ class Priced:
 
     def kv(self, step: Step) -> int:
         """Bytes of keys and values that the step reads."""
-        return int(self.amounts(step).get(KV_READ, NOTHING))
+        return sum(count * read.amount(step).low for read, count in self._kv_reads)
+
+    @cached_property
+    def _kv_reads(self) -> tuple[tuple[Read, int], ...]:
+        return tuple((read, k.count) for k in self.kinds for read in k.reads if read.purpose == KV_READ)
 
     def routed(self) -> tuple[int, int] | None:
         """(experts, those that a token picks) of the layers that route; None for a dense model."""

@@ -12,6 +12,7 @@ from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.speed import Speed
 from memfirst.plan.subject import Subject
+from memfirst.timing.predict import CEILING
 
 CAPACITY = "capacity"
 """What binds a model that does not fit."""
@@ -87,6 +88,12 @@ class Plan:
     def each(self) -> float | None:
         """Tokens/s of one sequence."""
         return None if self.rate is None else self.rate / self.options.batch
+
+    @property
+    def most(self) -> float | None:
+        """Tokens/s of all sequences that nothing exceeds; None where it does not fit or no bandwidth is known."""
+        ceiling = self.decode.ceiling if self.decode else None
+        return ceiling and CEILING * ceiling
 
     @property
     def binding(self) -> str:
