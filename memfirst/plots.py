@@ -86,9 +86,16 @@ def _kv(plan: Plan, codec: str, context: int) -> int:
     return plan.options.batch * plan.subject.priced(codec).kv(decode_step(context - 1))
 
 
+def grid(plan: Plan) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Batches and contexts of the map: every other one for our engine, whose program is built anew for each (0.1 s)."""
+    every = 2 if plan.place.rates else 1
+    return ROWS[::every], COLUMNS[::every]
+
+
 def binding(plan: Plan) -> tuple[tuple[str, ...], ...]:
-    """The binding term by batch (ROWS) and context (COLUMNS)."""
-    return tuple(tuple(_binds(plan, batch, context) for context in COLUMNS) for batch in ROWS)
+    """The binding term by batch and context."""
+    batches, contexts = grid(plan)
+    return tuple(tuple(_binds(plan, batch, context) for context in contexts) for batch in batches)
 
 
 def _binds(plan: Plan, batch: int, context: int) -> str:
@@ -152,7 +159,8 @@ def _point(axes: Any, shape: str, point: Point, roof: float | None) -> None:
     """Filled where a speed is predicted; hollow on the roof where the model does not fit."""
     if point.reached is not None:
         label = f"{point.label}: {point.rate:,.0f} tok/s"
-        axes.plot([point.intensity], [point.reached], shape, color="black", markersize=8, label=label)
+        look = {"color": "black", "markeredgecolor": "white", "markersize": 10}
+        axes.plot([point.intensity], [point.reached], shape, label=label, **look)
     elif roof is not None:
         label = f"{point.label}: no speed"
         axes.plot([point.intensity], [roof], shape, color="black", fillstyle="none", markersize=8, label=label)
@@ -194,16 +202,16 @@ def _short(n: int) -> str:
 def _map(axes: Any, plan: Plan) -> None:
     from matplotlib.patches import Patch, Rectangle
 
-    cells = binding(plan)
+    cells, (batches, contexts) = binding(plan), grid(plan)
     for y, row in enumerate(cells):
         for x, term in enumerate(row):
             axes.add_patch(Rectangle((x, y), 1, 1, facecolor=_GREYS[term], edgecolor="white"))
             ink = "white" if term == "capacity" else "black"
             axes.text(x + 0.5, y + 0.5, LETTERS[term], ha="center", va="center", color=ink)
-    axes.set(xlim=(0, len(COLUMNS)), ylim=(0, len(ROWS)), title="What binds a decoded token")
+    axes.set(xlim=(0, len(contexts)), ylim=(0, len(batches)), title="What binds a decoded token")
     axes.set(xlabel="tokens of context, of each sequence", ylabel="sequences at a time")
-    axes.set_xticks([x + 0.5 for x in range(len(COLUMNS))], [_short(n) for n in COLUMNS])
-    axes.set_yticks([y + 0.5 for y in range(len(ROWS))], [str(n) for n in ROWS])
+    axes.set_xticks([x + 0.5 for x in range(len(contexts))], [_short(n) for n in contexts])
+    axes.set_yticks([y + 0.5 for y in range(len(batches))], [str(n) for n in batches])
     axes.tick_params(length=0)
     seen = [term for term in LETTERS if any(term in row for row in cells)]
     handles = [Patch(facecolor=_GREYS[t], edgecolor="0.4", label=f"{LETTERS[t]}  {WORDS[t]}") for t in seen]

@@ -41,6 +41,7 @@ CASES = {
     "f16": ("llama-3.2:3b", "rtx-4090", {"codec": "f16"}),
     "processor": ("llama-3.1:8b", "epyc-genoa", {}),
     "vllm": ("gemma-3:4b", "h100-80gb", {"engine": "vllm", "batch": 8, "context": 16384}),
+    "less memory": ("llama-3.1:8b", "apple-m4-max:48gb", {}),
     "state": ("mamba:2.8b", "rtx-4060", {}),
     "drafts": ("llama-3:70b", "h100-80gb", {"speculation": Speculation(4, 0.7, "llama-3.2:1b")}),
     "too large": ("llama-3:70b", "rtx-4090", {}),

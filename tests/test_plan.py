@@ -175,6 +175,12 @@ def test_two_devices_hold_what_one_does_not() -> None:
     assert 1.2 < two / one < 2
 
 
+def test_memory_that_the_system_uses_too_is_said() -> None:
+    assert planned("llama-3:8b", "apple-m4-max").notes == ()
+    assert "iogpu.wired_limit_mb" in planned("llama-3:70b", "apple-m4-max:48gb").notes[0]
+    assert "the system itself" in planned("llama-3:70b", "dgx-spark", codec="f16").notes[0]
+
+
 def test_a_drafting_model_takes_room_too() -> None:
     name = "llama-3.1:8b"
     alone = planned(name, "rtx-4090", codec="q8_0")

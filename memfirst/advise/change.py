@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from memfirst.machine import Machine
 from memfirst.plan import Options, Plan
 
 EXACT, LOSSY = "exact", "lossy"
@@ -65,10 +66,18 @@ def _ratio(before: float | None, after: float | None) -> float | None:
 def command(plan: Plan) -> str:
     """The line that makes this plan."""
     options = plan.options
-    words = ["memfirst", "plan", plan.subject.name, "--on", plan.place.machine.name, *_chosen(plan, options)]
+    words = ["memfirst", "plan", plan.subject.name, "--on", _machine(plan.place.machine), *_chosen(plan, options)]
+    words += ["--allow-unknown"] * plan.subject.unknown
     if by := options.speculation:
         words += ["--speculate", ":".join([str(by.tokens), f"{by.acceptance:g}", *([by.draft] if by.draft else [])])]
     return shlex.join(words)
+
+
+def _machine(machine: Machine) -> str:
+    """With its memory, where it is sold with more."""
+    if machine.memory is None or machine.memory == max(machine.memory_options, default=machine.memory):
+        return machine.name
+    return f"{machine.name}:{machine.memory // 2**30}gb"
 
 
 def _chosen(plan: Plan, options: Options) -> list[str]:

@@ -11,8 +11,8 @@ from memfirst.errors import MemfirstError
 from memfirst.machine import Machine, machines
 from memfirst.plan import Place, Plan, make, subject
 
-FASTER, TRIED = 1.4, 2
-"""Gain below which nobody moves; how many candidates are priced."""
+FASTER, TRIED, SMALLEST = 1.4, 2, 10
+"""Gain below which nobody moves; how many candidates are priced; how many times smaller a model may be."""
 
 _CLASSES = (("gpu", "laptop-gpu"), ("datacentre-gpu",), ("unified",), ("cpu", "board"))
 
@@ -59,7 +59,8 @@ def _models(plan: Plan) -> Iterator[Advice]:
     """The largest of the family that is worth it."""
     now = plan.subject.parameters
     family = [m for m in configs() if _family(m.name) == _family(plan.subject.name) and m.parameters]
-    smaller = sorted((m for m in family if (m.parameters or 0) < 0.98 * now), key=lambda m: -(m.parameters or 0))
+    near = (m for m in family if now / SMALLEST <= (m.parameters or 0) < 0.98 * now)
+    smaller = sorted(near, key=lambda m: -(m.parameters or 0))
     for row in _sizes(smaller)[: 2 * TRIED]:
         advice = _model(plan, row)
         if advice is not None:

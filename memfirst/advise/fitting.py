@@ -24,7 +24,8 @@ LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 DISK = 7e9
 """Bytes/s of a fast NVMe drive on PCIe 4.0: assumed where a machine's row does not say."""
 
-MOST_DEVICES = 16
+MOST_DEVICES, MOST_MOVED = 16, 2 << 40
+"""Of one machine: GPUs, and bytes of slower memory."""
 
 
 def fitting(plan: Plan) -> Iterator[Advice]:
@@ -108,14 +109,15 @@ def _slower(plan: Plan) -> Iterator[Advice]:
         )
     except MemfirstError:
         return
-    if not found.fits:
+    if not found.fits or found.moved > MOST_MOVED:
         return
     rate = plan.place.machine.slow_bandwidth or plan.place.machine.disk_bandwidth or DISK
     reads = found.reads(decode_step(plan.context - 1, plan.options.batch))
     seconds = reads["fast"].mean / (plan.place.bandwidth(plan.options) or rate) + reads[tier].mean / rate
     where = f"behind the bus ({rate / 1e9:.1f} GB/s)" if tier == "slow" else f"on disk (read at {rate / 1e9:.1f} GB/s)"
     moved = f"{found.layers} layers" if what == "layers" else f"the experts of {found.layers} layers"
-    change = f"{moved} {where}, which gives {reads[tier].mean / 1e9:.1f} GB of each step"
+    there = f"{found.moved / 1e9:.1f} GB there, {reads[tier].mean / 1e9:.1f} of them read in each step"
+    change = f"{moved} {where}: {there}"
     most = plan.options.batch / seconds
     layers = max(0, plan.subject.priced("f16").layers - found.layers)
     flag = f"llama-server -ngl {layers}" if what == "layers" else f"llama-server --n-cpu-moe {found.layers}"

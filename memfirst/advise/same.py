@@ -101,7 +101,8 @@ def _batch(plan: Plan) -> Iterator[Advice]:
     while larger > plan.options.batch:
         after = _with(plan, batch=larger)
         if after.fits is not False:
-            each = f"exact; {after.each:.0f} tok/s each for {plan.each:.0f}" if after.each and plan.each else EXACT
+            known = after.each and plan.each
+            each = f"exact; each sequence {after.each:.0f} tok/s, not {plan.each:.0f}" if known else EXACT
             yield _say(BATCH, f"{larger} sequences at a time", each, plan, after)
             return
         larger //= 2

@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from memfirst.catalog.models import find_model
-from memfirst.errors import MemfirstError
+from memfirst.errors import MemfirstError, ModelNotFoundError
 from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}
@@ -69,13 +69,14 @@ def local(name: str) -> Path | None:
     if not name.startswith("hf:") and not find_model(name) and not (base and find_model(base)):
         return None
     from memfirst import hub
-
-    if name.startswith("hf:"):
-        return hub.resolve(name, download=False)
     from memfirst.hub.names import parse
 
     found = parse(name)
-    return found if isinstance(found, Path) else hub.local(found)
+    path = found if isinstance(found, Path) else hub.local(found)
+    if path is None and name.startswith("hf:"):
+        do = f"get it with memfirst pull {name}, or give its config.json"
+        raise ModelNotFoundError(f"{name} is not in the cache, and plan downloads nothing", do=do)
+    return path
 
 
 def speculation(text: str) -> Speculation | None:

@@ -19,6 +19,12 @@ from memfirst.plan.result import Distinct, Plan
 from memfirst.plan.speed import Speed, drafted, speed
 from memfirst.plan.subject import Subject, subject
 
+MUCH = 0.6
+"""Share of a memory that the system uses too, from which on that is said."""
+
+APPLE = "macOS lends its GPU 67 to 84 % of the memory, by size and version, unless iogpu.wired_limit_mb is raised"
+"""recommendedMaxWorkingSetSize: 10.67 of 16 GB (exo#1672), 48 of 64 (llama.cpp#1870), 107.5 of 128 GiB (ds4#893)."""
+
 
 def plan(models: Sequence[Subject], places: Sequence[Place], options: Options) -> tuple[Plan, ...]:
     """Every model on every machine, model by model."""
@@ -149,6 +155,8 @@ def _notes(model: Subject, place: Place, memory: MemoryPlan, context: int) -> tu
         notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
-    if place.machine.kind in ("unified", "cpu", "board", "laptop-gpu") and not place.rates:
-        notes.append("what the system itself takes of the memory is not counted")
+    shared = place.machine.kind in ("unified", "cpu", "board") and not place.rates
+    if shared and place.machine.memory and memory.needs.total > MUCH * place.machine.memory:
+        apple = place.machine.family.startswith("apple")
+        notes.append(APPLE if apple else "what the system itself takes of the memory is not counted")
     return tuple(notes)

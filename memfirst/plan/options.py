@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.mixes import PRICED
-from memfirst.memory import LARGEST_BATCH
 
 ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp", "vllm", "vllm-hybrid")
 """Whose memory and whose time can be said."""
@@ -17,7 +16,7 @@ KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q
 SHARES = ("pipeline", "tensor")
 DEFAULT_CONTEXT, DEFAULT_PROMPT = 4096, 512
 MOST_DRAFTED, MOST_DEVICES = 64, 1 << 12
-MOST_TOKENS = 1 << 28
+MOST_TOKENS, MOST_SEQUENCES = 1 << 28, 1 << 13
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Options:
     speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
-        _within("batch", self.batch, 1, LARGEST_BATCH)
+        _within("batch", self.batch, 1, MOST_SEQUENCES)
         _within("context", self.context, 0, MOST_TOKENS)
         _within("prompt", self.prompt, 0, MOST_TOKENS)
         _within("devices", self.devices, 1, MOST_DEVICES)

@@ -38,6 +38,7 @@ class Subject:
     graph    with the weights in `codec`; origin: as its file or its config has them
     codec    a mix of `memfirst.formats.mixes`, or what the file or the config says
     assumed  nobody said so: it is what is usually run
+    unknown  hyperparameters that memfirst does not know were to be ignored
     """
 
     name: str
@@ -46,6 +47,7 @@ class Subject:
     origin: Graph
     codec: str
     assumed: bool = False
+    unknown: bool = False
     _priced: dict[str, Priced] = field(default_factory=dict, compare=False, repr=False)
 
     def recoded(self, mix: str) -> Subject:
@@ -87,7 +89,7 @@ def subject(
         origin = _built(checkpoint, name, allow_unknown)
     finally:
         checkpoint.close()
-    found = Subject(name, str(path or ""), origin, origin, _stated(checkpoint, origin))
+    found = Subject(name, str(path or ""), origin, origin, _stated(checkpoint, origin), unknown=allow_unknown)
     if codec:
         return found.recoded(codec)
     usual = "" if checkpoint.tensors else _usual(checkpoint, name, engine)
