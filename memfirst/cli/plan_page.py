@@ -47,6 +47,7 @@ def page(plan: Plan, found: Sequence[Advice]) -> str:
 def _wrapped(label: str, text: str) -> list[str]:
     """Lines in which a number and its unit stay together."""
     rest, whole = " " * (LABEL + 2), re.sub(r"(?<=\d) (?=[%kMGTtx]|B\b|ms|s\b)", "\u00a0", text)
+    whole = re.sub(r"(?<=MBU|MFU) ", "\u00a0", whole)
     lines = wrap(whole, WIDTH, initial_indent=f"  {label:<{LABEL}}", subsequent_indent=rest, break_on_hyphens=False)
     return [line.replace("\u00a0", " ") for line in lines]
 
@@ -83,7 +84,9 @@ def _held(plan: Plan) -> str:
     needs = plan.memory.needs
     parts = [f"weights {size(needs.weights)}"]
     if needs.kv_allocated:
-        parts.append(f"KV {size(needs.kv_allocated)} allocated, {size(needs.kv_held)} held")
+        same = needs.kv_allocated == needs.kv_held
+        rest = " allocated and held" if same else f" allocated, {size(needs.kv_held)} held"
+        parts.append(f"KV {size(needs.kv_allocated)}{rest}")
     if needs.state_allocated:
         parts.append(f"state {size(needs.state_allocated)}")
     parts += [f"buffers {size(needs.buffers.nbytes)}", f"overhead {size(needs.overhead.nbytes)}"]
