@@ -79,7 +79,7 @@ class Bound:
                  self.read.reshape(-1), self.spent.reshape(-1))  # fmt: skip
         words = [word for part in parts for word in (part.ctypes.data, part.size)]
         self._keep += parts
-        self._walk = np.array([*words, team.patience], np.int64)
+        self._walk = np.array([*words, team.patience, team.threads], np.int64)
         self.walk_args: int = self._walk.ctypes.data
         """Address of the walk's arguments."""
         self._logits: dict[int, F32] = {}

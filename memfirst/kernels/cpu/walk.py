@@ -1,4 +1,4 @@
-"""One step, walked by every worker: phases, prologues, chunks claimed one by one, a barrier on work done.
+"""One step, walked by every worker: phases, prologues, chunks claimed by fewer and fewer, a barrier on work done.
 
 A claim and a done counter of each phase carry the step's epoch in their high 32 bits, so nothing is reset between
 steps, and a worker that the system put aside finds its old phase finished instead of taking part in a newer one.
@@ -13,24 +13,44 @@ EPOCH, STOP, CURRENT, WALK, RING = 0, 8, 16, 24, 32
 EPOCHS = 64
 # Words of a row of each table.
 PHASE, TASK, CALL = 5, 5, 2
+SHARE = 3
+"""A claim takes 1 / (SHARE · workers) of the chunks that are left: few claims, and small ones at the end."""
 COUNTERS = 16
 """Words of a phase's counters: claims at 0, done at 8, on cache lines of their own."""
 
 
 @inline
-def _advance(counters, at, epoch, limit):
-    """Takes the next number below `limit` of this epoch's counter; -1 if none is left or a newer epoch runs."""
+def _claim(counters, at, epoch, limit, share):
+    """Takes the next numbers below `limit` of this epoch's counter: a `share`-th of what is left, at least one.
+
+    Returns the first and how many; -1 and 0 if none is left or a newer epoch runs.
+    """
     while True:
         word = atomic_load(counters, at)
         stamp, n = word >> 32, word & 0xFFFFFFFF
         if stamp > epoch:
-            return -1
+            return -1, 0
         if stamp < epoch:
             n = 0
         if n >= limit:
-            return -1
-        if atomic_swap_if(counters, at, word, (epoch << 32) + n + 1):
-            return n
+            return -1, 0
+        count = max(1, (limit - n) * 2 // share)
+        if atomic_swap_if(counters, at, word, (epoch << 32) + n + count):
+            return n, count
+
+
+@inline
+def _report(counters, at, epoch, count):
+    """Adds to this epoch's counter, unless a newer epoch runs."""
+    while True:
+        word = atomic_load(counters, at)
+        stamp, n = word >> 32, word & 0xFFFFFFFF
+        if stamp > epoch:
+            return
+        if stamp < epoch:
+            n = 0
+        if atomic_swap_if(counters, at, word, (epoch << 32) + n + count):
+            return
 
 
 @inline
@@ -55,7 +75,7 @@ def _chunks(tasks, task, step):
 @kernel
 def walk(
     control: "i64", phases: "i64", tasks: "i64", calls: "i64", counters: "i64", step: "i64",
-    read: "i64", spent: "i64", patience: "int", worker, lo, hi,
+    read: "i64", spent: "i64", patience: "int", workers: "int", worker, lo, hi,
 ):  # fmt: skip
     """Works on the phases from `lo` on, for epoch `hi`; returns how many phases are behind it.
 
@@ -82,30 +102,34 @@ def walk(
             return total_phases
         if atomic_load(control, STOP) or (worker == 0 and cycles() - started > 5 * patience):
             return phase
-        claimed = _advance(counters, phase * COUNTERS, hi, chunks)
-        if claimed >= 0:
+        claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)
+        if count:
             for call in range(phases[phase * PHASE + 2], phases[phase * PHASE + 3]):
                 since = cycles()
-                count = step[phases[phase * PHASE + 4]]
-                n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, count)
+                rows = step[phases[phase * PHASE + 4]]
+                n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, rows)
                 spent[mine + call] += cycles() - since
                 if claimed == 0:  # all workers read the same bytes: one of them counts
                     read[mine + call] += n
-        while claimed >= 0:
-            task, c = first, claimed
-            while c >= _chunks(tasks, task, step):
-                c -= _chunks(tasks, task, step)
-                task += 1
-            chunk = tasks[task * TASK + 4]
-            start = c * chunk
-            end = min(start + chunk, _units(tasks, task, step))
-            for call in range(tasks[task * TASK], tasks[task * TASK + 1]):
-                since = cycles()
-                n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, start, end)
-                spent[mine + call] += cycles() - since
-                read[mine + call] += n
-            _advance(counters, phase * COUNTERS + 8, hi, chunks)
-            claimed = _advance(counters, phase * COUNTERS, hi, chunks)
+        done = 0
+        while count:
+            done += count
+            for number in range(claimed, claimed + count):
+                task, c = first, number
+                while c >= _chunks(tasks, task, step):
+                    c -= _chunks(tasks, task, step)
+                    task += 1
+                chunk = tasks[task * TASK + 4]
+                start = c * chunk
+                end = min(start + chunk, _units(tasks, task, step))
+                for call in range(tasks[task * TASK], tasks[task * TASK + 1]):
+                    since = cycles()
+                    n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, start, end)
+                    spent[mine + call] += cycles() - since
+                    read[mine + call] += n
+            claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)
+        if done:  # once, not by chunk: workers that write one line wait 50 ns and more for each other
+            _report(counters, phase * COUNTERS + 8, hi, done)
         since = cycles()
         while not _finished(counters, phase * COUNTERS + 8, hi, chunks):
             pause()
