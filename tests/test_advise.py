@@ -42,6 +42,7 @@ CASES = {
     "processor": ("llama-3.1:8b", "epyc-genoa", {}),
     "vllm": ("gemma-3:4b", "h100-80gb", {"engine": "vllm", "batch": 8, "context": 16384}),
     "less memory": ("llama-3.1:8b", "apple-m4-max:48gb", {}),
+    "ollama": ("llama-3.1:8b", "rtx-3090", {"engine": "ollama", "context": 32768}),
     "state": ("mamba:2.8b", "rtx-4060", {}),
     "drafts": ("llama-3:70b", "h100-80gb", {"speculation": Speculation(4, 0.7, "llama-3.2:1b")}),
     "too large": ("llama-3:70b", "rtx-4090", {}),
@@ -257,7 +258,8 @@ def test_fewer_bits_are_faster_and_gguf_only() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_switches_are_the_engines_own(name: str) -> None:
     plan, found = case(name)
-    program = {"llama.cpp": ("llama-server", "llama-quantize"), "vllm": ("vllm serve",)}[plan.engine]
+    programs = {"llama.cpp": ("llama-server", "llama-quantize"), "vllm": ("vllm serve",), "ollama": ("OLLAMA_",)}
+    program = programs[plan.engine]
     for advice in found:
         assert not advice.flags or advice.flags.startswith(program)
         assert advice.kind not in (KV, CONTEXT, BATCH) or advice.flags

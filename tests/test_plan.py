@@ -256,6 +256,15 @@ def test_configs_that_cannot_be(folder: Path, config: dict[str, Any], error: typ
         subject(str(folder / "config.json"))
 
 
+def test_a_file_of_an_unknown_architecture_is_named_with_what_is_known(folder: Path) -> None:
+    write(synthetic("tiny-llama", "q8_0"), folder / "tiny.gguf")
+    data = (folder / "tiny.gguf").read_bytes()
+    at = data.index(b"llama", data.index(b"general.architecture"))
+    (folder / "novel.gguf").write_bytes(data[:at] + b"novel" + data[at + 5 :])
+    with pytest.raises(UnsupportedError, match=r"'novel' is not known here; known of it: 20 tensors of 0\.00 GB"):
+        subject(str(folder / "novel.gguf"))
+
+
 def test_unknown_hyperparameters_may_be_ignored(folder: Path) -> None:
     row = next(m for m in configs() if m.name == "llama-3.2:1b")
     (folder / "config.json").write_text(json.dumps({**row.config, "novel_thing": 3}), encoding="utf-8")
@@ -319,6 +328,12 @@ def test_what_our_engine_does_not_run_here_has_no_speed(folder: Path) -> None:
         make(known("llama-3.2:1b"), place("here"), Options(devices=2))
     wide = make(known("llama-3.2:1b"), place("here"), Options(batch=300, context=256))
     assert wide.decode and wide.decode.rate is None
+
+
+def test_speculation_that_our_engine_does_not_do_is_said(folder: Path) -> None:
+    measured(folder)
+    plan = make(known("llama-3.2:1b"), place("here"), Options(speculation=Speculation(4, 0.5)))
+    assert "memfirst does not speculate yet" in plan.notes[0]
 
 
 @pytest.mark.parametrize("shape", NAMED)

@@ -25,8 +25,8 @@ def elsewhere(plan: Plan) -> Iterator[Advice]:
 
 def _machines(plan: Plan) -> Iterator[Advice]:
     """The slowest that is worth it, of the same class if there is one, that holds the model."""
-    if plan.place.rates and plan.options.engine in ("", "memfirst"):
-        return  # our engine's speed is known where it was measured
+    if plan.place.rates and plan.options.engine == "memfirst":
+        return  # its speed is known where it was measured
     better = sorted((m for m in machines() if _worth(m, plan)), key=lambda m: _rank(m, plan))
     for machine in better[:TRIED]:
         after = make(plan.subject, Place(machine), plan.options)

@@ -43,13 +43,20 @@ _VLLM: Mapping[str, Say] = {
     DEVICES: lambda p: f"vllm serve --{p.options.share}-parallel-size {p.options.devices}",
 }
 
+_OLLAMA: Mapping[str, Say] = {
+    KV: lambda p: f"OLLAMA_FLASH_ATTENTION=1 OLLAMA_KV_CACHE_TYPE={p.options.kv} ollama serve",
+    CONTEXT: lambda p: f"OLLAMA_CONTEXT_LENGTH={p.context} ollama serve",
+    BATCH: lambda p: f"OLLAMA_NUM_PARALLEL={p.options.batch} ollama serve",
+}
+
 _MEMFIRST: Mapping[str, Say] = {
     CONTEXT: lambda p: f"memfirst run {p.subject.name} --ctx {p.context}",
     THREADS: lambda p: f"memfirst run {p.subject.name} --threads {p.options.threads}",
 }
 
 BY_ENGINE: Mapping[str, Mapping[str, Say]] = {
-    "memfirst": _MEMFIRST, "llama.cpp": _LLAMA, "ik_llama.cpp": _LLAMA, "vllm": _VLLM, "vllm-hybrid": _VLLM,
+    "memfirst": _MEMFIRST, "llama.cpp": _LLAMA, "ollama": _OLLAMA, "ik_llama.cpp": _LLAMA, "vllm": _VLLM,
+    "vllm-hybrid": _VLLM,
 }  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def plan(
         _print(found, bool(axes), as_csv)
     ran = sources.verified(found[0], quiet=as_json) if verify else None
     if as_json:
-        _print_json(found, ran)
+        _print_json(found, ran, bool(axes))
     elif ran:
         print(f"\n{ran.page()}")
 
@@ -130,9 +130,10 @@ def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool) -> None:
         print(page(found[0], best(advise(found[0]), FITTING if found[0].fits is False else 3)))
 
 
-def _print_json(found: tuple[Plan, ...], ran: Any) -> None:
+def _print_json(found: tuple[Plan, ...], ran: Any, swept: bool) -> None:
+    """Advice takes as long as ten plans: none for the rows of a sweep."""
     from memfirst.advise import advise
     from memfirst.cli.display import print_json
 
-    plans = [p.json() | {"advice": [a.json() for a in advise(p)]} for p in found]
+    plans = [p.json() | ({} if swept else {"advice": [a.json() for a in advise(p)]}) for p in found]
     print_json({"plans": plans} | ({"verified": ran.json()} if ran else {}))

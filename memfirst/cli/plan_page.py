@@ -14,8 +14,8 @@ from memfirst.cli.display import printable, size, table
 from memfirst.ops.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
 from memfirst.plan import Plan, Speed
 
-WIDTH, LABEL = 110, 9
-"""Characters of a line, and of the words at its left."""
+WIDTH, WIDEST, LABEL = 110, 120, 9
+"""Characters of a line, of a change's line, and of the words at the left."""
 
 FITTING = 6
 """Changes that are listed where the model does not fit."""
@@ -205,7 +205,7 @@ def _advice(number: int, advice: Advice) -> Iterator[str]:
         speed = "no speed known"
     gain = f"×{advice.gain:.2f}, " if advice.gain is not None else ""
     cost = f"{gain}{speed} · {size(advice.nbytes)} a token · {size(advice.memory)} held · {advice.effect}"
-    yield f"  {number}  {advice.change}: {cost}"
+    yield from wrap(f"{advice.change}: {cost}", WIDEST, initial_indent=f"  {number}  ", subsequent_indent=" " * 5)
     yield f"     {advice.flags or advice.command}"
 
 

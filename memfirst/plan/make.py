@@ -45,7 +45,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     last = decode_step(context - 1, options.batch)
     fits = not memory.memories or memory.fits
     weights, kv = _split(priced, last)
-    notes = _notes(model, place, memory, context)
+    notes = _notes(model, place, options, memory, context)
     return Plan(
         model, place, options, context, prompt, priced.amounts(last), memory,
         memory.memories[0] if memory.memories else None,
@@ -149,10 +149,12 @@ def _distinct(priced: Priced, options: Options) -> Distinct | None:
     return Distinct(experts, picked, mean, picked, min(experts, picked * tokens))
 
 
-def _notes(model: Subject, place: Place, memory: MemoryPlan, context: int) -> tuple[str, ...]:
+def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, context: int) -> tuple[str, ...]:
     notes = []
     if context > model.graph.context:
         notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
+    if options.speculation and place.engine(options) == "memfirst":
+        notes.append("memfirst does not speculate yet: this is what it would reach")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
     shared = place.machine.kind in ("unified", "cpu", "board") and not place.rates
