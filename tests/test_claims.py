@@ -65,7 +65,7 @@ def test_a_case_holds_by_its_criterion(made: Case, holds: bool) -> None:
 
 def test_criteria_are_stated_with_their_numbers() -> None:
     made = near("the file", 42.512, 38, "GB")
-    assert (made.figure, made.criterion) == ("the file: 42.5 GB, off by -11%", "within 10% of 38 GB")
+    assert (made.figure, made.criterion) == ("the file: 42.5 GB, off by −11 %", "within 10 % of 38 GB")
     assert inside("x", 0.01, 0.3, 0.4, "%", of="of the peak").criterion == "of the peak in 30 to 40 %"
     assert [number(v) for v in (0, 0.0123, 0.5, 1.256, 42.51, 141.1, 57344)] == [
         "0", "0.012", "0.5", "1.26", "42.5", "141", "57,344",
@@ -175,7 +175,7 @@ def test_the_page_counts_what_it_lists(found: dict[int, Outcome]) -> None:
 def test_one_statement_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["--claim", "16"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("wrong", "42.5 GB", "within 10% of 38 GB", find(16).quote))
+    assert all(word in text for word in ("wrong", "42.5 GB", "within 10 % of 38 GB", find(16).quote))
     assert command_line.main(["--claim", "1"]) == 0
     assert "not testable" in capsys.readouterr().out
     assert command_line.main(["--claim", "81"]) == 1

@@ -6,7 +6,7 @@ from statistics import quantiles
 
 from benchmarks.claims import published
 from benchmarks.claims.designs import RECURRENT
-from benchmarks.claims.figures import kv, overtakes, read, roof, state, weights
+from benchmarks.claims.figures import kv, layers, overtakes, read, roof, scores, state, weights
 from benchmarks.claims.introduction import SPARK, reached, usual
 from benchmarks.claims.statement import Opinion, Section, Statement
 from benchmarks.claims.verdict import Case, at_least, at_most
@@ -88,12 +88,10 @@ def monitor() -> list[Case]:
 def flash_kernels() -> list[Case]:
     """What there is to gain at long contexts: scores of a prompt, and KV of a token."""
     context = 32768
-    scores = 32 * context * context * 2  # heads; float16
+    kept = 2 * scores("llama-3.1:8b", context, context) / layers("llama-3.1:8b")  # float16
     share = kv("llama-3.1:8b", context) / read("llama-3.1:8b", "q4_k_m", context)
     return [
-        at_least(
-            f"llama-3.1:8b, a prompt of {context:,}: scores of one layer, if they were kept", scores / 1e9, 1, "GB"
-        ),
+        at_least(f"llama-3.1:8b, a prompt of {context:,}: scores of one layer, if they were kept", kept / 1e9, 1, "GB"),
         at_least(f"llama-3.1:8b in Q4_K_M, {context:,} tokens: KV of a token's bytes", share, 0.1, "%"),
     ]
 
@@ -126,7 +124,8 @@ def bytes_moved() -> list[Case]:
 _CROSS = overtakes("llama-3.1:8b", "q4_k_m")
 
 SECTION = Section("Advice and close", (
-    Statement(71, "Don't chase FLOPs", "To decode; the time to the first token of a long prompt is FLOPs.", chase_flops,
+    Statement(71, "Don't chase FLOPs",
+              "Right for decoding; the time to the first token of a long prompt is arithmetic.", chase_flops,
               "memfirst plan qwen2.5:7b --codec f16 --on a100-80gb --ctx 32768 --prompt 30720"),
     Statement(72, "Optimize memory", "Count bytes: weights, KV, and where each lies.", optimize_memory,
               "memfirst plan llama-3:8b --on rtx-4090 --ctx 512 --sweep codec=q8_0,q4_0"),
@@ -137,11 +136,12 @@ SECTION = Section("Advice and close", (
     Statement(74, "Use SSMs where possible", "They pay where context × batch is long.", use_ssms,
               "memfirst plan falcon-mamba:7b llama-3.1:8b --codec f16 --on a100-80gb --sweep ctx=512,8k,128k"),
     Statement(75, "Reduce context window",
-              f"Where KV is a good part of the bytes: llama-3.1:8b in Q4_K_M has as much KV as weights at"
+              f"It helps where KV is a good part of the bytes: llama-3.1:8b in Q4_K_M has as much KV as weights at"
               f" {_CROSS:,.0f} tokens."
               " A window that is not filled costs room only.", reduce_context,
               "memfirst plan llama-3.1:8b --codec q4_k_m --on a100-80gb --sweep ctx=512,1k,64k,128k"),
-    Statement(76, "Monitor KV cache growth", "And store it in fewer bits: Q8_0 halves it.", monitor,
+    Statement(76, "Monitor KV cache growth",
+              "It passes the weights at long contexts; stored in Q8_0 it is half.", monitor,
               "memfirst plan llama-3.1:8b --codec q4_k_m --on a100-80gb --ctx 131072 --sweep kv=f16,q8_0,q4_0"),
     Statement(77, "Use Flash-specific kernels", "Right at long contexts; at short ones they change nothing.",
               flash_kernels,

@@ -7,7 +7,7 @@ from benchmarks.claims.fetch import little_math
 from benchmarks.claims.figures import kv, mfu, model, parameters, parts, read, weights
 from benchmarks.claims.introduction import ARITHMETIC, GPT_FAST, SPARK, XIONGJIE
 from benchmarks.claims.statement import Section, Statement
-from benchmarks.claims.verdict import Case, at_least, at_most, inside
+from benchmarks.claims.verdict import Case, at_least, at_most, inside, percent
 from memfirst.graph import decode, prefill
 from memfirst.plan import Speculation
 
@@ -100,7 +100,7 @@ SECTION = Section("2. Why FLOPs are misleading", (
               "memfirst plan qwen2.5:7b --codec q8_0 --on dgx-spark --ctx 544 --sweep batch=1,8,32"),
     Statement(
         20, "generate tokens one at a time",
-        "A plain sequence does; drafted tokens and prompts are checked many at a pass (a 7B draft took llama-2:70b from"
+        "A plain sequence takes one a pass; drafts and prompts many (a 7B draft took llama-2:70b from"
         " 25.25 to 48.4 tok/s in gpt-fast's README).",
         one_at_a_time, "memfirst plan llama-3:70b --on a100-80gb --speculate 4:0.7",
     ),
@@ -109,8 +109,9 @@ SECTION = Section("2. Why FLOPs are misleading", (
               "memfirst plan llama-3:8b mixtral:8x7b qwen3:30b-a3b --codec q4_k_m --on m2-ultra --ctx 512"),
     Statement(
         22, "rotary / positional / softmax data",
-        f"Nothing to speak of; what it leaves out is the KV cache, and the head: {_HEAD['llama-3:8b']:.0%} of a token's"
-        f" bytes in llama-3:8b and {_HEAD['gemma-3:1b']:.0%} in gemma-3:1b.",
+        f"Nothing to speak of; what it leaves out is the KV cache, and the head:"
+        f" {percent(_HEAD['llama-3:8b'])} of a token's bytes in llama-3:8b, {percent(_HEAD['gemma-3:1b'])} in"
+        " gemma-3:1b.",
         rotary_data, "memfirst plan llama-3:8b --codec f16 --on a100-80gb --ctx 512",
     ),
     Statement(23, "likely use only 30-40% of that",
@@ -122,7 +123,7 @@ SECTION = Section("2. Why FLOPs are misleading", (
               few_thousand),
     Statement(
         26, "especially attention",
-        f"Weights of attention and MLP have the same operations a byte, attention is {_ATTENTION:.0%}"
+        f"Weights of attention and MLP have the same operations a byte, attention is {percent(_ATTENTION)}"
         " of a 70B layer, and over the cache grouped queries share each byte.",
         especially_attention,
     ),

@@ -117,8 +117,8 @@ SECTION = Section("5. The KV cache", (
               "One key and one value for each layer and KV head, and for the tokens of the prompt too.", generated_only,
               "memfirst plan llama-3:8b --codec f16 --on a100-80gb --ctx 512"),
     Statement(46, "long contexts (100K-1M tokens)",
-              f"Some: llama-3:70b was trained for {trained(SEVENTY):,}, llama-3.1:70b for {trained('llama-3.1:70b'):,},"
-              f" qwen2.5:7b for {trained(QWEN_7B):,}.", long_contexts),
+              f"Some models reach that: llama-3:70b was trained for {trained(SEVENTY):,},"
+              f" llama-3.1:70b for {trained('llama-3.1:70b'):,}, qwen2.5:7b for {trained(QWEN_7B):,}.", long_contexts),
     Statement(47, "KV cache becomes massive", "At 128K it is as large as the weights in four bits, and larger.",
               massive,
               "memfirst plan llama-3.1:8b llama-3.1:70b --codec q4_k_m --on h200 --ctx 131072"),
@@ -131,7 +131,7 @@ SECTION = Section("5. The KV cache", (
               "memfirst plan llama-3:70b --codec f16 --on h200 --ctx 1024"),
     Statement(
         50, "KV cache bandwidth becomes the new bottleneck",
-        f"Where it passes the weights: at {_CROSS[EIGHT, 'f16']:,.0f} tokens for llama-3:8b in F16,"
+        f"It does where it passes the weights: at {_CROSS[EIGHT, 'f16']:,.0f} tokens for llama-3:8b in F16,"
         f" {_CROSS[EIGHT, 'q4_k_m']:,.0f} in Q4_K_M, {_CROSS[SEVENTY, 'q4_k_m']:,.0f} for 70B,"
         f" {_CROSS['llama-2:7b', 'q4_0']:,.0f} for llama-2:7b in Q4_0; a batch divides that.",
         new_bottleneck, "memfirst plan llama-3.1:8b --codec q4_k_m --on a100-80gb --sweep ctx=1k,8k,32k,128k",
@@ -140,7 +140,7 @@ SECTION = Section("5. The KV cache", (
               slow_down,
               "memfirst plan qwen2.5:7b --codec q8_0 --on dgx-spark --sweep ctx=1k,32k"),
     Statement(52, "Sliding-window attention models run faster",
-              "Beyond the window, and on the layers that have one; within it nothing is saved.", windows,
+              "They do beyond the window, on the layers that have one; within it nothing is saved.", windows,
               "memfirst plan gemma-3:4b --codec q4_0 --on dgx-spark --sweep ctx=1k,32k"),
     Opinion(53, "Mamba / RWKV / SSMs are becoming popular",
             "popularity is not measured here; what ships is mostly hybrids"),

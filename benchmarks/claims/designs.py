@@ -11,6 +11,7 @@ from benchmarks.claims.figures import (
     parameters,
     read,
     routed,
+    scores,
     state,
     weights,
 )
@@ -62,16 +63,12 @@ def one_or_two() -> list[Case]:
 
 
 def flash() -> list[Case]:
-    """Values that a matrix of scores would move, for the cache that is read anyway: a prompt, and a decoded token."""
-
-    def scores(queries: int, context: int) -> float:
-        return 32 * 32 * queries * context * 2 * 2.0  # layers, heads; float16, written and read
-
-    context, cache = 8192, kv(EIGHT, 8192)
+    """Bytes that scores would move, for the cache that is read anyway: of a prompt, and of a decoded token."""
+    moved, context, cache = 2 * 2, 8192, kv(EIGHT, 8192)  # float16, written and read
     return [
-        at_least("llama-3:8b, a prompt of 8,192: scores that need not be moved ÷ bytes of the KV cache",
-                 scores(context, context) / cache, 1, "×"),
-        at_least("llama-3:8b, a token after 8,192: the same", scores(1, context) / cache, 1, "×"),
+        at_least(f"{EIGHT}, {what}", moved * scores(EIGHT, queries, context) / cache, 1, "×",
+                 of="scores that need not be moved ÷ the KV cache")
+        for what, queries in ((f"a prompt of {context:,}", context), (f"a token after {context:,}", 1))
     ]  # fmt: skip
 
 
@@ -111,7 +108,7 @@ SECTION = Section("6. Memory-first models", (
         " read all the same.",
         less_bandwidth, "memfirst plan falcon-mamba:7b llama-3:8b --codec f16 --on a100-80gb --sweep ctx=64,8k",
     ),
-    Statement(58, "RWKV (listed as an SSM)", "Its state is as constant, its recurrence a linear attention.", rwkv,
+    Statement(58, "RWKV (listed as an SSM)", "Its state is as constant; its recurrence is a linear attention.", rwkv,
               "memfirst plan rwkv-6:1.6b --codec f16 --on rtx-4090 --sweep ctx=1k,32k"),
     Statement(
         59, "Only load 1-2 experts",
@@ -127,6 +124,6 @@ SECTION = Section("6. Memory-first models", (
               f"Packed weights are what memory moves: {bits(EIGHT, 'q4_k_m'):.2f} bits a weight in Q4_K_M.", compressed,
               "memfirst plan llama-3:8b --on rtx-4090 --ctx 512 --sweep codec=f16,q4_k_m,q2_k"),
     Statement(62, "All aim at one thing: reduce memory traffic",
-              "Compression alone; experts and recurrent state spare arithmetic too.",
+              "Only compression does just that; experts and recurrent state spare arithmetic too.",
               one_thing),
 ))  # fmt: skip

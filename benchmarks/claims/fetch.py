@@ -165,7 +165,7 @@ SECTION = Section("1. Models fetch", (
         12, "memory bandwidth is finite", "Every machine of the catalogue has a ceiling that a large model meets.",
         finite, "memfirst plan llama-3:70b --codec f16 --on b200 --ctx 512",
     ),
-    Statement(13, "A100: 2 TB/s", "Of the 80 GB versions; the 40 GB one has a quarter less.", a100,
+    Statement(13, "A100: 2 TB/s", "The 80 GB versions have it; the 40 GB one has a quarter less.", a100,
               "memfirst plan llama-3:8b --codec f16 --on a100-80gb --on a100-pcie-80gb --on a100-40gb"),
     Statement(14, "RTX 4090: 1 TB/s", "384 bits × 21 Gbit/s ÷ 8.", rtx_4090,
               "memfirst plan llama-3:8b --codec f16 --on rtx-4090"),

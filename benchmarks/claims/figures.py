@@ -8,6 +8,8 @@ from functools import cache
 from memfirst.graph import KVCache, Step, decode, prefill
 from memfirst.lower.mixed import layer_of
 from memfirst.machine import Machine, find_machine
+from memfirst.ops.attention import Attention
+from memfirst.ops.linear import Linear
 from memfirst.ops.traffic import KV_READ, NOTHING, STATE_READ
 from memfirst.plan import Options, Plan, Subject, make, place, subject
 from memfirst.timing.pieces import matrix_rate
@@ -81,7 +83,17 @@ def trained(name: str) -> int:
 def matrices(name: str) -> int:
     """Products of a token: matrices that it passes, the head included."""
     kinds = model(name).priced("f16").kinds
-    return sum(kind.count for kind in kinds if type(kind.op).__name__ == "Linear")
+    return sum(kind.count for kind in kinds if isinstance(kind.op, Linear))
+
+
+def layers(name: str) -> int:
+    """Layers of the model."""
+    return model(name).priced("f16").layers
+
+
+def scores(name: str, queries: int, context: int) -> int:
+    """Attention's scores in all layers, one for each head, query and position."""
+    return sum(op.heads for op in model(name).graph.ops if isinstance(op, Attention)) * queries * context
 
 
 def parts(name: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.claims import measured
 from benchmarks.claims.sections import SECTIONS
 from benchmarks.claims.statement import Opinion, Outcome, Section
-from benchmarks.claims.verdict import BESIDE, NEAR, Case, Scope, Verdict
+from benchmarks.claims.verdict import BESIDE, NEAR, Case, Scope, Verdict, percent
 
 HEAD = """# The article's statements, tested
 
@@ -17,7 +17,7 @@ memfirst starts from an article, *LLM inference is bound by memory, not FLOPs*. 
 {tested} can be tested: **{right} right, {conditions} right with conditions, {wrong} wrong**. {opinions} are opinion.
 
 Every verdict here is computed. A test gives cases, each a figure and a criterion that it meets or not: a number
-within {near:.0%} of the stated one, a range (or at most {beside:.0%} beside it), or a bound that stands beside it.
+within {near} of the stated one, a range (or at most {beside} beside it), or a bound that stands beside it.
 What follows from the cases depends on what the words claim:
 
 {rules}
@@ -26,6 +26,9 @@ Figures come from memfirst's own graphs, codec mixes, data sheets and ceilings (
 run here), from its fitted timing ("predicted"), and from published measurements, with their source (numbers in
 brackets, at the end). Names such as `llama-3:8b` are rows of the catalogue. To see any test alone:
 `python -m benchmarks.claims --claim 48`. This page is made by `make docs`.
+
+Under each table stands the command of every test, then its cases: those that meet a criterion (yes), and those that do
+not (no).
 """
 
 
@@ -50,8 +53,8 @@ def _head(found: Mapping[int, Outcome]) -> str:
     rules = "\n".join(f"* {_SCOPES[scope]}: {scope.value}." for scope in Scope)
     return HEAD.format(
         total=len(found) + opinions, tested=len(found), right=counts[Verdict.RIGHT],
-        conditions=counts[Verdict.CONDITIONS], wrong=counts[Verdict.WRONG], opinions=opinions, near=NEAR,
-        beside=BESIDE, rules=rules,
+        conditions=counts[Verdict.CONDITIONS], wrong=counts[Verdict.WRONG], opinions=opinions, near=percent(NEAR),
+        beside=percent(BESIDE), rules=rules,
     )  # fmt: skip
 
 

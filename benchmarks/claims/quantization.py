@@ -6,7 +6,7 @@ from benchmarks.claims import published
 from benchmarks.claims.figures import bits, ceiling, flops, model, parameters, read, stored
 from benchmarks.claims.introduction import GPT_FAST, QWEN, XIONGJIE, usual
 from benchmarks.claims.statement import Section, Statement
-from benchmarks.claims.verdict import Case, Scope, at_least, at_most, near
+from benchmarks.claims.verdict import Case, Scope, at_least, at_most, near, percent
 from memfirst.graph import decode
 from memfirst.machine import catalogue, find_machine
 
@@ -109,7 +109,7 @@ LAPTOPS = ("laptop-ddr4", "laptop-ddr5", "laptop-lpddr5x", "apple-m4", "apple-m4
 
 def laptop() -> list[Case]:
     """The usual share of each laptop's ceiling."""
-    what = f"{usual():.0%} of the ceiling (computed):"
+    what = f"{percent(usual())} of the ceiling (computed):"
     return [
         at_least(find_machine(n).title, usual() * ceiling("qwen2.5:3b", "q4_k_m", n, 256), 150, "tok/s", of=what)
         for n in LAPTOPS
@@ -123,7 +123,7 @@ _INT8 = (published.one(GPT_FAST, "A100-80GB", "Llama-3.1-8B", "INT8 wo").rate
 
 SECTION = Section("4. Quantization", (
     Statement(37, "doesn't optimize math",
-              "Of weights alone it does not; of weights and activations it doubles the rate.",
+              "Of weights alone it does not; of activations too it doubles the rate of multiplication.",
               no_math),
     Statement(38, "reduces the amount of data read each token", "That is what it does.", less_data,
               "memfirst plan llama-3:8b --on rtx-4090 --ctx 512 --sweep codec=f16,q8_0,q4_k_m,q2_k"),

@@ -6,7 +6,7 @@ from benchmarks.claims import published
 from benchmarks.claims.figures import ceiling, knee, kv, planned, read
 from benchmarks.claims.introduction import GPT_FAST, XIONGJIE, usual
 from benchmarks.claims.statement import Opinion, Section, Statement
-from benchmarks.claims.verdict import Case, Scope, at_least, at_most
+from benchmarks.claims.verdict import Case, Scope, at_least, at_most, percent
 from memfirst.machine import catalogue, find_machine
 
 READING = 5.0
@@ -89,7 +89,7 @@ def processors() -> list[Case]:
     return [
         *cases,
         at_least(
-            f"llama-3:8b in Q4_K_M on dual-channel DDR5: {usual():.0%} of the ceiling (computed)",
+            f"llama-3:8b in Q4_K_M on dual-channel DDR5: {percent(usual())} of the ceiling (computed)",
             rate,
             READING,
             "tok/s",
@@ -117,20 +117,23 @@ def _binds(what: str, term: str) -> Case:
 
 SECTION = Section("7. The hard truth", (
     Statement(63, "so fast that transformers can't feed them",
-              "At batch 1 on every machine; batches and prompts feed them.", cannot_feed,
+              "At batch 1 no machine is fed; batches and prompts feed them.", cannot_feed,
               "memfirst plan llama-3:8b --codec f16 --on h100-80gb --ctx 32 --sweep batch=1,64,512"),
-    Statement(64, "Token generation rates plateau", "Where fixed costs of each layer pass the bytes: small models.",
+    Statement(64, "Token generation rates plateau",
+              "They do where fixed costs of each layer pass the bytes: in small models.",
               plateau,
               "memfirst plan tinyllama --on rtx-4090 --ctx 512 --sweep codec=f16,q8_0,q4_0"),
     Statement(65, "Adding more GPUs doesn't scale linearly",
               "Exchanges and fixed costs remain; layers one after another (llama.cpp's default) gain nothing.",
               not_linear,
               "memfirst plan llama-3:8b --codec f16 --on a100-80gb --share tensor --sweep devices=1,2,8"),
-    Statement(66, "Smaller models feel snappier", "Fewer bytes a token.", snappier,
+    Statement(66, "Smaller models feel snappier", "They read fewer bytes a token.", snappier,
               "memfirst plan llama-3.2:1b llama-3.2:3b llama-3.1:8b llama-3.1:70b --codec q4_k_m --on a100-80gb"),
-    Statement(67, "Flash decoding gives big gains", "Where KV is much of a token's bytes: long contexts.", flash_gains,
+    Statement(67, "Flash decoding gives big gains",
+              "At long contexts, where KV is much of a token's bytes.", flash_gains,
               "memfirst plan llama-3.1:8b --codec q4_k_m --on a100-80gb --sweep ctx=512,128k"),
-    Statement(68, "CPU inference is becoming viable again", "Faster than people read, for small models and mixtures.",
+    Statement(68, "CPU inference is becoming viable again",
+              "It is faster than people read, for small models and mixtures.",
               processors, "memfirst plan llama-3.2:3b qwen3:30b-a3b --codec q4_k_m --on laptop-ddr5 --ctx 512"),
     Opinion(69, "On-device LLMs are exploding", "a trend, not measured here"),
     Statement(70, "bandwidth, not FLOPs, not cores, not tensor units",

@@ -53,14 +53,21 @@ def number(value: float) -> str:
     size = abs(value)
     places = 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3
     text = f"{value:.2g}" if 0 < size < 0.1 else f"{value:,.{places}f}"
-    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+    text = text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+    return text.replace("-", "−") if value < 0 else text
+
+
+def percent(share: float, sign: bool = False) -> str:
+    """A share without decimals, with its sign where that says a direction."""
+    text = f"{100 * share:+.0f} %" if sign else f"{100 * share:.0f} %"
+    return text.replace("-", "−")
 
 
 def near(what: str, found: float, claimed: float, unit: str = "", source: str = "") -> Case:
     """A claimed number against what was found; `what` names it."""
     off = claimed / found - 1
-    figure = f"{what}: {with_unit(found, unit)}, off by {off:+.0%}"
-    return Case(figure, f"within {NEAR:.0%} of {with_unit(claimed, unit)}", abs(off) <= NEAR, source)
+    figure = f"{what}: {with_unit(found, unit)}, off by {percent(off, sign=True)}"
+    return Case(figure, f"within {percent(NEAR)} of {with_unit(claimed, unit)}", abs(off) <= NEAR, source)
 
 
 def inside(what: str, found: float, low: float, high: float, unit: str = "", source: str = "", of: str = "") -> Case:
