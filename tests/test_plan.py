@@ -29,7 +29,7 @@ from memfirst.ledger import predict
 from memfirst.lower.generic import lower
 from memfirst.models import build
 from memfirst.ops.traffic import KV_READ, STREAMED
-from memfirst.plan import Options, Plan, Priced, Speculation, Subject, make, place, subject, this_machine
+from memfirst.plan import Options, Plan, Priced, Speculation, Subject, make, place, plan, subject, this_machine
 from memfirst.plan.subject import USUAL
 from memfirst.progress import Silent
 
@@ -85,6 +85,13 @@ def test_the_speeds_of_a_plan_are_those_of_its_steps() -> None:
     assert plan.step_bytes == pytest.approx(cost.total)
     first = timing.prefill(timing.cost(lower(plan.subject.graph), prefill(700)), plan.place.machine)
     assert plan.prefill and plan.prefill.seconds == pytest.approx(first.seconds)
+
+
+def test_several_models_on_several_machines_are_pairs() -> None:
+    models, places = [known("llama-3:8b"), known("mamba:130m")], [place("rtx-4090"), place("apple-m4-max")]
+    found = plan(models, places, Options())
+    assert [(p.subject, p.place) for p in found] == [(m, w) for m in models for w in places]
+    assert [p.rate for p in found] == [make(m, w, Options()).rate for m in models for w in places]
 
 
 def test_nothing_is_faster_than_its_ceiling() -> None:

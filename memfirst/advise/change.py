@@ -6,8 +6,9 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from memfirst.errors import UnsupportedError
 from memfirst.machine import Machine
-from memfirst.plan import Options, Plan
+from memfirst.plan import Options, Place, Plan, Subject, make
 
 EXACT, LOSSY = "exact", "lossy"
 CODEC, KV, CONTEXT, WINDOW, BATCH = "codec", "kv", "context", "window", "batch"
@@ -47,6 +48,14 @@ class Advice:
         """All but the plan."""
         found = {name: value for name, value in vars(self).items() if name not in ("after", "nbytes", "rate", "most")}
         return found | {"bytes_per_token": self.nbytes, "tok_s": self.rate, "tok_s_at_most": self.most}
+
+
+def attempt(model: Subject, where: Place, options: Options) -> Plan | None:
+    """The plan; None where the engine, or the split over devices, cannot do it."""
+    try:
+        return make(model, where, options)
+    except UnsupportedError:
+        return None
 
 
 def changed(kind: str, change: str, effect: str, before: Plan, after: Plan, flags: str = "") -> Advice:

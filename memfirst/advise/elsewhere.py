@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from memfirst.advise.change import EXACT, MACHINE, MODEL, Advice, changed
+from memfirst.advise.change import EXACT, MACHINE, MODEL, Advice, attempt, changed
 from memfirst.catalog.configs import ModelConfig, configs
 from memfirst.errors import MemfirstError
 from memfirst.machine import Machine, machines
@@ -29,7 +29,9 @@ def _machines(plan: Plan) -> Iterator[Advice]:
         return  # its speed is known where it was measured
     better = sorted((m for m in machines() if _worth(m, plan)), key=lambda m: _rank(m, plan))
     for machine in better[:TRIED]:
-        after = make(plan.subject, Place(machine), plan.options)
+        after = attempt(plan.subject, Place(machine), plan.options)
+        if after is None:
+            continue
         advice = changed(MACHINE, f"{machine.name}, {(machine.bandwidth or 0) / 1e9:,.0f} GB/s", EXACT, plan, after)
         if after.fits and after.rate and _pays(plan, advice):
             yield advice

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 
-from memfirst.advise.change import CODEC, CONTEXT, DEVICES, EXACT, KV, LOSSY, SLOW, Advice, changed, command
+from memfirst.advise.change import CODEC, CONTEXT, DEVICES, EXACT, KV, LOSSY, SLOW, Advice, attempt, changed, command
 from memfirst.advise.flags import flags
 from memfirst.advise.same import GGUF_ENGINES, bits
 from memfirst.codecs import BLOCK_TYPES
@@ -16,7 +16,7 @@ from memfirst.graph import Graph
 from memfirst.graph import decode as decode_step
 from memfirst.lower.mixed import described
 from memfirst.memory import largest_context, place
-from memfirst.plan import Plan, make
+from memfirst.plan import Plan
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 """From many bits to few."""
@@ -47,8 +47,8 @@ def _codec(plan: Plan) -> Iterator[Advice]:
     for mix in mixes:
         if now - mix_bytes(plan.subject.origin, mix) < missing / plan.options.devices:
             continue
-        after = make(plan.subject.recoded(mix), plan.place, plan.options)
-        if after.fits:
+        after = attempt(plan.subject.recoded(mix), plan.place, plan.options)
+        if after and after.fits:
             change = f"weights in {mix.upper()}, {bits(after):.1f} bits for {bits(plan):.1f}"
             yield changed(CODEC, change, LOSSY, plan, after, flags(CODEC, after))
             return
@@ -65,8 +65,8 @@ def mix_bytes(graph: Graph, mix: str) -> int:
 def _kv(plan: Plan) -> Iterator[Advice]:
     able = "q8_0" in plan.memory.engine.kv_codecs and plan.options.kv == "f16" and plan.engine != "memfirst"
     if able and plan.memory.needs.kv_allocated > -plan.memory.spare:
-        after = make(plan.subject, plan.place, replace(plan.options, kv="q8_0"))
-        if after.fits:
+        after = attempt(plan.subject, plan.place, replace(plan.options, kv="q8_0"))
+        if after and after.fits:
             yield changed(KV, "keys and values in q8_0", LOSSY, plan, after, flags(KV, after))
 
 
@@ -78,8 +78,8 @@ def _context(plan: Plan) -> Iterator[Advice]:
     )
     tokens = min(most, plan.context) // 256 * 256
     if tokens >= 256 and not options.speculation:
-        after = make(plan.subject, plan.place, replace(options, context=tokens, prompt=min(plan.prompt, tokens)))
-        if after.fits:
+        after = attempt(plan.subject, plan.place, replace(options, context=tokens, prompt=min(plan.prompt, tokens)))
+        if after and after.fits:
             effect = f"exact while {tokens:,} are enough"
             yield changed(CONTEXT, f"a context of {tokens:,} tokens", effect, plan, after, flags(CONTEXT, after))
 
@@ -88,8 +88,8 @@ def _devices(plan: Plan) -> Iterator[Advice]:
     """The fewest of them, in powers of two."""
     count, machine = 2 * plan.options.devices, plan.place.machine
     while count <= MOST_DEVICES and not plan.place.rates:
-        after = make(plan.subject, plan.place, replace(plan.options, devices=count))
-        if after.fits:
+        after = attempt(plan.subject, plan.place, replace(plan.options, devices=count))
+        if after and after.fits:
             how = "each layer cut" if plan.options.share == "tensor" else "layers one after another"
             yield changed(DEVICES, f"{count} × {machine.name}, {how}", EXACT, plan, after, flags(DEVICES, after))
             return

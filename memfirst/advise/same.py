@@ -16,12 +16,13 @@ from memfirst.advise.change import (
     THREADS,
     WINDOW,
     Advice,
+    attempt,
     changed,
 )
 from memfirst.advise.flags import flags
 from memfirst.catalog.configs import ModelConfig, configs
 from memfirst.graph import KVCache, StateCache
-from memfirst.plan import Plan, Speculation, make
+from memfirst.plan import Plan, Speculation
 
 GGUF_ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp")
 DRAFTING = ("llama.cpp", "ik_llama.cpp", "vllm", "vllm-hybrid")
@@ -43,12 +44,13 @@ def same(plan: Plan) -> Iterator[Advice]:
         yield from find(plan)
 
 
-def _with(plan: Plan, **options: object) -> Plan:
-    return make(plan.subject, plan.place, replace(plan.options, **options))  # type: ignore[arg-type]
+def _with(plan: Plan, **options: object) -> Plan | None:
+    return attempt(plan.subject, plan.place, replace(plan.options, **options))  # type: ignore[arg-type]
 
 
-def _say(kind: str, change: str, effect: str, before: Plan, after: Plan) -> Advice:
-    return changed(kind, change, effect, before, after, flags(kind, after))
+def _say(kind: str, change: str, effect: str, before: Plan, after: Plan | None) -> Iterator[Advice]:
+    if after is not None:
+        yield changed(kind, change, effect, before, after, flags(kind, after))
 
 
 def bits(plan: Plan) -> float:
@@ -63,9 +65,11 @@ def _codecs(plan: Plan) -> Iterator[Advice]:
     now = bits(plan)
     lowest = "iq4_xs" if plan.engine != "memfirst" and 4.5 < now <= 5.2 else ""
     for mix in ["q8_0"] * (now > 9) + ["q4_k_m"] * (now > 5.2) + [lowest] * bool(lowest):
-        after = make(plan.subject.recoded(mix), plan.place, plan.options)
-        if after.step_bytes < plan.step_bytes:
-            yield _say(CODEC, f"weights in {mix.upper()}, {bits(after):.1f} bits for {now:.1f}", LOSSY, plan, after)
+        after = attempt(plan.subject.recoded(mix), plan.place, plan.options)
+        if after and after.step_bytes < plan.step_bytes:
+            yield from _say(
+                CODEC, f"weights in {mix.upper()}, {bits(after):.1f} bits for {now:.1f}", LOSSY, plan, after
+            )
 
 
 def _kv(plan: Plan) -> Iterator[Advice]:
@@ -74,14 +78,14 @@ def _kv(plan: Plan) -> Iterator[Advice]:
     codec = next((c for c in smaller if c in able), None)
     if codec and plan.growth:
         after = _with(plan, kv=codec)
-        yield _say(KV, f"keys and values in {codec}", LOSSY, plan, after)
+        yield from _say(KV, f"keys and values in {codec}", LOSSY, plan, after)
 
 
 def _context(plan: Plan) -> Iterator[Advice]:
     half = plan.context // 2
     if plan.kv_share >= MUCH_KV and half >= 256:
         after = _with(plan, context=half, prompt=min(plan.prompt, half))
-        yield _say(CONTEXT, f"a context of {half:,} tokens", f"exact while {half:,} are enough", plan, after)
+        yield from _say(CONTEXT, f"a context of {half:,} tokens", f"exact while {half:,} are enough", plan, after)
 
 
 def _window(plan: Plan) -> Iterator[Advice]:
@@ -90,9 +94,11 @@ def _window(plan: Plan) -> Iterator[Advice]:
     needs, other = plan.memory.needs, {"memfirst": "llama.cpp", "vllm": "vllm-hybrid"}.get(plan.engine)
     if windowed and other and needs.kv_allocated > WASTED * needs.kv_held:
         after = _with(plan, engine=other)
-        saved = needs.kv_allocated - after.memory.needs.kv_allocated
+        saved = needs.kv_allocated - after.memory.needs.kv_allocated if after else 0
         if saved > 0:
-            yield _say(WINDOW, f"{other}, which sets aside windows only: {saved / 1e9:.2f} GB less", EXACT, plan, after)
+            yield from _say(
+                WINDOW, f"{other}, which sets aside windows only: {saved / 1e9:.2f} GB less", EXACT, plan, after
+            )
 
 
 def _batch(plan: Plan) -> Iterator[Advice]:
@@ -100,10 +106,10 @@ def _batch(plan: Plan) -> Iterator[Advice]:
     larger = 8 if plan.options.batch < 8 else 2 * plan.options.batch
     while larger > plan.options.batch:
         after = _with(plan, batch=larger)
-        if after.fits is not False:
+        if after and after.fits is not False:
             known = after.each and plan.each
             each = f"exact; each sequence {after.each:.0f} tok/s, not {plan.each:.0f}" if known else EXACT
-            yield _say(BATCH, f"{larger} sequences at a time", each, plan, after)
+            yield from _say(BATCH, f"{larger} sequences at a time", each, plan, after)
             return
         larger //= 2
 
@@ -117,7 +123,7 @@ def _speculation(plan: Plan) -> Iterator[Advice]:
     by = Speculation(DRAFTED, accepted, draft.name if draft else "")
     after = _with(plan, speculation=by)
     who = f"{by.draft} drafts {by.tokens}" if draft else f"{by.tokens} tokens looked up in the prompt"
-    yield _say(SPECULATION, f"{who} a step", f"exact, if {100 * accepted:.0f} % of drafts are right", plan, after)
+    yield from _say(SPECULATION, f"{who} a step", f"exact, if {100 * accepted:.0f} % of drafts are right", plan, after)
 
 
 def drafter(plan: Plan) -> ModelConfig | None:
@@ -139,6 +145,6 @@ def _threads(plan: Plan) -> Iterator[Advice]:
         return
     measured = plan.place.rates.threads if plan.place.rates else (machine.cores, machine.cores // 2, machine.cores // 4)
     others = [_with(plan, threads=n) for n in measured if n and n != now]
-    best = max(others, key=lambda p: p.rate or 0.0, default=None)
+    best = max((p for p in others if p), key=lambda p: p.rate or 0.0, default=None)
     if best and best.rate:
-        yield _say(THREADS, f"{best.options.threads} threads for {now}", EXACT, plan, best)
+        yield from _say(THREADS, f"{best.options.threads} threads for {now}", EXACT, plan, best)
