@@ -32,6 +32,7 @@ class Verified:
     """A run beside its prediction, both for the bandwidth that memory delivered in the same run.
 
     change  that was made to the plan, "" where none could be run here; made_up: the weights are random
+    explained  which part of the step's time differs, "" where that is not known
     """
 
     change: str
@@ -46,6 +47,7 @@ class Verified:
     measured_tok_s: float
     predicted_prompt_s: float
     measured_prompt_s: float
+    explained: str = ""
 
     @property
     def miss(self) -> float:
@@ -61,6 +63,7 @@ class Verified:
         what = self.change or "the plan as it is: no change can be run here"
         weights = ", with made-up weights of its shape" if self.made_up else ""
         prompt = self.measured_prompt_s / self.predicted_prompt_s - 1
+        why = [f"  why     {self.explained}"] if self.explained else []
         return "\n".join([
             f"verified  {what}",
             f"  {self.model} in {self.codec.upper()} on {self.threads} threads{weights}; memory read"
@@ -69,6 +72,7 @@ class Verified:
             f" ({100 * self.miss:+.0f} %)",
             f"  prompt  {self.prompt} tokens predicted in {self.predicted_prompt_s:.3f} s, measured"
             f" {self.measured_prompt_s:.3f} ({100 * prompt:+.0f} %)",
+            *why,
         ])  # fmt: skip
 
 
@@ -133,5 +137,5 @@ def _run(change: str, plan: Plan, source: Path | Checkpoint, here: Place, progre
     return Verified(
         change, plan.subject.name, plan.subject.codec, found.threads, not isinstance(source, Path), prompt, GENERATED,
         bandwidth, token.tokens_per_second or 0.0, found.decode_tok_s, first.seconds or 0.0,
-        prompt / found.prefill_tok_s,
+        prompt / found.prefill_tok_s, found.comparison.sentence() if found.comparison else "",
     )  # fmt: skip
