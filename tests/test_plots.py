@@ -77,6 +77,13 @@ def test_each_cell_is_the_term_that_binds() -> None:
     assert cells[0][0] == "weights" and cells[0][-1] == "KV" and cells[-1][-1] == "capacity"
 
 
+@pytest.fixture(scope="module")
+def drawn(plan: Plan) -> Any:
+    """The plan's pictures."""
+    pytest.importorskip("matplotlib")
+    return plots.figure(plan)
+
+
 def texts(drawn: Any) -> list[Any]:
     """Every word on the paper; an axis also has labels of ticks beyond its ends, which it does not draw."""
     found = [drawn._suptitle]
@@ -89,9 +96,7 @@ def texts(drawn: Any) -> list[Any]:
     return [t for t in found if t.get_visible() and t.get_text().strip()]
 
 
-def test_no_word_hides_another_and_all_are_on_the_paper(plan: Plan) -> None:
-    pytest.importorskip("matplotlib")
-    drawn = plots.figure(plan)
+def test_no_word_hides_another_and_all_are_on_the_paper(drawn: Any) -> None:
     drawn.canvas.draw()
     renderer = drawn.canvas.get_renderer()
     inside = drawn.bbox.padded(1)
@@ -104,11 +109,9 @@ def test_no_word_hides_another_and_all_are_on_the_paper(plan: Plan) -> None:
         assert inside.contains(*axes.get_legend().get_window_extent(renderer).min)
 
 
-def test_axes_have_units_and_nothing_needs_colour(plan: Plan) -> None:
-    pytest.importorskip("matplotlib")
+def test_axes_have_units_and_nothing_needs_colour(drawn: Any) -> None:
     from matplotlib.colors import to_rgb
 
-    drawn = plots.figure(plan)
     assert [(a.get_xlabel(), a.get_ylabel()) for a in drawn.axes] == [
         ("operations per byte read", "operations per second"),
         ("tokens of context, of each sequence", "GB read per step"),
