@@ -133,7 +133,8 @@ def figure(plan: Plan) -> Any:
 
 def _title(plan: Plan) -> str:
     codec = plan.subject.codec.upper()
-    return f"{plan.subject.name} in {codec} on {plan.place.machine.name} ({plan.engine}, KV in {plan.options.kv})"
+    where = plan.place.machine.title if plan.place.rates else plan.place.machine.name
+    return f"{plan.subject.name} in {codec} on {where} ({plan.engine}, KV in {plan.options.kv})"
 
 
 def _roofline(axes: Any, plan: Plan) -> None:

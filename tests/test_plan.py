@@ -396,7 +396,7 @@ def test_what_does_not_fit_is_said_with_what_would(folder: Path, capsys: pytest.
 
 def test_one_object_of_json_and_rows_of_csv(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = ["llama-3:8b", "mamba:130m", "--on", "rtx-4090", "--on", "apple-m4-max"]
-    plans = json.loads(said(capsys, *both, "--json"))["plans"]
+    plans = json.loads(said(capsys, *both, "--json"), parse_constant=pytest.fail)["plans"]
     assert [(p["model"], p["machine"]) for p in plans] == [
         (m, on) for m in ("llama-3:8b", "mamba:130m") for on in ("rtx-4090", "apple-m4-max")
     ]
@@ -404,6 +404,20 @@ def test_one_object_of_json_and_rows_of_csv(folder: Path, capsys: pytest.Capture
     rows = list(csv.DictReader(io.StringIO(said(capsys, *both, "--csv"))))
     assert [float(r["tok_s"]) for r in rows] == pytest.approx([p["decode"]["tok_s"] for p in plans])
     assert said(capsys, *both).count("\n") == 7  # what is the same, a blank, a head, four rows
+
+
+def test_drafts_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = said(capsys, "llama-3:8b", "--on", "rtx-4090", "--speculate", "3:0.8:llama-3.2:1b", "--kv", "q8_0")
+    assert "3 drafted a step by llama-3.2:1b, 80 % right" in page and "for each token kept" in page
+
+
+def test_a_name_without_its_file_is_planned_as_run_would_fetch_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMFIRST_CACHE_DIR", str(folder / "nothing"))
+    monkeypatch.setenv("HF_HOME", str(folder / "nothing"))
+    plans = json.loads(said(capsys, "smollm2:135m", "--on", "rtx-4090", "--json"))["plans"]
+    assert (plans[0]["codec"], plans[0]["codec_assumed"], plans[0]["path"]) == ("q4_1", True, "")
 
 
 def test_sweeps_are_tables_of_every_combination(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -422,6 +436,9 @@ def test_sweeps_are_tables_of_every_combination(folder: Path, capsys: pytest.Cap
         (["llama-4:70b", "--on", "rtx-4090"], 1),
         (["llama-3:8b", "--on", "rtx-9999"], 1),
         (["missing.gguf", "--on", "rtx-4090"], 1),
+        (["hf:nobody/nothing-of-this-name", "--on", "rtx-4090"], 1),
+        (["", "--on", "rtx-4090"], 1),
+        (["llama-3:8b", "--on", ""], 1),
         (["llama-3:8b", "--on", "rtx-4090", "--engine", "vllm", "--kv", "q4_0"], 1),
         (["llama-3:8b", "--on", "rtx-4090", "--plot", "picture.bmp"], 1),
         (["llama-3:8b", "--on", "rtx-4090", "--codec", "q9"], 2),

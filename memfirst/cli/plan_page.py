@@ -58,7 +58,14 @@ def _title(plan: Plan) -> str:
     many = f"{options.batch} sequences" if options.batch > 1 else "one sequence"
     devices = f"{options.devices} × " if options.devices > 1 else ""
     where = machine.title if plan.place.rates else machine.name
-    return f"{plan.subject.name} in {codec} on {devices}{where} · {plan.engine} · {many} of {plan.context:,} tokens"
+    drafts = ""
+    if by := options.speculation:
+        who = f" by {by.draft}" if by.draft else ""
+        drafts = f" · {by.tokens} drafted a step{who}, {100 * by.acceptance:.0f} % right"
+    return (
+        f"{plan.subject.name} in {codec} on {devices}{where} · {plan.engine} ·"
+        f" {many} of {plan.context:,} tokens{drafts}"
+    )
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -115,7 +122,9 @@ def _read(plan: Plan) -> str:
         if purpose in plan.amounts and (purpose != EMBEDDING or plan.amounts[purpose].mean > 0.005 * total)
     ]
     whole = f"{size(total)} a token" if plan.options.batch == 1 else f"{size(total)} a step of {plan.options.batch}"
-    if plan.options.batch > 1 and not plan.options.speculation:
+    if plan.options.speculation:
+        whole = f"{size(total)} a step without drafts, {size(plan.nbytes)} with them for each token kept"
+    elif plan.options.batch > 1:
         whole += f" tokens, {size(plan.nbytes)} each"
     return f"{whole}: {', '.join(parts)}"
 

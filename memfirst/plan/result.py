@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memfirst.memory import MemoryPlan
-from memfirst.ops.traffic import EXPERTS, KV_READ, NOTHING, Amount
+from memfirst.ops.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.speed import Speed
@@ -144,11 +144,6 @@ class Plan:
     def kv_share(self) -> float:
         """Of a step's bytes."""
         return self.amounts.get(KV_READ, NOTHING).mean / self.step_bytes if self.step_bytes else 0.0
-
-    @property
-    def expert_share(self) -> float:
-        """Of a step's bytes."""
-        return self.amounts.get(EXPERTS, NOTHING).mean / self.step_bytes if self.step_bytes else 0.0
 
 
 def _amount(amount: Amount) -> int | dict[str, float]:
