@@ -500,8 +500,10 @@ def test_planning_loads_what_it_may_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_a_plan_takes_at_most_six_tenths_of_a_second(tmp_path: Path) -> None:
-    """Median of 5 processes; the processor's time, so that others' work on this machine counts less. One thread: NumPy's
-    idle ones would count as time, though nobody waits for them."""
+    """Median of 5 processes; the processor's time, so that others' work on this machine counts less.
+
+    One thread: NumPy's idle ones would count as time, though nobody waits for them.
+    """
     resource = pytest.importorskip("resource")
     spent = []
     for _ in range(6):
