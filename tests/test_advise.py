@@ -160,7 +160,9 @@ def test_the_longest_context_that_fits() -> None:
 def test_the_fewest_devices() -> None:
     after = kinds("too large")[DEVICES].after
     assert after and after.options.devices == 2
-    assert kinds("experts too large")[DEVICES].after is not None
+    large = make(known("llama-3.1:405b", "", ""), place("h100-80gb"), Options())  # 245 GB on 86 each
+    four = next(a.after for a in advise(large) if a.kind == DEVICES)
+    assert four and four.options.devices == 4
 
 
 @pytest.mark.parametrize("name", ["too large", "experts too large", "too large without a bus"])
@@ -199,6 +201,14 @@ def test_another_model_is_a_smaller_one_of_the_family() -> None:
         assert after.subject.parameters < before.subject.parameters
 
 
+def test_nobody_moves_for_little() -> None:
+    """A step of 16 tokens reads most experts of the 30B mixture; the 4B model is little faster."""
+    mixture = make(known("qwen3:30b-a3b", "", ""), place("rtx-4090"), Options(batch=16))
+    smaller = make(known("qwen3:4b", "", ""), place("rtx-4090"), Options(batch=16))
+    assert 1 < (smaller.rate or 0) / (mixture.rate or 1) < 1.4
+    assert all((a.gain or 0) >= 1.4 for a in advise(mixture) if a.kind in (MODEL, MACHINE))
+
+
 # what engines can do
 
 
@@ -219,6 +229,12 @@ def test_drafts_come_from_a_small_model_with_the_same_vocabulary() -> None:
     assert (draft.parameters or 0) < after.subject.parameters / 5
     assert SPECULATION not in kinds("state")  # state cannot be taken back
     assert SPECULATION not in kinds("drafts")  # it drafts already
+
+
+def test_a_relative_that_is_not_much_smaller_does_not_draft() -> None:
+    """Llama-3.2-1B has 0.38 of the weights of 3B."""
+    after = kinds("f16")[SPECULATION].after
+    assert after and after.options.speculation and after.options.speculation.draft == ""
 
 
 def test_drafts_that_are_never_right_cost_time() -> None:

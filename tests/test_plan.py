@@ -178,8 +178,12 @@ def test_two_devices_hold_what_one_does_not() -> None:
     for share in ("pipeline", "tensor"):
         plan = planned("llama-3:70b", "rtx-4090", devices=2, share=share)
         assert plan.fits and plan.rate
-    one, two = (planned("llama-3:8b", "a100-80gb", devices=n, share="tensor").rate or 0.0 for n in (1, 2))
-    assert 1.2 < two / one < 2
+    one, two = (planned("llama-3:8b", "a100-80gb", devices=n, share="tensor") for n in (1, 2))
+    line = planned("llama-3:8b", "a100-80gb", devices=2)
+    assert 1.2 < (two.rate or 0) / (one.rate or 1) < 2 and (line.rate or 0) < (one.rate or 0)
+    assert one.decode and two.decode and line.decode  # in a pipeline one device reads while the other waits
+    assert two.decode.ceiling == pytest.approx(2 * (one.decode.ceiling or 0))
+    assert line.decode.ceiling == pytest.approx(one.decode.ceiling)
 
 
 def test_memory_that_the_system_uses_too_is_said() -> None:
