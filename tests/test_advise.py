@@ -85,6 +85,7 @@ def test_a_pasted_line_gives_what_was_said(name: str, capsys: pytest.CaptureFixt
         assert said["decode"]["tok_s"] == pytest.approx(advice.rate), advice.command
         assert said["bytes_per_token"] == pytest.approx(advice.nbytes)
         assert said["memory"]["total"] == advice.memory
+        assert said["memory"]["available"] == advice.after.available
 
 
 @pytest.mark.parametrize("name", CASES)
