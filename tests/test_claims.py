@@ -188,7 +188,7 @@ def test_one_statement_alone(capsys: pytest.CaptureFixture[str]) -> None:
 KEPT = {
     "machine": "2 cores of a server", "date": "2026-01-01", "threads": 2,
     "codecs": {"f16": {"bytes": 800e6, "probe": 20e9, "seconds": 0.05},
-               "q4_0": {"bytes": 200e6, "probe": 20e9, "seconds": 0.0125}},
+               "q4_0": {"bytes": 200e6, "probe": 40e9, "seconds": 0.00625}},
     "batch": {"t1": 0.010, "t8": 0.020},
     "context": {"weights": 100, "rows": [{"context": 1, "bytes": 100, "kv": 0, "seconds": 1.0},
                                          {"context": 9, "bytes": 300, "kv": 200, "seconds": 3.5}]},
@@ -198,7 +198,7 @@ KEPT = {
 def test_measured_figures_are_shown_as_ratios() -> None:
     text = measured.page(KEPT)
     assert "On 2 cores of a server, 2 threads, 2026-01-01" in text
-    assert "80 % of the read loop; bytes ÷ 4, time ÷ 4 of F16's" in text
+    assert "80 % of the read loop; bytes ÷ 4, time ÷ 4 of F16's at equal reads" in text
     assert "2 times as long, 4 times the tokens/s" in text
     assert "9 tokens of context, KV 2 times the weights | bytes × 3, time × 3.5" in text
     assert "Nothing is kept" in measured.page({})
