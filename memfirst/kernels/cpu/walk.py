@@ -14,14 +14,14 @@ EPOCHS = 64
 # Words of a row of each table.
 PHASE, TASK, CALL = 5, 5, 2
 SHARE = 3
-"""A claim takes 1 / (SHARE · workers) of the chunks that are left: few claims, and small ones at the end."""
+"""A claim takes 2 / (SHARE · workers) of the chunks that are left: few claims, and small ones at the end."""
 COUNTERS = 16
 """Words of a phase's counters: claims at 0, done at 8, on cache lines of their own."""
 
 
 @inline
 def _claim(counters, at, epoch, limit, share):
-    """Takes the next numbers below `limit` of this epoch's counter: a `share`-th of what is left, at least one.
+    """Takes the next numbers below `limit` of this epoch's counter: 2/`share` of what is left, at least one.
 
     Returns the first and how many; -1 and 0 if none is left or a newer epoch runs.
     """
