@@ -228,17 +228,19 @@ def floats(
     """As `block32` for F32, F16 and BF16, with float activations; four sums, over columns 4i, 4i + 1, …"""
     group = cols * CODEC.STRIDE
     tokens = step[count]
-    for t0 in range(0, tokens, TILE):
-        at = lanes(TILE)
-        for t in static(TILE):
-            at[t] = (worker * private + min(t0 + t, tokens - 1)) * cols
-        for r in range(lo, hi, PACK):
+    for r in range(lo, hi, PACK):
+        for t0 in range(0, tokens, TILE):  # inside: a group's rows, 64 kB and more, come from memory once
+            at = lanes(TILE)
+            for t in static(TILE):
+                at[t] = (worker * private + min(t0 + t, tokens - 1)) * cols
             for part in range(PACK // LANES):
                 p = r // PACK * group
                 acc = lanes(4 * TILE)
                 for t in static(4 * TILE):
                     acc[t] = splat(0.0)
                 for c in range(0, cols, 4):
+                    for k in static(CODEC.STRIDE // 16):  # 4 columns are CODEC.STRIDE / 16 lines
+                        prefetch(w, p + FAR + 64 * k)
                     for k in static(4):
                         v = CODEC.value(w, p + k * CODEC.STRIDE, part)
                         for t in static(TILE):
