@@ -19,6 +19,7 @@ from memfirst.backends.cpu import CpuBackend, CpuOptions
 from memfirst.formats.synthetic import synthetic
 from memfirst.formats.synthetic_shapes import SyntheticShape
 from memfirst.graph import Graph, Sequence, Step
+from memfirst.lower.program import Call, Program
 from memfirst.models import build
 from memfirst.progress import Progress, Silent
 from memfirst.rates import Rate, Rates, Work, fingerprint, program_for, step_time, works
@@ -136,8 +137,9 @@ class Small:
                 samples.add(w, total)
 
 
-def _pairs(program: object, step: Step) -> Iterator[zip[tuple[object, Work]]]:
-    for part in works(program, step):  # type: ignore[arg-type]
+def _pairs(program: Program, step: Step) -> Iterator[zip[tuple[Call, Work]]]:
+    """Each call with its work, phase by phase."""
+    for part in works(program, step):
         yield zip(part.phase.prologue, part.repeated, strict=True)
         yield zip([c for t in part.phase.tasks for c in t.calls], part.shared, strict=True)
 

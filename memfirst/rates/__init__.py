@@ -1,6 +1,6 @@
 """What this machine measured for our own engine, and the time of a step that follows from it.
 
-decode(graph, decode_step, load(), threads=2) -> Prediction
+step_time(graph, decode(1000), load(), threads=2) -> Prediction
 """
 
 from __future__ import annotations

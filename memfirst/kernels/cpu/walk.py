@@ -2,7 +2,8 @@
 
 A claim and a done counter of each phase carry the step's epoch in their high 32 bits, so nothing is reset between
 steps, and a worker that the system put aside finds its old phase finished instead of taking part in a newer one.
-The barrier waits for chunks, not for workers: a worker that is away holds nobody up unless it holds a chunk.
+The barrier waits for chunks, not for workers: a worker that is away holds nobody up unless it claimed chunks
+that it has not reported.
 """
 
 from memfirst.kernels.cpu.lang import inline, kernel
