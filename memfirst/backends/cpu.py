@@ -22,14 +22,11 @@ from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Key, Library, Progress
 from memfirst.kernels.cpu.team import Native, Team, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, predict
-from memfirst.lower.cpu import lower
+from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.cpu_calls import page_items
 from memfirst.lower.program import Call, Program
 from memfirst.ops.rope import Rope
 from memfirst.ops.traffic import exactly
-
-CAPACITIES = (1, 4, 8, 32, 256)
-"""Step sizes that programs are built for, each when first needed."""
 
 PACK_BYTES = 8 << 20
 """Bytes packed between two progress reports and releases of the file's pages."""
@@ -111,7 +108,7 @@ class CpuBackend:
         """The program for a step of that many tokens, made when first needed."""
         if tokens > CAPACITIES[-1]:
             raise CapacityError(f"a step of {tokens} tokens", f"at most {CAPACITIES[-1]}", "cut it into several")
-        capacity = 1 if tokens == 1 else next(c for c in CAPACITIES if c >= tokens)
+        capacity = next(c for c in CAPACITIES if c >= tokens)
         if capacity not in self._programs:
             self._bind(lower(self.graph, capacity, self.options.context, self.options.threads))
         return self._programs[capacity]

@@ -29,6 +29,9 @@ from memfirst.ops.traffic import ACTIVATIONS, KV_READ, KV_WRITE
 INLINE_TOKENS = 2
 """Up to so many tokens each worker prepares inputs for itself: cheaper than a barrier."""
 
+CAPACITIES = (1, 4, 8, 32, 256)
+"""Step sizes that programs are built for, each when first needed."""
+
 ROWS = 16
 """Chunks of rows are multiples of this: the widest register takes 16."""
 

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from math import ceil
 
 from memfirst.graph import Graph, Sequence, Step
-from memfirst.lower.cpu import lower
+from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.cpu_calls import FIELDS, SPLIT
 from memfirst.lower.program import Call, Phase, Program, Task
 from memfirst.ops.attention import Attention
 from memfirst.ops.positions import attended_pairs
-
-CAPACITIES = (1, 4, 8, 32, 256)
-"""Step sizes that the CPU backend builds programs for."""
 
 LARGEST = CAPACITIES[-1]
 """Tokens of its largest step."""
@@ -37,8 +34,7 @@ class Work:
 
 def program_for(graph: Graph, tokens: int, context: int, threads: int) -> Program:
     """The program that the CPU backend runs for a step of that many tokens."""
-    capacity = 1 if tokens == 1 else next(c for c in CAPACITIES if c >= tokens)
-    return lower(graph, capacity, context, threads)
+    return lower(graph, next(c for c in CAPACITIES if c >= tokens), context, threads)
 
 
 @dataclass(frozen=True)
