@@ -98,11 +98,12 @@ def packed_weight(name: str, tile: np.ndarray, row: int, column: int) -> np.floa
         return d * np.float32(code) + m
     if name in ("q4_k", "q5_k"):
         sub = column // 32
-        low, high = int(tile[64 + 16 * sub + row]), int(tile[192 + 16 * (sub % 4) + row]) >> 2 * (sub // 4)
+        at = 32 * (sub // 2) + 2 * row + sub % 2  # two sub-blocks of a row side by side
+        low, high = int(tile[64 + at]), int(tile[192 + at % 64]) >> 2 * (sub // 4)
         scale, minimum = low & 15 | (high & 3) << 4, low >> 4 | (high >> 4 & 3) << 4
         return d * np.float32(scale) * np.float32(code) - m * np.float32(minimum)
     if name == "q6_k":
-        return d * np.float32(tile[32 + 16 * (column // 16) + row].view(np.int8)) * np.float32(code - 32)
+        return d * np.float32(tile[32 + 32 * (column // 32) + 2 * row + column // 16 % 2].view(np.int8)) * np.float32(code - 32)
     if name == "q8_0":
         return d * np.float32(np.uint8(code).view(np.int8))
     if name in LEVELS:

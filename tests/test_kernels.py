@@ -43,8 +43,8 @@ def quantize(x: F32, block: int) -> dict[str, Any]:
     tokens, width = x.shape
     made = {
         "aq": zeros("i8", tokens, width), "ad": zeros("f32", tokens, width // 32),
-        "ao": zeros("i32", tokens, 4, width // 32), "af": zeros("f32", tokens, width // 32),
-        "ah": zeros("i32", tokens, width // 16),
+        "ao": zeros("i32", tokens, 3, width // 32), "af": zeros("f32", tokens, width // 32),
+        "am": zeros("i32", tokens, width // 64), "ap": zeros("i32", tokens, width // 32),
     }  # fmt: skip
     flat = {name: array.reshape(-1) for name, array in made.items()}
     call("activations.quantize", 0, tokens, x=x, width=width, private_in=0, private=0, BLOCK=block, **flat)
@@ -71,8 +71,10 @@ def test_quantized_activations(block: int) -> None:
     np.testing.assert_array_equal(made["aq"], expected)
     assert np.abs(made["aq"].astype(int)).max() == 127
     sums = expected.reshape(3, -1, 32).sum(2).astype(np.int32)
-    np.testing.assert_array_equal(made["ao"], np.stack([sums * k for k in (1, -8, -16, -128)], axis=1))
-    np.testing.assert_array_equal(made["ah"], -32 * expected.reshape(3, -1, 16).sum(2))
+    np.testing.assert_array_equal(made["ao"], np.stack([sums * k for k in (-8, -16, -128)], axis=1))
+    if block == 256:
+        np.testing.assert_array_equal(made["am"].view(np.int16), sums)
+        np.testing.assert_array_equal(made["ap"].view(np.int16), expected.reshape(3, -1, 16).sum(2))
     np.testing.assert_array_equal(made["af"], made["ad"] * sums.astype(np.float32))
 
 

@@ -6,7 +6,7 @@
     byte 16..143  q: byte 16+32p+j holds column 64p+j in its low nibble and column 64p+32+j in its high nibble
 
 Packed, 16 rows side by side, 2304 bytes per 256 columns: 16 x d, 16 x dmin, 128 bytes of low scale bits and
-64 of high ones (`k256.scales_by_lane`; byte j of row r at 16j+r), then 32 vectors of 64 bytes, vector i
+64 of high ones (`k256.scales_by_lane`; bytes 2j, 2j+1 of row r at 32j+2r), then 32 vectors of 64 bytes, vector i
 holding nibble bytes 4i..4i+3 of each row.
 """
 
@@ -32,7 +32,7 @@ BLOCK_BYTES = 144
 LAYOUT = (
     Field(at=0, width=2, unit=2),
     Field(at=2, width=2, unit=2),
-    Field(at=4, width=12, unit=1, encode=scales_by_lane, decode=scales_by_file),
+    Field(at=4, width=12, unit=2, encode=scales_by_lane, decode=scales_by_file),
     Field(at=16, width=128, unit=4),
 )
 OFFSETS = [-1 + step / 10 for step in range(21)]

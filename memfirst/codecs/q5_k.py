@@ -32,7 +32,7 @@ BLOCK_BYTES = 176
 LAYOUT = (
     Field(at=0, width=2, unit=2),
     Field(at=2, width=2, unit=2),
-    Field(at=4, width=12, unit=1, encode=scales_by_lane, decode=scales_by_file),
+    Field(at=4, width=12, unit=2, encode=scales_by_lane, decode=scales_by_file),
     Field(at=16, width=32, unit=4),
     Field(at=48, width=128, unit=4),
 )

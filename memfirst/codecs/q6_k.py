@@ -6,8 +6,8 @@
     byte 192..207  scale, int8, one per 16 columns
     byte 208..209  d, f16
 
-Packed, 16 rows side by side, 3360 bytes per 256 columns: 16 x d, 256 bytes of scales (scale s of row r at
-16s+r), then vectors of 64 bytes with four bytes of each row: 32 of ql and 16 of qh.
+Packed, 16 rows side by side, 3360 bytes per 256 columns: 16 x d, 256 bytes of scales (2j and 2j+1 of row r
+at 32j+2r), then vectors of 64 bytes with four bytes of each row: 32 of ql and 16 of qh.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SUB = 16
 """Weights that share a scale."""
 LAYOUT = (
     Field(at=208, width=2, unit=2),
-    Field(at=192, width=16, unit=1),
+    Field(at=192, width=16, unit=2),
     Field(at=0, width=128, unit=4),
     Field(at=128, width=64, unit=4),
 )

@@ -120,10 +120,10 @@ class CpuCalls:
         return _call("activations.quantize", args, op, BLOCK=block)
 
     def _quantized(self, width: int) -> Args:
-        kinds = {"aq": ("i8", 1), "ad": ("f32", 32), "ao": ("i32", 8), "af": ("f32", 32), "ah": ("i32", 16)}
-        made: Args = {
-            name: self.buffer(name, kind, width // share, private=self.inline) for name, (kind, share) in kinds.items()
-        }
+        block = width // 32
+        sizes = {"aq": ("i8", width), "ad": ("f32", block), "ao": ("i32", 3 * block), "af": ("f32", block),
+                 "am": ("i32", width // 64), "ap": ("i32", block)}  # fmt: skip
+        made: Args = {name: self.buffer(name, *size, private=self.inline) for name, size in sizes.items()}
         return {**made, "private": self.private}
 
     # --- products and what follows them ----------------------------------------------------------------

@@ -60,17 +60,24 @@ def _quantize16(x, at, inverse, aq, to):
     return sum16_i(q)
 
 
+@inline
+def _pair(low, high):
+    """Two int16 in a word."""
+    return (high << 16) | (low & 0xFFFF)
+
+
 @kernel
 def quantize(
-    x: "f32", aq: "i8", ad: "f32", ao: "i32", af: "f32", ah: "i32",
+    x: "f32", aq: "i8", ad: "f32", ao: "i32", af: "f32", am: "i32", ap: "i32",
     width: "int", private_in: "int", private: "int", worker, lo, hi, *, BLOCK,
 ):  # fmt: skip
     """int8 of tokens lo..hi, one scale for each BLOCK columns: x ≈ ad · aq, |aq| <= 127.
 
     x         [tokens, width]
     aq        [tokens, width]
-    ad, af    scale, scale · sum [tokens, width/32]; ah: −32 · sum [tokens, width/16]
-    ao        sum, −8 · sum, −16 · sum, −128 · sum [tokens, 4, width/32]: what codecs with offsets start from
+    ad, af    scale, scale · sum [tokens, width/32]
+    ao        −8 · sum, −16 · sum, −128 · sum [tokens, 3, width/32]: what codecs with offsets start from
+    am, ap    where BLOCK is 256, two int16 in a word: sums of 32 columns [tokens, width/64], of 16 [tokens, width/32]
     private_in, private  token rows between workers' own inputs and outputs (0: shared)
     """
     for t in range(lo, hi):
@@ -82,13 +89,19 @@ def quantize(
             top = lane(as_float16(splat16_i(max16_i(largest))), 0)
             scale = top / np.float32(127.0)
             inverse = splat16(np.float32(127.0) / top if top > np.float32(0.0) else np.float32(0.0))
+            before = 0
             for i in range(b, b + BLOCK, 32):
                 here = (target + i) // 32
                 first = _quantize16(x, source + i, inverse, aq, target + i)
                 second = _quantize16(x, source + i + 16, inverse, aq, target + i + 16)
-                ah[2 * here], ah[2 * here + 1] = -32 * first, -32 * second
-                ad[here], af[here] = scale, scale * np.float32(first + second)
-                plane = 4 * (target // 32) + i // 32
-                for k in range(4):
-                    ao[plane + k * (width // 32)] = (first + second) * (1, -8, -16, -128)[k]
+                total = first + second
+                ad[here], af[here] = scale, scale * np.float32(total)
+                plane = 3 * (target // 32) + i // 32
+                for k in range(3):
+                    ao[plane + k * (width // 32)] = total * (-8, -16, -128)[k]
+                if BLOCK == 256:
+                    ap[here] = _pair(first, second)
+                    if i % 64:
+                        am[here // 2] = _pair(before, total)
+                    before = total
     return 0

@@ -4,6 +4,7 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import load_bf16
 
 STRIDE = 32
+AHEAD = 4608
 
 
 @inline

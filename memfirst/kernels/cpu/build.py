@@ -67,6 +67,10 @@ class Specialise(ast.NodeTransformer):
         return self.statements(taken) or ast.Pass()
 
     def visit_Assign(self, node: ast.Assign) -> Any:
+        target = node.targets[0]
+        if isinstance(target, ast.Name) and target.id.isupper():
+            self.values[target.id] = self.evaluate(node.value)
+            return None
         if not _is_call(node.value, "lanes"):
             return self.generic_visit(node)
         self.lists |= {target.id for target in node.targets if isinstance(target, ast.Name)}
@@ -115,7 +119,7 @@ def specialise(function: Callable[..., Any], values: Mapping[str, Any], name: st
     definition.returns, definition.name = None, name
     for argument in definition.args.args:
         argument.annotation = None
-    definition.body = Specialise(values).statements(definition.body)
+    definition.body = Specialise({**_constants(function), **values}).statements(definition.body)
     space = dict(function.__globals__)
     for static, value in values.items():
         if isinstance(value, ModuleType):
@@ -123,6 +127,11 @@ def specialise(function: Callable[..., Any], values: Mapping[str, Any], name: st
     exec(compile(ast.fix_missing_locations(tree), function.__code__.co_filename, "exec"), space)
     result: Callable[..., Any] = space[name]
     return result
+
+
+def _constants(function: Callable[..., Any]) -> dict[str, int]:
+    """The numbers that its module names in capitals: static as well."""
+    return {k: v for k, v in function.__globals__.items() if k.isupper() and isinstance(v, int)}
 
 
 def params(function: Callable[..., Any]) -> tuple[tuple[str, str], ...]:

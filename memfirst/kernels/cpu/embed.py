@@ -4,7 +4,7 @@ A row lies among the 15 it is packed with, on the same cache lines: a look-up re
 """
 
 from memfirst.kernels.cpu.lang import kernel, static
-from memfirst.kernels.cpu.simd import LANES, PACK, add, column, mul, signed_column, splat_i, sub, to_float
+from memfirst.kernels.cpu.simd import LANES, PACK, add, column, half_pair, mul, signed_column, splat_i, sub, to_float
 from memfirst.kernels.cpu.simd16 import lane
 
 
@@ -37,14 +37,15 @@ def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
         part = tokens[t] % PACK // LANES
         for b in range(blocks):
-            for s in range(8):
-                d = mul(CODEC.scale(w, p, part), to_float(CODEC.sub_scale(w, p, part, s)))
-                m = mul(CODEC.minimum(w, p, part), to_float(CODEC.sub_minimum(w, p, part, s)))
-                q = CODEC.columns(w, p, part, s)
-                for i in static(8):
-                    for c in static(4):
-                        v = sub(mul(d, to_float(column(q[i], c))), m)
-                        x[t * cols + b * 256 + s * 32 + 4 * i + c] = lane(v, k)
+            for j in range(4):
+                for h in static(2):
+                    d = mul(CODEC.scale(w, p, part), to_float(half_pair(CODEC.sub_scales(w, p, part, j), h)))
+                    m = mul(CODEC.minimum(w, p, part), to_float(half_pair(CODEC.sub_minimums(w, p, part, j), h)))
+                    q = CODEC.columns(w, p, part, j, h)
+                    for i in static(8):
+                        for c in static(4):
+                            v = sub(mul(d, to_float(column(q[i], c))), m)
+                            x[t * cols + b * 256 + (2 * j + h) * 32 + 4 * i + c] = lane(v, k)
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE
 
@@ -57,13 +58,14 @@ def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
         part = tokens[t] % PACK // LANES
         for b in range(blocks):
-            for s in range(16):
-                d = mul(CODEC.scale(w, p, part), to_float(CODEC.sub_scale(w, p, part, s)))
-                q = CODEC.columns(w, p, part, s)
-                for i in static(4):
-                    for c in static(4):
-                        v = mul(d, to_float(sub(column(q[i], c), splat_i(32))))
-                        x[t * cols + b * 256 + s * 16 + 4 * i + c] = lane(v, k)
+            for j in range(8):
+                for h in static(2):
+                    d = mul(CODEC.scale(w, p, part), to_float(half_pair(CODEC.sub_scales(w, p, part, j), h)))
+                    q = CODEC.columns(w, p, part, j // 4, j % 4, h)
+                    for i in static(4):
+                        for c in static(4):
+                            v = mul(d, to_float(sub(column(q[i], c), splat_i(32))))
+                            x[t * cols + b * 256 + (2 * j + h) * 16 + 4 * i + c] = lane(v, k)
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE
 

@@ -46,6 +46,7 @@ _VNNI = ISA in (isa.AVX512_VNNI, isa.AVX_VNNI)
 RESULTS: dict[str, Any] = {
     "bytes": Vec("i8", 4 * LANES),
     "i32": Vec("i32", LANES),
+    "pairs": Vec("i16", 2 * LANES),
     "f32": Vec("f32", LANES),
     "f32x16": Vec("f32", 16),
     "i32x16": Vec("i32", 16),

@@ -4,6 +4,7 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import load_f32
 
 STRIDE = 64
+AHEAD = 4608
 
 
 @inline

@@ -37,12 +37,12 @@ def load_rows_u8(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
     return _load_rows(e, w, offset, part, V(I8, 4))
 
 
-def load_rows_u8_i32(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
-    return e.builder.zext(_load_rows(e, w, offset, part, V(I8, 1)), V(I32, LANES))
+def load_rows_pairs(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    return e.builder.zext(_load_rows(e, w, offset, part, V(I8, 2)), V(I16, 2 * LANES))
 
 
-def load_rows_i8_i32(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
-    return e.builder.sext(_load_rows(e, w, offset, part, V(I8, 1)), V(I32, LANES))
+def load_rows_signed_pairs(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    return e.builder.sext(_load_rows(e, w, offset, part, V(I8, 2)), V(I16, 2 * LANES))
 
 
 def load_rows_f16(e: Emitter, w: Any, offset: Any, part: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from memfirst.kernels.cpu import isa
-from memfirst.kernels.cpu.emit import I16, I32, ISA, LANES, Emitter
+from memfirst.kernels.cpu.emit import I16, I32, I64, ISA, LANES, Emitter
 
 V = ir.VectorType
 
@@ -50,10 +50,47 @@ def dot_end(e: Emitter, s: Any, offset: Any) -> Any:
 
 
 def _sum_pairs(e: Emitter, s: Any) -> Any:
-    if ISA == isa.AVX2:
-        ones = ir.Constant(s.type, [1] * s.type.count)
-        return e.call("llvm.x86.avx2.pmadd.wd", V(I32, LANES), [s, ones])
-    return _add_neighbours(e, e.builder.sext(s, V(I32, 2 * LANES)))
+    return _pair_products(e, s, ir.Constant(s.type, [1] * s.type.count))
+
+
+_PMADDWD = {isa.AVX512_VNNI: "llvm.x86.avx512.pmaddw.d.512", isa.AVX_VNNI: "llvm.x86.avx2.pmadd.wd",
+            isa.AVX2: "llvm.x86.avx2.pmadd.wd"}  # fmt: skip
+
+
+def _pair_products(e: Emitter, a: Any, b: Any) -> Any:
+    """Sums of two neighbouring products of int16."""
+    if ISA in _PMADDWD:
+        return e.call(_PMADDWD[ISA], V(I32, LANES), [a, b])
+    wide = V(I32, 2 * LANES)
+    return _add_neighbours(e, e.builder.mul(e.builder.sext(a, wide), e.builder.sext(b, wide)))
+
+
+def pair_dot(e: Emitter, v: Any, a: Any) -> Any:
+    return _pair_products(e, v, e.builder.bitcast(a, v.type))
+
+
+def half_pair(e: Emitter, v: Any, h: Any) -> Any:
+    words = e.builder.bitcast(v, V(I32, LANES))
+    up = e.splat(e.builder.trunc(e.builder.mul(e.builder.sub(I64(1), h), I64(16)), I32), LANES)
+    return e.builder.ashr(e.builder.shl(words, up), ir.Constant(words.type, [16] * LANES))
+
+
+def _twice(e: Emitter, v: Any, h: Any) -> Any:
+    """v[2r + h] in both halves of lane r."""
+    low = e.builder.and_(half_pair(e, v, h), ir.Constant(V(I32, LANES), [0xFFFF] * LANES))
+    both = e.builder.or_(low, e.builder.shl(low, ir.Constant(low.type, [16] * LANES)))
+    return e.builder.bitcast(both, v.type)
+
+
+def weigh(e: Emitter, s: Any, v: Any, h: Any) -> Any:
+    """Where pairs are summed in 16 bits, one instruction multiplies them and adds neighbours."""
+    return e.builder.mul(s, half_pair(e, v, h)) if ISA in _VNNI else _pair_products(e, s, _twice(e, v, h))
+
+
+def weigh_both(e: Emitter, s: Any, s2: Any, v: Any, h: Any) -> Any:
+    if ISA in _VNNI:
+        return weigh(e, e.builder.add(s, s2), v, h)
+    return e.builder.add(weigh(e, s, v, h), weigh(e, s2, v, h))
 
 
 def sdot_start(e: Emitter, offset: Any) -> Any:

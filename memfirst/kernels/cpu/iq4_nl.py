@@ -2,17 +2,22 @@
 
 import numpy as np
 
+from memfirst.kernels.cpu.dots import signed32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr, table16
+
+__all__ = [
+    "AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "VALUES", "columns", "minimum", "product", "scale",
+]  # fmt: skip
 
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 """Levels, denser around zero (ggml's kvalues_iq4nl)."""
 STRIDE = 288
+AHEAD = 2304
 OFFSET = 0
 PLANE = 3  # of `ao`: −128 · sum, for w + 128 unsigned
 HAS_MIN = 0
 SIGNED = 1
-STEPS = 8  # unused: signed weights are summed in 32 bits
 
 
 @inline

@@ -9,16 +9,12 @@ from memfirst.kernels.cpu.simd import (
     LANES,
     PACK,
     add,
-    dot,
-    dot_end,
-    dot_start,
-    dup4,
     fma,
     load_y,
     mul,
+    pair_dot,
     prefetch,
-    sdot,
-    sdot_start,
+    shl,
     splat,
     splat_at,
     splat_i,
@@ -28,9 +24,11 @@ from memfirst.kernels.cpu.simd import (
     to_float,
 )
 
-NEAR, FAR = 4608, 9216
-"""Bytes between what is read and what is asked for: from memory, 32-column codecs then run as fast as a plain read
-(0.90-0.94 of it without), K-quants too (0.4-0.5 without: their scales break the hardware's streams)."""
+PARTS = PACK // LANES
+"""Registers that hold one value of each of the PACK rows."""
+
+FULLER = LANES // 8
+"""Wider registers read faster, and ask for bytes as many times further ahead (a codec's AHEAD)."""
 
 
 @kernel
@@ -43,7 +41,7 @@ def block32(
     w        packed weights [rows/16, cols/32, CODEC.STRIDE]; lo and hi are multiples of 16
     aq       int8 activations [tokens, cols]
     ad, af   their scales, and scale · sum [tokens, cols/32]
-    ao       their sums times the offsets that codecs have [tokens, 4, cols/32]
+    ao       their sums times the offsets that codecs have [tokens, 3, cols/32]
     y        [tokens, stride]; what is there is added to where `add_to` is 1
     count    where `step` holds the number of tokens
     private  token rows between workers' own activations (0: shared)
@@ -52,63 +50,57 @@ def block32(
     group = blocks * CODEC.STRIDE
     tokens = step[count]
     zero = splat_i(0)
+    SIDE = PARTS if TILE == 1 else 1
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
             at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks
         for r in range(lo, hi, PACK):
-            for part in range(PACK // LANES):
+            for first in range(0, PARTS, SIDE):
                 p = r // PACK * group
-                acc = lanes(TILE)
-                for t in static(TILE):
-                    acc[t] = splat(0.0)
+                acc = lanes(SIDE * TILE)
+                for i in static(SIDE * TILE):
+                    acc[i] = splat(0.0)
                 for b in range(blocks):
-                    for i in static((CODEC.STRIDE + 63) // 64):
-                        prefetch(w, p + NEAR + 64 * i)
-                    q = CODEC.columns(w, p, part)
-                    d = CODEC.scale(w, p, part)
-                    if CODEC.HAS_MIN:
-                        m = CODEC.minimum(w, p, part)
-                    for t in static(TILE):
-                        a = (at[t] + b) * 32
-                        o = zero
-                        if CODEC.PLANE:
-                            o = splat_i_at(ao, 4 * at[t] + CODEC.PLANE * blocks + b)
-                        if CODEC.SIGNED:
-                            s = sdot_start(o)
-                            for i in static(8):
-                                s = sdot(s, q[i], dup4(aq, a + 4 * i))
-                        else:
-                            k = dot_start(o)
-                            for i in static(CODEC.STEPS):
-                                k = dot(k, q[i], dup4(aq, a + 4 * i))
-                            s = dot_end(k, o)
-                            if CODEC.STEPS < 8:
-                                k = dot_start(zero)
-                                for i in static(8 - CODEC.STEPS):
-                                    k = dot(k, q[CODEC.STEPS + i], dup4(aq, a + 4 * (CODEC.STEPS + i)))
-                                s = add(s, dot_end(k, zero))
-                        acc[t] = fma(to_float(s), mul(d, splat_at(ad, at[t] + b)), acc[t])
+                    for i in static((CODEC.STRIDE + 63) // 64 if CODEC.AHEAD else 0):
+                        prefetch(w, p + CODEC.AHEAD * FULLER + 64 * i)
+                    for side in static(SIDE):
+                        part = first + side
+                        q = CODEC.columns(w, p, part)
+                        d = CODEC.scale(w, p, part)
                         if CODEC.HAS_MIN:
-                            acc[t] = fma(m, splat_at(af, at[t] + b), acc[t])
+                            m = CODEC.minimum(w, p, part)
+                        for t in static(TILE):
+                            a = (at[t] + b) * 32
+                            o = zero
+                            if CODEC.PLANE:
+                                o = splat_i_at(ao, 3 * at[t] + (CODEC.PLANE - 1) * blocks + b)
+                            s = CODEC.product(q, aq, a, o)
+                            total = fma(to_float(s), mul(d, splat_at(ad, at[t] + b)), acc[SIDE * t + side])
+                            if CODEC.HAS_MIN:
+                                total = fma(m, splat_at(af, at[t] + b), total)
+                            acc[SIDE * t + side] = total
                     p += CODEC.STRIDE
                 for t in static(TILE):
                     if t0 + t < tokens:
-                        out = (t0 + t) * stride + r + LANES * part
-                        if add_to:
-                            acc[t] = add(acc[t], load_y(y, out))
-                        store_rows(y, out, acc[t])
+                        for side in static(SIDE):
+                            out = (t0 + t) * stride + r + LANES * (first + side)
+                            if add_to:
+                                acc[SIDE * t + side] = add(acc[SIDE * t + side], load_y(y, out))
+                            store_rows(y, out, acc[SIDE * t + side])
     return (hi - lo) // PACK * group
 
 
 @kernel
 def k256(
-    w: "u8", aq: "i8", ad: "f32", ao: "i32", y: "f32", step: "i64",
+    w: "u8", aq: "i8", ad: "f32", am: "i32", y: "f32", step: "i64",
     count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
     """As `block32` for Q4_K and Q5_K: integer sums over 256 columns, weighted by 6-bit scales and minimums.
 
-    Activations have one scale for each 256 columns: ad repeats it for each 32.
+    ad  one scale for each 256 columns, repeated for each 32
+    am  sums of 32 columns, two int16 in a word [tokens, cols/64]
+    Both halves of 16 rows at once took 1.3 times as long from memory: too much work between one line and the next.
     """
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
@@ -117,9 +109,9 @@ def k256(
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
-            at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks * 8
+            at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks
         for r in range(lo, hi, PACK):
-            for part in range(PACK // LANES):
+            for part in range(PARTS):
                 p = r // PACK * group
                 acc = lanes(TILE)
                 for t in static(TILE):
@@ -128,35 +120,26 @@ def k256(
                     sums = lanes(TILE)
                     mins = lanes(TILE)
                     for t in static(TILE):
-                        sums[t] = splat_i(0)
-                        mins[t] = splat_i(0)
-                    for j in range(4):  # sub-blocks 2j and 2j + 1 share their bytes
+                        sums[t] = zero
+                        mins[t] = zero
+                    for j in range(4):
                         for i in static(CODEC.STRIDE // 256):
-                            prefetch(w, p + FAR + j * (CODEC.STRIDE // 4) + 64 * i)
+                            prefetch(w, p + CODEC.AHEAD * FULLER + j * (CODEC.STRIDE // 4) + 64 * i)
+                        mn = CODEC.sub_minimums(w, p, part, j)
+                        for t in static(TILE):
+                            mins[t] = add(mins[t], pair_dot(mn, splat_i_at(am, (at[t] + b) * 4 + j)))
+                        sc = CODEC.sub_scales(w, p, part, j)
                         for h in static(2):
-                            q = CODEC.columns(w, p, part, 2 * j + h)
-                            sc = CODEC.sub_scale(w, p, part, 2 * j + h)
-                            mn = CODEC.sub_minimum(w, p, part, 2 * j + h)
+                            q = CODEC.columns(w, p, part, j, h)
                             for t in static(TILE):
-                                here = b * 8 + 2 * j + h
-                                a = (at[t] + here) * 32
-                                k = dot_start(zero)
-                                for i in static(CODEC.STEPS):
-                                    k = dot(k, q[i], dup4(aq, a + 4 * i))
-                                s = dot_end(k, zero)
-                                if CODEC.STEPS < 8:
-                                    k = dot_start(zero)
-                                    for i in static(8 - CODEC.STEPS):
-                                        k = dot(k, q[CODEC.STEPS + i], dup4(aq, a + 4 * (CODEC.STEPS + i)))
-                                    s = add(s, dot_end(k, zero))
-                                sums[t] = add(sums[t], mul(s, sc))
-                                mins[t] = add(mins[t], mul(mn, splat_i_at(ao, 4 * at[t] + here)))
-                    d = CODEC.scale(w, p, part)
+                                a = ((at[t] + b) * 8 + 2 * j + h) * 32
+                                sums[t] = add(sums[t], CODEC.product(q, aq, a, sc, h))
                     m = sub(splat(0.0), CODEC.minimum(w, p, part))
                     for t in static(TILE):
-                        scale = splat_at(ad, at[t] + b * 8)
-                        acc[t] = fma(to_float(sums[t]), mul(d, scale), acc[t])
-                        acc[t] = fma(to_float(mins[t]), mul(m, scale), acc[t])
+                        acc[t] = fma(to_float(mins[t]), mul(m, splat_at(ad, (at[t] + b) * 8)), acc[t])
+                    d = CODEC.scale(w, p, part)
+                    for t in static(TILE):
+                        acc[t] = fma(to_float(sums[t]), mul(d, splat_at(ad, (at[t] + b) * 8)), acc[t])
                     p += CODEC.STRIDE
                 for t in static(TILE):
                     if t0 + t < tokens:
@@ -169,54 +152,66 @@ def k256(
 
 @kernel
 def q6_k(
-    w: "u8", aq: "i8", ad: "f32", ah: "i32", y: "f32", step: "i64",
+    w: "u8", aq: "i8", ad: "f32", ap: "i32", y: "f32", step: "i64",
     count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
-    """As `block32` for Q6_K: 16 sub-blocks of 16 columns with int8 scales; `ah` holds −32 times their sums."""
+    """As `k256` for Q6_K: 16 sub-blocks of 16 columns with int8 scales, and 32 taken from each weight.
+
+    ap  sums of 16 columns, two int16 in a word [tokens, cols/32]
+    """
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
     tokens = step[count]
     zero = splat_i(0)
+    SIDE = PARTS if TILE == 1 else 1
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
-            at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks * 16
+            at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks
         for r in range(lo, hi, PACK):
-            for part in range(PACK // LANES):
+            for first in range(0, PARTS, SIDE):
                 p = r // PACK * group
-                acc = lanes(TILE)
-                for t in static(TILE):
-                    acc[t] = splat(0.0)
+                acc = lanes(SIDE * TILE)
+                for i in static(SIDE * TILE):
+                    acc[i] = splat(0.0)
                 for b in range(blocks):
-                    sums = lanes(TILE)
-                    for t in static(TILE):
-                        sums[t] = splat_i(0)
-                    for j in range(8):
-                        for i in static(7):
-                            prefetch(w, p + FAR + j * 420 + 64 * i)
-                        for h in static(2):
-                            q = CODEC.columns(w, p, part, 2 * j + h)
-                            sc = CODEC.sub_scale(w, p, part, 2 * j + h)
+                    sums = lanes(SIDE * TILE)
+                    for i in static(SIDE * TILE):
+                        sums[i] = zero
+                    for j in static(8):
+                        for side in static(SIDE):
+                            sc = CODEC.sub_scales(w, p, first + side, j)
                             for t in static(TILE):
-                                here = at[t] + b * 16 + 2 * j + h
-                                o = splat_i_at(ah, here)
-                                k = dot(dot_start(o), q[0], dup4(aq, here * 16))
-                                k = dot(k, q[1], dup4(aq, here * 16 + 4))
-                                s = dot_end(k, o)  # two steps fit 16 bits: 2 · 2 · 63 · 127 = 32,004
-                                k = dot(dot_start(zero), q[2], dup4(aq, here * 16 + 8))
-                                k = dot(k, q[3], dup4(aq, here * 16 + 12))
-                                sums[t] = add(sums[t], mul(add(s, dot_end(k, zero)), sc))
-                    d = CODEC.scale(w, p, part)
-                    for t in static(TILE):
-                        scale = splat_at(ad, at[t] // 2 + b * 8)
-                        acc[t] = fma(to_float(sums[t]), mul(d, scale), acc[t])
+                                s = pair_dot(sc, splat_i_at(ap, (at[t] + b) * 8 + j))
+                                sums[SIDE * t + side] = sub(sums[SIDE * t + side], s)
+                    for i in static(SIDE * TILE):
+                        sums[i] = shl(sums[i], 5)
+                    for half in range(2):
+                        for u in static(4):  # quarters, whose bits have each their place in bytes: no shift varies
+                            j = 4 * half + u
+                            for i in static(7):
+                                prefetch(w, p + CODEC.AHEAD * FULLER + j * 420 + 64 * i)
+                            for side in static(SIDE):
+                                sc = CODEC.sub_scales(w, p, first + side, j)
+                                for h in static(2):
+                                    q = CODEC.columns(w, p, first + side, half, u, h)
+                                    for t in static(TILE):
+                                        a = ((at[t] + b) * 16 + 2 * j + h) * 16
+                                        s = CODEC.product(q, aq, a, sc, h)
+                                        sums[SIDE * t + side] = add(sums[SIDE * t + side], s)
+                    for side in static(SIDE):
+                        d = CODEC.scale(w, p, first + side)
+                        for t in static(TILE):
+                            scale = mul(d, splat_at(ad, (at[t] + b) * 8))
+                            acc[SIDE * t + side] = fma(to_float(sums[SIDE * t + side]), scale, acc[SIDE * t + side])
                     p += CODEC.STRIDE
                 for t in static(TILE):
                     if t0 + t < tokens:
-                        out = (t0 + t) * stride + r + LANES * part
-                        if add_to:
-                            acc[t] = add(acc[t], load_y(y, out))
-                        store_rows(y, out, acc[t])
+                        for side in static(SIDE):
+                            out = (t0 + t) * stride + r + LANES * (first + side)
+                            if add_to:
+                                acc[SIDE * t + side] = add(acc[SIDE * t + side], load_y(y, out))
+                            store_rows(y, out, acc[SIDE * t + side])
     return (hi - lo) // PACK * group
 
 
@@ -240,7 +235,7 @@ def floats(
                     acc[t] = splat(0.0)
                 for c in range(0, cols, 4):
                     for k in static(CODEC.STRIDE // 16):  # 4 columns are CODEC.STRIDE / 16 lines
-                        prefetch(w, p + FAR + 64 * k)
+                        prefetch(w, p + CODEC.AHEAD * FULLER + 64 * k)
                     for k in static(4):
                         v = CODEC.value(w, p + k * CODEC.STRIDE, part)
                         for t in static(TILE):

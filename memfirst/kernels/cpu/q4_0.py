@@ -1,14 +1,17 @@
 """Packed Q4_0: per 16 rows × 32 columns, 16 f16 scales, then 256 bytes of nibbles. Value d · (q − 8)."""
 
+from memfirst.kernels.cpu.dots import nibbles32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr
 
+__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
+
 STRIDE = 288
+AHEAD = 2304
 OFFSET = 8
 PLANE = 1  # of `ao`: −8 · sum
 HAS_MIN = 0
 SIGNED = 0
-STEPS = 8  # dot products that fit 16 bits: 8 · 2 · 15 · 127 = 30,480
 
 
 @inline

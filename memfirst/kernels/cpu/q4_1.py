@@ -1,14 +1,17 @@
 """Packed Q4_1: per 16 rows × 32 columns, 16 f16 scales, 16 f16 minimums, 256 bytes of nibbles. Value d · q + m."""
 
+from memfirst.kernels.cpu.dots import nibbles32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr
 
+__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
+
 STRIDE = 320
+AHEAD = 2304
 OFFSET = 0
 PLANE = 0  # no offset
 HAS_MIN = 1
 SIGNED = 0
-STEPS = 8  # dot products that fit 16 bits: 8 · 2 · 15 · 127 = 30,480
 
 
 @inline

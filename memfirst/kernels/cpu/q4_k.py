@@ -3,11 +3,14 @@
 Value d · scale · q − dmin · minimum, a scale and a minimum for each 32 columns (a sub-block).
 """
 
+from memfirst.kernels.cpu.dots import weighed_nibbles32 as product
 from memfirst.kernels.cpu.lang import inline
-from memfirst.kernels.cpu.simd import bits, join, load_f16, load_u8, load_w, shl, shr
+from memfirst.kernels.cpu.simd import bits, join, load_f16, load_pairs, load_w, shl, shr
+
+__all__ = ["AHEAD", "STRIDE", "columns", "minimum", "nibbles", "product", "scale", "sub_minimums", "sub_scales"]
 
 STRIDE = 2304
-STEPS = 8  # dot products that fit 16 bits: 8 · 2 · 15 · 127 = 30,480
+AHEAD = 4608
 
 
 @inline
@@ -23,31 +26,31 @@ def minimum(w, p, part):
 
 
 @inline
-def sub_scale(w, p, part, s):
-    """6-bit scale of sub-block s of each row."""
-    low, high = load_u8(w, p + 64 + 16 * s, part), load_u8(w, p + 192 + 16 * (s % 4), part)
-    return join(bits(low, 15), shl(bits(shr(high, 2 * (s // 4)), 3), 4))
+def sub_scales(w, p, part, j):
+    """6-bit scales of sub-blocks 2j and 2j + 1 of each row, side by side."""
+    low, high = load_pairs(w, p + 64 + 32 * j, part), load_pairs(w, p + 192 + 32 * (j % 2), part)
+    return join(bits(low, 15), shl(bits(shr(high, 2 * (j // 2)), 3), 4))
 
 
 @inline
-def sub_minimum(w, p, part, s):
-    """6-bit minimum of sub-block s of each row."""
-    low, high = load_u8(w, p + 64 + 16 * s, part), load_u8(w, p + 192 + 16 * (s % 4), part)
-    return join(shr(low, 4), shl(bits(shr(high, 4 + 2 * (s // 4)), 3), 4))
+def sub_minimums(w, p, part, j):
+    """6-bit minimums of sub-blocks 2j and 2j + 1 of each row, side by side."""
+    low, high = load_pairs(w, p + 64 + 32 * j, part), load_pairs(w, p + 192 + 32 * (j % 2), part)
+    return join(shr(low, 4), shl(bits(shr(high, 4 + 2 * (j // 2)), 3), 4))
 
 
 @inline
-def nibbles(w, p, part, s):
-    """Low 4 bits of sub-block s, columns 4i..4i+3 of each row for i = 0..7: even sub-blocks are low nibbles."""
-    at, up = p + 256 + 512 * (s // 2), 4 * (s % 2)
+def nibbles(w, at, part, h):
+    """Columns 4i..4i+3 of each row for i = 0..7, from 512 bytes at `at`: low nibbles (h = 0) or high ones."""
+    up = 4 * h
     a, b = bits(shr(load_w(w, at, part), up), 15), bits(shr(load_w(w, at + 64, part), up), 15)
     c, d = bits(shr(load_w(w, at + 128, part), up), 15), bits(shr(load_w(w, at + 192, part), up), 15)
     e, f = bits(shr(load_w(w, at + 256, part), up), 15), bits(shr(load_w(w, at + 320, part), up), 15)
-    g, h = bits(shr(load_w(w, at + 384, part), up), 15), bits(shr(load_w(w, at + 448, part), up), 15)
-    return a, b, c, d, e, f, g, h
+    g, i = bits(shr(load_w(w, at + 384, part), up), 15), bits(shr(load_w(w, at + 448, part), up), 15)
+    return a, b, c, d, e, f, g, i
 
 
 @inline
-def columns(w, p, part, s):
-    """Columns 4i..4i+3 of sub-block s of each row, for i = 0..7."""
-    return nibbles(w, p, part, s)
+def columns(w, p, part, j, h):
+    """Columns 4i..4i+3 of sub-block 2j + h of each row, for i = 0..7."""
+    return nibbles(w, p + 256 + 512 * j, part, h)

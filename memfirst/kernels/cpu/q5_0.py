@@ -3,15 +3,18 @@
 Value d · (q − 16).
 """
 
+from memfirst.kernels.cpu.dots import five_bits32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_w, shl, shr
 
+__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
+
 STRIDE = 352
+AHEAD = 2304
 OFFSET = 16
 PLANE = 2  # of `ao`: −16 · sum
 HAS_MIN = 0
 SIGNED = 0
-STEPS = 4  # dot products that fit 16 bits: 4 · 2 · 31 · 127 = 31,496
 
 
 @inline

@@ -3,15 +3,18 @@
 Value d · q + m.
 """
 
+from memfirst.kernels.cpu.dots import five_bits32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_w, shl, shr
 
+__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
+
 STRIDE = 384
+AHEAD = 2304
 OFFSET = 0
 PLANE = 0  # no offset
 HAS_MIN = 1
 SIGNED = 0
-STEPS = 4  # dot products that fit 16 bits: 4 · 2 · 31 · 127 = 31,496
 
 
 @inline

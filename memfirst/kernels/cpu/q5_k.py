@@ -1,13 +1,14 @@
 """Packed Q5_K: as Q4_K, with 512 bytes of fifth bits before the nibbles."""
 
+from memfirst.kernels.cpu.dots import weighed_five_bits32 as product
 from memfirst.kernels.cpu.lang import inline
-from memfirst.kernels.cpu.q4_k import minimum, nibbles, scale, sub_minimum, sub_scale
+from memfirst.kernels.cpu.q4_k import minimum, nibbles, scale, sub_minimums, sub_scales
 from memfirst.kernels.cpu.simd import bits, join, load_w, shl, shr
 
-__all__ = ["STEPS", "STRIDE", "columns", "minimum", "scale", "sub_minimum", "sub_scale"]
+__all__ = ["AHEAD", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales"]
 
 STRIDE = 2816
-STEPS = 4  # dot products that fit 16 bits: 4 · 2 · 31 · 127 = 31,496
+AHEAD = 4608
 
 
 @inline
@@ -17,9 +18,9 @@ def fifth(w, p, part, s, i):
 
 
 @inline
-def columns(w, p, part, s):
-    """Columns 4i..4i+3 of sub-block s of each row, for i = 0..7."""
-    n = nibbles(w, p + 512, part, s)  # behind the fifth bits
+def columns(w, p, part, j, h):
+    """Columns 4i..4i+3 of sub-block 2j + h of each row, for i = 0..7."""
+    s, n = 2 * j + h, nibbles(w, p + 768 + 512 * j, part, h)
     return (
         join(n[0], fifth(w, p, part, s, 0)),
         join(n[1], fifth(w, p, part, s, 1)),

@@ -5,10 +5,14 @@ u of half n has its low nibbles in bytes 64n + 32(u mod 2).. (high nibbles for u
 bytes 32n...
 """
 
+from memfirst.kernels.cpu.dots import weighed_six_bits16 as product
 from memfirst.kernels.cpu.lang import inline
-from memfirst.kernels.cpu.simd import bits, join, load_f16, load_i8, load_w, shl, shr
+from memfirst.kernels.cpu.simd import bits, join, load_f16, load_signed_pairs, load_w, shl, shr
+
+__all__ = ["AHEAD", "STRIDE", "columns", "product", "scale", "sub_scales"]
 
 STRIDE = 3360
+AHEAD = 2304
 
 
 @inline
@@ -18,21 +22,25 @@ def scale(w, p, part):
 
 
 @inline
-def sub_scale(w, p, part, s):
-    """Scale of columns 16s..16s+15 of each row."""
-    return load_i8(w, p + 32 + 16 * s, part)
+def sub_scales(w, p, part, j):
+    """int8 scales of sub-blocks 2j and 2j + 1 of each row, side by side."""
+    return load_signed_pairs(w, p + 32 + 32 * j, part)
 
 
 @inline
-def _four(w, p, part, s, i):
-    """Columns 16s + 4i..16s + 4i + 3 of each row, 0..63."""
-    half, quarter = s // 8, s % 8 // 2
-    low = load_w(w, p + 288 + 1024 * half + 512 * (quarter % 2) + 256 * (s % 2) + 64 * i, part)
-    high = load_w(w, p + 2336 + 512 * half + 256 * (s % 2) + 64 * i, part)
-    return join(bits(shr(low, 4 * (quarter // 2)), 15), shl(bits(shr(high, 2 * quarter), 3), 4))
+def _four(w, p, part, half, u, h, i):
+    """Columns 128 · half + 32u + 16h + 4i..+ 3 of each row, 0..63."""
+    low = load_w(w, p + 288 + 1024 * half + 512 * (u % 2) + 256 * h + 64 * i, part)
+    high = load_w(w, p + 2336 + 512 * half + 256 * h + 64 * i, part)
+    return join(bits(shr(low, 4 * (u // 2)), 15), shl(bits(shr(high, 2 * u), 3), 4))
 
 
 @inline
-def columns(w, p, part, s):
-    """Columns 4i..4i+3 of those 16 of each row, for i = 0..3."""
-    return _four(w, p, part, s, 0), _four(w, p, part, s, 1), _four(w, p, part, s, 2), _four(w, p, part, s, 3)
+def columns(w, p, part, half, u, h):
+    """Columns 4i..4i+3, i = 0..3, of sub-block h of quarter u of that half of 256, of each row."""
+    return (
+        _four(w, p, part, half, u, h, 0),
+        _four(w, p, part, half, u, h, 1),
+        _four(w, p, part, half, u, h, 2),
+        _four(w, p, part, half, u, h, 3),
+    )

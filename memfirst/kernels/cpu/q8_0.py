@@ -1,14 +1,17 @@
 """Packed Q8_0: per 16 rows × 32 columns, 16 f16 scales, then 512 int8. Value d · q."""
 
+from memfirst.kernels.cpu.dots import signed32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import load_f16, load_w
 
+__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
+
 STRIDE = 544
+AHEAD = 0
 OFFSET = 0
 PLANE = 3  # of `ao`: −128 · sum, for w + 128 unsigned
 HAS_MIN = 0
 SIGNED = 1
-STEPS = 8  # unused: signed weights are summed in 32 bits
 
 
 @inline

@@ -71,16 +71,16 @@ def load_w(w, offset, part):
     return _rows(w, offset, 4, part)
 
 
-@op(emission("load_rows_u8_i32"), "i32")
-def load_u8(w, offset, part):
-    """1 byte of each row, as int32 0..255."""
-    return _rows(w, offset, 1, part).astype(np.int32)
+@op(emission("load_rows_pairs"), "pairs")
+def load_pairs(w, offset, part):
+    """2 bytes of each row, as int16 0..255."""
+    return _rows(w, offset, 2, part).astype(np.int16)
 
 
-@op(emission("load_rows_i8_i32"), "i32")
-def load_i8(w, offset, part):
-    """1 byte of each row, as int32 -128..127."""
-    return _rows(w, offset, 1, part).view(np.int8).astype(np.int32)
+@op(emission("load_rows_signed_pairs"), "pairs")
+def load_signed_pairs(w, offset, part):
+    """2 bytes of each row, as int16 -128..127."""
+    return _rows(w, offset, 2, part).view(np.int8).astype(np.int16)
 
 
 @op(emission("load_rows_f16"), "f32")
@@ -238,6 +238,30 @@ def sdot(s, w, a):
     """s + w·a, both signed, |a| <= 127."""
     product = w.view(np.int8).astype(np.int32) * a.view(np.int8).astype(np.int32)
     return s + product.reshape(-1, 4).sum(1, dtype=np.int32)
+
+
+@op(emission("weigh"), "i32")
+def weigh(s, v, h):
+    """The sum times the row's v[2r + h], |v| < 256, as int32, one lane a row."""
+    return s.reshape(-1, 2).sum(1, dtype=np.int32) * v[h::2].astype(np.int32)
+
+
+@op(emission("weigh_both"), "i32")
+def weigh_both(s, s2, v, h):
+    """The sum of two that do not fit one, as `weigh`."""
+    return (s + s2).reshape(-1, 2).sum(1, dtype=np.int32) * v[h::2].astype(np.int32)
+
+
+@op(emission("pair_dot"), "i32")
+def pair_dot(v, a):
+    """v[2r] · low + v[2r + 1] · high for each row: the two int16 that each lane of `a` is made of."""
+    return (v.astype(np.int32) * a.view(np.int16)).reshape(-1, 2).sum(1, dtype=np.int32)
+
+
+@op(emission("half_pair"), "i32")
+def half_pair(v, h):
+    """v[2r + h], one lane a row."""
+    return v[h::2].astype(np.int32)
 
 
 # --- arithmetic -----------------------------------------------------------------------------------------
