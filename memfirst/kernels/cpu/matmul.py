@@ -186,19 +186,17 @@ def q6_k(
                                 sums[SIDE * t + side] = sub(sums[SIDE * t + side], s)
                     for i in static(SIDE * TILE):
                         sums[i] = shl(sums[i], 5)
-                    for half in range(2):
-                        for u in static(4):  # quarters, whose bits have each their place in bytes: no shift varies
-                            j = 4 * half + u
-                            for i in static(7):
-                                prefetch(w, p + CODEC.AHEAD * FULLER + j * 420 + 64 * i)
-                            for side in static(SIDE):
-                                sc = CODEC.sub_scales(w, p, first + side, j)
-                                for h in static(2):
-                                    q = CODEC.columns(w, p, first + side, half, u, h)
-                                    for t in static(TILE):
-                                        a = ((at[t] + b) * 16 + 2 * j + h) * 16
-                                        s = CODEC.product(q, aq, a, sc, h)
-                                        sums[SIDE * t + side] = add(sums[SIDE * t + side], s)
+                    for j in range(8):
+                        for i in static(7):
+                            prefetch(w, p + CODEC.AHEAD * FULLER + j * 420 + 64 * i)
+                        for side in static(SIDE):
+                            sc = CODEC.sub_scales(w, p, first + side, j)
+                            for h in static(2):
+                                q = CODEC.columns(w, p, first + side, j, h)
+                                for t in static(TILE):
+                                    a = ((at[t] + b) * 16 + 2 * j + h) * 16
+                                    s = CODEC.product(q, aq, a, sc, h)
+                                    sums[SIDE * t + side] = add(sums[SIDE * t + side], s)
                     for side in static(SIDE):
                         d = CODEC.scale(w, p, first + side)
                         for t in static(TILE):
