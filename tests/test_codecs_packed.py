@@ -103,7 +103,8 @@ def packed_weight(name: str, tile: np.ndarray, row: int, column: int) -> np.floa
         scale, minimum = low & 15 | (high & 3) << 4, low >> 4 | (high >> 4 & 3) << 4
         return d * np.float32(scale) * np.float32(code) - m * np.float32(minimum)
     if name == "q6_k":
-        return d * np.float32(tile[32 + 32 * (column // 32) + 2 * row + column // 16 % 2].view(np.int8)) * np.float32(code - 32)
+        scale = tile[32 + 32 * (column // 32) + 2 * row + column // 16 % 2].view(np.int8)  # two of a row side by side
+        return d * np.float32(scale) * np.float32(code - 32)
     if name == "q8_0":
         return d * np.float32(np.uint8(code).view(np.int8))
     if name in LEVELS:

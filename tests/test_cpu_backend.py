@@ -25,6 +25,7 @@ from memfirst.ops.attention import Attention
 from memfirst.ops.linear import Linear
 from memfirst.ops.runtime import Runtime, Values
 from memfirst.ops.traffic import ACTIVATIONS, HEAD
+from tests.slow_int8 import int8
 from tests.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, batch, fill_cache, options, tiny
 
 F32 = np.ndarray[Any, np.dtype[np.float32]]
@@ -59,9 +60,8 @@ class Int8Linear(Linear):
     block: int = 32
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
-        x = inputs[0].reshape(-1, self.block)
-        top, most = np.abs(x).max(1, keepdims=True), np.float32(127)
-        return super().reference(run, [(np.rint(x * (most / top)) * (top / most)).reshape(inputs[0].shape)])
+        q, scales = int8(inputs[0], self.block)
+        return super().reference(run, [q * np.repeat(scales, self.block, axis=-1)])
 
 
 class F16Attention(Attention):
