@@ -5,18 +5,8 @@ a     where in `aq` the activations of column 0 lie; one step is the 4 columns o
 """
 
 from memfirst.kernels.cpu.lang import inline
-from memfirst.kernels.cpu.simd import (
-    add,
-    dot,
-    dot_end,
-    dot_start,
-    dup4,
-    sdot,
-    sdot_start,
-    splat_i,
-    weigh,
-    weigh_both,
-)
+from memfirst.kernels.cpu.simd import add, dup4, splat_i
+from memfirst.kernels.cpu.simd_dot import dot, dot_end, dot_start, sdot, sdot_start, weigh, weigh_both
 
 
 @inline

@@ -4,8 +4,9 @@ A row lies among the 15 it is packed with, on the same cache lines: a look-up re
 """
 
 from memfirst.kernels.cpu.lang import kernel, static
-from memfirst.kernels.cpu.simd import LANES, PACK, add, column, half_pair, mul, signed_column, splat_i, sub, to_float
+from memfirst.kernels.cpu.simd import LANES, PACK, add, column, mul, signed_column, splat_i, sub, to_float
 from memfirst.kernels.cpu.simd16 import lane
+from memfirst.kernels.cpu.simd_dot import half_pair
 
 
 @kernel

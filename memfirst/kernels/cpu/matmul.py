@@ -12,7 +12,6 @@ from memfirst.kernels.cpu.simd import (
     fma,
     load_y,
     mul,
-    pair_dot,
     prefetch,
     shl,
     splat,
@@ -23,6 +22,7 @@ from memfirst.kernels.cpu.simd import (
     sub,
     to_float,
 )
+from memfirst.kernels.cpu.simd_dot import pair_dot
 
 PARTS = PACK // LANES
 """Registers that hold one value of each of the PACK rows."""
@@ -50,7 +50,7 @@ def block32(
     group = blocks * CODEC.STRIDE
     tokens = step[count]
     zero = splat_i(0)
-    SIDE = PARTS if TILE == 1 else 1
+    SIDE = PARTS if TILE == 1 else 1  # parts of a group in one pass: of eight tokens, only one leaves registers
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
@@ -163,7 +163,7 @@ def q6_k(
     group = blocks * CODEC.STRIDE
     tokens = step[count]
     zero = splat_i(0)
-    SIDE = PARTS if TILE == 1 else 1
+    SIDE = PARTS if TILE == 1 else 1  # parts of a group in one pass: of eight tokens, only one leaves registers
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         for t in static(TILE):
