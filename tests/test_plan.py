@@ -503,17 +503,20 @@ def test_planning_loads_what_it_may_and_nothing_else(tmp_path: Path) -> None:
     assert set(tops.strip("[]").replace("'", "").split(", ")) <= MAY_LOAD
 
 
-def test_a_plan_takes_at_most_six_tenths_of_a_second(tmp_path: Path) -> None:
-    """Median of 5 processes; the processor's time, so that others' work on this machine counts less.
-
-    One thread: NumPy's idle ones would count as time, though nobody waits for them.
-    """
+def seconds_of_processor(command: list[str], env: dict[str, str]) -> float:
+    """Of one run, in user and system mode: others' work on this machine counts less than in wall time."""
     resource = pytest.importorskip("resource")
-    spent = []
-    for _ in range(6):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        env = environment(tmp_path) | {"OPENBLAS_NUM_THREADS": "1"}
-        subprocess.run([sys.executable, *START], capture_output=True, check=True, env=env)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert median(spent[1:]) <= 0.6  # the first may compile
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *command], capture_output=True, check=True, env=env)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return float(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def test_a_plan_takes_at_most_six_tenths_of_a_second(tmp_path: Path) -> None:
+    """Where importing NumPy takes 0.12 s, as beside it here: cores that neighbours slow down slow both.
+
+    Median of 5 pairs, after one that may compile; one thread, as NumPy's idle ones would count.
+    """
+    env = environment(tmp_path) | {"OPENBLAS_NUM_THREADS": "1"}
+    pairs = [[seconds_of_processor(c, env) for c in (START, ["-c", "import numpy"])] for _ in range(6)]
+    assert median(plan / numpy for plan, numpy in pairs[1:]) <= 0.6 / 0.12

@@ -4,7 +4,7 @@ A row lies among the 15 it is packed with, on the same cache lines: a look-up re
 """
 
 from memfirst.kernels.cpu.lang import kernel, static
-from memfirst.kernels.cpu.simd import LANES, PACK, add, column, mul, signed_column, splat_i, sub, to_float
+from memfirst.kernels.cpu.simd import LANES, PACK, add, brought, column, mul, signed_column, splat_i, sub, to_float
 from memfirst.kernels.cpu.simd16 import lane
 from memfirst.kernels.cpu.simd_dot import half_pair
 
@@ -17,6 +17,7 @@ def block32(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CO
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
         part = tokens[t] % PACK // LANES
         for b in range(blocks):
+            brought(w, p, CODEC.STRIDE)
             q = CODEC.columns(w, p, part)
             d = CODEC.scale(w, p, part)
             for i in static(8):
@@ -38,6 +39,7 @@ def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
         part = tokens[t] % PACK // LANES
         for b in range(blocks):
+            brought(w, p, CODEC.STRIDE)
             for j in range(4):
                 for h in static(2):
                     d = mul(CODEC.scale(w, p, part), to_float(half_pair(CODEC.sub_scales(w, p, part, j), h)))
@@ -59,6 +61,7 @@ def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
         part = tokens[t] % PACK // LANES
         for b in range(blocks):
+            brought(w, p, CODEC.STRIDE)
             for j in range(8):
                 for h in static(2):
                     d = mul(CODEC.scale(w, p, part), to_float(half_pair(CODEC.sub_scales(w, p, part, j), h)))
@@ -78,5 +81,6 @@ def floats(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, COD
         p, k = tokens[t] // PACK * cols * CODEC.STRIDE, tokens[t] % LANES
         part = tokens[t] % PACK // LANES
         for c in range(cols):
+            brought(w, p + c * CODEC.STRIDE, CODEC.STRIDE)
             x[t * cols + c] = lane(CODEC.value(w, p + c * CODEC.STRIDE, part), k)
     return (hi - lo) * cols * CODEC.STRIDE

@@ -256,5 +256,9 @@ def prefetch(e: Emitter, w: Any, offset: Any) -> None:
     e.call("llvm.prefetch.p0", ir.VoidType(), [e.at(w, 0, offset, I8), I32(0), I32(3), I32(1)])
 
 
+def nothing(e: Emitter, *values: Any) -> None:
+    """No instruction."""
+
+
 def checksum(e: Emitter, v: Any) -> Any:
     return _fold(e, e.builder.bitcast(v, V(I32, LANES)), add)

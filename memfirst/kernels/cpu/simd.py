@@ -245,3 +245,9 @@ def maximum(a, b):
 @op(emission("prefetch"), "void")
 def prefetch(w, index):
     """Ask for the cache line of an element; nothing happens where there is no such element."""
+
+
+@op(emission("nothing"), "void")
+def brought(w, offset, count):
+    """Bytes that come along with what is loaded of them, as lines of memory move whole: counted, and not looked at."""
+    read_bytes(w, offset, count)
