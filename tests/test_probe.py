@@ -351,6 +351,7 @@ def test_a_bandwidth_alone_bounds_the_bytes(capsys: pytest.CaptureFixture[str]) 
         (["--bandwidth", "5", "--on", "rtx-4090"], 2, "--on"),
         (["--api-key", "a\nb"], 2, "--api-key"),
         (["--seconds", "nan"], 2, "seconds"),
+        (["--bandwidth", "nan"], 2, "bandwidth"),
         (["--model", "no-such-model"], 1, "no-such-model"),
         (["--on", "no-such-machine"], 1, "no-such-machine"),
         (["--codec", "q4_0"], 2, "--model"),

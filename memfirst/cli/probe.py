@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from memfirst.graph import Graph
+
+
+def _number(value: float | None) -> float | None:
+    """NaN and infinity are no numbers to a clock: a range lets NaN pass."""
+    if value is not None and not isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
 
 Url = Annotated[
     str,
@@ -35,9 +44,10 @@ KV = Annotated[str, typer.Option("--kv", metavar="CODEC", help="The codec of the
 Bandwidth = Annotated[
     float | None,
     typer.Option(
-        "--bandwidth", metavar="GBPS", min=0.001, help="The server's memory bandwidth in GB/s.", show_default=False
+        "--bandwidth", metavar="GBPS", min=0.001, callback=_number, help="The server's memory bandwidth in GB/s.",
+        show_default=False,
     ),
-]
+]  # fmt: skip
 On = Annotated[
     str | None,
     typer.Option(
@@ -52,7 +62,10 @@ Tokens = Annotated[
     typer.Option("--tokens", metavar="N", min=28, max=4096, help="Tokens of each answer; fewer where it is slow."),
 ]
 Seconds = Annotated[
-    float, typer.Option("--seconds", metavar="S", min=0.1, max=86400, help="Stop after so many seconds.")
+    float,
+    typer.Option(
+        "--seconds", metavar="S", min=0.1, max=86400, callback=_number, help="Stop after so many seconds."
+    ),
 ]
 Requests = Annotated[
     int, typer.Option("--max-requests", metavar="N", min=1, max=10000, help="Send at most so many requests.")
