@@ -7,7 +7,7 @@ from memfirst.kernels.cpu.simd import load_f16, load_w
 __all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
 
 STRIDE = 544
-AHEAD = 0
+AHEAD = 0  # one plain stream: hardware follows it, and asking cost 17 to 20 % on a Zen 3
 OFFSET = 0
 PLANE = 3  # of `ao`: −128 · sum, for w + 128 unsigned
 HAS_MIN = 0
