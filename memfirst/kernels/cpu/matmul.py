@@ -100,7 +100,7 @@ def k256(
 
     ad  one scale for each 256 columns, repeated for each 32
     am  sums of 32 columns, two int16 in a word [tokens, cols/64]
-    Both halves of 16 rows at once took 1.3 times as long from memory: too much work between one line and the next.
+    Both halves of 16 rows in one pass, sub-blocks unrolled, took 1.3 times as long from memory; why is not known.
     """
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
