@@ -10,7 +10,7 @@ from memfirst.kernels.cpu.simd import bits, join, load_f16, load_pairs, load_w, 
 __all__ = ["AHEAD", "STRIDE", "columns", "minimum", "nibbles", "product", "scale", "sub_minimums", "sub_scales"]
 
 STRIDE = 2304
-AHEAD = 4608
+AHEAD = 18432
 
 
 @inline

@@ -8,7 +8,7 @@ from memfirst.kernels.cpu.simd import bits, join, load_w, shl, shr
 __all__ = ["AHEAD", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales"]
 
 STRIDE = 2816
-AHEAD = 4608
+AHEAD = 18432
 
 
 @inline

@@ -12,7 +12,7 @@ from memfirst.kernels.cpu.simd import bits, join, load_f16, load_signed_pairs, l
 __all__ = ["AHEAD", "STRIDE", "columns", "product", "scale", "sub_scales"]
 
 STRIDE = 3360
-AHEAD = 2304
+AHEAD = 4608
 
 
 @inline
