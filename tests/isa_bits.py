@@ -54,7 +54,7 @@ def every_half() -> tuple[bytes, bytes]:
 
 
 def main() -> None:
-    statics = {"TILE": 1, "BLOCK": 32, "DIM": 32, "GROUP": 2, "WIDE": 2, "AHEAD": 0}
+    statics = {"TILE": 1, "BLOCK": 32, "DIM": 32, "GROUP": 2, "AHEAD": 0}
     parts = (("matmul", CODECS), ("embed", LOOK_UPS))
     keys = {key_of(f"{part}.{kernel_of(c)}", {**statics, "CODEC": c}) for part, names in parts for c in names}
     keys |= {key_of(f"attention.{name}", statics) for name in ("write_keys", "write_values", "attend", "merge")}

@@ -49,7 +49,7 @@ def attention(group: int, dim: int, window: int, by_split: bool = False) -> tupl
         "q": q.reshape(-1), "scores": zeros("f32", 2 * group * ROW), "top": zeros("f32", units * group),
         "total": zeros("f32", units * group), "part": zeros("f32", units * group * dim), "starts": starts,
         "ends": ends, "charged": ends, "table_at": np.zeros(n, np.int32), "scale": dim**-0.5,
-        "DIM": dim, "GROUP": group, "WIDE": 4 if group <= 4 and dim % 64 == 0 else 2, "AHEAD": int(by_split),
+        "DIM": dim, "GROUP": group, "AHEAD": int(by_split),
     }  # fmt: skip
     half = units // 2
     read = call("attention.attend", 0, half, worker=1, **made) + call("attention.attend", half, units, **made)

@@ -36,7 +36,7 @@ ROWS = 16
 """Chunks of rows are multiples of this: the widest register takes 16."""
 
 MAX_GROUP = 32
-"""Query heads over one head of keys: each has registers of its own, and 64 take 20 s to compile."""
+"""Query heads over one head of keys: each has sums of its own, and 64 take 20 s to compile."""
 
 
 @dataclass

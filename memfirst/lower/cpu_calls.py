@@ -195,9 +195,7 @@ class CpuCalls:
             **self._partials(op), **{name: Ref("step", name) for name in arrays}, "heads": c.heads, "scale": op.scale,
             **self._place(op, "keys"), **self._place(op, "values"),
         }  # fmt: skip
-        wide = 4 if group <= 4 and c.v_dim % 64 == 0 else 2  # at most 16 sums at once: they stay in registers
-        return _call("attention.attend", args, op, KV_READ, DIM=c.k_dim, GROUP=group, WIDE=wide,
-                     AHEAD=int(self.capacity <= 8))  # fmt: skip
+        return _call("attention.attend", args, op, KV_READ, DIM=c.k_dim, GROUP=group, AHEAD=int(self.capacity <= 8))
 
     def _partials(self, op: Attention) -> Args:
         """A maximum, a sum and weighted values for each unit and query head."""

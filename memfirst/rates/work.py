@@ -19,7 +19,7 @@ from memfirst.ops.positions import attended_pairs
 LARGEST = CAPACITIES[-1]
 """Tokens of its largest step."""
 
-_SKIPPED = frozenset({"WIDE", "SPLIT"})
+_SKIPPED = frozenset({"SPLIT"})
 """Statics that follow from others, or that cost nothing."""
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from memfirst.kernels.cpu.elementwise import exp16
 from memfirst.kernels.cpu.lang import inline, kernel, lanes, static
-from memfirst.kernels.cpu.simd import add, fma, mul, prefetch, sub
+from memfirst.kernels.cpu.simd import LANES, add, fma, mul, prefetch, sub
 from memfirst.kernels.cpu.simd16 import (
     lane,
     larger,
@@ -33,6 +33,12 @@ PAGE = 64
 SPLIT = 512
 ROW = SPLIT + 64
 """Floats of working memory for each query head: a split that starts inside a group of 16, and two factors."""
+
+SUMS = 16 if LANES == 16 else 4
+"""Sums of 16 floats at once; more leave the registers, and took twice the time on a Zen 3 (16 of 8 lanes)."""
+
+MOST = LANES // 2
+"""Query heads at once: of a larger group, pieces, which read their keys and values again from cache."""
 
 
 @kernel
@@ -110,6 +116,16 @@ def _rescale(top, total, at, largest, weight):
 
 
 @inline
+def _softmax(scores, row, skip, used, top, total, at, fresh):
+    """Turns a split's scores into weights; what a fold needs lies behind them where `fresh` is not true."""
+    largest, weight = _weights(scores, row, skip, used)
+    if fresh:
+        top[at], total[at] = largest, weight
+    else:
+        scores[row + ROW - 2], scores[row + ROW - 1] = _rescale(top, total, at, largest, weight)
+
+
+@inline
 def _fold(part, at, old, new, values):
     """part = part · old + values · new, 16 of them."""
     store16(part, at, fma(values, splat16(new), mul(load16(part, at), splat16(old))))
@@ -120,7 +136,7 @@ def attend(
     q: "f32", cache: "u16", scores: "f32", top: "f32", total: "f32", part: "f32",
     item_token: "i32", item_split: "i32", item_last: "i32", starts: "i32", ends: "i32", charged: "i32",
     tables: "i32", table_at: "i32", heads: "int", page_items: "int", keys_at: "int", values_at: "int",
-    scale: "float", worker, lo, hi, *, DIM, GROUP, WIDE, AHEAD,
+    scale: "float", worker, lo, hi, *, DIM, GROUP, AHEAD,
 ):  # fmt: skip
     """Units lo..hi: unit = item · heads + KV head. Returns the bytes of keys and values that it read.
 
@@ -131,9 +147,12 @@ def attend(
     starts, ends the positions that each token attends
     charged      those from here on are counted by the sequence's next token, which reads them in the same step
     tables       page tables, the one of token t from table_at[t] on
-    WIDE         vectors of 16 that are read at once: positions of keys, then values of a head
     AHEAD        1 where the cache comes from memory: ask for what is read next
     """
+    PIECES = (GROUP + MOST - 1) // MOST
+    HEADS = (GROUP + PIECES - 1) // PIECES
+    # Vectors of 16 that are read at once, positions of keys and then values of a head; several hide fma's latency.
+    WIDE = 4 if 4 * HEADS <= SUMS and DIM % 64 == 0 else 2 if 2 * HEADS <= SUMS else 1
     read = 0
     for unit in range(lo, hi):
         item, h = unit // heads, unit % heads
@@ -153,63 +172,61 @@ def attend(
                     else:
                         ahead = tables[pages + first // PAGE] * page_items + values + p % PAGE * DIM
                     at = lanes(WIDE)
-                    acc = lanes(GROUP * WIDE)
-                    for i in static(WIDE):  # several groups at once hide the latency of fma
+                    for i in static(WIDE):
                         at[i] = p + 16 * i if p + 16 * i < end else p
-                    for i in static(GROUP * WIDE):
-                        acc[i] = splat16(0.0)
-                    for d in range(DIM):
-                        if AHEAD:  # 32 positions' f16 are DIM lines
-                            for i in static(WIDE // 2):
-                                prefetch(cache, ahead + (i * DIM + d) * 32)
-                        k = lanes(WIDE)
-                        for i in static(WIDE):
-                            skip, used = max(first - at[i], 0), min(last - at[i], 16)
-                            k[i] = load16_f16_of(cache, here + at[i] * DIM + d * 16, skip, used)
-                        for g in static(GROUP):
-                            e = splat16_at(q, query + g * DIM + d)
+                    for piece in static(PIECES):
+                        COUNT = HEADS if piece * HEADS + HEADS <= GROUP else GROUP - piece * HEADS
+                        acc = lanes(COUNT * WIDE)
+                        for i in static(COUNT * WIDE):
+                            acc[i] = splat16(0.0)
+                        for d in range(DIM):
+                            for i in static((WIDE + 1) // 2 if AHEAD and piece == 0 else 0):  # 32 f16 are a line
+                                prefetch(cache, ahead + (i * DIM + d) * (32 if WIDE > 1 else 16))
+                            k = lanes(WIDE)
                             for i in static(WIDE):
-                                acc[g * WIDE + i] = fma(e, k[i], acc[g * WIDE + i])
-                    for g in static(GROUP):
-                        for i in static(WIDE):
-                            row = (worker * GROUP + g) * ROW + p - base + 16 * i
-                            store16(scores, row, mul(acc[g * WIDE + i], splat16(scale)))
+                                skip, used = max(first - at[i], 0), min(last - at[i], 16)
+                                k[i] = load16_f16_of(cache, here + at[i] * DIM + d * 16, skip, used)
+                            for g in static(COUNT):
+                                e = splat16_at(q, query + (piece * HEADS + g) * DIM + d)
+                                for i in static(WIDE):
+                                    acc[g * WIDE + i] = fma(e, k[i], acc[g * WIDE + i])
+                        for g in static(COUNT):
+                            row = (worker * GROUP + piece * HEADS + g) * ROW + p - base
+                            for i in static(WIDE):
+                                store16(scores, row + 16 * i, mul(acc[g * WIDE + i], splat16(scale)))
             fresh = split == item_split[item]
             for g in range(GROUP):
-                row, at = (worker * GROUP + g) * ROW, unit * GROUP + g
-                largest, weight = _weights(scores, row, first - base, last - base)
-                if fresh:
-                    top[at], total[at] = largest, weight
-                else:
-                    scores[row + ROW - 2], scores[row + ROW - 1] = _rescale(top, total, at, largest, weight)
-            for d in range(0, DIM, 16 * WIDE):
-                out = lanes(GROUP * WIDE)
-                for i in static(GROUP * WIDE):
-                    out[i] = splat16(0.0)
-                for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
-                    start, end = max(first, index * PAGE), min(last, index * PAGE + PAGE)
-                    here = tables[pages + index] * page_items + values - index * PAGE * DIM + d
-                    later = min(index + 1, (last - 1) // PAGE)
-                    ahead = tables[pages + later] * page_items + values - index * PAGE * DIM + d
-                    for p in range(start, end):
-                        if AHEAD:
-                            for i in static(WIDE // 2):
+                row = (worker * GROUP + g) * ROW
+                _softmax(scores, row, first - base, last - base, top, total, unit * GROUP + g, fresh)
+            for piece in static(PIECES):
+                COUNT = HEADS if piece * HEADS + HEADS <= GROUP else GROUP - piece * HEADS
+                for d in range(0, DIM, 16 * WIDE):
+                    out = lanes(COUNT * WIDE)
+                    for i in static(COUNT * WIDE):
+                        out[i] = splat16(0.0)
+                    for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
+                        start, end = max(first, index * PAGE), min(last, index * PAGE + PAGE)
+                        here = tables[pages + index] * page_items + values - index * PAGE * DIM + d
+                        later = min(index + 1, (last - 1) // PAGE)
+                        ahead = tables[pages + later] * page_items + values - index * PAGE * DIM + d
+                        for p in range(start, end):
+                            for i in static((WIDE + 1) // 2 if AHEAD and piece == 0 else 0):
                                 prefetch(cache, ahead + p * DIM + 32 * i)
-                        v = lanes(WIDE)
-                        for i in static(WIDE):
-                            v[i] = load16_f16(cache, here + p * DIM + 16 * i)
-                        for g in static(GROUP):
-                            e = splat16_at(scores, (worker * GROUP + g) * ROW + p - base)
+                            v = lanes(WIDE)
                             for i in static(WIDE):
-                                out[g * WIDE + i] = fma(e, v[i], out[g * WIDE + i])
-                for g in static(GROUP):
-                    row = (worker * GROUP + g) * ROW
-                    for i in static(WIDE):
-                        at = (unit * GROUP + g) * DIM + d + 16 * i
-                        if fresh:
-                            store16(part, at, out[g * WIDE + i])
-                        else:
-                            _fold(part, at, scores[row + ROW - 2], scores[row + ROW - 1], out[g * WIDE + i])
+                                v[i] = load16_f16(cache, here + p * DIM + 16 * i)
+                            for g in static(COUNT):
+                                e = splat16_at(scores, (worker * GROUP + piece * HEADS + g) * ROW + p - base)
+                                for i in static(WIDE):
+                                    out[g * WIDE + i] = fma(e, v[i], out[g * WIDE + i])
+                    for g in static(COUNT):
+                        row = (worker * GROUP + piece * HEADS + g) * ROW
+                        for i in static(WIDE):
+                            at = (unit * GROUP + piece * HEADS + g) * DIM + d + 16 * i
+                            if fresh:
+                                store16(part, at, out[g * WIDE + i])
+                            else:
+                                _fold(part, at, scores[row + ROW - 2], scores[row + ROW - 1], out[g * WIDE + i])
             read += max(min(last, charged[t]) - first, 0) * DIM * 4
     return read
 
