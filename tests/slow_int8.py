@@ -22,7 +22,7 @@ def int8(x: F32, block: int) -> tuple[F32, F32]:
 def _rounded(blocks: F32, top: F32, most: np.float32) -> tuple[F32, F32, F32]:
     """Whole numbers, scale and squared error where the largest becomes `most`."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        steps = np.where(top > 0, most / top, np.float32(0))
+        steps = np.where(top > 0, np.float32(1) / top, np.float32(0)) * most
     v = blocks * steps
     total = np.zeros((len(blocks), 16), np.float32)
     for i in range(0, blocks.shape[1], 16):
@@ -30,5 +30,4 @@ def _rounded(blocks: F32, top: F32, most: np.float32) -> tuple[F32, F32, F32]:
         total = (off.astype(np.float64) ** 2 + total).astype(np.float32)
     while total.shape[1] > 1:
         total = total[:, : total.shape[1] // 2] + total[:, total.shape[1] // 2 :]
-    step = top / most
-    return np.rint(v), step, total[:, 0] * (step * step)[:, 0]
+    return np.rint(v), top / most, total[:, 0] * np.float32(1 / float(most) ** 2)

@@ -20,10 +20,6 @@ from memfirst.kernels.cpu.simd16 import (
     to_int16,
 )
 
-TOPS = 3
-"""What a block's largest value may become: 127 and less."""
-
-
 @kernel
 def rms_norm(
     x: "f32", w: "f32", out: "f32", rows: "i32", width: "int", eps: "float", offset: "float", private: "int",
@@ -66,12 +62,34 @@ def _quantize16(x, at, inverse, aq, to):
 @inline
 def _error(x, at, size, inverse):
     """Σ (v − rint v)², v = x · inverse, over `size` values: in steps, squared."""
-    total = splat16(0.0)
+    total, to_steps = splat16(0.0), splat16(inverse)
     for i in range(at, at + size, 16):
-        v = mul(load16(x, i), inverse)
+        v = mul(load16(x, i), to_steps)
         off = sub(v, rint(v))
         total = fma(off, off, total)
     return sum16(total)
+
+
+@inline
+def _largest(x, at, size):
+    """The largest |x| of `size` values."""
+    bits = magnitude16(load16(x, at))
+    for i in range(at + 16, at + size, 16):
+        bits = maximum(bits, magnitude16(load16(x, i)))
+    return lane(as_float16(splat16_i(max16_i(bits))), 0)
+
+
+@inline
+def _scale(x, at, size):
+    """A block's scale, and how many steps of it are 1: its largest value becomes 127, 126 or 125 steps."""
+    largest = _largest(x, at, size)
+    inverse = np.float32(1.0) / largest if largest > np.float32(0.0) else np.float32(0.0)
+    error = _error(x, at, size, inverse * np.float32(127)) * np.float32(1 / 127**2)
+    error126 = _error(x, at, size, inverse * np.float32(126)) * np.float32(1 / 126**2)
+    error125 = _error(x, at, size, inverse * np.float32(125)) * np.float32(1 / 125**2)
+    steps = np.float32(126) if error126 < error else np.float32(127)
+    steps = np.float32(125) if error125 < min(error, error126) else steps
+    return largest / steps, inverse * steps
 
 
 @inline
@@ -100,17 +118,7 @@ def quantize(
     for t in range(lo, hi):
         source, target = (worker * private_in + t) * width, (worker * private + t) * width
         for b in range(0, width, BLOCK):
-            largest = splat16_i(0)
-            for i in range(b, b + BLOCK, 16):
-                largest = maximum(largest, magnitude16(load16(x, source + i)))
-            top = lane(as_float16(splat16_i(max16_i(largest))), 0)
-            scale, inverse, least = np.float32(0.0), np.float32(0.0), np.float32(np.inf)
-            for k in range(TOPS):
-                step = top / np.float32(127 - k)
-                steps = np.float32(127 - k) / top if top > np.float32(0.0) else np.float32(0.0)
-                error = _error(x, source + b, BLOCK, splat16(steps)) * (step * step)
-                if k == 0 or error < least:
-                    scale, inverse, least = step, steps, error
+            scale, inverse = _scale(x, source + b, BLOCK)
             to_steps = splat16(inverse)
             before = 0
             for i in range(b, b + BLOCK, 32):
@@ -120,8 +128,9 @@ def quantize(
                 total = first + second
                 ad[here], af[here] = scale, scale * np.float32(total)
                 plane = 3 * (target // 32) + i // 32
-                for k in range(3):
-                    ao[plane + k * (width // 32)] = total * (-8, -16, -128)[k]
+                ao[plane] = total * -8
+                ao[plane + width // 32] = total * -16
+                ao[plane + 2 * (width // 32)] = total * -128
                 if BLOCK == 256:
                     ap[here] = _pair(first, second)
                     if i % 64:

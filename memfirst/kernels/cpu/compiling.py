@@ -17,7 +17,7 @@ from memfirst.kernels.cpu import library
 
 Child = subprocess.Popen[bytes]
 
-_CHILD = [sys.executable, "-c", "from memfirst.kernels.cpu.compiling import main; main()"]
+_CHILD = [sys.executable, "-P", "-c", "from memfirst.kernels.cpu.compiling import main; main()"]
 
 
 def compile_one(key: library.Key) -> bytes:
