@@ -19,6 +19,7 @@ from memfirst.backends.reference import ReferenceBackend
 from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.synthetic import synthetic
 from memfirst.graph import Graph, Op, Step
+from memfirst.kernels.cpu.walk import PHASE
 from memfirst.ledger import Ledger
 from memfirst.lower.cpu_calls import family
 from memfirst.ops.attention import Attention
@@ -275,3 +276,19 @@ def test_too_long_steps_and_contexts_are_refused(made: list[CpuBackend]) -> None
     with pytest.raises(CapacityError, match="1281"):
         backend.step(batch((1280, 1), row=21), [0])
     assert np.isfinite(step(backend, batch((1279, 1)), [0])).all()
+
+
+# --- asking ahead ----------------------------------------------------------------------------------------
+
+
+def test_waiting_workers_ask_for_the_matrices_that_come_next(made: list[CpuBackend]) -> None:
+    backend = cpu(made, "qwen2", "q4_0")
+    for tokens in (1, 4):
+        bound = backend.program(tokens)
+        rows = dict(zip((p.name for p in bound.program.phases), bound.phases.reshape(-1, PHASE).tolist(), strict=True))
+        place, size = backend._memory.ctypes.data, backend._memory.nbytes
+        assert all(place <= row[5] and row[6] > 0 and row[5] + row[6] <= place + size for row in rows.values())
+        weights = {name: backend._weights[f"blk.0.{name}.weight"] for name in ("attn_q", "attn_k", "attn_v")}
+        assert rows["blk.0.attn_q"][5] == weights["attn_q"].ctypes.data
+        assert rows["blk.0.attn_q"][6] == sum(w.nbytes for w in weights.values())
+        assert rows["blk.0.attn"][5:] == rows["blk.0.attn_output"][5:]

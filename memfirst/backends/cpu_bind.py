@@ -15,7 +15,7 @@ from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry, Key
 from memfirst.kernels.cpu.team import Team, bits
 from memfirst.lower.cpu_calls import FIELDS
-from memfirst.lower.program import Call, Operand, Program, Ref
+from memfirst.lower.program import Call, Operand, Phase, Program, Ref
 
 COUNTERS = 16  # words of a phase's counters, as in `walk`
 
@@ -106,10 +106,19 @@ class Bound:
                 addresses += [self._address(call, entries) for call in task.calls]
                 tasks.append([first, len(self.calls), task.units, FIELDS.get(task.per, -1), task.chunk])
             row[1] = len(tasks)
-            phases.append(row)
+            phases.append([*row, *self._matrices(phase)])
+        for row, following in zip(phases[-2::-1], phases[:0:-1], strict=True):  # attention asks for what comes after it
+            row[-2:] = row[-2:] if row[-1] else following[-2:]
         self.phases, self.tasks, self.addresses = (
             np.array(table, np.int64).reshape(-1) for table in (phases, tasks, addresses)
         )
+
+    def _matrices(self, phase: Phase) -> list[int]:
+        """Address and bytes of the matrices that the tasks of a phase begin with; they lie one behind the other."""
+        firsts = [call for task in phase.tasks for call in task.calls[:1] if call.kernel.startswith("matmul.")]
+        refs = [dict(call.args)["w"] for call in firsts]
+        found = [self.arrays[ref.space, ref.name] for ref in refs if isinstance(ref, Ref)]
+        return [found[0].ctypes.data if found else 0, sum(array.nbytes for array in found)]
 
     def _address(self, call: Call, entries: Mapping[Key, Entry]) -> list[int]:
         """The kernel's address, and that of its record."""

@@ -20,6 +20,7 @@ from memfirst.kernels.cpu.simd16 import (
     to_int16,
 )
 
+
 @kernel
 def rms_norm(
     x: "f32", w: "f32", out: "f32", rows: "i32", width: "int", eps: "float", offset: "float", private: "int",

@@ -29,6 +29,11 @@ def pause(e: Emitter) -> None:
         e.call("llvm.x86.sse2.pause", ir.VoidType(), [])
 
 
+def ask_for(e: Emitter, address: Any) -> None:
+    line = e.builder.inttoptr(address, ir.IntType(8).as_pointer())
+    e.call("llvm.prefetch.p0", ir.VoidType(), [line, I32(0), I32(3), I32(1)])
+
+
 def cycles(e: Emitter) -> Any:
     return e.call("llvm.readcyclecounter", I64, [])
 

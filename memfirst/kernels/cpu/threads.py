@@ -38,6 +38,11 @@ def pause():
     sleep(0)  # interpreted workers take turns
 
 
+@op(emission("ask_for"), "void")
+def ask_for(address):
+    """Ask for the cache line at an address: it comes while other work is done."""
+
+
 interpreted_kernels: dict[int, Callable[[int, int, int, int], int]] = {}
 """What stands for code at an address where nothing is compiled."""
 

@@ -7,17 +7,22 @@ that it has not reported.
 """
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.threads import atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
+from memfirst.kernels.cpu.threads import ask_for, atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
 
 # Words of `control`, shared by all workers; from RING on, for each of the last epochs its arguments and phases.
 EPOCH, STOP, CURRENT, WALK, RING = 0, 8, 16, 24, 32
 EPOCHS = 64
 # Words of a row of each table.
-PHASE, TASK, CALL = 5, 5, 2
+PHASE, TASK, CALL = 7, 5, 2
 SHARE = 3
 """A claim takes 2 / (SHARE · workers) of the chunks that are left: few claims, and small ones at the end."""
 COUNTERS = 16
 """Words of a phase's counters: claims at 0, done at 8, on cache lines of their own."""
+LINE = 64
+BURST = 64
+"""Lines asked for before each call of a prologue: about what comes meanwhile."""
+WAIT_BYTES = 1 << 16
+"""Asked for while waiting at a barrier, at most: part of the second level of cache."""
 
 
 @inline
@@ -62,6 +67,12 @@ def _finished(counters, at, epoch, total):
 
 
 @inline
+def _first_byte(phases, phase, worker, workers):
+    """Where the claim of a worker that comes `worker`th will begin, about, among the bytes that a phase reads next."""
+    return phases[phase * PHASE + 5] + phases[phase * PHASE + 6] * 2 * worker // (SHARE * workers) // LINE * LINE
+
+
+@inline
 def _units(tasks, task, step):
     per = tasks[task * TASK + 3]
     return tasks[task * TASK + 2] * (step[per] if per >= 0 else 1)
@@ -80,7 +91,8 @@ def walk(
 ):  # fmt: skip
     """Works on the phases from `lo` on, for epoch `hi`; returns how many phases are behind it.
 
-    phases  rows (first task, last + 1, first call of the prologue, last + 1, count of its range in `step`)
+    phases  rows (first task, last + 1, first call of the prologue, last + 1, count of its range in `step`, address and
+            bytes of the matrices of this phase, or of the first after it that has some)
     tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
     calls   rows (address of the kernel, address of its arguments)
     read    bytes read, spent: cycles, [workers, calls], added up
@@ -105,8 +117,14 @@ def walk(
             return phase
         claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)
         if count:
+            asked = phases[phase * PHASE + 5] + phases[phase * PHASE + 6] * claimed // chunks // LINE * LINE
+            limit = phases[phase * PHASE + 5] + phases[phase * PHASE + 6]
             for call in range(phases[phase * PHASE + 2], phases[phase * PHASE + 3]):
                 since = cycles()
+                for _ in range(BURST):
+                    if asked < limit:
+                        ask_for(asked)
+                        asked += LINE
                 rows = step[phases[phase * PHASE + 4]]
                 n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, rows)
                 spent[mine + call] += cycles() - since
@@ -132,8 +150,16 @@ def walk(
         if done:  # once, not by chunk: workers that write one line wait 50 ns and more for each other
             _report(counters, phase * COUNTERS + 8, hi, done)
         since = cycles()
+        asked, limit = 0, 0
+        if phase + 1 < total_phases:
+            asked = _first_byte(phases, phase + 1, worker, workers)
+            limit = min(asked + WAIT_BYTES, phases[phase * PHASE + PHASE + 5] + phases[phase * PHASE + PHASE + 6])
         while not _finished(counters, phase * COUNTERS + 8, hi, chunks):
-            pause()
+            if asked < limit:
+                ask_for(asked)
+                asked += LINE
+            else:
+                pause()
             if cycles() - since > patience or atomic_load(control, STOP):
                 return phase
     return total_phases
