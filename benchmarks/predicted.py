@@ -25,6 +25,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.formats.synthetic import synthetic
 from memfirst.graph import Graph, Sequence, Step
+from memfirst.hub import resolve
 from memfirst.models import build
 from memfirst.rates import Rates, load, prefill, step_time
 
@@ -130,7 +131,7 @@ def summary(found: list[Case]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", type=Path)
+    parser.add_argument("models", nargs="*", help="files, or names that memfirst knows")
     parser.add_argument("--synthetic", nargs="*", default=[], metavar="SHAPE:MIX")
     parser.add_argument("--threads", nargs="*", type=int)
     parser.add_argument("--json", type=Path)
@@ -138,7 +139,8 @@ def main() -> None:
     rates = load()
     if rates is None:
         raise MemfirstError("this machine is not measured", do="run: memfirst machine")
-    made: list[tuple[str, Callable[[], Checkpoint]]] = [(p.name, partial(open_checkpoint, p)) for p in args.models]
+    files = [resolve(name) for name in args.models]
+    made: list[tuple[str, Callable[[], Checkpoint]]] = [(p.name, partial(open_checkpoint, p)) for p in files]
     made += [(s, partial(synthetic, *s.split(":"))) for s in args.synthetic]
     found: list[Case] = []
     for name, make in made:

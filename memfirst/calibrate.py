@@ -193,14 +193,13 @@ def _attention(head_dim: int, heads: int, kv_heads: int, samples: Samples) -> No
 
 
 def _with_threads(rates: Rates, n: int) -> Rates:
-    """Phases, streams and gathers with `n` threads, each solved for from a step's time."""
+    """Phases, streams and gathers with `n` threads, from the times of whole steps."""
     with Small(replace(_BASE, num_hidden_layers=2), "q8_0", n, 64) as short:
-        few, first = _phases(short), _steady(short, short.step(8), 200)
+        few, first = _phases(short), _beside(short, short.step(8), 200)
     with Small(replace(_BASE, num_hidden_layers=12), "q8_0", n, 64) as long:
-        many, second = _phases(long), _steady(long, long.step(8), 50)
-    known = [_work_seconds(m, rates, n) for m in (short, long)]
-    phase = max(1e-8, (second - first - (known[1] - known[0])) / (many - few))
-    step = max(1e-7, first - known[0] - few * phase)
+        many, second = _phases(long), _beside(long, long.step(8), 50)
+    phase = max(1e-8, (second - first) / (many - few))
+    step = max(1e-7, first - few * phase)
     rates = replace(rates, phase={**rates.phase, n: phase}, step=step)
     with Small(_STREAM, "q8_0", n, 64) as model:
         rates = _solved(rates, "stream", n, model, model.step(8))
@@ -213,15 +212,15 @@ def _phases(model: Small) -> int:
     return len(program_for(model.graph, 1, 64, model.threads).phases)
 
 
-def _work_seconds(model: Small, rates: Rates, n: int) -> float:
-    """A step's predicted time without phases and bytes: all of it comes from cache."""
-    free = replace(rates, read=dict.fromkeys(rates.read, 1e15), step=0.0, phase=dict.fromkeys(rates.phase, 0.0))
-    return step_time(model.graph, model.step(8), free, n).seconds or 0.0
-
-
-def _steady(model: Small, step: Step, times: int) -> float:
+def _beside(model: Small, step: Step, times: int) -> float:
+    """Seconds of a step in which a worker is in no kernel, as of the same steps: a neighbour slows both alike."""
     model.run(step, times // 4)
-    return median(model.run(step, times) for _ in range(REPEATS))
+    found = []
+    for _ in range(REPEATS):
+        before = float(model.backend.spent().sum())
+        took = model.run(step, times)
+        found.append(took - (float(model.backend.spent().sum()) - before) / times / model.threads)
+    return median(found)
 
 
 def _solved(rates: Rates, what: str, n: int, model: Small, step: Step) -> Rates:
