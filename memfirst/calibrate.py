@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -25,7 +26,10 @@ from memfirst.progress import Progress, Silent
 from memfirst.rates import Rate, Rates, Work, fingerprint, program_for, step_time, works
 
 REPEATS = 7
-"""Of each measurement; the median counts."""
+"""Of a step's time; the median counts."""
+
+ROUNDS, IN_ROUND = 3, 3
+"""Of the kernels: all are visited three times, as a neighbour who comes for ten seconds would slow those of one."""
 
 MIXES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k_s", "q5_k_s", "q6_k", "iq4_nl")
 """Codec mixes that together use every codec with a kernel."""
@@ -52,16 +56,16 @@ _TASK = "measuring this machine"
 
 @dataclass
 class Samples:
-    """Seconds seen by key, with the work that they were spent on."""
+    """Seconds seen by key and by the work that they were spent on; of equal work the median counts."""
 
-    rows: dict[str, list[tuple[float, float, float]]] = field(default_factory=dict)
+    rows: dict[str, dict[tuple[float, float], list[float]]] = field(default_factory=dict)
 
     def add(self, work: Work, seconds: float) -> None:
-        self.rows.setdefault(work.key, []).append((work.units, work.amount, seconds))
+        self.rows.setdefault(work.key, {}).setdefault((work.units, work.amount), []).append(seconds)
 
     def rates(self) -> dict[str, Rate]:
         """By key the costs that fit best, none below zero."""
-        return {key: _fit(rows) for key, rows in self.rows.items()}
+        return {key: _fit([(*work, median(seen)) for work, seen in rows.items()]) for key, rows in self.rows.items()}
 
 
 def _fit(rows: list[tuple[float, float, float]]) -> Rate:
@@ -117,7 +121,7 @@ class Small:
         """Seconds of each call in that step, on one thread: of attention, or of all the others."""
         self.run(step, 2)
         seen = []
-        for _ in range(REPEATS):
+        for _ in range(IN_ROUND):
             before = self.backend.spent()
             self.run(step, times)
             seen.append((self.backend.spent() - before) / times)
@@ -149,12 +153,16 @@ def calibrate(progress: Progress | None = None, threads: tuple[int, ...] | None 
     progress = progress or Silent()
     counts = threads or _thread_counts()
     samples = Samples()
-    stages: list[Callable[[], None]] = [partial(_kernels, codec, samples) for codec in MIXES]
-    stages += [partial(_attention, *heads, samples) for heads in HEADS]
-    total = len(stages) + 3 * len(counts)
-    for i, stage in enumerate(stages):
-        progress.update(_TASK, i, total, unit="")
-        stage()
+    total = len(MIXES) + len(HEADS) + ROUNDS + 3 * len(counts)
+    with ExitStack() as open_models:
+        stages: list[Callable[[], None]] = []
+        for i, make in enumerate([*(partial(_kernels, c) for c in MIXES), *(partial(_attention, *h) for h in HEADS)]):
+            progress.update(_TASK, i, total, unit="")
+            stages.append(make(samples, open_models))
+        for i in range(ROUNDS):
+            progress.update(_TASK, len(stages) + i, total, unit="")
+            for stage in stages:
+                stage()
     rates = Rates(
         fingerprint(), datetime.now().astimezone().isoformat(timespec="seconds"), host.available_memory(),
         dict.fromkeys(counts, 1.0), dict.fromkeys(counts, 1.0), dict.fromkeys(counts, 1.0),
@@ -162,7 +170,7 @@ def calibrate(progress: Progress | None = None, threads: tuple[int, ...] | None 
         notes=("a GPU is visible: it is not used yet, and not measured",) if host.visible_gpu() else (),
     )  # fmt: skip
     for i, n in enumerate(counts):
-        progress.update(_TASK, len(stages) + 3 * i, total, unit="")
+        progress.update(_TASK, total - 3 * (len(counts) - i), total, unit="")
         rates = _with_threads(rates, n)
     progress.update(_TASK, total, total, unit="")
     return rates
@@ -173,23 +181,33 @@ def _thread_counts() -> tuple[int, ...]:
     return tuple(sorted({*(1 << i for i in range(most.bit_length()) if 1 << i <= most), most}))
 
 
-def _kernels(codec: str, samples: Samples) -> None:
-    """Products of one, four and eight tokens, and what goes with them."""
-    with Small(_BASE, codec, 1, 64, 8) as model:
+def _kernels(codec: str, samples: Samples, models: ExitStack) -> Callable[[], None]:
+    """What measures products of one, four and eight tokens, and what goes with them."""
+    model = models.enter_context(Small(_BASE, codec, 1, 64, 8))
+
+    def measure() -> None:
         for sequences in (1, 4, 8):
             model.sample(model.step(8, 1, sequences), samples)
         model.sample(model.step(0, 64), samples, times=4)
 
+    return measure
 
-def _attention(head_dim: int, heads: int, kv_heads: int, samples: Samples) -> None:
-    """Attention at short and long contexts, and over a prompt."""
+
+def _attention(
+    head_dim: int, heads: int, kv_heads: int, samples: Samples, models: ExitStack
+) -> Callable[[], None]:
+    """What measures attention at short and long contexts, and over a prompt."""
     shape = replace(_BASE, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim)
-    with Small(shape, "q8_0", 1, PAST + 256) as model:
-        model.fill(PAST)
+    model = models.enter_context(Small(shape, "q8_0", 1, PAST + 256))
+    model.fill(PAST)
+
+    def measure() -> None:
         for past in (8, PAST // 4, PAST):
             model.sample(model.step(past), samples, attention=True)
         for past in (0, PAST):
             model.sample(model.step(past, 256), samples, times=1, attention=True)
+
+    return measure
 
 
 def _with_threads(rates: Rates, n: int) -> Rates:
