@@ -57,7 +57,10 @@ class Stream:
 
 
 def lines(answer: Answer) -> Iterator[tuple[float, bytes]]:
-    """The stream's lines, each with the time at which its end arrived. ProbeError above MOST_LINE or MOST_BYTES."""
+    """The stream's lines but comments and blank ones, each with the time at which its end arrived.
+
+    ProbeError above MOST_LINE or MOST_BYTES, or when the time is over.
+    """
     rest, total = b"", 0
     while data := answer.response.read1(_READ):
         now = answer.watch.limits.now()
@@ -65,7 +68,8 @@ def lines(answer: Answer) -> Iterator[tuple[float, bytes]]:
         *whole, rest = (rest + data).split(b"\n")
         if len(rest) > MOST_LINE or total > MOST_BYTES:
             raise ProbeError(f"the server sends lines or streams without end: {total} bytes so far", "short events")
-        yield from ((now, line.rstrip(b"\r")) for line in whole)
+        answer.watch.check()
+        yield from ((now, line.rstrip(b"\r")) for line in whole if line[:1] not in (b"", b"\r", b":"))
     if rest:
         yield answer.watch.limits.now(), rest
 
