@@ -137,3 +137,13 @@ def test_a_file_holds_what_it_was_given() -> None:
     given = "symbol", (("w", "u8"), ("n", "int")), b"\x7fELF\n\n code"
     assert library.decode(library.encode(*given)) == given
     assert compiling.compile_one(KEY)
+
+
+def test_a_compiling_child_takes_no_module_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numba.py").write_text("raise SystemExit('taken from the working directory')")
+    monkeypatch.chdir(tmp_path)
+    made = library.Library(tmp_path / "cache")
+    made.load([KEY])
+    assert made.compiled == [library.file_name(KEY)]
