@@ -8,6 +8,8 @@ STAMPS := $(VENV)/.stamps
 MODEL  ?= smollm2:135m
 PROMPT ?= What is the capital of France, and what is it known for?
 BENCH  ?= --threads 2
+# Files of tests side by side: a file's fixtures (one takes minutes) are made once.
+PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench parity docs clean
