@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst import codecs
 from memfirst.backends.cpu_bind import ROOM, Bound, Counts
 from memfirst.backends.cpu_choose import KEY, Chooser
+from memfirst.backends.cpu_pack import pack_weights
 from memfirst.backends.cpu_step import StepArrays
 from memfirst.bandwidth import read_bandwidth
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.graph import Graph, KVCache, Step, Weight
+from memfirst.graph import Graph, KVCache, Step
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Key, Library, Progress
 from memfirst.kernels.cpu.team import Native, Team, native
@@ -27,11 +27,6 @@ from memfirst.lower.cpu_calls import page_items
 from memfirst.lower.program import Call, Program
 from memfirst.ops.rope import Rope
 from memfirst.ops.traffic import exactly
-
-PACK_BYTES = 8 << 20
-"""Bytes packed between two progress reports and releases of the file's pages."""
-
-_PACK_ROWS = codecs.ROWS
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ class CpuBackend:
         program = program or lower(graph, 1, options.context, options.threads)
         self.library.load(self._kernels(program), progress)
         stage("kernels")
-        self._memory, self._weights = _pack(program, checkpoint)
+        self._memory, self._weights = pack_weights(program, checkpoint, options.threads)
         self._cache = arena.allocate(self._pages * page_items(graph) * 2).view(np.uint16)
         self._tables = _rope_tables(graph, options.context)
         stage("weights")
@@ -176,37 +171,6 @@ def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> L
 
 def _page_sizes(graph: Graph) -> set[int]:
     return {c.page for c in graph.caches if isinstance(c, KVCache)}
-
-
-def _pack(program: Program, checkpoint: Checkpoint) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-    """All weights in one stretch of memory, in the order in which a step reads them; the stretch, and each of them."""
-    total = sum(-(-w.nbytes // 64) * 64 for w in program.weights.values())
-    place_of_all, at, out = arena.allocate(total), 0, {}
-    for name, weight in program.weights.items():
-        place = place_of_all[at : at + weight.nbytes]
-        _pack_one(weight, checkpoint.read(name), checkpoint.tensors[name].codec, place)
-        checkpoint.release(name)
-        out[name] = place.view(np.float32) if len(weight.shape) == 1 else place
-        at += -(-weight.nbytes // 64) * 64
-    return place_of_all, out
-
-
-def _pack_one(weight: Weight, raw: NDArray[np.uint8], codec_name: str, out: NDArray[np.uint8]) -> None:
-    codec = codecs.get(codec_name)
-    if len(weight.shape) == 1:
-        out.view(np.float32)[:] = codec.dequantize(raw.reshape(-1, codec.block_bytes)).reshape(-1)
-        return
-    blocks = raw.reshape(weight.rows, -1, codec.block_bytes)
-    packed = out.reshape(-1, blocks.shape[1], _PACK_ROWS * codec.block_bytes)
-    step = max(1, PACK_BYTES // (_PACK_ROWS * weight.row_bytes))
-    whole = weight.rows // _PACK_ROWS
-    for i in range(0, whole, step):
-        j = min(i + step, whole)
-        codec.pack(blocks[i * _PACK_ROWS : j * _PACK_ROWS], out=packed[i:j])
-    if weight.padding:
-        last = np.zeros((_PACK_ROWS, *blocks.shape[1:]), np.uint8)
-        last[: weight.rows % _PACK_ROWS] = blocks[whole * _PACK_ROWS :]
-        codec.pack(last, out=packed[whole:])
 
 
 def _rope_tables(graph: Graph, context: int) -> dict[str, NDArray[np.float32]]:

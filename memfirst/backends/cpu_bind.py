@@ -68,6 +68,7 @@ class Bound:
         self.arrays = dict(arrays)
         for b in program.buffers:
             self.arrays["buffer", b.name] = arena.array(b.kind, b.items(program.capacity, team.threads))
+        self._places = {key: (array.dtype.name, [array.ctypes.data, array.size]) for key, array in self.arrays.items()}
         self.calls: list[Call] = []
         self._keep: list[Any] = [arrays]  # records hold addresses: what they point at must live as long
         self._tables(program, entries)
@@ -126,14 +127,14 @@ class Bound:
         entry, operands = entries[call.key], dict(call.args)
         record = np.array([w for name, kind in entry.params for w in self._words(operands[name], kind)], np.int64)
         self._keep.append(record)
-        return [entry.address, record.ctypes.data]
+        return [entry.address, record.__array_interface__["data"][0]]
 
     def _words(self, operand: Operand, kind: str) -> list[int]:
         if kind not in ARRAYS:
             return [bits(float(operand) if kind == "float" else operand)]  # type: ignore[arg-type]
         if not isinstance(operand, Ref):
             raise TypeError(f"a kernel wants an array of {kind}, the program gives {operand!r}")
-        array = self.arrays[operand.space, operand.name]
-        if array.dtype != ARRAYS[kind]:
-            raise TypeError(f"a kernel wants an array of {kind}, {operand.name} has {array.dtype}")
-        return [array.ctypes.data, array.size]
+        dtype, place = self._places[operand.space, operand.name]
+        if dtype != ARRAYS[kind]:
+            raise TypeError(f"a kernel wants an array of {kind}, {operand.name} has {dtype}")
+        return place

@@ -7,6 +7,7 @@ own, and `private` (in tokens) is how far the workers' copies lie apart; else `p
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
@@ -68,6 +69,7 @@ class CpuCalls:
     splits: int
     inline: bool
     buffers: dict[str, Buffer] = field(default_factory=dict)
+    _inputs: dict[int, Args] = field(default_factory=dict)
 
     def buffer(self, name: str, kind: str, width: int, rows: int = 0, private: bool = False) -> Ref:
         """A buffer of at least that size; buffers of one name are one."""
@@ -120,11 +122,14 @@ class CpuCalls:
         return _call("activations.quantize", args, op, BLOCK=block)
 
     def _quantized(self, width: int) -> Args:
+        if width in self._inputs:
+            return self._inputs[width]
         block = width // 32
         sizes = {"aq": ("i8", width), "ad": ("f32", block), "ao": ("i32", 3 * block), "af": ("f32", block),
                  "am": ("i32", width // 64), "ap": ("i32", block)}  # fmt: skip
         made: Args = {name: self.buffer(name, *size, private=self.inline) for name, size in sizes.items()}
-        return {**made, "private": self.private}
+        self._inputs[width] = {**made, "private": self.private}
+        return self._inputs[width]
 
     # --- products and what follows them ----------------------------------------------------------------
 
@@ -208,11 +213,20 @@ class CpuCalls:
 
     def _place(self, op: Attention, what: str) -> Args:
         """Where this layer's keys or values lie in a page."""
-        before = self.graph.caches[: self.graph.caches.index(op.cache)]
-        at = sum(_page_items(c) for c in before)
+        at = self._places[op.cache.name]
         if what == "values":
             at += op.cache.page * op.cache.heads * op.cache.k_dim
-        return {"cache": Ref("cache", "kv"), "page_items": page_items(self.graph), f"{what}_at": at}
+        return {"cache": Ref("cache", "kv"), "page_items": self._page_items, f"{what}_at": at}
+
+    @cached_property
+    def _page_items(self) -> int:
+        return page_items(self.graph)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Where each layer begins in a page, by its cache's name."""
+        items = [_page_items(cache) for cache in self.graph.caches]
+        return {cache.name: sum(items[:i]) for i, cache in enumerate(self.graph.caches)}
 
 
 def _weight(weight: Weight) -> Ref:

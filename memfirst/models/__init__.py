@@ -2,56 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.names import TABLES
 from memfirst.graph import Graph
-from memfirst.models import (
-    deepseek2,
-    gemma2,
-    gemma3,
-    gpt_oss,
-    granite,
-    granite_hybrid,
-    jamba,
-    llama,
-    mamba,
-    mamba2,
-    mistral,
-    mixtral,
-    phi3,
-    quantized,
-    qwen2,
-    qwen3,
-    qwen3_moe,
-    rwkv6,
-    rwkv7,
-    smollm3,
-)
+from memfirst.models import quantized
 from memfirst.models.base import Architecture, CheckpointWeights, ShapeOnly, WeightProvider
 
 __all__ = ["ARCHITECTURES", "Architecture", "CheckpointWeights", "ShapeOnly", "WeightProvider", "build"]
 
-ARCHITECTURES: Mapping[str, Architecture[Any]] = {
-    a.name: a
-    for a in (
-        *(llama.ARCHITECTURE, qwen2.ARCHITECTURE, qwen3.ARCHITECTURE),
-        *(gemma2.ARCHITECTURE, gemma3.ARCHITECTURE, phi3.ARCHITECTURE),
-        *(granite.ARCHITECTURE, smollm3.ARCHITECTURE),
-        *(qwen3_moe.ARCHITECTURE, deepseek2.ARCHITECTURE, gpt_oss.ARCHITECTURE),
-        *(mamba.ARCHITECTURE, mamba2.ARCHITECTURE, rwkv6.ARCHITECTURE, rwkv7.ARCHITECTURE),
-        *(jamba.ARCHITECTURE, granite_hybrid.ARCHITECTURE),
-    )
-}
+
+class _Registry(Mapping[str, Architecture[Any]]):
+    """Architectures by name, each imported when it is asked for: a start needs one of them."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._files = files
+
+    def __getitem__(self, name: str) -> Architecture[Any]:
+        found: Architecture[Any] = import_module(f"memfirst.models.{self._files[name]}").ARCHITECTURE
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+_NAMED_AS_THEIR_FILE = (
+    *("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "granite", "smollm3", "deepseek2"),
+    *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba"),
+)
+
+ARCHITECTURES: Mapping[str, Architecture[Any]] = _Registry(
+    {name: name for name in _NAMED_AS_THEIR_FILE}
+    | {"qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "granitehybrid": "granite_hybrid"}
+)
 """By GGUF's name."""
 
-BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = {
-    "mistral": mistral.ARCHITECTURE,
-    "mixtral": mixtral.ARCHITECTURE,
-}
+BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = _Registry({"mistral": "mistral", "mixtral": "mixtral"})
 """By config.json's `model_type`, where GGUF has the same name for something that is read otherwise."""
 
 
