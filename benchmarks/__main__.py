@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import batch, depth, memory, peers, probe, quality, share
+from benchmarks import batch, depth, memory, peers, probe, quality, rounds, share
 from benchmarks.engines import Memfirst
 from memfirst.errors import MemfirstError
 
@@ -28,6 +28,7 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     made.add_argument("model", nargs="?", default="smollm2:135m")
     made.add_argument("--threads", type=probe.thread_list, default=[1, 2])
+    rounds.add_unquiet(made)
     for name in PEERS:
         default = environment.get(f"MEMFIRST_{name.upper()}", "")
         made.add_argument("--" + name.replace("_", "-"), default=default)
@@ -48,10 +49,11 @@ Runs = list[tuple[Callable[[list[str]], int], list[str]]]
 def bars(chosen: argparse.Namespace) -> Runs:
     """Share, depth, batch, memory and quality on the largest number of threads; the last two need a model file."""
     threads = ["--threads", str(max(chosen.threads))]
+    watched = [*threads, *unquiet(chosen)]
     runs: Runs = [
-        (share.main, [chosen.model, *threads]),
-        (depth.main, [chosen.model, "llama-1b:q4_0", *threads]),
-        (batch.main, threads),
+        (share.main, [chosen.model, *watched]),
+        (depth.main, [chosen.model, "llama-1b:q4_0", *watched]),
+        (batch.main, watched),
     ]
     if Path(chosen.model).is_file():
         runs.append((memory.main, [chosen.model, *threads]))
@@ -60,13 +62,18 @@ def bars(chosen: argparse.Namespace) -> Runs:
     return runs
 
 
+def unquiet(chosen: argparse.Namespace) -> list[str]:
+    """The flag, where it was given."""
+    return ["--unquiet"] if chosen.unquiet else []
+
+
 def peer_arguments(chosen: argparse.Namespace) -> list[str]:
     """The command line of benchmarks.peers; empty where no peer is known or the model is no file."""
     known = [name for name in PEERS if getattr(chosen, name) and name != "ik_path"]
     if not known or not Path(chosen.model).is_file():
         return []
     paths = [word for name in PEERS for word in ("--" + name.replace("_", "-"), getattr(chosen, name))]
-    return [chosen.model, "--threads", ",".join(map(str, chosen.threads)), *paths]
+    return [chosen.model, "--threads", ",".join(map(str, chosen.threads)), *paths, *unquiet(chosen)]
 
 
 def main(arguments: list[str] | None = None) -> int:

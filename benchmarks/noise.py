@@ -1,7 +1,7 @@
 """Was the machine ours while we measured? CPU time of other processes, and time the hypervisor stole.
 
-A timing is spoiled when others used more than 2 % of one core, or when any time was stolen: it is
-thrown away and counted, never averaged in.
+A timing is spoiled when others used more than 2 % of one core, or when any time was stolen: it is thrown
+away and counted, unless disturbed ones were asked for (`--unquiet`).
 
 Others' time is the machine's busy time (/proc/stat: user, nice, system, irq, softirq; all cores)
 less ours. Ours is this process plus every child that ended and was waited for, grandchildren included

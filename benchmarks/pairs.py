@@ -1,7 +1,8 @@
 """Rounds, clean pairs and their ratios: what is kept, what is thrown away, what is reported.
 
 A round runs every engine once, with the read probe first. A pair is memfirst and one other engine of
-the same round; it is clean where neither window was spoiled by other processes. Only clean pairs count.
+the same round; it is clean where neither window was spoiled by other processes. Only clean pairs count,
+unless all were asked for: then those that were disturbed are counted beside.
 """
 
 from __future__ import annotations
@@ -23,21 +24,27 @@ class Round:
     probe_gbps: float
     samples: Mapping[str, Sample]
     windows: Mapping[str, Window]
+    unquiet: bool = False
+
+    def spoiled(self, *names: str) -> bool:
+        """True where any of these engines' windows was spoiled."""
+        return any(self.windows[name].spoiled for name in names)
 
     def clean(self, *names: str) -> bool:
-        """True where none of these engines' windows was spoiled."""
-        return not any(self.windows[name].spoiled for name in names)
+        """True where these engines' samples count."""
+        return self.unquiet or not self.spoiled(*names)
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """memfirst ÷ peer, over clean pairs: median and quartiles; how many pairs were thrown away."""
+    """memfirst ÷ peer, over the pairs that count: median and quartiles; pairs thrown away, and counted though disturbed."""
 
     median: float
     q1: float
     q3: float
     values: tuple[float, ...]
     discarded: int
+    disturbed: int = 0
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
@@ -55,7 +62,7 @@ def ratio(rounds: Sequence[Round], peer: str) -> Ratio:
     clean = [r for r in rounds if r.clean(OURS, peer)]
     values = tuple(r.samples[OURS].tok_s / r.samples[peer].tok_s for r in clean)
     q1, median, q3 = quartiles(values)
-    return Ratio(median, q1, q3, values, len(rounds) - len(clean))
+    return Ratio(median, q1, q3, values, len(rounds) - len(clean), sum(r.spoiled(OURS, peer) for r in clean))
 
 
 def speed(rounds: Sequence[Round], name: str) -> float:

@@ -4,7 +4,8 @@
         --json results.json --markdown README.md
 
 A round is the read probe, then every engine once, in an order that rotates, so that drift of the
-machine falls on all of them. Rounds repeat until `--pairs` clean pairs exist for every peer.
+machine falls on all of them. Rounds repeat until `--pairs` clean pairs exist for every peer, or, with `--unquiet`,
+until there are so many of any kind.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmarks.engines import Binding, Case, Engine, LlamaBench, Memfirst, Samp
 from benchmarks.pairs import OURS, Round
 from benchmarks.probe import probe, thread_list
 from benchmarks.process import BenchmarkError, run
-from benchmarks.rounds import Goal, Note
+from benchmarks.rounds import DO, Goal, Note, add_unquiet
 from memfirst.errors import MemfirstError
 
 PROBE_SECONDS = 0.3
@@ -75,13 +76,15 @@ def compare(engines: Sequence[Engine], model: str, case: Case, goal: Goal, note:
     rounds: list[Round] = []
     while pairs.clean_pairs(rounds, peers) < goal.pairs and len(rounds) < goal.max_rounds:
         turn = len(rounds) % len(engines)
-        rounds.append(one_round([*engines[turn:], *engines[:turn]], model, case, settings))
+        rounds.append(
+            replace(one_round([*engines[turn:], *engines[:turn]], model, case, settings), unquiet=goal.unquiet)
+        )
         note(f"{case.label}, {case.threads} threads: {_line(rounds[-1])}")
     if (clean := pairs.clean_pairs(rounds, peers)) < goal.pairs:
         raise BenchmarkError(
             f"{clean} clean pairs of {len(rounds)}",
             f"{goal.pairs}",
-            "stop what else runs on this machine, or retry later",
+            DO,
         )
     return record(engines, model, case, settings, rounds)
 
@@ -183,13 +186,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", help="write all that was measured to this file")
     made.add_argument("--markdown", help="write the table into this file, between its peers markers")
     add_peer_options(made)
-    return made
+    return add_unquiet(made)
 
 
 def measure(chosen: argparse.Namespace, note: Note) -> list[dict[str, Any]]:
     """All cases of all models; what is done is kept in the JSON file even if a later case fails."""
     done: list[dict[str, Any]] = []
-    goal = Goal(chosen.pairs, chosen.max_rounds)
+    goal = Goal(chosen.pairs, chosen.max_rounds, chosen.unquiet)
     for model in chosen.models:
         if not Path(model).is_file():
             raise BenchmarkError(f"no file {model}", "a GGUF file")

@@ -141,23 +141,17 @@ def one_round(chosen: argparse.Namespace) -> Numbers:
     return compare(found.decode, llama_bench(chosen.llama_bench, chosen.model, chosen.threads))
 
 
-def verdict(kept: Kept, unquiet: bool) -> Mapping[str, Any]:
+def verdict(kept: Kept) -> Mapping[str, Any]:
     """Medians of the rounds against the bars."""
     decode, context = kept.median("decode_ratio"), kept.median("context_ratio")
     ok = abs(decode - 1) <= DECODE_BAR and abs(context - 1) <= CONTEXT_BAR
     said = f"probe ÷ llama-bench: decode {decode:.3f} (bar 1 ± {DECODE_BAR}), context {context:.3f} (1 ± {CONTEXT_BAR})"
-    return {**kept.record(), "unquiet": unquiet, "ok": ok, "verdict": said + (", unquiet" if unquiet else "")}
+    return {**kept.record(), "ok": ok, "verdict": said}
 
 
 def measure(chosen: argparse.Namespace, note: Note, work: Callable[[], Numbers]) -> Iterable[Mapping[str, Any]]:
-    """Clean rounds, or with --unquiet just as many rounds as were asked for."""
-    if not chosen.unquiet:
-        return [verdict(rounds.clean_rounds(work, rounds.goal_of(chosen), note), unquiet=False)]
-    kept = []
-    for _ in range(chosen.rounds):
-        kept.append(work())
-        note(", ".join(f"{name} {value:.4g}" for name, value in kept[-1].items()))
-    return [verdict(Kept(tuple(kept), 0), unquiet=True)]
+    """The medians of the rounds that count, and whether they meet the bars."""
+    return [verdict(rounds.clean_rounds(work, rounds.goal_of(chosen), note))]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -167,7 +161,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--server-command", required=True, help="with {model} and {port}, on as many threads")
     made.add_argument("--llama-bench", required=True, help="llama.cpp's llama-bench, of the same build")
     made.add_argument("--seconds", type=float, default=120.0, help="of one probe, at most")
-    made.add_argument("--unquiet", action="store_true", help="count rounds that other processes disturbed, too")
     return rounds.add_options(made)
 
 

@@ -36,7 +36,8 @@ def row(case: Mapping[str, Any], peers: Sequence[str]) -> list[str]:
     found_pairs = case["ratios"].values()
     kept = min((len(found["values"]) for found in found_pairs), default=0)
     lost = max((found["discarded"] for found in found_pairs), default=0)
-    return [*cells, f"{kept} ({lost})"]
+    disturbed = max((found.get("disturbed", 0) for found in found_pairs), default=0)
+    return [*cells, f"{kept} ({lost})" + (f", {disturbed} disturbed" if disturbed else "")]
 
 
 def ratio_cell(found: Mapping[str, Any]) -> str:
@@ -50,17 +51,18 @@ def markdown(cases: Sequence[Mapping[str, Any]]) -> str:
     head = ["file", "what", "threads", "probe GB/s", "memfirst tok/s", "of the probe"]
     for peer in peers:
         head += [f"{peer} tok/s", f"memfirst ÷ {peer}"]
-    rows = [[*head, "clean pairs (discarded)"], ["---"] * (len(head) + 1)]
+    rows = [[*head, "pairs (discarded)"], ["---"] * (len(head) + 1)]
     rows += [row(case, peers) for case in cases]
     lines = ["| " + " | ".join(cells) + " |" for cells in rows]
     return "\n".join([*lines, "", LEGEND, "", *commands(cases)])
 
 
 LEGEND = """\
-Medians of interleaved runs on the same file and threads; ratios are medians over clean pairs, with their
-quartiles. *Of the probe*: the bytes that the ledger counts per second, over what a read loop in C gets from
-this memory in the same minute. A pair is discarded when other processes used more than 2 % of a core, or the
-hypervisor took time. Each peer runs with the switches that were fastest for it on that case."""
+Medians of interleaved runs on the same file and threads; ratios are medians over pairs, with their quartiles.
+*Of the probe*: the bytes that the ledger counts per second, over what a read loop in C gets from this memory
+in the same minute. A pair is disturbed when other processes used more than 2 % of a core, or the hypervisor
+took time: discarded, unless `--unquiet` counts it. Each peer runs with the switches that were fastest for it
+on that case."""
 
 
 def commands(cases: Sequence[Mapping[str, Any]]) -> list[str]:

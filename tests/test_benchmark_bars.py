@@ -63,7 +63,17 @@ def test_the_last_allowed_round_counts_and_none_after_it(windows, given, enough)
 
 def test_a_record_holds_medians_and_every_round():
     found = Kept(({"a": 1.0}, {"a": 9.0}, {"a": 2.0}), 4).record()
-    assert found == {"a": 2.0, "clean_rounds": 3, "discarded": 4, "rounds": [{"a": 1.0}, {"a": 9.0}, {"a": 2.0}]}
+    counts = {"clean_rounds": 3, "disturbed": 0, "discarded": 4}
+    assert found == {"a": 2.0, **counts, "rounds": [{"a": 1.0}, {"a": 9.0}, {"a": 2.0}]}
+
+
+def test_unquiet_rounds_all_count_and_say_what_they_are(windows, capsys):
+    windows(QUIET, BUSY, BUSY, QUIET)
+    kept = rounds.clean_rounds(counting(), Goal(3, 9, unquiet=True), lambda line: None)
+    assert [r["ratio"] for r in kept.rounds] == [1, 2, 3]
+    assert (kept.discarded, kept.disturbed, kept.record()["clean_rounds"]) == (0, 2, 1)
+    rounds.report(lambda: [{**kept.record(), "ok": True, "verdict": "x"}])
+    assert capsys.readouterr().err == "met: x; 2 of 3 rounds disturbed\n"
 
 
 @pytest.mark.parametrize(("bars", "code"), [([True], 0), ([True, False], 1)])

@@ -219,6 +219,16 @@ def test_rounds_rotate_and_go_on_until_the_pairs_are_clean(scripted, tmp_path):
     json.dumps(found)
 
 
+def test_a_busy_machine_gives_a_result_only_where_asked(scripted, tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"12345")
+    scripted([Window(1.0, 1.0, 0.0)] * 4)
+    engines: list[Engine] = [Fake("memfirst", {0: 30.0}), Fake("llama.cpp", {0: 10.0})]
+    found = peers.compare(engines, str(tmp_path / "m.gguf"), DECODE, peers.Goal(2, 9, unquiet=True), ignore)
+    ratio = found["ratios"]["llama.cpp"]
+    assert (ratio["median"], ratio["discarded"], ratio["disturbed"], len(found["rounds"])) == (3.0, 0, 2, 2)
+    assert table.row(found, ["llama.cpp"])[-1] == "2 (0), 2 disturbed"
+
+
 def test_a_busy_machine_gives_no_result(scripted):
     scripted([Window(1.0, 1.0, 0.0)] * 8)
     engines: list[Engine] = [Fake("memfirst", {0: 30.0}), Fake("llama.cpp", {0: 10.0})]
