@@ -37,7 +37,7 @@ class Round:
 
 @dataclass(frozen=True)
 class Ratio:
-    """memfirst ÷ peer, over the pairs that count: median and quartiles; pairs thrown away, and counted though disturbed."""
+    """memfirst ÷ peer, over pairs that count: median and quartiles; pairs discarded, and counted though disturbed."""
 
     median: float
     q1: float
