@@ -67,12 +67,14 @@ class Runner:
         self.graph, self.context = graph, max(CONTEXTS) + 64
         self.backend = CpuBackend(graph, checkpoint, CpuOptions(threads, self.context, max(BATCHES)))
         self.pages = -(-self.context // 64)
-        for i in range(max(BATCHES)):
-            self._fill(i, max(CONTEXTS) if i == 0 else CONTEXTS[1])
+        self._fill()
 
-    def _fill(self, i: int, positions: int) -> None:
-        for at in range(0, positions, 256):
-            self.run(Step((Sequence(at, 256, self._pages(i), logits=()),)))
+    def _fill(self) -> None:
+        """A prompt's keys and values, then copies of them: what they are costs no time, where they lie does."""
+        self.run(Step((Sequence(0, PROMPT, self._pages(0), logits=()),)))
+        pages = self.backend._cache.reshape(self.backend.pages, -1)
+        for at in range(PROMPT // 64, len(pages)):
+            pages[at] = pages[at % (PROMPT // 64)]
 
     def _pages(self, i: int) -> tuple[int, ...]:
         return tuple(range(i * self.pages, (i + 1) * self.pages))
