@@ -192,6 +192,7 @@ KEPT = {
     "batch": {"t1": 0.010, "t8": 0.020},
     "context": {"weights": 100, "rows": [{"context": 1, "bytes": 100, "kv": 0, "seconds": 1.0},
                                          {"context": 9, "bytes": 300, "kv": 200, "seconds": 3.5}]},
+    "rounds": 30, "disturbed": 0,
 }  # fmt: skip
 
 
@@ -201,6 +202,8 @@ def test_measured_figures_are_shown_as_ratios() -> None:
     assert "80 % of the read loop; bytes ÷ 4, time ÷ 4 of F16's at equal reads" in text
     assert "2 times as long, 4 times the tokens/s" in text
     assert "9 tokens of context, KV 2 times the weights | bytes × 3, time × 3.5" in text
+    assert "All 30 rounds were free of other programs" in text
+    assert "In 7 of 30 rounds other programs ran" in measured.page({**KEPT, "disturbed": 7})
     assert "Nothing is kept" in measured.page({})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -11,12 +12,15 @@ from typing import Any
 from benchmarks import rounds
 from benchmarks.claims.measured import FILE
 from benchmarks.probe import probe
-from benchmarks.rounds import Goal, Note, Numbers
+from benchmarks.rounds import Goal, Kept, Note, Numbers
 from memfirst.calibrate import Small
 from memfirst.formats.synthetic_shapes import SyntheticShape
 from memfirst.graph import Step
 from memfirst.ops.traffic import KV_READ
 from memfirst.plan import Priced
+
+Watch = Callable[[Callable[[], Numbers]], Kept]
+"""Does rounds of some work and keeps those that count."""
 
 MIXES = ("f16", "q8_0", "q4_k_m", "q4_0")
 
@@ -43,7 +47,7 @@ def seconds(model: Small, step: Step, lasting: float = SECONDS) -> float:
     return model.run(step, max(3, round(lasting / model.run(step, 2))))
 
 
-def by_codec(shape: SyntheticShape, threads: int, goal: Goal, note: Note) -> dict[str, Any]:
+def by_codec(shape: SyntheticShape, threads: int, watch: Watch) -> dict[str, Any]:
     """A decoded token by mix, after the read loop of the same round."""
     found = {}
     for mix in MIXES:
@@ -53,28 +57,26 @@ def by_codec(shape: SyntheticShape, threads: int, goal: Goal, note: Note) -> dic
             def round_(model: Small = model, step: Step = step) -> Numbers:
                 return {"probe": 1e9 * probe(threads, SECONDS), "seconds": seconds(model, step)}
 
-            kept = rounds.clean_rounds(round_, goal, note)
+            kept = watch(round_)
             row = {name: kept.median(name) for name in ("probe", "seconds")}
             found[mix] = {"bytes": amounts(model, step)[0], **row}
     return found
 
 
-def by_batch(shape: SyntheticShape, threads: int, goal: Goal, note: Note) -> dict[str, float]:
+def by_batch(shape: SyntheticShape, threads: int, watch: Watch) -> dict[str, float]:
     """A step of one sequence and of eight, in turn."""
     with Small(shape, "q4_0", threads, 64, 8) as model:
         one, eight = model.step(8, 1, 1), model.step(8, 1, 8)
-        kept = rounds.clean_rounds(lambda: {"t1": seconds(model, one), "t8": seconds(model, eight)}, goal, note)
+        kept = watch(lambda: {"t1": seconds(model, one), "t8": seconds(model, eight)})
     return {name: kept.median(name) for name in ("t1", "t8")}
 
 
-def by_context(shape: SyntheticShape, threads: int, goal: Goal, note: Note) -> dict[str, Any]:
+def by_context(shape: SyntheticShape, threads: int, watch: Watch) -> dict[str, Any]:
     """A decoded token at each context, in turn."""
     with Small(shape, "q8_0", threads, max(CONTEXTS) + 64) as model:
         model.fill(max(CONTEXTS))
         steps = {context: model.step(context - 1) for context in CONTEXTS}
-        kept = rounds.clean_rounds(
-            lambda: {str(n): seconds(model, step, SECONDS / 2) for n, step in steps.items()}, goal, note
-        )
+        kept = watch(lambda: {str(n): seconds(model, step, SECONDS / 2) for n, step in steps.items()})
         rows = []
         for context, step in steps.items():
             total, kv = amounts(model, step)
@@ -90,11 +92,18 @@ def _cut(shape: SyntheticShape) -> SyntheticShape:
 
 def measure(threads: int, goal: Goal, note: Note, described: str, small: bool = False) -> dict[str, Any]:
     """Everything; BenchmarkError where the machine was not quiet. small: shapes for a test of this code."""
+    all_kept: list[Kept] = []
+
+    def watch(work: Callable[[], Numbers]) -> Kept:
+        all_kept.append(rounds.clean_rounds(work, goal, note))
+        return all_kept[-1]
+
     shape, deep = (_cut(SHAPE), _cut(DEEP)) if small else (SHAPE, DEEP)
     return {
         "machine": described, "date": date.today().isoformat(), "threads": threads,
-        "codecs": by_codec(shape, threads, goal, note), "batch": by_batch(shape, threads, goal, note),
-        "context": by_context(deep, threads, goal, note),
+        "codecs": by_codec(shape, threads, watch), "batch": by_batch(shape, threads, watch),
+        "context": by_context(deep, threads, watch),
+        "rounds": sum(len(kept.rounds) for kept in all_kept), "disturbed": sum(kept.disturbed for kept in all_kept),
     }  # fmt: skip
 
 

@@ -11,13 +11,13 @@ from benchmarks.claims.verdict import number
 from benchmarks.process import BenchmarkError
 
 FILE = Path(__file__).parent.parent / "data" / "claims_measured.json"
-KEYS = ("machine", "date", "threads", "codecs", "batch", "context")
+KEYS = ("machine", "date", "threads", "codecs", "batch", "context", "rounds", "disturbed")
 
 HEAD = """## Measured
 
 On {machine}, {threads} threads, {date}: `python -m benchmarks.claims --measure`. Made-up models larger than its
 caches, run by memfirst. Each time is told by a read loop in C of the same rounds, since what memory delivers changes
-from minute to minute, and rounds in which other programs ran are thrown away. No verdict rests on these figures.
+from minute to minute. {disturbance} No verdict rests on these figures.
 """
 
 NONE = """## Measured
@@ -46,7 +46,14 @@ def page(kept: Mapping[str, Any]) -> str:
         return NONE
     rows = [*_codecs(kept["codecs"]), *_batch(kept["batch"]), *_context(kept["context"])]
     table = "\n".join(["| statements | what | figure |", "|---|---|---|", *rows])
-    return f"{HEAD.format(**kept)}\n{table}\n"
+    return f"{HEAD.format(**kept, disturbance=_disturbance(kept))}\n{table}\n"
+
+
+def _disturbance(kept: Mapping[str, Any]) -> str:
+    """What others did meanwhile, and what became of such rounds."""
+    if kept["disturbed"]:
+        return f"In {kept['disturbed']} of {kept['rounds']} rounds other programs ran, or a hypervisor took time."
+    return f"All {kept['rounds']} rounds were free of other programs and of time that a hypervisor took."
 
 
 def _codecs(found: Mapping[str, Mapping[str, float]]) -> list[str]:
