@@ -19,8 +19,11 @@ from memfirst.graph import Weight
 from memfirst.kernels.cpu import arena
 from memfirst.lower.program import Program
 
-PACK_BYTES = 8 << 20
+PACK_BYTES = 2 << 20
 """Bytes that one thread packs at a time."""
+
+MOST_THREADS = 16
+"""More do not pack faster: copying is bound by memory."""
 
 
 def pack_weights(
@@ -29,7 +32,7 @@ def pack_weights(
     """All weights in one stretch of memory, in the order in which a step reads them; the stretch, and each of them.
 
     Slices of `PACK_BYTES` are packed side by side. A weight's pages of the file are released when it is done, and
-    only some weights are begun before, so that the file and the packed form are never both in memory whole.
+    only two slices a thread, or one weight, are begun before: file and packed form are never both in memory whole.
     """
     total = sum(-(-w.nbytes // 64) * 64 for w in program.weights.values())
     place_of_all, at, out = arena.allocate(total), 0, {}
@@ -41,12 +44,13 @@ def pack_weights(
             packed.result()
         checkpoint.release(name)
 
+    threads = min(threads, MOST_THREADS)
     with ThreadPoolExecutor(threads) as pool:
         for name, weight in program.weights.items():
             place = place_of_all[at : at + weight.nbytes]
             work = _packing(weight, checkpoint.read(name), checkpoint.tensors[name].codec, place)
             begun.append((name, [pool.submit(one) for one in work]))
-            if len(begun) > 2 * threads:
+            while len(begun) > 1 and sum(len(slices) for _, slices in begun) > 2 * threads:
                 finish()
             out[name] = place.view(np.float32) if len(weight.shape) == 1 else place
             at += -(-weight.nbytes // 64) * 64
