@@ -31,27 +31,28 @@ def pack_weights(
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
     """All weights in one stretch of memory, in the order in which a step reads them; the stretch, and each of them.
 
-    Slices of `PACK_BYTES` are packed side by side. A weight's pages of the file are released when it is done, and
-    only two slices a thread, or one weight, are begun before: file and packed form are never both in memory whole.
+    Slices of `PACK_BYTES` are packed side by side. A weight's pages of the file are released when it is done, and at
+    most two slices a thread, or one weight, are begun before: file and packed form are never both in memory whole.
     """
     total = sum(-(-w.nbytes // 64) * 64 for w in program.weights.values())
     place_of_all, at, out = arena.allocate(total), 0, {}
-    begun: deque[tuple[str, list[Future[object]]]] = deque()
+    begun: deque[tuple[Weight, list[Future[object]]]] = deque()
 
     def finish() -> None:
-        name, slices = begun.popleft()
+        weight, slices = begun.popleft()
         for packed in slices:
             packed.result()
-        checkpoint.release(name)
+        checkpoint.release(weight.name)
 
     threads = min(threads, MOST_THREADS)
+    most = 2 * threads * PACK_BYTES
     with ThreadPoolExecutor(threads) as pool:
         for name, weight in program.weights.items():
+            while begun and sum(other.nbytes for other, _ in begun) + weight.nbytes > most:
+                finish()
             place = place_of_all[at : at + weight.nbytes]
             work = _packing(weight, checkpoint.read(name), checkpoint.tensors[name].codec, place)
-            begun.append((name, [pool.submit(one) for one in work]))
-            while len(begun) > 1 and sum(len(slices) for _, slices in begun) > 2 * threads:
-                finish()
+            begun.append((weight, [pool.submit(one) for one in work]))
             out[name] = place.view(np.float32) if len(weight.shape) == 1 else place
             at += -(-weight.nbytes // 64) * 64
         while begun:
