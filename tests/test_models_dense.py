@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,17 @@ def streamed(graph: Graph) -> int:
 
 def per_token(graph: Graph) -> int:
     return sum(c.position_bytes for c in graph.caches if isinstance(c, KVCache))
+
+
+def test_the_registry_has_every_file_and_names_each_as_itself() -> None:
+    """It imports by name and on demand: a wrong or a missing entry would show only when its model is asked for."""
+    assert {name: found.name for name, found in models.ARCHITECTURES.items()} == {n: n for n in models.ARCHITECTURES}
+    files = Path(models.__file__).parent.glob("*.py")
+    defined = {path.stem for path in files if "\nARCHITECTURE = " in path.read_text(encoding="utf-8")}
+    found = [models.ARCHITECTURES[name] for name in models.ARCHITECTURES] + list(models.BY_MODEL_TYPE.values())
+    imported = [import_module(f"memfirst.models.{stem}").ARCHITECTURE for stem in defined]
+    assert len(defined) == len(found) and set(map(id, found)) == set(map(id, imported))
+
 
 
 @pytest.mark.parametrize("name", MODELS)
