@@ -26,6 +26,7 @@ test: $(STAMPS)/dev ## the test suite (comparisons that need torch are skipped; 
 
 check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_house.py
 

@@ -18,11 +18,11 @@ import numpy as np
 from benchmarks import rounds
 from benchmarks.rounds import Goal, Note, Numbers
 from benchmarks.tile_peak import peak
-from memfirst.backends.cpu import CpuBackend, CpuOptions
-from memfirst.formats.synthetic import synthetic
+from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.convert.synthetic import synthetic
 from memfirst.graph import Graph, KVCache, Sequence, Step
+from memfirst.graph.ops.linear import Linear
 from memfirst.models import build
-from memfirst.ops.linear import Linear
 
 LIMIT = 1.15
 SEQUENCES = 8

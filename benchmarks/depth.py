@@ -20,9 +20,9 @@ from benchmarks import rounds
 from benchmarks.probe import probe
 from benchmarks.process import BenchmarkError
 from benchmarks.rounds import Goal, Note, Numbers
-from memfirst.backends.cpu import CpuBackend
-from memfirst.formats.synthetic import synthetic
-from memfirst.formats.synthetic_shapes import NAMED
+from memfirst.backends.cpu.backend import CpuBackend
+from memfirst.convert.synthetic import synthetic
+from memfirst.convert.synthetic_shapes import NAMED
 from memfirst.graph import Sequence, Step
 
 LIMIT = 1.3

@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks import timing_model as tm
 from benchmarks.measured_rows import DATA, Left, Row, prompts, read
-from memfirst.timing.predict import CEILING, INSIDE_80
-from memfirst.timing.priors import UNIT
+from memfirst.predict.fitted.predict import CEILING, INSIDE_80
+from memfirst.predict.fitted.priors import UNIT
 
 PRIORS = Path(__file__).parent.parent / "memfirst" / "catalog" / "priors.json"
 
@@ -166,7 +166,7 @@ def score(missed: Missed, widen: tm.F64) -> Score:
 
 
 def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float) -> None:
-    """The constants with their spread, for `memfirst.timing`."""
+    """The constants with their spread, for `memfirst.predict.fitted`."""
     whole = np.round(fitted.covariance * UNIT).astype(int)
     data = {
         "made": "python -m benchmarks.fit_timing, from benchmarks/data/measured_*.csv", "rows": len(t.y),

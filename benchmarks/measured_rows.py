@@ -23,11 +23,11 @@ from functools import cache
 from pathlib import Path
 
 from memfirst.errors import MemfirstError
-from memfirst.machine import Machine, catalogue
-from memfirst.ops.traffic import EXPERTS, KV_READ, WEIGHTS
-from memfirst.timing.cost import Cost, Deployment
-from memfirst.timing.pieces import bits_per_weight
-from memfirst.timing.predict import CEILING
+from memfirst.graph.traffic import EXPERTS, KV_READ, WEIGHTS
+from memfirst.hardware.machines import Machine, catalogue
+from memfirst.predict.fitted.cost import Cost, Deployment
+from memfirst.predict.fitted.pieces import bits_per_weight
+from memfirst.predict.fitted.predict import CEILING
 
 DATA = Path(__file__).parent / "data"
 SHORT = 256  # tokens of context where a source says "short"

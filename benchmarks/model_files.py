@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from memfirst.convert.synthetic import synthetic, write
 from memfirst.errors import MemfirstError
-from memfirst.formats.synthetic import synthetic, write
 
 SHAPE = "llama-1b"
 CODECS = ("q4_0", "q4_k_m", "q8_0")

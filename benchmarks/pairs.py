@@ -73,9 +73,7 @@ def speed(rounds: Sequence[Round], name: str) -> float:
 def probe_share(rounds: Sequence[Round]) -> float | None:
     """Median of memfirst's GB/s ÷ the probe's GB/s of the same round; None where it reports no bytes."""
     shares = [
-        sample.gbps / r.probe_gbps
-        for r in rounds
-        if r.clean(OURS) and (sample := r.samples[OURS]).gbps is not None
+        sample.gbps / r.probe_gbps for r in rounds if r.clean(OURS) and (sample := r.samples[OURS]).gbps is not None
     ]
     return statistics.median(shares) if shares else None
 

@@ -116,9 +116,7 @@ def record(
         "probe_share": pairs.probe_share(rounds),
         "ratios": {peer: asdict(pairs.ratio(rounds, peer)) for peer in peers},
         "settings": {engine.name: dict(settings[engine.name]) for engine in engines},
-        "commands": {
-            engine.name: shown(engine.command(model, case, settings[engine.name])) for engine in engines
-        },
+        "commands": {engine.name: shown(engine.command(model, case, settings[engine.name])) for engine in engines},
         "rounds": [asdict(r) for r in rounds],
     }
 
@@ -160,17 +158,11 @@ def add_peer_options(parser: argparse.ArgumentParser) -> None:
     """Where the peers are."""
     parser.add_argument("--memfirst", help="command that runs memfirst (default: with this Python)")
     parser.add_argument("--llama-bench", help="llama.cpp's llama-bench")
-    parser.add_argument(
-        "--llama-python", help="Python that has llama-cpp-python, where there is no llama-bench"
-    )
+    parser.add_argument("--llama-python", help="Python that has llama-cpp-python, where there is no llama-bench")
     parser.add_argument("--ik-bench", help="ik_llama.cpp's llama-bench")
     parser.add_argument("--ik-python", help="Python that has ik-llama-cpp-python")
-    parser.add_argument(
-        "--ik-path", default="", help="folder of the ik_llama_cpp package, if not installed there"
-    )
-    parser.add_argument(
-        "--reps", type=int, default=3, help="repetitions inside one run of a peer; its median counts"
-    )
+    parser.add_argument("--ik-path", default="", help="folder of the ik_llama_cpp package, if not installed there")
+    parser.add_argument("--reps", type=int, default=3, help="repetitions inside one run of a peer; its median counts")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,15 +19,15 @@ from statistics import median, quantiles
 
 import numpy as np
 
-from memfirst.backends.cpu import CpuBackend, CpuOptions
+from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.convert.synthetic import synthetic
 from memfirst.errors import MemfirstError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
-from memfirst.formats.synthetic import synthetic
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.hub import resolve
 from memfirst.models import build
-from memfirst.rates import Rates, load, prefill, step_time
+from memfirst.predict.measured import Rates, load, prefill, step_time
 
 CONTEXTS, BATCHES, PROMPT = (0, 1024, 4096), (1, 4, 8), 256
 ROUNDS = 7

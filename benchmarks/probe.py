@@ -46,9 +46,7 @@ def cpu_identity() -> str:
         entry = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
     except OSError:
         return platform.machine()
-    kept = [
-        line for line in entry.splitlines() if line.startswith(("model name", "flags", "Features", "CPU"))
-    ]
+    kept = [line for line in entry.splitlines() if line.startswith(("model name", "flags", "Features", "CPU"))]
     return "\n".join(kept) or platform.machine()
 
 
@@ -56,9 +54,7 @@ def compile_probe(build: Path = BUILD) -> Path:
     """The probe's binary, compiled unless this source was already compiled for this processor."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        raise BenchmarkError(
-            "no C compiler (cc, gcc or clang) found", do="install one, it builds the read probe"
-        )
+        raise BenchmarkError("no C compiler (cc, gcc or clang) found", do="install one, it builds the read probe")
     digest = hashlib.sha256(SOURCE.read_bytes() + cpu_identity().encode()).hexdigest()[:16]
     binary = build / f"read_probe-{digest}"
     if not binary.exists():

@@ -26,15 +26,15 @@ from benchmarks import process, rounds
 from benchmarks.process import BenchmarkError
 from benchmarks.rounds import Kept, Note, Numbers
 from memfirst.errors import ProbeError
-from memfirst.llama_bench import Row, parse_rows
-from memfirst.probe import run as probes
-from memfirst.probe.address import parse
-from memfirst.probe.ask import Dialect
-from memfirst.probe.client import Client
-from memfirst.probe.fit import Line, robust_line
-from memfirst.probe.limits import Limits
-from memfirst.probe.prompt import Prompts
-from memfirst.probe.server import discover
+from memfirst.measure.probe import run as probes
+from memfirst.measure.probe.address import parse
+from memfirst.measure.probe.ask import Dialect
+from memfirst.measure.probe.client import Client
+from memfirst.measure.probe.fit import Line, robust_line
+from memfirst.measure.probe.limits import Limits
+from memfirst.measure.probe.prompt import Prompts
+from memfirst.measure.probe.server import discover
+from memfirst.predict.llama_bench import Row, parse_rows
 
 DECODE_BAR, CONTEXT_BAR = 0.10, 0.25
 CONTEXTS = (16, 512, 1024, 2048)

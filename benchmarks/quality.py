@@ -136,9 +136,7 @@ def summarize(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "perplexity": {name: perplexity(values) for name, values in nll.items()},
         "kl_nats": {name: float(values.mean()) for name, values in kls.items()},
         "kl_standard_error": {n: float(v.std(ddof=1) / np.sqrt(len(v))) for n, v in kls.items()},
-        "top1_as_llama": {
-            name: float(np.average([c["top1"][name] for c in chunks], weights=counts)) for name in nll
-        },
+        "top1_as_llama": {name: float(np.average([c["top1"][name] for c in chunks], weights=counts)) for name in nll},
     }
 
 

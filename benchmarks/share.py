@@ -18,9 +18,9 @@ from benchmarks import rounds
 from benchmarks.process import BenchmarkError
 from benchmarks.rounds import Goal, Note, Numbers
 from memfirst import SamplingParams
-from memfirst.backends.cpu import CpuBackend
-from memfirst.formats.synthetic import synthetic
-from memfirst.formats.synthetic_shapes import SyntheticShape
+from memfirst.backends.cpu.backend import CpuBackend
+from memfirst.convert.synthetic import synthetic
+from memfirst.convert.synthetic_shapes import SyntheticShape
 
 LIMIT = 0.06
 TOKENS = 256

@@ -78,9 +78,7 @@ def write_between_markers(path: Path, text: str) -> None:
     except OSError as error:
         raise BenchmarkError(f"cannot read {path}: {error.strerror}") from error
     if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-        raise BenchmarkError(
-            f"{path} has no single pair of markers", f"{BEGIN} and, after it, {END}", "add them"
-        )
+        raise BenchmarkError(f"{path} has no single pair of markers", f"{BEGIN} and, after it, {END}", "add them")
     before, after = old.split(BEGIN)[0], old.split(END)[1]
     made = path.with_name(path.name + ".part")
     made.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Fitting the constants of `memfirst.timing.pieces` to measured rows: regularised least squares on log time.
+"""Fitting the constants of `memfirst.predict.fitted.pieces` to measured rows: regularised least squares on log time.
 
     log t_i = log f(pieces of row i, constants) + machine's own + source's own + row's own
 
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measured_rows import Row
-from memfirst.timing.pieces import ADDED, HOST, MATMUL_LANE, SOFT, Piece, pieces
-from memfirst.timing.predict import floor
-from memfirst.timing.priors import NARROWER
+from memfirst.predict.fitted.pieces import ADDED, HOST, MATMUL_LANE, SOFT, Piece, pieces
+from memfirst.predict.fitted.predict import floor
+from memfirst.predict.fitted.priors import NARROWER
 
 F64 = NDArray[np.float64]
 Index = NDArray[np.intp]

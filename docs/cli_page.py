@@ -23,11 +23,7 @@ def option_row(parameter: Any) -> str:
     names = ", ".join(f"`{o}`" for o in parameter.opts)
     metavar = f" {parameter.metavar}" if parameter.metavar and not parameter.is_flag else ""
     default = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
-    shown = (
-        f" (default: {default})"
-        if isinstance(default, (int, float, str)) and default not in (False, "")
-        else ""
-    )
+    shown = f" (default: {default})" if isinstance(default, (int, float, str)) and default not in (False, "") else ""
     return f"| {names}{metavar} | {parameter.help}{shown} |"
 
 

@@ -1,10 +1,10 @@
 """memfirst: language-model inference that counts its bytes.
 
-    import memfirst
+import memfirst
 
-    with memfirst.load("smollm2:135m") as model:
-        for token in model.generate([{"role": "user", "content": "Why is the sky blue?"}], max_tokens=64):
-            print(token.text, end="")
+with memfirst.load("smollm2:135m") as model:
+    for token in model.generate([{"role": "user", "content": "Why is the sky blue?"}], max_tokens=64):
+        print(token.text, end="")
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memfirst.engine import Model, load
     from memfirst.errors import MemfirstError
-    from memfirst.generate import Generation, Token
     from memfirst.ledger import Ledger
-    from memfirst.sampling import SamplingParams
+    from memfirst.runtime.generation import Generation, Token
+    from memfirst.runtime.model import Model, load
+    from memfirst.runtime.sampling import SamplingParams
 
 __version__ = "0.1.0"
 __all__ = ["Generation", "Ledger", "MemfirstError", "Model", "SamplingParams", "Token", "__version__", "load"]
 
 _HOMES = {
-    "Generation": "generate", "Ledger": "ledger", "MemfirstError": "errors", "Model": "engine",
-    "SamplingParams": "sampling", "Token": "generate", "load": "engine",
-}  # fmt: skip
+    "Generation": "runtime.generation",
+    "Ledger": "ledger",
+    "MemfirstError": "errors",
+    "Model": "runtime.model",
+    "SamplingParams": "runtime.sampling",
+    "Token": "runtime.generation",
+    "load": "runtime.model",
+}
 
 
 def __getattr__(name: str) -> Any:

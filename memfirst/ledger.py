@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memfirst.graph import Step
+from memfirst.graph.traffic import NOTHING, STREAMED, Amount
 from memfirst.lower.program import Program
-from memfirst.ops.traffic import NOTHING, STREAMED, Amount
 
 
 @dataclass(frozen=True)

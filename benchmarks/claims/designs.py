@@ -18,8 +18,8 @@ from benchmarks.claims.figures import (
 from benchmarks.claims.statement import Opinion, Section, Statement
 from benchmarks.claims.verdict import Case, Scope, at_least, at_most, near
 from memfirst.graph import decode
-from memfirst.ops.channel_scan import ChannelScan
-from memfirst.ops.scan import SelectiveScan
+from memfirst.graph.ops.channel_scan import ChannelScan
+from memfirst.graph.ops.scan import SelectiveScan
 
 EIGHT, RECURRENT = "llama-3:8b", "falcon-mamba:7b"
 LISTED = ("state-space models", "sparse models and mixtures of experts", "Flash Attention", "on-device compression")

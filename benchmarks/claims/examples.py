@@ -7,8 +7,8 @@ from benchmarks.claims.figures import bandwidth, ceiling, flops, model, paramete
 from benchmarks.claims.introduction import GPT_FAST, QWEN, SPARK, XIONGJIE, usual
 from benchmarks.claims.statement import Section, Statement
 from benchmarks.claims.verdict import Case, Scope, at_least, at_most, inside, near, percent
-from memfirst.machine import find_machine
-from memfirst.memory import engine_named, place
+from memfirst.hardware.machines import find_machine
+from memfirst.plan.fit import engine_named, place
 
 EIGHT, SEVENTY = "llama-3:8b", "llama-3:70b"
 

@@ -21,9 +21,9 @@ from benchmarks.claims.introduction import ARITHMETIC, GPT_FAST, XIONGJIE
 from benchmarks.claims.statement import Section, Statement
 from benchmarks.claims.verdict import Case, at_least, at_most, near, number
 from memfirst.graph import decode
-from memfirst.machine import catalogue, find_machine
-from memfirst.timing import OVERHEAD
-from memfirst.timing.pieces import plain_rate
+from memfirst.hardware.machines import catalogue, find_machine
+from memfirst.predict.fitted import OVERHEAD
+from memfirst.predict.fitted.pieces import plain_rate
 
 LITTLE = (("llama-3:8b", "f16", "a100-80gb"), ("llama-3:8b", "q4_k_m", "rtx-4090"),
               ("llama-3:8b", "q4_k_m", "raspberry-pi-5"))  # fmt: skip

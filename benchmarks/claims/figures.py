@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from memfirst.graph import KVCache, Step, decode, prefill
-from memfirst.lower.mixed import layer_of
-from memfirst.machine import Machine, find_machine
-from memfirst.ops.attention import Attention
-from memfirst.ops.linear import Linear
-from memfirst.ops.traffic import KV_READ, NOTHING, STATE_READ
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.traffic import KV_READ, NOTHING, STATE_READ
+from memfirst.hardware.machines import Machine, find_machine
 from memfirst.plan import Options, Plan, Subject, make, place, subject
-from memfirst.timing.pieces import matrix_rate
+from memfirst.predict.fitted.pieces import matrix_rate
+from memfirst.transform.recode import layer_of
 
 KIB = 1024
 """Tokens of a "1K" context."""

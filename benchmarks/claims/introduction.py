@@ -11,7 +11,7 @@ from benchmarks.claims.figures import kv, mbu, mfu, parameters, read, roof
 from benchmarks.claims.statement import Opinion, Section, Statement
 from benchmarks.claims.verdict import Case, Scope, at_least, at_most, percent
 from memfirst.graph import decode, prefill
-from memfirst.timing.predict import CEILING
+from memfirst.predict.fitted.predict import CEILING
 
 XIONGJIE, SPARK, QWEN, GPT_FAST = "XiongjieDai", "ggml-org", "Qwen2.5 official", "pytorch-labs"
 """How the sources of published rows begin."""

@@ -13,10 +13,10 @@ from benchmarks import rounds
 from benchmarks.claims.measured import FILE
 from benchmarks.probe import probe
 from benchmarks.rounds import Goal, Kept, Note, Numbers
-from memfirst.calibrate import Small
-from memfirst.formats.synthetic_shapes import SyntheticShape
+from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.graph import Step
-from memfirst.ops.traffic import KV_READ
+from memfirst.graph.traffic import KV_READ
+from memfirst.measure.calibrate import Small
 from memfirst.plan import Priced
 
 Watch = Callable[[Callable[[], Numbers]], Kept]

@@ -8,7 +8,7 @@ from benchmarks.claims.introduction import GPT_FAST, QWEN, XIONGJIE, usual
 from benchmarks.claims.statement import Section, Statement
 from benchmarks.claims.verdict import Case, Scope, at_least, at_most, near, percent
 from memfirst.graph import decode
-from memfirst.machine import catalogue, find_machine
+from memfirst.hardware.machines import catalogue, find_machine
 
 EIGHT = "llama-3:8b"
 TABLE = "llama.cpp tools/quantize README"

@@ -7,7 +7,7 @@ from benchmarks.claims.figures import ceiling, knee, kv, planned, read
 from benchmarks.claims.introduction import GPT_FAST, XIONGJIE, usual
 from benchmarks.claims.statement import Opinion, Section, Statement
 from benchmarks.claims.verdict import Case, Scope, at_least, at_most, percent
-from memfirst.machine import catalogue, find_machine
+from memfirst.hardware.machines import catalogue, find_machine
 
 READING = 5.0
 """Tokens/s at which people read: 240 words a minute, 0.8 words a token."""

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
-from memfirst.backends.cpu import CpuBackend, CpuOptions
-from memfirst.backends.cpu_bind import Bound
+from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.backends.cpu.bind import Bound
 from memfirst.codecs.base import F32, ROWS
 from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint

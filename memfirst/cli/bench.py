@@ -71,7 +71,7 @@ def bench(
         return
     from memfirst.cli.display import print_json, progress
 
-    measure: Any = import_module("memfirst.measure")
+    measure: Any = import_module("memfirst.measure.bench")
     with progress(quiet=as_json or llama_bench) as report:
         source = _resolved(model, offline, report) if model else _made(synthetic, codec, write)
         measured = measure.bench(
@@ -79,7 +79,7 @@ def bench(
             threads=threads, prompt=prompt, generate=generate, ctx=ctx, progress=report,
         )  # fmt: skip
     if llama_bench:
-        from memfirst.llama_bench import write_rows
+        from memfirst.predict.llama_bench import write_rows
 
         print(write_rows(measured.rows()))
     elif as_json:
@@ -92,9 +92,9 @@ def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:
     """Rows of any engine that writes what llama-bench writes, beside the bytes of the model that it ran."""
     from memfirst.cli.display import print_json, progress
     from memfirst.formats.open import open_checkpoint
-    from memfirst.llama_bench import read_rows
     from memfirst.models import build
-    from memfirst.rates import load, others
+    from memfirst.predict.llama_bench import read_rows
+    from memfirst.predict.measured import load, others
 
     if not model:
         raise typer.BadParameter("--explain needs the MODEL that the rows are of")
@@ -123,7 +123,7 @@ def _resolved(model: str, offline: bool, report: Progress) -> Path:
 
 def _made(shape: str | None, codec: str, write: Path | None) -> Any:
     """Random weights of `shape`: a checkpoint in memory, or the file that it was written to."""
-    make: Any = import_module("memfirst.formats.synthetic")
+    make: Any = import_module("memfirst.convert.synthetic")
     checkpoint = make.synthetic(shape, codec)
     if write is None:
         return checkpoint

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from memfirst.engine import DEFAULT_CONTEXT
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint, TensorInfo
 from memfirst.graph import Graph, decode
+from memfirst.graph.traffic import KV_READ, STREAMED
 from memfirst.ledger import predict
 from memfirst.lower import cpu
 from memfirst.lower.generic import lower
 from memfirst.models import build
-from memfirst.ops.traffic import KV_READ, STREAMED
+from memfirst.runtime.model import DEFAULT_CONTEXT
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,7 @@ def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
         return ""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
     lines = (
-        "  ".join(
-            c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))
-        )
+        "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
         for r in rows
     )
     return "\n".join(line.rstrip() for line in lines)

@@ -30,7 +30,7 @@ class Request:
 
 def sampling(given: dict[str, float | int | None]) -> Any:
     """SamplingParams from the options that were given; ConfigError where one is out of range."""
-    from memfirst.sampling import SamplingParams
+    from memfirst.runtime.sampling import SamplingParams
 
     return SamplingParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
@@ -56,9 +56,7 @@ def loaded(
 def generate(model: Any, prompt: str | Messages, request: Request) -> Any:
     """Start an answer: an iterable of tokens with `.text`, then `.report()` and `.line()`."""
     if request.raw and not isinstance(prompt, str):
-        raise MemfirstError(
-            "--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat"
-        )
+        raise MemfirstError("--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat")
     return model.generate(prompt, params=request.params, max_tokens=request.max_tokens, stop=request.stop)
 
 

@@ -11,7 +11,7 @@ import typer
 from memfirst.cli.options import Json
 
 if TYPE_CHECKING:
-    from memfirst.rates import Rates
+    from memfirst.predict.measured import Rates
 
 STABLE = 0.15
 """Repetitions that differ by more than this are said to."""
@@ -52,7 +52,7 @@ def machine(action: What = Action.measure, *, as_json: Json = False) -> None:
 
 def _shown() -> Rates:
     from memfirst.errors import MemfirstError
-    from memfirst.rates import load, rates_file
+    from memfirst.predict.measured import load, rates_file
 
     found = load()
     if found is None:
@@ -62,9 +62,9 @@ def _shown() -> Rates:
 
 def _measured(quiet: bool) -> Rates:
     from memfirst.cli.display import progress
-    from memfirst.rates import save
+    from memfirst.predict.measured import save
 
-    calibrate: Any = import_module("memfirst.calibrate")
+    calibrate: Any = import_module("memfirst.measure.calibrate")
     with progress(quiet=quiet) as report:
         rates: Rates = calibrate.calibrate(report)
     save(rates)
@@ -73,7 +73,7 @@ def _measured(quiet: bool) -> Rates:
 
 def page(rates: Rates) -> str:
     """For people: streams by threads, then kernels."""
-    from memfirst.rates import rates_file
+    from memfirst.predict.measured import rates_file
 
     lines = [f"{rates.fingerprint}, measured {rates.date[:16].replace('T', ' ')}", ""]
     lines += ["  threads   reads GB/s   weights reach   keys and values   a phase"]
@@ -106,7 +106,7 @@ def _kernels(rates: Rates) -> list[tuple[str, float, float]]:
 
 def _list(as_json: bool) -> None:
     from memfirst.cli.display import print_json, table
-    from memfirst.machine import machines
+    from memfirst.hardware.machines import machines
 
     found = machines()
     if as_json:

@@ -9,9 +9,7 @@ import typer
 MODEL_HELP = "A path, a catalogue name (smollm2:135m) or hf:owner/repo[:QUANT]."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")
-]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use the cache only; touch no network.")]
 Threads = Annotated[
     int | None,

@@ -106,7 +106,7 @@ def plan(
         rows = sources.combinations(options, axes)
     found = sources.plans(models, sources.places(on or []), rows, allow_unknown)
     if plot:
-        from memfirst.plots import draw
+        from memfirst.plan.plots import draw
 
         draw(found[0], plot)
     if not as_json:
@@ -119,8 +119,8 @@ def plan(
 
 
 def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool) -> None:
-    from memfirst.advise import advise, best
     from memfirst.cli.plan_page import FITTING, comparison, page, print_csv
+    from memfirst.plan.advice import advise, best
 
     if as_csv:
         print_csv([p.row() for p in found])
@@ -132,8 +132,8 @@ def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool) -> None:
 
 def _print_json(found: tuple[Plan, ...], ran: Any, swept: bool) -> None:
     """Advice takes as long as ten plans: none for the rows of a sweep."""
-    from memfirst.advise import advise
     from memfirst.cli.display import print_json
+    from memfirst.plan.advice import advise
 
     plans = [p.json() | ({} if swept else {"advice": [a.json() for a in advise(p)]}) for p in found]
     print_json({"plans": plans} | ({"verified": ran.json()} if ran else {}))

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
-from memfirst.advise import Advice
 from memfirst.cli.display import printable, size, table
-from memfirst.ops.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
+from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
 from memfirst.plan import Plan, Speed
+from memfirst.plan.advice import Advice
 
 WIDTH, WIDEST, LABEL = 110, 120, 9
 """Characters of a line, of a change's line, and of the words at the left."""

@@ -118,7 +118,7 @@ def verified(plan: Plan, quiet: bool) -> Any:
 
     from memfirst.cli.display import progress
 
-    verify: Any = import_module("memfirst.verify")  # kernels come in with it
+    verify: Any = import_module("memfirst.measure.verify")  # kernels come in with it
     here = place(HERE)
     with progress(quiet=quiet) as report:
         return verify.verify(plan, here, report)

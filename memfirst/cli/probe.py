@@ -63,9 +63,7 @@ Tokens = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option(
-        "--seconds", metavar="S", min=0.1, max=86400, callback=_number, help="Stop after so many seconds."
-    ),
+    typer.Option("--seconds", metavar="S", min=0.1, max=86400, callback=_number, help="Stop after so many seconds."),
 ]
 Requests = Annotated[
     int, typer.Option("--max-requests", metavar="N", min=1, max=10000, help="Send at most so many requests.")
@@ -114,8 +112,8 @@ def probe(
     if not api_key.isascii() or not api_key.isprintable():
         raise typer.BadParameter("--api-key holds characters that no header can")
     from memfirst.cli.display import print_json, printable, progress
-    from memfirst.probe import report as reports
-    from memfirst.probe import run
+    from memfirst.measure.probe import report as reports
+    from memfirst.measure.probe import run
 
     with progress(quiet=as_json) as drawn:
         rate, rate_of = _bandwidth(bandwidth, on)
@@ -145,7 +143,7 @@ def _bandwidth(given: float | None, on: str | None) -> tuple[float | None, str]:
     if on is None:
         return None, ""
     from memfirst.errors import ProbeError
-    from memfirst.machine import find_machine
+    from memfirst.hardware.machines import find_machine
 
     machine = find_machine(on)
     if machine.bandwidth is None:
@@ -157,7 +155,7 @@ def _graph(model: str, codec: str, kv: str) -> Graph:
     """The model as the server is said to run it. Nothing is downloaded."""
     from memfirst.codecs import BLOCK_TYPES
     from memfirst.errors import UnsupportedError
-    from memfirst.lower.mixed import mixed, with_kv
+    from memfirst.transform.recode import mixed, with_kv
 
     if kv not in BLOCK_TYPES:
         raise UnsupportedError(f"no codec is called {kv[:40]!r}", f"one of {', '.join(BLOCK_TYPES)}")

@@ -21,9 +21,7 @@ Prompt = Annotated[
     _option("-p", "--prompt", metavar="TEXT", help="The prompt; without it, standard input, or chat."),
 ]
 System = Annotated[str | None, _option("--system", metavar="TEXT", help="A system message.")]
-MaxTokens = Annotated[
-    int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Stop after so many tokens.")
-]
+MaxTokens = Annotated[int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Stop after so many tokens.")]
 Temperature = Annotated[
     float | None, _option("--temperature", default="0.8", metavar="T", min=0.0, help="0 is greedy.")
 ]
@@ -65,9 +63,7 @@ Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="cpu, or reference: NumPy float32, slow, the definition."),
 ]
-Raw = Annotated[
-    bool, typer.Option("--raw", help="Give the prompt to the model as it is, without a chat template.")
-]
+Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model as it is, without a chat template.")]
 
 
 def run(
@@ -105,9 +101,7 @@ def run(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw)
-    with engine.loaded(
-        model, threads=threads, ctx=ctx, backend=backend, offline=offline, quiet=as_json
-    ) as loaded:
+    with engine.loaded(model, threads=threads, ctx=ctx, backend=backend, offline=offline, quiet=as_json) as loaded:
         if text is None:
             from memfirst.cli.chat import chat
 

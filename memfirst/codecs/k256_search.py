@@ -140,9 +140,7 @@ def _refit(columns: Columns, scaled: F32, mins: F32) -> tuple[F32, F32]:
     six bits adds about 0.3 % of error, and this wins it back. Both are 0 where the system is singular.
     """
     product = columns.weight * scaled
-    aa, ax, a = (
-        part.sum(axis=0).reshape(-1, SUBS) for part in (product * scaled, product * columns.x, product)
-    )
+    aa, ax, a = (part.sum(axis=0).reshape(-1, SUBS) for part in (product * scaled, product * columns.x, product))
     weight, x = columns.sw.reshape(-1, SUBS), columns.sx.reshape(-1, SUBS)
     saa, sax, sab, sbb, sbx = (
         part.sum(axis=1, keepdims=True) for part in (aa, ax, a * mins, weight * mins * mins, x * mins)

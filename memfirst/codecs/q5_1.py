@@ -51,9 +51,7 @@ def quantize(weights: F32) -> U8:
 
 def _quantize(weights: F32) -> U8:
     scale, lowest, codes = affine_codes(weights, levels=32)
-    return np.concatenate(
-        [f16_bytes(scale), f16_bytes(lowest), fifth_bit_bytes(codes), nibble_bytes(codes)], axis=1
-    )
+    return np.concatenate([f16_bytes(scale), f16_bytes(lowest), fifth_bit_bytes(codes), nibble_bytes(codes)], axis=1)
 
 
 def pack(blocks: U8, out: U8 | None = None) -> U8:

@@ -28,9 +28,7 @@ class Pulled:
     source: str
 
 
-def resolve(
-    name: str, *, download: bool = True, offline: bool = False, progress: Progress | None = None
-) -> Path:
+def resolve(name: str, *, download: bool = True, offline: bool = False, progress: Progress | None = None) -> Path:
     """The GGUF file (of a split one, the first), folder or config.json of `name`; fetched where needed.
 
     `name` is a path, a catalogue name ("smollm2:135m", "smollm2:135m:Q8_0") or "hf:owner/repo[:QUANT]".
@@ -165,9 +163,7 @@ def _ref_of(name: str) -> Ref:
     """The pulled model called `name`, by a listed name or by what MODEL accepts; paths are refused."""
     found = parse(name)
     if isinstance(found, Path):
-        raise ModelNotFoundError(
-            f"{name} is a path", "the name of a pulled model", "see them with: memfirst list"
-        )
+        raise ModelNotFoundError(f"{name} is a path", "the name of a pulled model", "see them with: memfirst list")
     if not cache.repo_dir(found.repo).is_dir():
         raise _not_pulled(name)
     return found

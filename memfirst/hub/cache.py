@@ -88,9 +88,7 @@ def disk_errors(where: Path) -> Iterator[None]:
         yield
     except OSError as e:
         if e.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CapacityError(
-                f"the disk of {where} is full", do="free some space, or set MEMFIRST_CACHE_DIR"
-            ) from e
+            raise CapacityError(f"the disk of {where} is full", do="free some space, or set MEMFIRST_CACHE_DIR") from e
         raise MemfirstError(
             f"cannot write to {where}: {e.strerror}", do="set MEMFIRST_CACHE_DIR to a folder of yours"
         ) from e

@@ -40,9 +40,7 @@ class Ref:
 def check_repo(repo: str) -> str:
     """`repo` if it is a well-formed "owner/name"; ModelNotFoundError otherwise: it names a folder of ours."""
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo:
-        raise ModelNotFoundError(
-            f"{repo!r} is not a repository", "owner/name", "as in hf:Qwen/Qwen3-0.6B-GGUF"
-        )
+        raise ModelNotFoundError(f"{repo!r} is not a repository", "owner/name", "as in hf:Qwen/Qwen3-0.6B-GGUF")
     return repo
 
 
@@ -51,9 +49,7 @@ def check_file(name: str) -> str:
     parts = PurePosixPath(name).parts
     bad = not parts or name.startswith("/") or "\\" in name or ":" in name or "\0" in name
     if bad or any(p in (".", "..") or p.startswith(".") for p in parts):
-        raise DownloadError(
-            f"the repository lists a file called {name!r}", "a plain relative path", "not fetched"
-        )
+        raise DownloadError(f"the repository lists a file called {name!r}", "a plain relative path", "not fetched")
     return name
 
 
@@ -88,13 +84,9 @@ def _catalogued(name: str) -> Ref | None:
 def _unknown(name: str) -> ModelNotFoundError:
     """Why `name` is nothing we know, with the closest names."""
     if _REPO.fullmatch(name):
-        return ModelNotFoundError(
-            f"no file or folder {name!r}", do=f"for a repository on the hub, write hf:{name}"
-        )
+        return ModelNotFoundError(f"no file or folder {name!r}", do=f"for a repository on the hub, write hf:{name}")
     if name.endswith((".gguf", ".json", ".safetensors")) or name.startswith((".", "~")) or "/" in name:
-        return ModelNotFoundError(
-            f"no file or folder {name!r}", "a GGUF file, a model folder or a config.json"
-        )
+        return ModelNotFoundError(f"no file or folder {name!r}", "a GGUF file, a model folder or a config.json")
     close = difflib.get_close_matches(name.lower(), [m.name for m in models()], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "see the names with: memfirst list --catalogue"
     return ModelNotFoundError(f"no model called {name!r}", "a path, a catalogue name or hf:owner/repo", hint)
@@ -109,9 +101,7 @@ def quant_of(file: str) -> str:
 def choose(ref: Ref, listing: Iterable[str]) -> list[str]:
     """The files of `ref` in `listing`: one GGUF, all parts of a split one, or a safetensors folder."""
     listing = list(listing)
-    ggufs = [
-        f for f in listing if f.lower().endswith(".gguf") and not any(n in f.lower() for n in _NOT_MODELS)
-    ]
+    ggufs = [f for f in listing if f.lower().endswith(".gguf") and not any(n in f.lower() for n in _NOT_MODELS)]
     if not ggufs:
         return _folder(ref, listing)
     return _complete(ref, _one_model(ref, ggufs), ggufs)
@@ -122,9 +112,7 @@ def _one_model(ref: Ref, ggufs: list[str]) -> str:
     if ref.quant.lower().endswith(".gguf"):
         found = [f for f in ggufs if f.lower() == ref.quant.lower()]
         if not found:
-            raise ModelNotFoundError(
-                f"hf:{ref.repo} has no {ref.quant}", f"one of {', '.join(sorted(ggufs))}"
-            )
+            raise ModelNotFoundError(f"hf:{ref.repo} has no {ref.quant}", f"one of {', '.join(sorted(ggufs))}")
         return found[0]
     by_quant: dict[str, dict[str, str]] = {}
     for f in ggufs:
@@ -169,11 +157,7 @@ def _folder(ref: Ref, listing: list[str]) -> list[str]:
     top = [f for f in listing if "/" not in f]
     weights = [f for f in top if f.endswith(".safetensors") and not f.startswith("consolidated")]
     if ref.quant:
-        raise ModelNotFoundError(
-            f"hf:{ref.repo} has no GGUF file, so no {ref.quant}", do=f"try hf:{ref.repo}"
-        )
+        raise ModelNotFoundError(f"hf:{ref.repo} has no GGUF file, so no {ref.quant}", do=f"try hf:{ref.repo}")
     if not weights or "config.json" not in top:
-        raise ModelNotFoundError(
-            f"hf:{ref.repo} holds no model", "GGUF files, or config.json and safetensors"
-        )
+        raise ModelNotFoundError(f"hf:{ref.repo} holds no model", "GGUF files, or config.json and safetensors")
     return [f for f in _FOLDER if f in top] + sorted(weights)

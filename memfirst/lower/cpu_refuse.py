@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op
-from memfirst.ops.add import Add
-from memfirst.ops.attention import Attention
-from memfirst.ops.embed import Embed
-from memfirst.ops.glu import Glu
-from memfirst.ops.linear import Linear
-from memfirst.ops.norm import RMSNorm
-from memfirst.ops.rope import Rope
-from memfirst.ops.select import Select
+from memfirst.graph.ops.add import Add
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.rope import Rope
+from memfirst.graph.ops.select import Select
 
 KERNELS = (Embed, RMSNorm, Linear, Rope, Attention, Glu, Add, Select)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step, Weight
-from memfirst.ops.traffic import Read
+from memfirst.graph.traffic import Read
 
 _ITEMSIZE = {"u8": 1, "i8": 1, "u16": 2, "i32": 4, "f32": 4, "i64": 8}
 

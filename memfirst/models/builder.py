@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from memfirst.graph import Cache, Graph, KVCache, Op, StateCache, Weight
+from memfirst.graph.ops.activation import Activation
+from memfirst.graph.ops.add import Add
+from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.layer_norm import LayerNorm
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.scale import Scale
+from memfirst.graph.ops.select import Select
+from memfirst.graph.ops.slice import Slice
+from memfirst.graph.ops.token_lerp import TokenLerp
+from memfirst.graph.ops.token_shift import TokenShift
 from memfirst.models.base import WeightProvider
-from memfirst.ops.activation import Activation
-from memfirst.ops.add import Add
-from memfirst.ops.embed import Embed
-from memfirst.ops.glu import Glu
-from memfirst.ops.layer_norm import LayerNorm
-from memfirst.ops.linear import Linear
-from memfirst.ops.norm import RMSNorm
-from memfirst.ops.scale import Scale
-from memfirst.ops.select import Select
-from memfirst.ops.slice import Slice
-from memfirst.ops.token_lerp import TokenLerp
-from memfirst.ops.token_shift import TokenShift
 
 
 @dataclass

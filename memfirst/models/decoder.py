@@ -11,17 +11,17 @@ from math import sqrt
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph, KVCache, Op, Weight
+from memfirst.graph.ops.add import Add
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.rope import HALF, Rope
+from memfirst.graph.ops.select import Select
 from memfirst.models import rope
 from memfirst.models.base import WeightProvider
 from memfirst.models.experts import MoE, routed
-from memfirst.ops.add import Add
-from memfirst.ops.attention import Attention
-from memfirst.ops.embed import Embed
-from memfirst.ops.glu import Glu
-from memfirst.ops.linear import Linear
-from memfirst.ops.norm import RMSNorm
-from memfirst.ops.rope import HALF, Rope
-from memfirst.ops.select import Select
 
 Windows = tuple[int | None, ...]
 """For each layer the positions that a token attends at most; None: all."""

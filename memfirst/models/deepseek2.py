@@ -17,15 +17,15 @@ from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph, Op
+from memfirst.graph.ops.add import Add
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.rope import INTERLEAVED
 from memfirst.models import decoder, experts, llama, mla, quantized, rope
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.decoder import Family
 from memfirst.models.experts import MoE
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.add import Add
-from memfirst.ops.glu import Glu
-from memfirst.ops.rope import INTERLEAVED
 
 FAMILY = Family("deepseek2", INTERLEAVED)
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Op
+from memfirst.graph.ops.experts import Experts, Router
 from memfirst.models import reader as limits
 from memfirst.models.base import WeightProvider
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.experts import Experts, Router
 
 MAX_EXPERTS = 1 << 12
 

@@ -7,13 +7,13 @@ from functools import partial
 
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.glu import ALPHA, CLAMPED, LIMIT
 from memfirst.models import decoder, experts, llama, quantized, windows
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.decoder import Config, Family
 from memfirst.models.experts import MoE
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.attention import Attention
-from memfirst.ops.glu import ALPHA, CLAMPED, LIMIT
 
 FAMILY = Family("gpt-oss")
 PERIOD = 2

@@ -8,13 +8,13 @@ from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
+from memfirst.graph.ops.add import Add
 from memfirst.models import hybrid, mamba2, recurrent
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.jamba import only_kv
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.add import Add
 
 HARMLESS_GGUF = frozenset(
     (

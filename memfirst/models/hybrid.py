@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import sqrt
 
 from memfirst.errors import ConfigError
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.experts import Experts, Router
 from memfirst.models.builder import Builder
-from memfirst.ops.attention import Attention
-from memfirst.ops.experts import Experts, Router
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Container, Mapping, Sized
 from typing import Any
 
 from memfirst.errors import ConfigError
+from memfirst.graph.ops.rope import INTERLEAVED
 from memfirst.models import experts, rope, windows
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture
 from memfirst.models.decoder import Config, Family, build
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.rope import INTERLEAVED
 
 __all__ = ["ARCHITECTURE", "LLAMA", "Config", "Family", "Own", "build", "from_gguf", "from_hf", "vocab_size"]
 

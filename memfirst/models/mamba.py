@@ -8,14 +8,14 @@ from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
+from memfirst.graph.ops.channel_scan import ChannelScan
+from memfirst.graph.ops.conv import CausalConv1d
+from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.models import reader as limits
 from memfirst.models import recurrent
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.channel_scan import ChannelScan
-from memfirst.ops.conv import CausalConv1d
-from memfirst.ops.unit_norm import UnitNorm
 
 PLAIN, UNIT, WEIGHTED = "plain", "unit", "weighted"
 """How dt, B and C are normalised: not (Mamba), without weights (Falcon-Mamba), with weights (Jamba)."""

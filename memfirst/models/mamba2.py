@@ -8,14 +8,14 @@ from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
+from memfirst.graph.ops.conv import CausalConv1d
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.models import reader as limits
 from memfirst.models import recurrent
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.conv import CausalConv1d
-from memfirst.ops.norm import RMSNorm
-from memfirst.ops.scan import SelectiveScan
 
 NATIVE = {"d_state": "state_size", "d_conv": "conv_kernel", "headdim": "head_dim", "ngroups": "n_groups"}
 """Keys of ssm_cfg in state-spaces' own configs."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memfirst.graph import KVCache, Op
+from memfirst.graph.ops.latent import LatentAttention
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.slice import Slice
 from memfirst.models import decoder
-from memfirst.ops.latent import LatentAttention
-from memfirst.ops.norm import RMSNorm
-from memfirst.ops.slice import Slice
 
 
 @dataclass(frozen=True)

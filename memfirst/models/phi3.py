@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from memfirst.graph import KVCache, Op
+from memfirst.graph.ops.slice import Slice
 from memfirst.models import decoder, llama, windows
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture
 from memfirst.models.decoder import Config, Layers
 from memfirst.models.reader import ConfigReader
 from memfirst.models.rope import RopeScaling
-from memfirst.ops.slice import Slice
 
 FAMILY = decoder.Family("phi3")
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
+from memfirst.graph.ops.multiply import Multiply
+from memfirst.graph.ops.scale import Scale
+from memfirst.graph.ops.stacked_linear import StackedLinear
+from memfirst.graph.ops.wkv6 import Wkv6
 from memfirst.models import reader as limits
 from memfirst.models import recurrent
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
-from memfirst.ops.multiply import Multiply
-from memfirst.ops.scale import Scale
-from memfirst.ops.stacked_linear import StackedLinear
-from memfirst.ops.wkv6 import Wkv6
 
 LN_X_EPS = 64e-5
 """Of the norm after the state: 1e-5 · 8², 8 being the published head_size_divisor."""

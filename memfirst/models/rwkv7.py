@@ -8,15 +8,15 @@ from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
+from memfirst.graph.ops.blend import Blend
+from memfirst.graph.ops.multiply import Multiply
+from memfirst.graph.ops.wkv7 import HeadBonus, ScaledKey, Wkv7
 from memfirst.models import reader as limits
 from memfirst.models import recurrent
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
 from memfirst.models.rwkv6 import LN_X_EPS
-from memfirst.ops.blend import Blend
-from memfirst.ops.multiply import Multiply
-from memfirst.ops.wkv7 import HeadBonus, ScaledKey, Wkv7
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from memfirst.graph import Sequence as Tokens
 from memfirst.graph import Step
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
-from memfirst.memory import MemoryPlan, plan_memory
-from memfirst.ops.traffic import KV_READ
+from memfirst.graph.traffic import KV_READ
+from memfirst.plan.fit import MemoryPlan, plan_memory
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced

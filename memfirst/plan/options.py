@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memfirst.convert.mixes import PRICED
 from memfirst.errors import ConfigError, UnsupportedError
-from memfirst.formats.mixes import PRICED
 
 ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp", "vllm", "vllm-hybrid")
 """Whose memory and whose time can be said."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memfirst import timing
 from memfirst.errors import MemfirstError, UnsupportedError
 from memfirst.graph import Step
-from memfirst.machine import Machine, find_machine
-from memfirst.memory import Engine, engine_named
+from memfirst.hardware.machines import Machine, find_machine
+from memfirst.plan.fit import Engine, engine_named
 from memfirst.plan.options import Options
 from memfirst.plan.priced import Priced
-from memfirst.timing import Deployment, Prediction
+from memfirst.predict import fitted as timing
+from memfirst.predict.fitted import Deployment, Prediction
 
 if TYPE_CHECKING:
-    from memfirst.rates import Rates
+    from memfirst.predict.measured import Rates
 
 HERE = "here"
 """The name of this machine."""
@@ -50,7 +50,7 @@ class Place:
     def bandwidth(self, options: Options) -> float | None:
         """Bytes/s of all devices that read at once: peak of the data sheet, or as measured with so many threads."""
         if self.rates:
-            from memfirst.rates.store import nearest
+            from memfirst.predict.measured.store import nearest
 
             return nearest(self.rates.read, options.threads or max(self.rates.read))
         at_once = options.devices if options.share == "tensor" else 1
@@ -75,7 +75,7 @@ def place(name: str) -> Place:
 
 def this_machine() -> Place | None:
     """This machine as it was measured; None where it was not."""
-    from memfirst import rates
+    from memfirst.predict import measured as rates
 
     found = rates.load()
     if found is None:
@@ -89,8 +89,8 @@ def this_machine() -> Place | None:
 
 def _measured(measured: Rates, priced: Priced, step: Step, options: Options) -> Prediction:
     """By this machine's own rates; no number, and why, where our engine does not run the model."""
-    from memfirst import rates
-    from memfirst.rates.work import LARGEST
+    from memfirst.predict import measured as rates
+    from memfirst.predict.measured.work import LARGEST
 
     threads, prompt = options.threads or None, len(step.sequences) == 1 and step.sequences[0].past == 0
     if step.tokens > LARGEST and not prompt:

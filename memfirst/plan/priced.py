@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
-from memfirst.lower.mixed import layer_of
-from memfirst.ops.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertRead, Read
-from memfirst.timing import Cost
+from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertRead, Read
+from memfirst.predict.fitted import Cost
+from memfirst.transform.recode import layer_of
 
 _NAMES = frozenset({"name", "inputs", "output"})
 
@@ -75,7 +75,7 @@ class Priced:
         return sum(kind.count * kind.op.flops(step) for kind in self.kinds)
 
     def cost(self, step: Step) -> Cost:
-        """What the step asks of a machine, as `memfirst.timing.cost` says of a whole program."""
+        """What the step asks of a machine, as `memfirst.predict.fitted.cost` says of a whole program."""
         amounts = self.amounts(step)
         least = amounts[EXPERTS].low if EXPERTS in amounts else 0.0
         return Cost(

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memfirst.memory import MemoryPlan
-from memfirst.ops.traffic import KV_READ, NOTHING, Amount
+from memfirst.graph.traffic import KV_READ, NOTHING, Amount
+from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.speed import Speed
 from memfirst.plan.subject import Subject
-from memfirst.timing.predict import CEILING
+from memfirst.predict.fitted.predict import CEILING
 
 CAPACITY = "capacity"
 """What binds a model that does not fit."""

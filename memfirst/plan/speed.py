@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memfirst.timing import Prediction, Term
+from memfirst.predict.fitted import Prediction, Term
 
 DRAFT = "draft"
 """The term of a speculating step that the drafting model takes."""

@@ -11,14 +11,14 @@ from typing import Any
 from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint, find_config
 from memfirst.catalog.models import find_model
+from memfirst.convert.mixes import PRICED
 from memfirst.errors import ModelNotFoundError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.formats.mixes import PRICED
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph
-from memfirst.lower.mixed import mixed, with_kv
 from memfirst.models.quantized import MXFP4
 from memfirst.plan.priced import Priced
+from memfirst.transform.recode import mixed, with_kv
 
 Local = Callable[[str], Path | None]
 """Finds the files of a name on this disk; None where there are none."""
@@ -36,7 +36,7 @@ class Subject:
 
     name     as it was asked for; path: of its files, "" where only its config is known
     graph    with the weights in `codec`; origin: as its file or its config has them
-    codec    a mix of `memfirst.formats.mixes`, or what the file or the config says
+    codec    a mix of `memfirst.convert.mixes`, or what the file or the config says
     assumed  nobody said so: it is what is usually run
     unknown  hyperparameters that memfirst does not know were to be ignored
     """

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from memfirst.errors import TokenizerError
-from memfirst.text.engine import Parts
+from memfirst.text.build import Parts
 from memfirst.text.tokenizer import MAX_TEMPLATE_CHARS, Rules, checked_template
 from memfirst.text.tokenizer_json import prefixes_space, read_json, starts_with_special
 from memfirst.text.vocabulary import stop_ids

@@ -175,9 +175,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def is_safe_callable(self, obj: Any) -> bool:
         """What Jinja's sandbox allows, and of the types only those that templates construct."""
-        return super().is_safe_callable(obj) and not (
-            isinstance(obj, type) and obj not in (dict, QuietNamespace)
-        )
+        return super().is_safe_callable(obj) and not (isinstance(obj, type) and obj not in (dict, QuietNamespace))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         return Rewriter().visit(super()._parse(source, name, filename))  # type: ignore[no-any-return]
@@ -218,9 +216,7 @@ class Rewriter(NodeTransformer):
         cut = node.arg
         if not isinstance(cut, nodes.Slice):
             return node
-        return filtered(
-            node.node, "slice_", [part or nodes.Const(None) for part in (cut.start, cut.stop, cut.step)]
-        )
+        return filtered(node.node, "slice_", [part or nodes.Const(None) for part in (cut.start, cut.stop, cut.step)])
 
     def _literal(self, node: Any) -> nodes.Node:
         self.generic_visit(node)

@@ -60,9 +60,7 @@ def tojson(
     if indent is not None and not (isinstance(indent, int) and 0 <= indent <= 16):
         raise ValueError("tojson takes an indent of 0 to 16")
     separators = None if separators is None else tuple(str(part)[:8] for part in separators)
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def joined(budget: Budget, glue: str, parts: Any) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from memfirst.errors import TokenizerError
 from memfirst.text import tokenizer_json, vocabulary
+from memfirst.text.build import Parts, build, parts_of
 from memfirst.text.bytes_of_tokens import byte_alphabet, byte_level, plain, sentence_piece
-from memfirst.text.engine import Parts, build, parts_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -156,6 +156,4 @@ def checked_template(found: Any) -> str | None:
     """A chat template's source if it is text of sensible length; TokenizerError if not."""
     if found is None or (isinstance(found, str) and len(found) <= MAX_TEMPLATE_CHARS):
         return found
-    raise TokenizerError(
-        "a chat template that is not text, or too long", f"at most {MAX_TEMPLATE_CHARS} characters"
-    )
+    raise TokenizerError("a chat template that is not text, or too long", f"at most {MAX_TEMPLATE_CHARS} characters")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from memfirst.errors import ModelNotFoundError, TokenizerError, UnsupportedError
+from memfirst.text.build import Added, Parts, without_controls
 from memfirst.text.bytes_of_tokens import SPACE
-from memfirst.text.engine import Added, Parts, without_controls
 from memfirst.text.pretokenizers import KNOWN_PATTERNS
 from memfirst.text.vocabulary import MAX_MERGES, MAX_TOKENS, check_tokens
 

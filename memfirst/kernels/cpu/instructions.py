@@ -235,8 +235,10 @@ def _fold(e: Emitter, v: Any, combine: Any) -> Any:
 
 def _last(e: Emitter, v: Any, combine: Any) -> Any:
     one = V(v.type.element, 1)
-    pair = [e.builder.insert_element(ir.Constant(one, ir.Undefined), e.builder.extract_element(v, I32(i)), I32(0))
-            for i in (0, 1)]
+    pair = [
+        e.builder.insert_element(ir.Constant(one, ir.Undefined), e.builder.extract_element(v, I32(i)), I32(0))
+        for i in (0, 1)
+    ]
     return e.builder.extract_element(combine(e, *pair), I32(0))
 
 

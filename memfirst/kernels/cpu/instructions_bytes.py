@@ -13,7 +13,6 @@ from memfirst.kernels.cpu.instructions import load_vector
 V = ir.VectorType
 
 
-
 def _constant(e: Emitter, v: Any, scalar: Any) -> Any:
     """`scalar` in every lane of `v`'s type; LLVM folds it, as kernels pass literals."""
     element = v.type.element

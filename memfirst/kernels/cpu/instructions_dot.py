@@ -39,9 +39,7 @@ def _pairs(e: Emitter, w: Any, a: Any) -> Any:
 def _add_neighbours(e: Emitter, v: Any) -> Any:
     """Sums of elements 2i and 2i+1."""
     n = v.type.count // 2
-    even, odd = (
-        e.builder.shuffle_vector(v, v, ir.Constant(V(I32, n), list(range(k, 2 * n, 2)))) for k in (0, 1)
-    )
+    even, odd = (e.builder.shuffle_vector(v, v, ir.Constant(V(I32, n), list(range(k, 2 * n, 2)))) for k in (0, 1))
     return e.builder.add(even, odd)
 
 

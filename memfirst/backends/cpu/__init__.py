@@ -1,0 +1,1 @@
+"""Runs a Program with the compiled kernels. Imports kernels and lower."""

@@ -1,0 +1,1 @@
+"""Runs a Graph in NumPy float32: the ground truth for tests."""

@@ -1,0 +1,122 @@
+"""A model of any shape and codec mix, its weights made up on the way: to try a model before downloading it.
+
+Matrices are Gaussian with standard deviation 1/sqrt(columns), so that activations keep their size and
+logits stay finite; norms lie near 1. A matrix is not quantized as a whole: a small pool of valid blocks is,
+and the matrix is drawn from the pool, at the speed of copying.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from memfirst.codecs import get
+from memfirst.codecs.base import U8, Codec
+from memfirst.convert.gguf_write import write_checkpoint
+from memfirst.convert.mixes import Mix, mix, tensor_codec
+from memfirst.convert.synthetic_shapes import SyntheticShape, gguf_metadata, named_shape, tensor_shapes
+from memfirst.formats.checkpoint import TensorInfo
+
+POOL_WEIGHTS = 1 << 18
+"""Weights quantized for a pool; a matrix up to this size is quantized whole: no two rows are alike."""
+CELL = 32
+"""Weights drawn together, at least: one block, or 32 weights of a float format."""
+
+
+class SyntheticCheckpoint:
+    """A Checkpoint of kind "gguf" without a file; the same (shape, mix, seed) always has the same bytes."""
+
+    kind = "gguf"
+    path = ""
+
+    def __init__(self, shape: SyntheticShape, chosen: Mix, seed: int, name: str) -> None:
+        self.shape, self.seed = shape, seed
+        self.metadata: Mapping[str, Any] = MappingProxyType(gguf_metadata(shape, chosen.file_type, name))
+        infos = (_info(tensor, size, shape, chosen) for tensor, size in tensor_shapes(shape).items())
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType({info.name: info for info in infos})
+        self._pools: dict[tuple[str, int], U8] = {}
+
+    @property
+    def architecture(self) -> str:
+        """The shape's architecture."""
+        return self.shape.architecture
+
+    @property
+    def has_bytes(self) -> bool:
+        """Always: they are made when asked for."""
+        return True
+
+    def read(self, name: str) -> U8:
+        """The tensor's bytes, flat, read-only: made anew at each call, the same each time."""
+        info = self.tensors[name]
+        random = self._random(name)
+        data = self._matrix(info, random) if len(info.shape) > 1 else _vector(info, random)
+        data.flags.writeable = False
+        return data
+
+    def release(self, name: str) -> None:
+        """Nothing is kept."""
+
+    def close(self) -> None:
+        """Let the pools go."""
+        self._pools.clear()
+
+    def _random(self, *what: object) -> np.random.Generator:
+        digest = hashlib.blake2b(repr((self.seed, *what)).encode(), digest_size=16).digest()
+        return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+    def _matrix(self, info: TensorInfo, random: np.random.Generator) -> U8:
+        """Quantized whole where small, else cells of the pool in random order: u8 [nbytes]."""
+        weights, columns = math.prod(info.shape), info.shape[-1]
+        if weights <= POOL_WEIGHTS:
+            return _gaussian_blocks(get(info.codec), weights, columns, random).reshape(-1)
+        pool = self._pool(info.codec, columns)
+        cells = -(-info.nbytes // pool.shape[1])
+        order = random.integers(0, len(pool), cells, np.uint16)
+        # One opaque item a cell: take() then copies whole cells.
+        drawn: U8 = pool.view(np.dtype((np.void, pool.shape[1]))).reshape(-1).take(order).view(np.uint8)
+        return drawn[: info.nbytes]
+
+    def _pool(self, codec: str, columns: int) -> U8:
+        """u8 [cells, bytes per cell], made once per codec and row length."""
+        key = codec, columns
+        if key not in self._pools:
+            blocks = _gaussian_blocks(get(codec), POOL_WEIGHTS, columns, self._random("pool", *key))
+            self._pools[key] = blocks.reshape(POOL_WEIGHTS // max(CELL, get(codec).block), -1)
+        return self._pools[key]
+
+
+def _gaussian_blocks(codec: Codec, count: int, columns: int, random: np.random.Generator) -> U8:
+    """u8 [count / block, block_bytes] of standard deviation 1/sqrt(columns)."""
+    weights = random.standard_normal(count, np.float32) * np.float32(columns**-0.5)
+    return codec.quantize(weights.reshape(-1, codec.block))
+
+
+def _vector(info: TensorInfo, random: np.random.Generator) -> U8:
+    """f32: norms 1 ± 0.1, biases 0 ± 0.1."""
+    middle = 1.0 if info.name.endswith("_norm.weight") else 0.0
+    noise = random.standard_normal(info.shape, np.float32) * np.float32(0.1)
+    return (noise + np.float32(middle)).view(np.uint8)
+
+
+def _info(name: str, size: tuple[int, ...], shape: SyntheticShape, chosen: Mix) -> TensorInfo:
+    codec = get(tensor_codec(name, size, chosen, shape.model))
+    return TensorInfo(name, size, codec.name, codec.nbytes(math.prod(size)))
+
+
+def synthetic(shape: str | SyntheticShape, codec: str, seed: int = 0) -> SyntheticCheckpoint:
+    """A model of a named or given shape in a mix such as "q4_k_m"; UnsupportedError for unknown names."""
+    name = shape if isinstance(shape, str) else "synthetic"
+    found = named_shape(shape) if isinstance(shape, str) else shape
+    return SyntheticCheckpoint(found, mix(codec), seed, f"{name} {codec}")
+
+
+def write(checkpoint: SyntheticCheckpoint, path: str | os.PathLike[str]) -> None:
+    """Write it as a GGUF file, vocabulary included, that other engines load too."""
+    write_checkpoint(checkpoint, path)

@@ -1,0 +1,84 @@
+"""Rotary position embedding: pairs of a head's values turn by an angle that grows with the position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst.codecs.base import F32
+from memfirst.graph import Op, Step, Weight
+from memfirst.graph.ops.positions import rope_positions, split
+from memfirst.graph.runtime import Runtime, Values
+from memfirst.graph.traffic import ActivationTraffic, Read
+
+INTERLEAVED, HALF = "interleaved", "half"
+
+
+@dataclass(frozen=True)
+class Rope(Op):
+    """[n, heads · head_dim] -> the same (Su et al. 2021, arXiv:2104.09864).
+
+    frequencies  radians a position of each pair, after any scaling; 2·len of a head's values turn
+    style        "interleaved": pairs (2i, 2i + 1); "half": pairs (i, i + len)
+    factor       multiplies cosine and sine (YaRN's attention factor)
+    start        first value of a head that turns; those before and after the turned ones pass
+    long_frequencies, original
+                 LongRoPE (Ding et al. 2024, arXiv:2402.13753): of a sequence that has grown beyond `original`
+                 positions, the tokens of the step turn by these; what is cached stays as it was turned
+    """
+
+    heads: int
+    head_dim: int
+    frequencies: tuple[float, ...]
+    style: str
+    factor: float = 1.0
+    start: int = 0
+    long_frequencies: tuple[float, ...] = ()
+    original: int = 0
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return ()
+
+    @property
+    def width(self) -> int:
+        """Floats a row of the output."""
+        return self.heads * self.head_dim
+
+    def reads(self) -> tuple[Read, ...]:
+        return (ActivationTraffic(2 * self.width),)
+
+    def flops(self, step: Step) -> int:
+        """4 products and 2 sums a pair."""
+        return step.tokens * self.heads * 6 * len(self.frequencies)
+
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        (x,) = inputs
+        out: F32 = x.reshape(len(x), self.heads, self.head_dim).astype(np.float32)
+        first, second = self._pairs(out)
+        angles = self._angles(run.step)[:, None, :]
+        cos = (np.cos(angles) * self.factor).astype(np.float32)
+        sin = (np.sin(angles) * self.factor).astype(np.float32)
+        turned = first * cos - second * sin, second * cos + first * sin
+        first[:], second[:] = turned
+        return out.reshape(x.shape)
+
+    def _angles(self, step: Step) -> NDArray[np.float64]:
+        """[tokens, pairs] in radians."""
+        positions, short = rope_positions(step), np.asarray(self.frequencies)
+        if not self.long_frequencies:
+            return np.outer(positions, short)
+        parts = [np.zeros((0, len(short)))]
+        for _, (own,) in split(step, positions):
+            parts.append(np.outer(own, self.long_frequencies if own.max() >= self.original else short))
+        return np.concatenate(parts)
+
+    def _pairs(self, x: F32) -> tuple[F32, F32]:
+        """Views [n, heads, pairs] of both members of each pair."""
+        n = len(self.frequencies)
+        part = x[..., self.start : self.start + 2 * n]
+        if self.style == INTERLEAVED:
+            return part[..., 0::2], part[..., 1::2]
+        return part[..., :n], part[..., n:]

@@ -1,0 +1,300 @@
+"""What a model means: weights, operations in order, the caches they keep, and the step they are asked to do.
+
+Plain data, no kernels and no NumPy arrays. Every type carries what later backends need (shards, tiers, page
+tables, tree parents, state slots), so that pricing, planning and running read the same description.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from math import ceil, prod
+from typing import TYPE_CHECKING, Any
+
+from memfirst import codecs
+
+if TYPE_CHECKING:
+    from memfirst.codecs.base import F32
+    from memfirst.graph.runtime import Runtime, Values
+    from memfirst.graph.traffic import Read
+
+
+PACK = codecs.ROWS
+"""Rows that are packed side by side."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This device's part of a tensor: part `index` of `of` along `axis`.
+
+    ranges  of a tensor that holds several values one after another: (start, length) of this device's part of each
+    """
+
+    axis: int
+    index: int
+    of: int
+    ranges: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor as an operation uses it.
+
+    shape    logical, last axis contiguous: (rows out, columns in), (experts, rows, columns) or (n,)
+    codec    a name of `memfirst.codecs`
+    alias    the tensor whose bytes these are, if stored once for two uses (tied embeddings)
+    pack     "plain" as in the file, or "rows16": rows side by side by sixteen
+    padding  rows added so that the pack is whole
+    shard    the part that this device holds; `shape` is already the part's
+    tier     where the bytes live: "fast" memory, "slow" memory or "disk"
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    codec: str
+    alias: str = ""
+    pack: str = "plain"
+    padding: int = 0
+    transposed: bool = False
+    shard: Shard | None = None
+    device: int = 0
+    tier: str = "fast"
+
+    @property
+    def columns(self) -> int:
+        """Length of the contiguous axis."""
+        return self.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        """Rows of one matrix (of one expert), padding excluded."""
+        return self.shape[-2] if len(self.shape) > 1 else 1
+
+    @property
+    def matrices(self) -> int:
+        """How many matrices are stacked (experts), else 1."""
+        return prod(self.shape[:-2])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        kind = codecs.BLOCK_TYPES[self.codec]
+        return self.columns // kind.block * kind.block_bytes
+
+    @property
+    def lookup_bytes(self) -> int:
+        """Bytes that looking up one row moves: a packed row lies among 15 others, on their cache lines."""
+        return self.row_bytes * (PACK if self.pack != "plain" else 1)
+
+    @property
+    def matrix_bytes(self) -> int:
+        """Bytes of one matrix, padding included."""
+        return (self.rows + self.padding) * self.row_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole tensor, scales and padding included."""
+        return self.matrices * self.matrix_bytes
+
+    def packed(self) -> Weight:
+        """The same weight with its rows side by side by sixteen."""
+        return replace(self, pack=f"rows{PACK}", padding=-self.rows % PACK)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence's part of a step.
+
+    past       positions already cached
+    new        tokens of this step
+    pages      page table of its KV cache, oldest first
+    positions  RoPE positions of the new tokens; default past, past+1, …
+    parents    for each new token the index of its parent among the new ones (-1: the past); default a chain
+    logits     which new tokens need logits; default the last
+    state_read, state_write  slots of recurrent state: rolling back means keeping the old slot
+    """
+
+    past: int
+    new: int = 1
+    pages: tuple[int, ...] = ()
+    positions: tuple[int, ...] | None = None
+    parents: tuple[int, ...] | None = None
+    logits: tuple[int, ...] | None = None
+    state_read: int = 0
+    state_write: int = 0
+
+    @property
+    def logit_rows(self) -> tuple[int, ...]:
+        """Indices of the new tokens whose logits are asked for."""
+        return tuple(range(self.new)[-1:]) if self.logits is None else self.logits
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one execution of a program does.
+
+    capacity  tokens that buffers are sized for (fixed addresses); default the count
+    routing   by expert operation, the tokens that each expert received: exact once recorded
+    """
+
+    sequences: tuple[Sequence, ...]
+    capacity: int | None = None
+    routing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all sequences."""
+        return sum(s.new for s in self.sequences)
+
+    @property
+    def logits(self) -> int:
+        """Rows that need logits."""
+        return sum(len(s.logit_rows) for s in self.sequences)
+
+
+def decode(past: int, batch: int = 1) -> Step:
+    """One new token for each of `batch` sequences with `past` cached positions."""
+    return Step(tuple(Sequence(past) for _ in range(batch)))
+
+
+def prefill(tokens: int, past: int = 0) -> Step:
+    """`tokens` of one prompt after `past` cached positions, logits for the last."""
+    return Step((Sequence(past, tokens),))
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Keys and values of one layer, or the latent of an MLA layer (heads 1, v_dim 0).
+
+    window     positions attended at most; None: all
+    page       positions per page, the unit of allocation
+    shared_by  layers that read this cache (1: its own)
+    """
+
+    name: str
+    heads: int
+    k_dim: int
+    v_dim: int
+    k_codec: str = "f16"
+    v_codec: str = "f16"
+    window: int | None = None
+    page: int = 64
+    shared_by: int = 1
+    device: int = 0
+
+    @property
+    def position_bytes(self) -> int:
+        """Bytes of one position."""
+        return self.heads * (_codec_bytes(self.k_codec, self.k_dim) + _codec_bytes(self.v_codec, self.v_dim))
+
+    def attended(self, sequence: Sequence) -> int:
+        """Positions that the sequence's new tokens attend together."""
+        end = sequence.past + sequence.new
+        return end if self.window is None else min(end, self.window + sequence.new - 1)
+
+    def read_bytes(self, sequence: Sequence) -> int:
+        """Read in one step: each attended position once."""
+        return self.attended(sequence) * self.position_bytes
+
+    def write_bytes(self, sequence: Sequence) -> int:
+        """Written in one step."""
+        return sequence.new * self.position_bytes
+
+    def held_bytes(self, tokens: int) -> int:
+        """Live positions of a sequence of `tokens`."""
+        return (tokens if self.window is None else min(tokens, self.window)) * self.position_bytes
+
+    def allocated_bytes(self, tokens: int) -> int:
+        """Whole pages."""
+        return ceil(tokens / self.page) * self.page * self.position_bytes
+
+
+@dataclass(frozen=True)
+class StateCache:
+    """Recurrent state of one layer: read once and written once per sequence and step.
+
+    elements  values per sequence (convolution tail, scan state, token shift)
+    slots     copies kept per sequence: 2 where a step may be rolled back
+    """
+
+    name: str
+    elements: int
+    codec: str = "f32"
+    slots: int = 1
+    device: int = 0
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of one slot."""
+        return _codec_bytes(self.codec, self.elements)
+
+    def held_bytes(self, tokens: int) -> int:
+        """The same whatever the context."""
+        return self.state_bytes if tokens else 0
+
+    def allocated_bytes(self, tokens: int) -> int:
+        """All slots."""
+        return self.slots * self.state_bytes
+
+
+Cache = KVCache | StateCache
+
+
+def _codec_bytes(codec: str, values: int) -> int:
+    kind = codecs.BLOCK_TYPES[codec]
+    return ceil(Fraction(values * kind.block_bytes, kind.block))
+
+
+@dataclass(frozen=True)
+class Op(ABC):
+    """One operation: `name`, the values it takes and the value it gives. Kinds are in `memfirst.graph.ops`."""
+
+    name: str
+    inputs: tuple[str, ...]
+    output: str
+
+    @property
+    @abstractmethod
+    def weights(self) -> tuple[Weight, ...]:
+        """The weights it uses."""
+
+    @abstractmethod
+    def reads(self) -> tuple[Read, ...]:
+        """The memory it moves, as a function of the step."""
+
+    @abstractmethod
+    def flops(self, step: Step) -> int:
+        """Floating-point (or integer) operations, a multiply-add counting 2."""
+
+    @abstractmethod
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        """What it means, in NumPy float32: inputs [rows, width] -> [rows, width of the output]."""
+
+    def with_weights(self, change: Mapping[str, Weight]) -> Op:
+        """The same operation with some weights replaced, by name."""
+        own = {n: v for n, v in vars(self).items() if isinstance(v, Weight) and v.name in change}
+        new: dict[str, Any] = {n: change[v.name] for n, v in own.items()}
+        return replace(self, **new)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model: operations in order, its caches, and the sizes that buffers need.
+
+    architecture  GGUF's name
+    vocab_size    rows of the logits
+    context       positions that the model was trained for
+    """
+
+    architecture: str
+    ops: tuple[Op, ...]
+    caches: tuple[Cache, ...]
+    vocab_size: int
+    hidden_size: int
+    context: int
+
+    def weights(self) -> dict[str, Weight]:
+        """Every stored tensor once, by name; an alias is not stored."""
+        return {w.name: w for op in self.ops for w in op.weights if not w.alias}

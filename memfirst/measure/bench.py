@@ -1,0 +1,272 @@
+"""Measuring a model on this machine: prefill, decode, each operation's bytes and time, beside what memory delivers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst import __version__
+from memfirst.backends.cpu.backend import CpuBackend
+from memfirst.errors import CapacityError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.graph import Graph, Step
+from memfirst.graph import Sequence as Tokens
+from memfirst.graph.traffic import ACTIVATIONS
+from memfirst.ledger import Ledger, Memory
+from memfirst.predict.llama_bench import Row, measured_row
+from memfirst.predict.measured import Comparison, measured_parts, predicted_parts
+from memfirst.predict.measured import load as load_rates
+from memfirst.progress import Progress, Silent
+from memfirst.runtime.model import Model, load
+
+SEED = 20260101
+"""Of the prompt's token ids: any ids cost the same."""
+
+
+@dataclass(frozen=True)
+class OpRow:
+    """One kind of operation while decoding: per token its bytes, and the time that workers spent in it."""
+
+    op: str
+    bytes: int
+    seconds: float
+    threads: int
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second while all workers were in it."""
+        return self.bytes * self.threads / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What `bench` found. Rates are tokens or bytes per second, times seconds.
+
+    model_type, model_size, model_n_params  architecture and codec, bytes and weights of its tensors as stored
+    """
+
+    model: str
+    threads: int
+    prompt: int
+    generated: int
+    read_bandwidth: float
+    prefill_tok_s: float
+    decode_tok_s: float
+    predicted: Ledger
+    recorded: Ledger
+    ops: tuple[OpRow, ...]
+    memory: Memory
+    startup_s: dict[str, float]
+    compiled: int
+    peak_rss: int
+    model_type: str
+    model_size: int
+    model_n_params: int
+    comparison: Comparison | None = None
+
+    @property
+    def decode_rate(self) -> float:
+        """Streamed bytes per second while decoding."""
+        return self.decode_tok_s * self.predicted.bytes_per_token
+
+    def report(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "model": self.model, "threads": self.threads, "prompt": self.prompt, "generate": self.generated,
+            "read_bandwidth_GBps": self.read_bandwidth / 1e9,
+            "prefill_tok_s": self.prefill_tok_s, "decode_tok_s": self.decode_tok_s,
+            "decode_GBps": self.decode_rate / 1e9,
+            "decode_bandwidth_fraction": self.decode_rate / self.read_bandwidth,
+            "bytes_per_token": _purposes(self.predicted),
+            "recorded_bytes_per_token": _purposes(self.recorded),
+            "ops": [
+                {"op": r.op, "bytes": r.bytes, "us": 1e6 * r.seconds / r.threads, "GBps": r.rate / 1e9,
+                 "share_of_ceiling": r.rate / self.read_bandwidth} for r in self.ops
+            ],
+            **self._foretold(),
+            "packed_weight_bytes": self.memory.weights, "kv_held_bytes": self.memory.kv_held,
+            "kv_allocated_bytes": self.memory.kv_allocated,
+            "startup_s": self.startup_s, "kernels_compiled": self.compiled, "peak_rss_bytes": self.peak_rss,
+        }  # fmt: skip
+
+    def _foretold(self) -> dict[str, Any]:
+        c = self.comparison
+        if c is None:
+            return {"predicted_decode_tok_s": None}
+        predicted, measured = ({k: 1e6 * v for k, v in us.items()} for us in (c.predicted, c.measured))
+        return {"predicted_decode_tok_s": c.predicted_tok_s, "predicted_us": predicted, "measured_us": measured,
+                "explained": c.sentence()}  # fmt: skip
+
+    def rows(self) -> list[Row]:
+        """As llama-bench's rows: the prompt, then the answer at the prompt's depth; one repetition of each."""
+        about = {"model_type": self.model_type, "model_size": self.model_size, "model_n_params": self.model_n_params,
+                 "model_filename": self.model, "n_threads": self.threads, "backends": "CPU",
+                 "other": {"build_commit": f"memfirst-{__version__}"}}  # fmt: skip
+        prompt_s, answer_s = self.prompt / self.prefill_tok_s, self.generated / self.decode_tok_s
+        return [
+            measured_row([prompt_s], n_prompt=self.prompt, n_gen=0, **about),
+            measured_row([answer_s], n_prompt=0, n_gen=self.generated, n_depth=self.prompt, **about),
+        ]
+
+    def page(self) -> str:
+        """For people."""
+        ceiling = self.read_bandwidth / self.predicted.bytes_per_token
+        lines = [
+            f"{Path(self.model).name}, {self.threads} thread{'s' * (self.threads > 1)}",
+            f"  prefill  {self.prefill_tok_s:8.1f} tok/s  ({self.prompt} tokens)",
+            f"  decode   {self.decode_tok_s:8.1f} tok/s  ({self.generated} tokens)  {self.decode_rate / 1e9:.1f} GB/s,"
+            f" {100 * self.decode_rate / self.read_bandwidth:.0f} % of the {self.read_bandwidth / 1e9:.1f} that memory"
+            f" delivers: the ceiling is {ceiling:.0f} tok/s",
+            "",
+            f"  {'one token':<16}{'MB':>8}{'µs':>8}{'GB/s':>7}{'of ceiling':>12}",
+        ]
+        lines += [
+            f"  {r.op:<16}{r.bytes / 1e6:8.2f}{1e6 * r.seconds / r.threads:8.0f}"
+            + (f"{r.rate / 1e9:7.1f}{100 * r.rate / self.read_bandwidth:10.0f} %" if r.bytes else "")
+            for r in self.ops
+        ]
+        said = self.comparison.sentence() if self.comparison else "nothing yet: run `memfirst machine` once"
+        lines += ["", f"  foretold  {said}"]
+        lines += ["  start-up  " + " · ".join(f"{k} {1e3 * v:.0f} ms" for k, v in self.startup_s.items())]
+        held = f"weights {self.memory.weights / 1e6:.1f} MB · KV {self.memory.kv_held / 1e6:.1f} MB held"
+        return "\n".join([*lines, f"  memory    {held} · peak resident {self.peak_rss / 1e6:.0f} MB"])
+
+
+def _purposes(ledger: Ledger) -> dict[str, int]:
+    return {p: int(a) for p, a in ledger.by_purpose().items() if p != ACTIVATIONS}
+
+
+def bench(
+    source: str | os.PathLike[str] | Checkpoint,
+    *,
+    threads: int | None = None,
+    prompt: int = 256,
+    generate: int = 128,
+    ctx: int | None = None,
+    progress: Progress | None = None,
+) -> Measured:
+    """Prefill `prompt` tokens, decode `generate` more, with fixed token ids; read bandwidth before and after."""
+    progress = progress or Silent()
+    with load(source, threads=threads, ctx=ctx or _context(prompt + generate), progress=progress) as model:
+        backend = model.backend
+        if not isinstance(backend, CpuBackend):
+            raise CapacityError("nothing to measure", "the cpu backend")
+        return Bench(model, backend, prompt, generate, progress).run()
+
+
+def _context(tokens: int) -> int:
+    return -(-tokens // 64) * 64
+
+
+class Bench:
+    """One measurement of one model."""
+
+    def __init__(self, model: Model, backend: CpuBackend, prompt: int, generate: int, progress: Progress) -> None:
+        if prompt + generate > model.context:
+            limit = f"at most the context of {model.context}"
+            raise CapacityError(f"{prompt} + {generate} tokens", limit, "raise --ctx")
+        self.model, self.backend, self.progress = model, backend, progress
+        self.prompt, self.generate = prompt, generate
+        self.pages = tuple(range(backend.pages))
+        rng = np.random.default_rng(SEED)
+        self.ids = rng.integers(0, model.graph.vocab_size, prompt + generate).astype(np.int32)
+
+    def run(self) -> Measured:
+        """Warm up, then measure."""
+        backend = self.backend
+        self.prefill()  # first touches of memory, kernels of larger steps
+        self.decode(self.prompt, min(4, self.generate))
+        ceilings = [backend.read_bandwidth(0.25)]
+        start = time.perf_counter()
+        self.prefill()
+        prefill_s = time.perf_counter() - start
+        before, spent = backend.counted(), backend.spent()
+        times = self.decode(self.prompt, self.generate)
+        moved = backend.moved(before, backend.counted())
+        decoding = backend.spent() - spent
+        ops = tuple(self.ops(moved, decoding))
+        ceilings.append(backend.read_bandwidth(0.25))
+        last = self.step(self.prompt + self.generate - 1, 1, logits=True)
+        before = backend.counted()
+        backend.step(last, self.ids[-1:])
+        recorded = backend.recorded(last, before, backend.counted())
+        return Measured(
+            self.model.checkpoint.path or "synthetic", backend.options.threads, self.prompt, self.generate,
+            median(ceilings), self.prompt / prefill_s, len(times) / sum(times), backend.predicted(last), recorded,
+            ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
+            len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
+            self.compared(sum(times) / len(times), decoding, median(ceilings)),
+        )  # fmt: skip
+
+    def compared(self, seconds: float, spent: NDArray[np.float64], read: float) -> Comparison | None:
+        """A decoded token's time by part beside what this machine's rates foretell; None where it is not measured."""
+        rates = load_rates()
+        if rates is None:
+            return None
+        threads, step = self.backend.options.threads, self.step(self.prompt + self.generate // 2, 1, logits=True)
+        by_call = {id(c): float(s) / self.generate for c, s in zip(self.backend.calls(), spent, strict=True)}
+        return Comparison(
+            predicted_parts(self.model.graph, step, rates, threads, read, self.backend.options.context),
+            measured_parts(self.backend.program(1).program, by_call, threads, seconds), rates.date,
+        )  # fmt: skip
+
+    def step(self, past: int, new: int, logits: bool) -> Step:
+        return Step((Tokens(past, new, self.pages, logits=None if logits else ()),))
+
+    def prefill(self) -> None:
+        """The prompt, in steps; logits of its last token."""
+        size = self.backend.max_tokens
+        for start in range(0, self.prompt, size):
+            end = min(start + size, self.prompt)
+            self.backend.step(self.step(start, end - start, end == self.prompt), self.ids[start:end])
+            self.progress.update("prefill", end, self.prompt, unit="")
+
+    def decode(self, past: int, count: int) -> list[float]:
+        """Seconds of each of `count` steps of one token."""
+        times = []
+        for i in range(past, past + count):
+            start = time.perf_counter()
+            self.backend.step(self.step(i, 1, True), self.ids[i : i + 1])
+            times.append(time.perf_counter() - start)
+        return times
+
+    def ops(self, moved: NDArray[np.int64], spent: NDArray[np.float64]) -> Iterator[OpRow]:
+        """Bytes and time a token by kind of operation ("attn_q" of all layers), in order."""
+        rows: dict[str, tuple[int, float]] = {}
+        for call, n, seconds in zip(self.backend.calls(), moved, spent, strict=True):
+            name = call.op.split(".", 2)[-1]
+            so_far = rows.get(name, (0, 0.0))
+            rows[name] = so_far[0] + (int(n) if call.purpose else 0), so_far[1] + float(seconds)
+        for op, (n, seconds) in rows.items():
+            if n or seconds:
+                yield OpRow(op, round(n / self.generate), seconds / self.generate, self.backend.options.threads)
+
+
+def peak_rss() -> int:
+    """Most bytes of memory that this process held at once; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def _stored(graph: Graph) -> tuple[str, int, int]:
+    """Architecture and commonest codec, bytes, and how many weights, of the tensors as they are in the file."""
+    weights = graph.weights().values()
+    sizes: dict[str, int] = {}
+    for w in weights:
+        sizes[w.codec] = sizes.get(w.codec, 0) + w.nbytes
+    codec = max(sizes, key=lambda c: sizes[c])
+    return f"{graph.architecture} {codec.upper()}", sum(sizes.values()), sum(prod(w.shape) for w in weights)

@@ -1,0 +1,280 @@
+"""Measures this machine for our own engine: what it streams, and what each kernel costs, in about a minute.
+
+Small made-up models run through the CPU backend itself, so that a rate is of the very calls that a step makes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
+from statistics import median, quantiles
+
+import numpy as np
+
+from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.convert.synthetic import synthetic
+from memfirst.convert.synthetic_shapes import SyntheticShape
+from memfirst.graph import Graph, Sequence, Step
+from memfirst.hardware import host
+from memfirst.lower.program import Call, Program
+from memfirst.models import build
+from memfirst.predict.measured import Rate, Rates, Work, fingerprint, program_for, step_time, works
+from memfirst.progress import Progress, Silent
+
+REPEATS = 7
+"""Of a step's time; the median counts."""
+
+ROUNDS, IN_ROUND = 3, 3
+"""Of the kernels: all are visited three times, as a neighbour who comes for ten seconds would slow those of one."""
+
+MIXES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k_s", "q5_k_s", "q6_k", "iq4_nl")
+"""Codec mixes that together use every codec with a kernel."""
+
+HEADS = ((64, 8, 8), (64, 8, 2), (128, 8, 2), (128, 8, 1))
+"""Attention that is measured: values of a head, query heads, KV heads."""
+
+PAST = 2048
+"""Positions of context where attention's cost by position is measured: 1 MB, so that it is a cache's speed."""
+
+_BASE = SyntheticShape("llama", 512, 1, 8, 1, 512, 512, max_position_embeddings=8192)
+"""1.4 million weights: in 4 bits they fit a core's own cache."""
+
+_STREAM = SyntheticShape("llama", 2048, 3, 32, 8, 8192, 512)
+"""194 MB of Q8_0: more than caches hold."""
+
+_GATHER = SyntheticShape("llama", 512, 24, 8, 8, 512, 512, max_position_embeddings=8192)
+"""49 kB of keys and values a position: 201 MB at 4096."""
+
+DEEP = 4096
+
+_TASK = "measuring this machine"
+
+
+@dataclass
+class Samples:
+    """Seconds seen by key and by the work that they were spent on; of equal work the median counts."""
+
+    rows: dict[str, dict[tuple[float, float], list[float]]] = field(default_factory=dict)
+
+    def add(self, work: Work, seconds: float) -> None:
+        self.rows.setdefault(work.key, {}).setdefault((work.units, work.amount), []).append(seconds)
+
+    def rates(self) -> dict[str, Rate]:
+        """By key the costs that fit best, none below zero."""
+        return {key: _fit([(*work, median(seen)) for work, seen in rows.items()]) for key, rows in self.rows.items()}
+
+
+def _fit(rows: list[tuple[float, float, float]]) -> Rate:
+    """seconds = unit · units + item · amount, in relative error."""
+    units, amounts, seconds = (np.array(column) for column in zip(*rows, strict=True))
+    keep = (seconds > 0) & (units + amounts > 0)
+    if not keep.any():
+        return Rate(0.0, 0.0)
+    x = np.stack([units, amounts], 1)[keep] / seconds[keep, None]
+    if not units.any() or keep.sum() == 1:
+        return Rate(0.0, float(1 / np.median(x[:, 1])) if x[:, 1].any() else 0.0)
+    unit, item = np.linalg.lstsq(x, np.ones(len(x)), rcond=None)[0]
+    if min(unit, item) >= 0:
+        return Rate(float(unit), float(item))
+    return Rate(0.0, float(1 / np.median(x[:, 1])))
+
+
+class Small:
+    """A made-up model on the CPU backend."""
+
+    def __init__(self, shape: SyntheticShape, codec: str, threads: int, context: int, sequences: int = 1) -> None:
+        checkpoint = synthetic(shape, codec)
+        self.graph: Graph = build(checkpoint)
+        self.threads, self.context = threads, context
+        self.backend = CpuBackend(self.graph, checkpoint, CpuOptions(threads, context, sequences))
+        self.pages = -(-context // 64)
+
+    def __enter__(self) -> Small:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.backend.close()
+
+    def step(self, past: int, new: int = 1, sequences: int = 1) -> Step:
+        """`new` tokens for each sequence."""
+        each = [tuple(range(i * self.pages, (i + 1) * self.pages)) for i in range(sequences)]
+        return Step(tuple(Sequence(past, new, pages) for pages in each))
+
+    def run(self, step: Step, times: int) -> float:
+        """Seconds of one of `times` steps."""
+        tokens = np.arange(step.tokens, dtype=np.int32) % self.graph.vocab_size
+        start = time.perf_counter()
+        for _ in range(times):
+            self.backend.step(step, tokens)
+        return (time.perf_counter() - start) / times
+
+    def fill(self, positions: int) -> None:
+        """Write so many positions of the cache."""
+        for at in range(0, positions, 256):
+            self.run(self.step(at, min(256, positions - at)), 1)
+
+    def sample(self, step: Step, samples: Samples, times: int = 12, attention: bool = False) -> None:
+        """Seconds of each call in that step, on one thread: of attention, or of all the others."""
+        self.run(step, 2)
+        seen = []
+        for _ in range(IN_ROUND):
+            before = self.backend.spent()
+            self.run(step, times)
+            seen.append((self.backend.spent() - before) / times)
+        spent = np.median(seen, axis=0)
+        program = self.backend.program(step.tokens).program
+        work = {id(c): w for p in _pairs(program, step) for c, w in p}
+        merged: dict[str, tuple[Work, float]] = {}
+        for call, seconds in zip(self.backend.calls(), spent, strict=True):
+            if (found := work.get(id(call))) is None:
+                continue
+            w, so_far = merged.get(found.key, (Work(found.key, 0.0, 0.0), 0.0))
+            merged[found.key] = (
+                replace(w, units=w.units + found.units, amount=w.amount + found.amount), so_far + float(seconds),
+            )  # fmt: skip
+        for w, total in merged.values():
+            if w.key.startswith("attention.attend") == attention:
+                samples.add(w, total)
+
+
+def _pairs(program: Program, step: Step) -> Iterator[zip[tuple[Call, Work]]]:
+    """Each call with its work, phase by phase."""
+    for part in works(program, step):
+        yield zip(part.phase.prologue, part.repeated, strict=True)
+        yield zip([c for t in part.phase.tasks for c in t.calls], part.shared, strict=True)
+
+
+def calibrate(progress: Progress | None = None, threads: tuple[int, ...] | None = None) -> Rates:
+    """Measure everything; `threads`: numbers of threads, default 1, 2, 4, … and all cores."""
+    progress = progress or Silent()
+    counts = threads or _thread_counts()
+    samples = Samples()
+    total = len(MIXES) + len(HEADS) + ROUNDS + 3 * len(counts)
+    with ExitStack() as open_models:
+        stages: list[Callable[[], None]] = []
+        for i, make in enumerate([*(partial(_kernels, c) for c in MIXES), *(partial(_attention, *h) for h in HEADS)]):
+            progress.update(_TASK, i, total, unit="")
+            stages.append(make(samples, open_models))
+        for i in range(ROUNDS):
+            progress.update(_TASK, len(stages) + i, total, unit="")
+            for stage in stages:
+                stage()
+    rates = Rates(
+        fingerprint(), datetime.now().astimezone().isoformat(timespec="seconds"), host.available_memory(),
+        dict.fromkeys(counts, 1.0), dict.fromkeys(counts, 1.0), dict.fromkeys(counts, 1.0),
+        dict.fromkeys(counts, 0.0), 0.0, samples.rates(),
+        notes=("a GPU is visible: it is not used yet, and not measured",) if host.visible_gpu() else (),
+    )  # fmt: skip
+    for i, n in enumerate(counts):
+        progress.update(_TASK, total - 3 * (len(counts) - i), total, unit="")
+        rates = _with_threads(rates, n)
+    progress.update(_TASK, total, total, unit="")
+    return rates
+
+
+def _thread_counts() -> tuple[int, ...]:
+    most = host.default_threads()
+    return tuple(sorted({*(1 << i for i in range(most.bit_length()) if 1 << i <= most), most}))
+
+
+def _kernels(codec: str, samples: Samples, models: ExitStack) -> Callable[[], None]:
+    """What measures products of one, four and eight tokens, and what goes with them."""
+    model = models.enter_context(Small(_BASE, codec, 1, 64, 8))
+
+    def measure() -> None:
+        for sequences in (1, 4, 8):
+            model.sample(model.step(8, 1, sequences), samples)
+        model.sample(model.step(0, 64), samples, times=4)
+
+    return measure
+
+
+def _attention(head_dim: int, heads: int, kv_heads: int, samples: Samples, models: ExitStack) -> Callable[[], None]:
+    """What measures attention at short and long contexts, and over a prompt."""
+    shape = replace(_BASE, num_attention_heads=heads, num_key_value_heads=kv_heads, head_dim=head_dim)
+    model = models.enter_context(Small(shape, "q8_0", 1, PAST + 256))
+    model.fill(PAST)
+
+    def measure() -> None:
+        for past in (8, PAST // 4, PAST):
+            model.sample(model.step(past), samples, attention=True)
+        for past in (0, PAST):
+            model.sample(model.step(past, 256), samples, times=1, attention=True)
+
+    return measure
+
+
+def _with_threads(rates: Rates, n: int) -> Rates:
+    """Phases, streams and gathers with `n` threads, from the times of whole steps."""
+    with Small(replace(_BASE, num_hidden_layers=2), "q8_0", n, 64) as short:
+        few, first = _phases(short), _beside(short, short.step(8), 200)
+    with Small(replace(_BASE, num_hidden_layers=12), "q8_0", n, 64) as long:
+        many, second = _phases(long), _beside(long, long.step(8), 50)
+    phase = max(1e-8, (second - first) / (many - few))
+    step = max(1e-7, first - few * phase)
+    rates = replace(rates, phase={**rates.phase, n: phase}, step=step)
+    with Small(_STREAM, "q8_0", n, 64) as model:
+        rates = _solved(rates, "stream", n, model, model.step(8))
+    with Small(_GATHER, "q4_0", n, DEEP + 64) as model:
+        model.fill(DEEP)
+        return _solved(rates, "gather", n, model, model.step(DEEP))
+
+
+def _phases(model: Small) -> int:
+    return len(program_for(model.graph, 1, 64, model.threads).phases)
+
+
+def _beside(model: Small, step: Step, times: int) -> float:
+    """Seconds of a step in which a worker is in no kernel, as of the same steps: a neighbour slows both alike."""
+    model.run(step, times // 4)
+    found = []
+    for _ in range(REPEATS):
+        before = float(model.backend.spent().sum())
+        took = model.run(step, times)
+        found.append(took - (float(model.backend.spent().sum()) - before) / times / model.threads)
+    return median(found)
+
+
+def _solved(rates: Rates, what: str, n: int, model: Small, step: Step) -> Rates:
+    """Rates in which `what` (a share of the read bandwidth) makes that step take the time that it took.
+
+    Quarters, not medians: what else runs on a machine only slows.
+    """
+    model.run(step, 2)
+    reads, seconds = [], []
+    for _ in range(2 * REPEATS):
+        reads.append(model.backend.read_bandwidth(0.06))
+        seconds.append(model.run(step, 3))
+    read, took = quantiles(reads)[2], quantiles(seconds)[0]
+    if what == "stream":
+        rates = replace(rates, read={**rates.read, n: read}, spread=max(rates.spread, _spread(reads)))
+    rates = replace(rates, observed={**rates.observed, f"{what} {n}": (read, took)})
+    return solve(rates, what, n, model.graph, step)
+
+
+def solve(rates: Rates, what: str, n: int, graph: Graph, step: Step) -> Rates:
+    """The share that explains what was observed, by bisection: less share, more time."""
+    read, took = rates.observed[f"{what} {n}"]
+    low, high = 0.05, 2.0
+    for _ in range(40):
+        share = (low * high) ** 0.5
+        rates = _with_share(rates, what, n, share)
+        predicted = step_time(graph, step, rates, n, read).seconds or 0.0
+        low, high = (share, high) if predicted > took else (low, share)
+    return rates
+
+
+def _with_share(rates: Rates, what: str, n: int, share: float) -> Rates:
+    if what == "stream":
+        return replace(rates, stream={**rates.stream, n: share})
+    return replace(rates, gather={**rates.gather, n: share})
+
+
+def _spread(values: list[float]) -> float:
+    """Largest relative distance from the median."""
+    middle = median(values)
+    return max(abs(v - middle) for v in values) / middle

@@ -1,0 +1,57 @@
+"""What to change first: ranked changes of a plan, each with bytes, speed, memory, and what it costs in answers."""
+
+from __future__ import annotations
+
+from memfirst.plan import Plan
+from memfirst.plan.advice.change import (
+    BATCH,
+    CODEC,
+    CONTEXT,
+    DEVICES,
+    ELSEWHERE,
+    KV,
+    MACHINE,
+    MODEL,
+    SLOW,
+    SPECULATION,
+    THREADS,
+    WINDOW,
+    Advice,
+)
+from memfirst.plan.advice.elsewhere import elsewhere
+from memfirst.plan.advice.fitting import fitting
+from memfirst.plan.advice.same import same
+
+LITTLE = 1.05
+"""Gain below which a change is listed last."""
+
+_LEAST_CHANGE = (KV, CODEC, CONTEXT, WINDOW, THREADS, SPECULATION, BATCH, DEVICES, SLOW, MACHINE, MODEL)
+
+__all__ = ["LITTLE", "Advice", "advise", "best"]
+
+
+def advise(plan: Plan) -> tuple[Advice, ...]:
+    """Changes, the best first: for a model that does not fit, those after which it does.
+
+    The same model, machine and use before others, then by gain. What gains less than LITTLE comes last. Where there was
+    no speed to gain on, what changes least comes first.
+    """
+    near = fitting(plan) if plan.fits is False else same(plan)
+    found = [a for a in (*near, *elsewhere(plan)) if a.after is None or a.after.fits is not False]
+    return tuple(sorted(found, key=_order))
+
+
+def best(found: tuple[Advice, ...], count: int) -> tuple[Advice, ...]:
+    """The first of each kind that changes anything, at most `count`."""
+    first: dict[str, Advice] = {}
+    for advice in found:
+        saves = advice.gain is None or advice.gain >= 1.01 or advice.kind == "window"
+        if saves:
+            first.setdefault(advice.kind, advice)
+    return tuple(first.values())[:count]
+
+
+def _order(advice: Advice) -> tuple[int, float]:
+    if advice.gain is None:  # it had no speed before: what changes least comes first
+        return _LEAST_CHANGE.index(advice.kind), 0.0
+    return 2 if advice.gain < LITTLE else int(advice.kind in ELSEWHERE), -advice.gain

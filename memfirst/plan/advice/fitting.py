@@ -1,0 +1,139 @@
+"""What would make a model fit: fewer bits, a shorter context, several devices, slower memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+
+from memfirst.codecs import BLOCK_TYPES
+from memfirst.convert.mixes import MIXES, PRICED, tensor_codec
+from memfirst.errors import MemfirstError
+from memfirst.graph import Graph
+from memfirst.graph import decode as decode_step
+from memfirst.plan import Plan
+from memfirst.plan.advice.change import (
+    CODEC,
+    CONTEXT,
+    DEVICES,
+    EXACT,
+    KV,
+    LOSSY,
+    SLOW,
+    Advice,
+    attempt,
+    changed,
+    command,
+)
+from memfirst.plan.advice.flags import flags
+from memfirst.plan.advice.same import GGUF_ENGINES, bits
+from memfirst.plan.fit import largest_context, place
+from memfirst.transform.recode import described
+
+LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
+"""From many bits to few."""
+
+DISK = 7e9
+"""Bytes/s of a fast NVMe drive on PCIe 4.0: assumed where a machine's row does not say."""
+
+MOST_DEVICES, MOST_MOVED = 16, 2 << 40
+"""Of one machine: GPUs, and bytes of slower memory."""
+
+
+def fitting(plan: Plan) -> Iterator[Advice]:
+    """Changes after which the model fits; none where it does."""
+    if plan.fits is not False:
+        return
+    for find in (_codec, _kv, _context, _devices, _slower):
+        yield from find(plan)
+
+
+def _codec(plan: Plan) -> Iterator[Advice]:
+    """The most bits that fit."""
+    if plan.engine not in GGUF_ENGINES:
+        return
+    now, missing = sum(w.nbytes for w in plan.subject.graph.weights().values()), -plan.memory.spare
+    mixes = [mix for mix in LADDER if plan.engine != "memfirst" or mix in MIXES]
+    if now - mix_bytes(plan.subject.origin, mixes[-1]) < missing / plan.options.devices:
+        return  # the fewest bits are too many
+    for mix in mixes:
+        if now - mix_bytes(plan.subject.origin, mix) < missing / plan.options.devices:
+            continue
+        after = attempt(plan.subject.recoded(mix), plan.place, plan.options)
+        if after and after.fits:
+            change = f"weights in {mix.upper()}, {bits(after):.1f} bits for {bits(plan):.1f}"
+            yield changed(CODEC, change, LOSSY, plan, after, flags(CODEC, after))
+            return
+
+
+def mix_bytes(graph: Graph, mix: str) -> int:
+    """Bytes of all weights in a mix, without making the graph."""
+    weights = graph.weights().values()
+    chosen, model = PRICED[mix], described(graph)
+    kinds = ((w, BLOCK_TYPES[tensor_codec(w.name, w.shape, chosen, model)]) for w in weights)
+    return sum(prod(w.shape) * kind.block_bytes // kind.block for w, kind in kinds)
+
+
+def _kv(plan: Plan) -> Iterator[Advice]:
+    able = "q8_0" in plan.memory.engine.kv_codecs and plan.options.kv == "f16" and plan.engine != "memfirst"
+    if able and plan.memory.needs.kv_allocated > -plan.memory.spare:
+        after = attempt(plan.subject, plan.place, replace(plan.options, kv="q8_0"))
+        if after and after.fits:
+            yield changed(KV, "keys and values in q8_0", LOSSY, plan, after, flags(KV, after))
+
+
+def _context(plan: Plan) -> Iterator[Advice]:
+    options, split = plan.options, "layers" if plan.options.share == "pipeline" else "tensor"
+    kv = options.kv, options.kv
+    most = largest_context(
+        plan.subject.graph, plan.memory.memories, batch=options.batch, engine=plan.memory.engine, kv=kv, split=split
+    )
+    tokens = min(most, plan.context) // 256 * 256
+    if tokens >= 256 and not options.speculation:
+        after = attempt(plan.subject, plan.place, replace(options, context=tokens, prompt=min(plan.prompt, tokens)))
+        if after and after.fits:
+            effect = f"exact while {tokens:,} are enough"
+            yield changed(CONTEXT, f"a context of {tokens:,} tokens", effect, plan, after, flags(CONTEXT, after))
+
+
+def _devices(plan: Plan) -> Iterator[Advice]:
+    """The fewest of them, in powers of two."""
+    count, machine = 2 * plan.options.devices, plan.place.machine
+    while count <= MOST_DEVICES and not plan.place.rates:
+        after = attempt(plan.subject, plan.place, replace(plan.options, devices=count))
+        if after and after.fits:
+            how = "each layer cut" if plan.options.share == "tensor" else "layers one after another"
+            yield changed(DEVICES, f"{count} × {machine.name}, {how}", EXACT, plan, after, flags(DEVICES, after))
+            return
+        count *= 2
+
+
+def _slower(plan: Plan) -> Iterator[Advice]:
+    """As many layers (of a mixture, as many layers' experts) as must be, in the memory behind the device's own."""
+    if plan.options.devices > 1 or plan.available is None or plan.place.bandwidth(plan.options) is None:
+        return
+    tier = "slow" if plan.place.machine.slow_bandwidth else "disk"
+    what = "experts" if plan.distinct else "layers"
+    contexts, kv = [plan.context] * plan.options.batch, (plan.options.kv, plan.options.kv)
+    try:
+        found = place(
+            plan.subject.graph, plan.available, contexts, engine=plan.memory.engine, kv=kv, what=what, tier=tier
+        )
+    except MemfirstError:
+        return
+    if not found.fits or found.moved > MOST_MOVED:
+        return
+    rate = plan.place.machine.slow_bandwidth or plan.place.machine.disk_bandwidth or DISK
+    reads = found.reads(decode_step(plan.context - 1, plan.options.batch))
+    seconds = reads["fast"].mean / (plan.place.bandwidth(plan.options) or rate) + reads[tier].mean / rate
+    where = f"behind the bus ({rate / 1e9:.1f} GB/s)" if tier == "slow" else f"on disk (read at {rate / 1e9:.1f} GB/s)"
+    moved = f"{found.layers} layers" if what == "layers" else f"the experts of {found.layers} layers"
+    there = f"{found.moved / 1e9:.1f} GB there, {reads[tier].mean / 1e9:.1f} of them read in each step"
+    change = f"{moved} {where}: {there}"
+    most = plan.options.batch / seconds
+    layers = max(0, plan.subject.priced("f16").layers - found.layers)
+    flag = f"llama-server -ngl {layers}" if what == "layers" else f"llama-server --n-cpu-moe {found.layers}"
+    llama = plan.engine in ("llama.cpp", "ik_llama.cpp") and tier == "slow"
+    yield Advice(
+        SLOW, change, EXACT, plan.nbytes, None, found.fast.total, command(plan), None, most, flag if llama else "",
+    )  # fmt: skip

@@ -1,0 +1,150 @@
+"""Changes of the same model on the same machine: what is stored in fewer bits, shared by more, or read less often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from memfirst.catalog.configs import ModelConfig, configs
+from memfirst.graph import KVCache, StateCache
+from memfirst.plan import Plan, Speculation
+from memfirst.plan.advice.change import (
+    BATCH,
+    CODEC,
+    CONTEXT,
+    EXACT,
+    KV,
+    LOSSY,
+    SPECULATION,
+    THREADS,
+    WINDOW,
+    Advice,
+    attempt,
+    changed,
+)
+from memfirst.plan.advice.flags import flags
+
+GGUF_ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp")
+DRAFTING = ("llama.cpp", "ik_llama.cpp", "vllm", "vllm-hybrid")
+"""Engines that speculate."""
+
+ACCEPTED, LOOKED_UP = 0.7, 0.3
+"""Acceptance that is assumed of a small relative's drafts, and of the prompt's own n-grams: measure yours."""
+
+DRAFTED = 4
+SAME_VOCABULARY = 128
+"""Rows by which vocabularies of one tokenizer are padded apart; llama.cpp drafts within as many."""
+
+MUCH_KV, WASTED = 0.15, 1.2
+
+
+def same(plan: Plan) -> Iterator[Advice]:
+    """Every change that the engine can make, whatever it gains."""
+    for find in (_codecs, _kv, _context, _window, _batch, _speculation, _threads):
+        yield from find(plan)
+
+
+def _with(plan: Plan, **options: object) -> Plan | None:
+    return attempt(plan.subject, plan.place, replace(plan.options, **options))  # type: ignore[arg-type]
+
+
+def _say(kind: str, change: str, effect: str, before: Plan, after: Plan | None) -> Iterator[Advice]:
+    if after is not None:
+        yield changed(kind, change, effect, before, after, flags(kind, after))
+
+
+def bits(plan: Plan) -> float:
+    """Bits per weight, scales included."""
+    return 8 * sum(w.nbytes for w in plan.subject.graph.weights().values()) / plan.subject.parameters
+
+
+def _codecs(plan: Plan) -> Iterator[Advice]:
+    """Fewer bits: 8, where there are 16, and what is usual (below it quality falls fast)."""
+    if plan.engine not in GGUF_ENGINES:
+        return
+    now = bits(plan)
+    lowest = "iq4_xs" if plan.engine != "memfirst" and 4.5 < now <= 5.2 else ""
+    for mix in ["q8_0"] * (now > 9) + ["q4_k_m"] * (now > 5.2) + [lowest] * bool(lowest):
+        after = attempt(plan.subject.recoded(mix), plan.place, plan.options)
+        if after and after.step_bytes < plan.step_bytes:
+            yield from _say(
+                CODEC, f"weights in {mix.upper()}, {bits(after):.1f} bits for {now:.1f}", LOSSY, plan, after
+            )
+
+
+def _kv(plan: Plan) -> Iterator[Advice]:
+    smaller = {"f16": ("q8_0", "f8_e4m3"), "bf16": ("q8_0", "f8_e4m3"), "q8_0": ("q4_0",)}.get(plan.options.kv, ())
+    able = () if plan.engine == "memfirst" else plan.memory.engine.kv_codecs  # memfirst runs f16 only
+    codec = next((c for c in smaller if c in able), None)
+    if codec and plan.growth:
+        after = _with(plan, kv=codec)
+        yield from _say(KV, f"keys and values in {codec}", LOSSY, plan, after)
+
+
+def _context(plan: Plan) -> Iterator[Advice]:
+    half = plan.context // 2
+    if plan.kv_share >= MUCH_KV and half >= 256:
+        after = _with(plan, context=half, prompt=min(plan.prompt, half))
+        yield from _say(CONTEXT, f"a context of {half:,} tokens", f"exact while {half:,} are enough", plan, after)
+
+
+def _window(plan: Plan) -> Iterator[Advice]:
+    """Layers with a window need no more than the window: some engines set aside whole contexts for them."""
+    windowed = any(isinstance(c, KVCache) and c.window for c in plan.subject.graph.caches)
+    needs, other = plan.memory.needs, {"memfirst": "llama.cpp", "vllm": "vllm-hybrid"}.get(plan.engine)
+    if windowed and other and needs.kv_allocated > WASTED * needs.kv_held:
+        after = _with(plan, engine=other)
+        saved = needs.kv_allocated - after.memory.needs.kv_allocated if after else 0
+        if saved > 0:
+            yield from _say(
+                WINDOW, f"{other}, which sets aside windows only: {saved / 1e9:.2f} GB less", EXACT, plan, after
+            )
+
+
+def _batch(plan: Plan) -> Iterator[Advice]:
+    """Sequences that share a step share its weights."""
+    larger = 8 if plan.options.batch < 8 else 2 * plan.options.batch
+    while larger > plan.options.batch:
+        after = _with(plan, batch=larger)
+        if after and after.fits is not False:
+            known = after.each and plan.each
+            each = f"exact; each sequence {after.each:.0f} tok/s, not {plan.each:.0f}" if known else EXACT
+            yield from _say(BATCH, f"{larger} sequences at a time", each, plan, after)
+            return
+        larger //= 2
+
+
+def _speculation(plan: Plan) -> Iterator[Advice]:
+    stateful = any(isinstance(c, StateCache) for c in plan.subject.graph.caches)  # state is not taken back there
+    if plan.options.speculation or stateful or plan.engine not in DRAFTING:
+        return
+    draft = drafter(plan)
+    accepted = ACCEPTED if draft else LOOKED_UP
+    by = Speculation(DRAFTED, accepted, draft.name if draft else "")
+    after = _with(plan, speculation=by)
+    who = f"{by.draft} drafts {by.tokens}" if draft else f"{by.tokens} tokens looked up in the prompt"
+    yield from _say(SPECULATION, f"{who} a step", f"exact, if {100 * accepted:.0f} % of drafts are right", plan, after)
+
+
+def drafter(plan: Plan) -> ModelConfig | None:
+    """The smallest model of the catalogue with the same architecture and vocabulary, at most a fifth of the size."""
+    graph, most = plan.subject.graph, plan.subject.parameters / 5
+
+    def alike(row: ModelConfig) -> bool:
+        vocabulary, kind = row.config.get("vocab_size"), row.config.get("model_type")
+        same_words = isinstance(vocabulary, int) and abs(vocabulary - graph.vocab_size) <= SAME_VOCABULARY
+        return same_words and kind == graph.architecture and 0 < (row.parameters or 0) <= most
+
+    return min(filter(alike, configs()), key=lambda row: row.parameters or 0, default=None)
+
+
+def _threads(plan: Plan) -> Iterator[Advice]:
+    """The number of threads at which a processor is fastest, where it is not this one."""
+    machine, now = plan.place.machine, plan.options.threads or plan.place.machine.cores
+    if machine.kind not in ("cpu", "board") or now < 1:
+        return
+    measured = plan.place.rates.threads if plan.place.rates else (machine.cores, machine.cores // 2, machine.cores // 4)
+    others = [_with(plan, threads=n) for n in measured if n and n != now]
+    best = max((p for p in others if p), key=lambda p: p.rate or 0.0, default=None)
+    if best and best.rate:
+        yield from _say(THREADS, f"{best.options.threads} threads for {now}", EXACT, plan, best)

@@ -1,0 +1,250 @@
+"""What engines set aside for a model: KV cache and state, buffers, and what they take before the first weight.
+
+Read in their sources: llama.cpp's llama-context.cpp, llama-kv-cache-iswa.cpp and llama-memory-recurrent.cpp as of
+llama-cpp-python 0.3.36; vLLM's v1/kv_cache_interface.py at 001cabc and platforms/interface.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from memfirst.errors import UnsupportedError
+from memfirst.graph import Graph, KVCache, StateCache
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.experts import Experts
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.latent import LatentAttention
+from memfirst.graph.ops.linear import Linear
+from memfirst.transform.recode import layer_of
+
+MIB, GIB = 1 << 20, 1 << 30
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes, and where the figure comes from."""
+
+    nbytes: int
+    source: str
+
+
+class Engine(ABC):
+    """How one engine allocates. `contexts` are the tokens that each sequence may reach."""
+
+    name: str
+    share = 1.0
+    """Of a device's memory, the part that it takes at most."""
+    kv_codecs: tuple[str, ...] = ()
+    """What it can cache keys and values in."""
+    cuts_embedding = False
+    """Whether devices that share layers share the embedding's rows too, and do not copy them."""
+
+    def embedding_on_host(self) -> bool:
+        """Whether the embedding's rows are looked up in the host's memory, and not the device's."""
+        return False
+
+    @abstractmethod
+    def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
+        """Bytes allocated for keys and values (or latents)."""
+
+    @abstractmethod
+    def state(self, graph: Graph, sequences: int) -> int:
+        """Bytes allocated for recurrent state."""
+
+    @abstractmethod
+    def buffers(self, graph: Graph, contexts: Sequence[int]) -> Estimate:
+        """Working memory of its largest step."""
+
+    @abstractmethod
+    def overhead(self, graph: Graph) -> Estimate:
+        """What it takes whatever the model's size."""
+
+
+@dataclass(frozen=True)
+class Memfirst(Engine):
+    """This engine: pages of 64 positions, two slots of state where a step may be rolled back.
+
+    capacity  tokens of its largest step
+
+    It runs caches in f16; the other codecs are priced.
+    """
+
+    capacity: int = 256
+    name = "memfirst"
+    kv_codecs = ("f16", "q8_0", "q4_0")
+
+    def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
+        lengths = Counter(contexts).items()
+        return sum(times * c.allocated_bytes(n) for c in kv_caches(graph) for n, times in lengths)
+
+    def state(self, graph: Graph, sequences: int) -> int:
+        return sequences * sum(c.allocated_bytes(1) for c in state_caches(graph))
+
+    def buffers(self, graph: Graph, contexts: Sequence[int]) -> Estimate:
+        floats = self.capacity * (2 * graph.hidden_size + 2 * widest(graph)) + head_rows(graph)
+        return Estimate(
+            4 * floats, "estimated: two states of the stream and the widest pair of values; one row of logits"
+        )
+
+    def overhead(self, graph: Graph) -> Estimate:
+        source = (
+            "resident memory of a process less what is counted; 7 models of 1k to 262k tokens, Linux x86-64, ± 8 MB"
+        )
+        return Estimate(107_000_000 + 570 * graph.vocab_size, source)
+
+
+@dataclass(frozen=True)
+class LlamaCpp(Engine):
+    """llama.cpp: one context size for all sequences, all of it allocated at the start.
+
+    unified  sequences share one buffer of all their contexts (else each has its own)
+    ubatch   tokens of its largest step
+    gpu      the layers are on a GPU; the embedding's rows stay with the processor
+    """
+
+    unified: bool = False
+    ubatch: int = 512
+    gpu: bool = False
+    name = "llama.cpp"
+    kv_codecs = ("f16", "q8_0", "q4_0", "f32", "bf16", "q4_1", "q5_0", "q5_1", "iq4_nl")
+
+    def embedding_on_host(self) -> bool:
+        return self.gpu
+
+    def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
+        return sum(self.cells(c.window, contexts) * c.position_bytes for c in kv_caches(graph))
+
+    def cells(self, window: int | None, contexts: Sequence[int]) -> int:
+        """Positions allocated in a layer: whole contexts in 256s; a window's, and what a step adds to it."""
+        sequences = len(contexts)
+        streams = 1 if self.unified else sequences
+        each = padded(sum(contexts) if self.unified else max(contexts), 256)
+        if window is not None:
+            each = padded(min(each, window * (sequences if self.unified else 1) + self.ubatch), 256)
+        return streams * each
+
+    def state(self, graph: Graph, sequences: int) -> int:
+        return max(1, sequences) * sum(c.state_bytes for c in state_caches(graph))
+
+    def buffers(self, graph: Graph, contexts: Sequence[int]) -> Estimate:
+        floats = max(head_rows(graph) + 2 * graph.hidden_size, 2 * graph.hidden_size + 2 * widest(graph))
+        source = "logits and two states of the stream for a micro-batch: the size that it reports for small models"
+        return Estimate(4 * self.ubatch * floats, source)
+
+    def overhead(self, graph: Graph) -> Estimate:
+        if self.gpu:
+            return Estimate(457 * MIB, "cudaMinimumMemory in Ollama's discover/gpu.go: the driver's context")
+        return Estimate(37_000_000, "resident memory of llama-bench less model and cache; Linux x86-64, 49k tokens")
+
+
+@dataclass(frozen=True)
+class Vllm(Engine):
+    """vLLM: blocks of 16 tokens out of 0.9 of the device's memory.
+
+    hybrid     its hybrid cache manager frees what a sliding window has left; else such layers take whole contexts
+    batched    tokens of its largest step (max_num_batched_tokens)
+    sequences  for which it prepares to sample (max_num_seqs)
+    """
+
+    hybrid: bool = False
+    batched: int = 8192
+    sequences: int = 256
+    name = "vllm"
+    share = 0.9
+    cuts_embedding = True
+    kv_codecs = ("f16", "bf16", "f8_e4m3")
+
+    def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
+        block = self.block(graph)
+        return sum(self._blocks(c.window, contexts, block) * block * c.position_bytes for c in kv_caches(graph))
+
+    def block(self, graph: Graph) -> int:
+        """Tokens of a block: 16, or more where a block must be as large as a layer's recurrent state."""
+        position = max((c.position_bytes for c in kv_caches(graph)), default=0)
+        return 16 * max(1, -(-self._state_page(graph) // (16 * position))) if position else 16
+
+    def _blocks(self, window: int | None, contexts: Sequence[int], block: int) -> int:
+        """Blocks of a layer. A window may begin within a block; one sequence at a time also has a step's tokens."""
+        lengths = Counter(contexts).items()
+        if window is None or not self.hybrid:
+            return sum(times * -(-n // block) for n, times in lengths)
+        steady = sum(times * -(-min(n, window + block - 1) // block) for n, times in lengths)
+        longest = max(contexts)
+        filling = -(-min(longest, window + block - 1 + self.batched) // block)
+        return steady + filling - -(-min(longest, window + block - 1) // block)
+
+    def _state_page(self, graph: Graph) -> int:
+        by_layer: dict[int, int] = {}
+        for cache in state_caches(graph):
+            layer = layer_of(cache.name)
+            by_layer[layer] = by_layer.get(layer, 0) + cache.state_bytes
+        return max(by_layer.values(), default=0)
+
+    def state(self, graph: Graph, sequences: int) -> int:
+        layers = len({layer_of(c.name) for c in state_caches(graph)})
+        position = max((c.position_bytes for c in kv_caches(graph)), default=0)
+        page = self.block(graph) * position if position else self._state_page(graph)
+        return sequences * layers * page
+
+    def buffers(self, graph: Graph, contexts: Sequence[int]) -> Estimate:
+        sampling = 41 * self.sequences * head_rows(graph)
+        feeding = 2 * self.batched * (3 * widest(graph) + 3 * graph.hidden_size)
+        source = "sampling or feed-forward of a full step; scaled from its report for Llama-3-8B, 1.26 GiB (vllm#10511)"
+        return Estimate(max(sampling, feeding), source)
+
+    def overhead(self, graph: Graph) -> Estimate:
+        source = (
+            "memory outside of PyTorch that it reports on an H100 (vllm#10511); 0.20 GiB on an RTX 3090 (vllm#14447)"
+        )
+        return Estimate(round(1.79 * GIB), source)
+
+
+ENGINES: Mapping[str, Engine] = {
+    "memfirst": Memfirst(),
+    "llama.cpp": LlamaCpp(),
+    "llama.cpp-gpu": LlamaCpp(gpu=True),
+    "vllm": Vllm(),
+    "vllm-hybrid": Vllm(hybrid=True),
+}
+"""By the name that a user gives."""
+
+
+def engine_named(name: str) -> Engine:
+    """The engine of that name; UnsupportedError, listing those there are."""
+    if name not in ENGINES:
+        raise UnsupportedError(f"the engine {name[:40]!r}", f"one of {', '.join(ENGINES)}")
+    return ENGINES[name]
+
+
+def kv_caches(graph: Graph) -> tuple[KVCache, ...]:
+    """Caches that grow with the context."""
+    return tuple(c for c in graph.caches if isinstance(c, KVCache))
+
+
+def state_caches(graph: Graph) -> tuple[StateCache, ...]:
+    """Caches that do not."""
+    return tuple(c for c in graph.caches if isinstance(c, StateCache))
+
+
+def padded(n: int, to: int) -> int:
+    """`n` rounded up to a multiple."""
+    return -(-n // to) * to
+
+
+def head_rows(graph: Graph) -> int:
+    """Logits of a token, 0 where this device has no head."""
+    return max((op.weight.rows for op in graph.ops if isinstance(op, Linear) and op.head), default=0)
+
+
+def widest(graph: Graph) -> int:
+    """Floats of a token's widest value within a layer: a feed-forward's, its experts', or all heads'."""
+    return max((_inner(op) for op in graph.ops), default=0)
+
+
+def _inner(op: object) -> int:
+    if isinstance(op, Experts):
+        return op.k * op.gate.rows
+    return op.width if isinstance(op, Glu | Attention | LatentAttention) else 0

@@ -1,0 +1,98 @@
+"""A model over several devices: each layer cut for all of them, or whole layers one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from memfirst.errors import ConfigError
+from memfirst.graph import Cache, Graph
+from memfirst.graph.ops.embed import Embed
+from memfirst.plan.fit.engines import Engine
+from memfirst.transform.recode import layer_of
+from memfirst.transform.shard import shard
+
+SPLITS = ("tensor", "layers")
+MAX_DEVICES = 1 << 12
+
+
+def parts(
+    graph: Graph, memories: Sequence[int], split: str, contexts: Sequence[int], engine: Engine
+) -> tuple[Graph, ...]:
+    """Each device's graph.
+
+    split  "tensor": every layer cut into equal shares (KV heads copied where there are fewer than devices);
+           "layers": whole layers in order, by each device's share of the memory (pipeline)
+
+    Raises ConfigError for other splits, UnsupportedError where a tensor cannot be cut.
+    """
+    if split not in SPLITS or not 1 <= len(memories) <= MAX_DEVICES or min(memories) < 1:
+        raise ConfigError(f"{len(memories)} devices split by {split!r}", f"at least one, by {' or '.join(SPLITS)}")
+    if len(memories) == 1:
+        return (graph,)
+    if split == "tensor":
+        cut = (shard(graph, i, len(memories)) for i in range(len(memories)))
+        return tuple(_rows_cut(part, len(memories)) if engine.cuts_embedding else part for part in cut)
+    first = boundaries(layer_bytes(graph, contexts, engine), memories)
+    return tuple(_stage(graph, i, first) for i in range(len(memories)))
+
+
+def layer_count(graph: Graph) -> int:
+    """Layers of a graph."""
+    return 1 + max(layer_of(op.name) for op in graph.ops)
+
+
+def layer_bytes(graph: Graph, contexts: Sequence[int], engine: Engine) -> list[int]:
+    """Weights, cache and state of each layer; what stands before and after them counts with the first and last."""
+    sizes, place = cache_bytes(graph, contexts, engine), 0
+    for op in graph.ops:
+        layer = layer_of(op.name)
+        place = layer if layer >= 0 else (len(sizes) - 1 if place else 0)
+        sizes[place] += sum(w.nbytes for w in op.weights)
+    return sizes
+
+
+def cache_bytes(graph: Graph, contexts: Sequence[int], engine: Engine) -> list[int]:
+    """Cache and state that the engine allocates for each layer."""
+    by_layer: list[list[Cache]] = [[] for _ in range(layer_count(graph))]
+    for cache in graph.caches:
+        by_layer[layer_of(cache.name)].append(cache)
+    graphs = (replace(graph, caches=tuple(own)) for own in by_layer)
+    return [engine.kv(own, contexts) + engine.state(own, len(contexts)) for own in graphs]
+
+
+def boundaries(sizes: Sequence[int], memories: Sequence[int]) -> list[int]:
+    """The first layer of each device, and the number of layers: each takes layers up to its share of the memory.
+
+    A layer belongs to the device that its middle byte falls to; a device may get none.
+    """
+    whole, total = sum(memories), sum(sizes)
+    ends = [share * total / whole for share in accumulate(memories)]
+    middles = [end - size / 2 for size, end in zip(sizes, accumulate(sizes), strict=True)]
+    return [0, *(sum(m < end for m in middles) for end in ends[:-1]), len(sizes)]
+
+
+def _rows_cut(graph: Graph, of: int) -> Graph:
+    """The graph with a share of the embedding's rows, those of the last device being as many as the others'."""
+    ops = tuple(_share_of_rows(op, of) if isinstance(op, Embed) else op for op in graph.ops)
+    return replace(graph, ops=ops)
+
+
+def _share_of_rows(op: Embed, of: int) -> Embed:
+    rows, columns = op.weight.shape
+    return replace(op, weight=replace(op.weight, shape=(-(-rows // of), columns)))
+
+
+def _stage(graph: Graph, index: int, first: Sequence[int]) -> Graph:
+    """Device `index`'s operations and caches; the first also embeds, the last has the head."""
+    low, high = first[index], first[index + 1]
+    start, stop = index == 0, index == len(first) - 2
+    ops, before = [], True
+    for op in graph.ops:
+        layer = layer_of(op.name)
+        before = before and layer < 0
+        if low <= layer < high or (layer < 0 and (start if before else stop)):
+            ops.append(op)
+    caches = tuple(replace(c, device=index) for c in graph.caches if low <= layer_of(c.name) < high)
+    return replace(graph, ops=tuple(ops), caches=caches)

@@ -1,0 +1,118 @@
+"""What a step asks of a machine, and how it is run: the input of a prediction, without the model itself."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memfirst.errors import MemfirstError
+from memfirst.graph import Step
+from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
+from memfirst.ledger import predict
+from memfirst.lower.program import Program
+
+ENGINES = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1", "gpt-fast", "mlc", "transformers")
+"""Engines whose published speeds the constants are fitted to."""
+
+SHARES = ("pipeline", "tensor")
+
+_SAME_KERNELS = {"ollama": "llama.cpp"}
+
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A step of a model, over all devices together.
+
+    streamed   bytes by purpose of the ledger (`memfirst.graph.traffic`), streamed purposes, expectations
+    flops      operations of the step, a multiply-add counting 2
+    tokens     new tokens; sequences: how many share the step
+    layers     of the model; width: numbers of its hidden state, what devices exchange for a token
+    least      bytes of routed experts if every token of the step chose the same ones
+    slow,disk  bytes of the weights that are read from slower memory and from disk: a part of `streamed`
+    codec      of the bulk of the weights: a name of GGUF's types, or "gptq4", "gptq8", "exl2", "awq", "int8"
+    """
+
+    streamed: Mapping[str, float]
+    flops: float
+    tokens: int
+    layers: int
+    codec: str
+    sequences: int = 1
+    width: int = 0
+    least: float = 0.0
+    slow: float = 0.0
+    disk: float = 0.0
+
+    @property
+    def kv(self) -> float:
+        """Bytes of the cache and of recurrent state."""
+        return self.streamed.get(KV_READ, 0.0) + self.streamed.get(STATE_READ, 0.0)
+
+    @property
+    def experts(self) -> float:
+        """Bytes of routed experts."""
+        return self.streamed.get(EXPERTS, 0.0)
+
+    @property
+    def total(self) -> float:
+        """Bytes that must come from memory."""
+        return sum(self.streamed.values())
+
+    @property
+    def fast(self) -> float:
+        """Bytes that come from the device's own memory."""
+        return self.total - self.slow - self.disk
+
+    @property
+    def weights(self) -> float:
+        """Bytes of every other weight: layers, head, embedding rows."""
+        return self.total - self.kv - self.experts
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How the model is run.
+
+    engine   one of ENGINES; another is predicted from all of them together, with a wide interval
+    devices  that share the model; share: "pipeline" (layers one after another) or "tensor" (each layer cut)
+    flash    attention without the matrix of scores in memory, the default of today's engines
+    threads  of a processor, 0 for all of its cores
+    age      years before 2026 that the engine's build is from: kernels got faster
+    """
+
+    engine: str = "llama.cpp"
+    devices: int = 1
+    share: str = "pipeline"
+    flash: bool = True
+    threads: int = 0
+    age: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.devices < 1 or self.threads < 0:
+            raise MemfirstError(f"{self.devices} devices with {self.threads} threads", "1 device or more")
+        if self.share not in SHARES:
+            raise MemfirstError(f"layers shared by {self.share!r}", f"one of {', '.join(SHARES)}")
+
+    @property
+    def family(self) -> str:
+        """The engine whose kernels run: Ollama runs llama.cpp's."""
+        return _SAME_KERNELS.get(self.engine, self.engine)
+
+
+def cost(program: Program, step: Step) -> Cost:
+    """What `step` costs by a generic Program of the whole model."""
+    by_purpose = predict(program, step).by_purpose()
+    weights = program.weights
+    layers = {m.group(1) for name in weights if (m := _LAYER.match(name))}
+    codecs: Counter[str] = Counter()
+    for weight in weights.values():
+        codecs[weight.codec] += weight.nbytes
+    return Cost(
+        {p: a.mean for p, a in by_purpose.items() if p in STREAMED}, program.flops(step), step.tokens,
+        len(layers), codecs.most_common(1)[0][0] if codecs else "f16", len(step.sequences),
+        program.graph.hidden_size, by_purpose[EXPERTS].low if EXPERTS in by_purpose else 0.0,
+    )  # fmt: skip

@@ -1,0 +1,217 @@
+"""Seconds of a step from its pieces and the fitted constants, with an interval and the term that binds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, inf, log, sqrt
+
+import numpy as np
+
+from memfirst.hardware.machines import Machine
+from memfirst.predict.fitted.cost import Cost, Deployment
+from memfirst.predict.fitted.pieces import ADDED, HOST, SOFT, TERMS, Piece, matrix_rate, pieces
+from memfirst.predict.fitted.priors import F64, Priors, priors
+
+CEILING = 0.95
+"""Share of the peak bandwidth, and of the fastest arithmetic, that nothing is predicted to exceed."""
+
+INSIDE_80 = 1.2816
+"""Standard deviations about the mean that hold 80 % of a normal distribution."""
+
+_PLAIN = Deployment()
+
+
+@dataclass(frozen=True)
+class Term:
+    """One part of the time."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A step whose time is known: what is predicted for the same machine and engine follows it."""
+
+    cost: Cost
+    machine: Machine
+    deployment: Deployment
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Seconds of a step with the 80 % interval [low, high]; None where the machine's row lacks a rate.
+
+    terms    add up to seconds; binding: the largest of them, "" without a number
+    tokens   new tokens of the step
+    mbu,mfu  share of the peak bandwidth and of the peak of matrix units that it reaches
+    notes    what is known where there is no number; else what the number rests on
+    """
+
+    seconds: float | None
+    low: float | None
+    high: float | None
+    terms: tuple[Term, ...]
+    binding: str
+    tokens: int
+    mbu: float | None = None
+    mfu: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Of all sequences of the step together."""
+        return None if self.seconds is None else self.tokens / self.seconds
+
+    @property
+    def slowest(self) -> float | None:
+        """Tokens/s at the slow end of the interval."""
+        return None if self.high is None else self.tokens / self.high
+
+    @property
+    def fastest(self) -> float | None:
+        """Tokens/s at the fast end of the interval."""
+        return None if self.low is None else self.tokens / self.low
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Log seconds of pieces, with their shares (they sum to 1) and the slope by constant."""
+
+    log_seconds: float
+    shares: tuple[float, ...]
+    slope: Mapping[str, float]
+
+
+def estimate(found: Sequence[Piece], constants: Priors) -> Estimate:
+    """What pieces take together at the fitted constants.
+
+    The soft maximum is homogeneous, so each piece's slope, d log t / d log piece, is its share of the time.
+    """
+    each = [p.seconds * exp(sum(x * constants.mean(n) for n, x in p.constants)) for p in found]
+    lanes = [0.0] * (HOST + 1)
+    for piece, seconds in zip(found, each, strict=True):
+        lanes[piece.lane] += seconds
+    stream = _soft(*lanes[:ADDED])
+    device = stream + lanes[ADDED]
+    total = _soft(device, lanes[HOST])
+    on_device = (device / total) ** (SOFT - 1)
+    weight = [on_device * (lane / stream) ** (SOFT - 1) if stream else 0.0 for lane in lanes[:ADDED]]
+    weight += [on_device, (lanes[HOST] / total) ** (SOFT - 1)]
+    shares = tuple(weight[p.lane] * s / total for p, s in zip(found, each, strict=True))
+    slope: dict[str, float] = {}
+    for piece, share in zip(found, shares, strict=True):
+        for name, times in piece.constants:
+            slope[name] = slope.get(name, 0.0) + share * times
+    return Estimate(log(total), shares, slope)
+
+
+def _soft(*lanes: float) -> float:
+    """The soft maximum of times that overlap."""
+    return float(sum(lane**SOFT for lane in lanes) ** (1 / SOFT))
+
+
+def decode(cost: Cost, machine: Machine, deployment: Deployment = _PLAIN, known: Sequence[Measured] = ()) -> Prediction:
+    """Time of a step with one new token a sequence (or a few). `known`: measured steps, best of this machine."""
+    if lacking := _lacking(cost, machine, deployment):
+        return lacking
+    usable = [k for k in known if not _lacking(k.cost, k.machine, k.deployment)]
+    return _prediction(cost, machine, deployment, pieces(cost, machine, deployment), usable)
+
+
+def prefill(
+    cost: Cost, machine: Machine, deployment: Deployment = _PLAIN, known: Sequence[Measured] = ()
+) -> Prediction:
+    """Time of a step that reads a prompt: until its first token. The same pieces: a prompt is many tokens."""
+    return decode(cost, machine, deployment, known)
+
+
+def _lacking(cost: Cost, machine: Machine, how: Deployment) -> Prediction | None:
+    """The answer where a rate is unknown: what is known, and no number."""
+    needed = (
+        ("bandwidth", machine.bandwidth, f"reads {cost.total / 1e9:.3g} GB"),
+        ("arithmetic rate", machine.compute or None, f"takes {cost.flops:.3g} operations"),
+        ("slower memory's rate", machine.slow_bandwidth or not cost.slow, f"reads {cost.slow / 1e9:.3g} GB from it"),
+        ("disk's rate", machine.disk_bandwidth or not cost.disk, f"reads {cost.disk / 1e9:.3g} GB from it"),
+    )
+    notes = [f"{machine.name}: its {what} is not known; a step {needs}" for what, rate, needs in needed if not rate]
+    if not notes:
+        return None
+    if machine.bandwidth is not None:
+        fastest = cost.tokens / floor(cost, machine, how)
+        notes.append(f"its bandwidth alone allows {fastest:.3g} tokens/s at the most")
+    return Prediction(None, None, None, (), "", cost.tokens, notes=tuple(notes))
+
+
+def floor(cost: Cost, machine: Machine, how: Deployment) -> float:
+    """Seconds at 95 % of the peaks, of bandwidth and of arithmetic, of all devices that work at once."""
+    reading = cost.fast / (machine.bandwidth or inf)
+    computing = cost.flops / max(machine.compute.values(), default=inf)
+    return max(reading, computing) / (CEILING * _parts(how))
+
+
+def _parts(how: Deployment) -> int:
+    return how.devices if how.share == "tensor" else 1
+
+
+def _prediction(
+    cost: Cost, machine: Machine, how: Deployment, found: Sequence[Piece], known: Sequence[Measured]
+) -> Prediction:
+    constants, first = priors(), estimate(found, priors())
+    mean, spread = _conditioned(first, machine, how, known, constants)
+    least = floor(cost, machine, how)
+    widen = constants.widen_known if known else constants.widen
+    seconds, reach = max(exp(mean), least), exp(INSIDE_80 * widen * spread)
+    terms = _terms(found, first.shares, seconds)
+    return Prediction(
+        seconds, max(seconds / reach, least), seconds * reach, terms, max(terms, key=lambda t: t.seconds).name,
+        cost.tokens, cost.fast / (seconds * (machine.bandwidth or 0.0) * _parts(how)),
+        cost.flops / (seconds * matrix_rate(machine) * _parts(how)), _notes(machine, how, known, constants),
+    )  # fmt: skip
+
+
+def _terms(found: Sequence[Piece], shares: Sequence[float], seconds: float) -> tuple[Term, ...]:
+    sums = dict.fromkeys(TERMS, 0.0)
+    for piece, share in zip(found, shares, strict=True):
+        sums[piece.term] += share * seconds
+    return tuple(Term(name, value) for name, value in sums.items() if value > 0)
+
+
+def _notes(machine: Machine, how: Deployment, known: Sequence[Measured], constants: Priors) -> tuple[str, ...]:
+    notes = []
+    if how.family not in constants.engines:
+        notes.append(f"no published speeds of {how.engine}: priors of all engines, so the interval is wide")
+    if "memory" in machine.known:
+        notes.append(f"{machine.name}: {machine.known} ({machine.source})")
+    if known:
+        notes.append(f"follows {len(known)} measured step{'s' if len(known) > 1 else ''}")
+    return tuple(notes)
+
+
+def _conditioned(
+    first: Estimate, machine: Machine, how: Deployment, known: Sequence[Measured], constants: Priors
+) -> tuple[float, float]:
+    """Mean and spread of log seconds, given the measured steps: a Gaussian conditioned on them."""
+    asked = [(first, machine, how)]
+    asked += [(estimate(pieces(k.cost, k.machine, k.deployment), constants), k.machine, k.deployment) for k in known]
+    shared = _covariance(asked, constants)
+    if not known:
+        return first.log_seconds, sqrt(shared[0, 0])
+    missed = np.array([log(k.seconds) - e.log_seconds for k, (e, _, _) in zip(known, asked[1:], strict=True)])
+    gain = np.linalg.solve(shared[1:, 1:], shared[1:, 0])
+    left = shared[0, 0] - shared[0, 1:] @ gain
+    return first.log_seconds + float(gain @ missed), sqrt(max(left, constants.row**2))
+
+
+def _covariance(asked: Sequence[tuple[Estimate, Machine, Deployment]], constants: Priors) -> F64:
+    """[steps, steps] of log seconds: constants and a source are shared, a machine's own by engine and machine."""
+    names = list(dict.fromkeys(n for e, _, _ in asked for n in e.slope))
+    slopes = np.array([[e.slope.get(n, 0.0) for n in names] for e, _, _ in asked])
+    general = constants.between(names) + constants.scatter(names, constants.source)
+    own = slopes @ constants.scatter(names, constants.machine) @ slopes.T + constants.machine_all**2
+    who = [(m.name, how.family) for _, m, how in asked]
+    same = np.array([[a == b for b in who] for a in who])
+    shared: F64 = slopes @ general @ slopes.T + constants.source_all**2 + own * same
+    return shared + constants.row**2 * np.eye(len(asked))

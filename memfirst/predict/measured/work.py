@@ -1,0 +1,113 @@
+"""How much each call of a CPU program does in a step: what a measured rate is multiplied by.
+
+The same amounts are used when rates are measured and when a time is predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+
+from memfirst.graph import Graph, Sequence, Step
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.positions import attended_pairs
+from memfirst.lower.cpu import CAPACITIES, lower
+from memfirst.lower.cpu_calls import FIELDS, SPLIT
+from memfirst.lower.program import Call, Phase, Program, Task
+
+LARGEST = CAPACITIES[-1]
+"""Tokens of its largest step."""
+
+_SKIPPED = frozenset({"SPLIT"})
+"""Statics that follow from others, or that cost nothing."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One call in one step: `units` fixed costs and `amount` items of the rate named `key`."""
+
+    key: str
+    units: float
+    amount: float
+
+
+def program_for(graph: Graph, tokens: int, context: int, threads: int) -> Program:
+    """The program that the CPU backend runs for a step of that many tokens."""
+    return lower(graph, next(c for c in CAPACITIES if c >= tokens), context, threads)
+
+
+@dataclass(frozen=True)
+class PhaseWork:
+    """A phase of a step: what every worker does for itself, what is shared, and in how many chunks."""
+
+    phase: Phase
+    repeated: tuple[Work, ...]
+    shared: tuple[Work, ...]
+    chunks: int
+
+
+def works(program: Program, step: Step) -> Iterator[PhaseWork]:
+    """Every phase of the program with its work in that step."""
+    counts = _counts(program, step)
+    windows = {op.name: op.cache.window for op in program.graph.ops if isinstance(op, Attention)}
+    for phase in program.phases:
+        repeated = tuple(_work(call, 1, step, counts, windows) for call in phase.prologue)
+        shared = tuple(_work(call, task.units, step, counts, windows) for task in phase.tasks for call in task.calls)
+        yield PhaseWork(phase, repeated, shared, sum(_chunks(task, counts) for task in phase.tasks))
+
+
+def _counts(program: Program, step: Step) -> dict[str, int]:
+    return {
+        "tokens": step.tokens, "logits": step.logits, "any_logits": int(step.logits > 0),
+        "items": _items(program, step), "": 1,
+    }  # fmt: skip
+
+
+def _items(program: Program, step: Step) -> int:
+    """Units of attention: a token each, or with few tokens a split of its context each (as the backend's steps)."""
+    return step.tokens if program.capacity > 8 else max(step.tokens, sum(_splits(s) for s in step.sequences))
+
+
+def _splits(sequence: Sequence) -> int:
+    return sum(ceil((sequence.past + i + 1) / SPLIT) for i in range(sequence.new))
+
+
+def _chunks(task: Task, counts: dict[str, int]) -> int:
+    return ceil(task.units * counts[task.per] / max(1, task.chunk))
+
+
+def _work(call: Call, rows: int, step: Step, counts: dict[str, int], windows: dict[str, int | None]) -> Work:
+    """Amounts by kernel: weights and passes of a product, values of what follows, positions of attention."""
+    args = dict(call.args)
+    group, kernel = call.kernel.split(".")
+    tokens = counts[next((name for name, place in FIELDS.items() if place == args.get("count", 0)), "tokens")]
+    key = " ".join([call.kernel, *(f"{n}={v}" for n, v in call.statics if n not in _SKIPPED)])
+    if group == "matmul":
+        passes = ceil(tokens / _static(call, "TILE"))
+        return Work(key, 0.0, float(rows * _number(args, "cols") * passes))
+    if group == "embed":
+        return Work(key, 0.0, float(_number(args, "cols") * counts["tokens"]))
+    if kernel in ("quantize", "rms_norm"):
+        return Work(key, 0.0, float(_number(args, "width") * counts["tokens"]))
+    if kernel == "attend":
+        heads = _number(args, "heads")
+        return Work(key, float(counts["items"] * heads), float(heads * _attended(windows[call.op], step)))
+    if kernel == "merge":
+        heads = _number(args, "heads") * _static(call, "GROUP")
+        return Work(key, 0.0, float(counts["items"] * heads * _static(call, "DIM")))
+    return Work(key, 0.0, float(rows * tokens))
+
+
+def _static(call: Call, name: str) -> int:
+    return int(dict(call.statics)[name])
+
+
+def _number(args: Mapping[str, object], name: str) -> int:
+    value = args[name]
+    return value if isinstance(value, int) else 0
+
+
+def _attended(window: int | None, step: Step) -> int:
+    """Positions that the step's tokens attend, each token's counted."""
+    return sum(attended_pairs(s, window) for s in step.sequences)

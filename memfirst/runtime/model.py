@@ -1,0 +1,236 @@
+"""Loading a model and talking to it: `memfirst.load(...)` gives a `Model`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from memfirst.codecs.base import F32
+from memfirst.errors import CapacityError, ConfigError, UnsupportedError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.open import open_checkpoint
+from memfirst.graph import Graph, KVCache, StateCache, Step, decode
+from memfirst.hardware import host
+from memfirst.ledger import Ledger, Memory, memory
+from memfirst.models import build
+from memfirst.progress import Progress, Silent
+from memfirst.runtime.cache import PagePool
+from memfirst.runtime.generation import Backend, Context, Generation
+from memfirst.runtime.report import Report
+from memfirst.runtime.sampling import Sampler, SamplingParams
+from memfirst.runtime.startup import Stages
+from memfirst.text import Tokenizer
+
+if TYPE_CHECKING:
+    from memfirst.text.chat import ChatTemplate
+
+Messages = Sequence[Mapping[str, Any]]
+
+DEFAULT_CONTEXT = 8192
+"""Positions that are provided for unless asked otherwise (or what the model was trained for, if less)."""
+
+HEADROOM = 200_000_000
+"""Bytes besides weights, cache and buffers: interpreter, tokenizer, compiled code."""
+
+THREADS_PER_CORE, LEAST_THREADS = 4, 64
+"""So many threads are refused as a mistake only beyond this."""
+
+
+class Model:
+    """A model ready to generate. Close it, or use it as a context manager, to end its threads."""
+
+    def __init__(self, checkpoint: Checkpoint, graph: Graph, backend: Backend, context: int, stages: Stages) -> None:
+        self.checkpoint, self.graph, self.backend = checkpoint, graph, backend
+        self.context, self.stages = context, stages
+        page = next((c.page for c in graph.caches if isinstance(c, KVCache)), 1)
+        self._pool = PagePool(-(-context // page))
+        recurrent = any(isinstance(c, StateCache) for c in graph.caches)
+        self._sequence = Context(self._pool, page, context, recurrent)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Rebuilt from the model's own metadata."""
+        if self.checkpoint.kind == "gguf":
+            made = Tokenizer.from_gguf(self.checkpoint.metadata)
+        else:
+            made = Tokenizer.from_file(Path(self.checkpoint.path) / "tokenizer.json")
+        self.stages.done("tokenizer")
+        return made
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The model's own; TemplateError where it has none."""
+        from memfirst.text.chat import ChatTemplate
+
+        made = ChatTemplate.of(self.tokenizer)
+        self.stages.done("chat template")
+        return made
+
+    def generate(
+        self,
+        prompt: str | Messages,
+        *,
+        params: SamplingParams | None = None,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+    ) -> Generation:
+        """Answer a conversation (messages with `role` and `content`), or continue a text.
+
+        Iterate the result for `Token`s with their ledgers. What the prompt shares with the last one is not computed
+        again. An answer ends with the model's own end token, after `max_tokens`, before a stop string, or when the
+        context is full. Raises CapacityError for a prompt that the context cannot hold.
+        """
+        ids = self.encode(prompt)
+        if not ids:
+            raise ConfigError("the prompt has no tokens", "some text")
+        if len(ids) >= self.context:
+            raise CapacityError(
+                f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", "raise --ctx"
+            )
+        chooser = getattr(self.backend, "chooser", None)  # the reference backend leaves it to NumPy
+        sampler = Sampler(params or SamplingParams(), self.graph.vocab_size, top=chooser and chooser())
+        return Generation(self._sequence, self.backend, self.tokenizer, ids, sampler, max_tokens, stop, self._describe)
+
+    def encode(self, prompt: str | Messages) -> list[int]:
+        """Token ids of a text, or of a conversation through the chat template."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        return self.chat_template.encode(self.tokenizer, prompt)
+
+    def logits(self, tokens: Sequence[int]) -> F32:
+        """Logits f32 [len(tokens), vocab] of every position, from an empty cache."""
+        out = np.empty((len(tokens), self.graph.vocab_size), np.float32)
+        self._sequence.rewind([])
+        for start in range(0, len(tokens), self.backend.max_tokens):
+            part = list(tokens[start : start + self.backend.max_tokens])
+            out[start : start + len(part)] = self._sequence.run(self.backend, part, tuple(range(len(part))))[1]
+        return out
+
+    def price(self, step: Step | None = None, context: int = 0) -> Ledger:
+        """Where a step's bytes go: of `step`, or of one decoded token after `context` positions."""
+        return self.backend.predicted(step or decode(context))
+
+    def close(self) -> None:
+        """End the threads and unmap the files."""
+        self.backend.close()
+        self.checkpoint.close()
+
+    def memory(self, contexts: Iterable[int]) -> Memory:
+        """What is held for sequences of these lengths."""
+        return self.backend.memory(contexts)
+
+    def _describe(self, generation: Generation) -> Report:
+        step, backend = generation.last_step, self.backend
+        measure = getattr(backend, "read_bandwidth", None)
+        caches = [c for c in self.graph.caches if isinstance(c, KVCache)]
+        return Report(
+            generation, backend.predicted(step) if step else None, self.memory([len(self._sequence.ids)]),
+            sum(c.position_bytes for c in caches), measure, self.stages.seconds,
+            self.stages.since_start(generation.first_token_at),
+            {"model": self.checkpoint.path, "context": self.context},
+        )  # fmt: skip
+
+
+def _program(graph: Graph, context: int, workers: int) -> Any:
+    from memfirst.lower.cpu import lower
+
+    return lower(graph, 1, context, workers)
+
+
+def load(
+    model: str | os.PathLike[str] | Checkpoint,
+    *,
+    threads: int | None = None,
+    ctx: int | None = None,
+    backend: str = "cpu",
+    progress: Progress | None = None,
+) -> Model:
+    """Load a model to run it.
+
+    model     a path, a catalogue name, hf:owner/repo[:QUANT], or a Checkpoint
+    threads   worker threads; default the physical cores that this process may use; any number gives the same bits
+    ctx       positions of context; default 8192, or what the model was trained for if less
+    backend   "cpu", or "reference" (NumPy float32, slow: the definition)
+
+    Raises MemfirstError's children: a model that is not found, not whole, not supported, or too large for this machine.
+    """
+    stages = Stages()
+    checkpoint = _open(model, progress)
+    stages.done("open")
+    if not checkpoint.has_bytes:
+        raise UnsupportedError(f"{checkpoint.path} holds shapes but no weights", "a model with weights to run")
+    graph = build(checkpoint)
+    context = check_context(ctx, graph.context)
+    stages.done("graph")
+    workers = check_threads(threads)
+    made = _backend(backend, graph, checkpoint, workers, context, progress or Silent(), stages)
+    return Model(checkpoint, graph, made, context, stages)
+
+
+def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress | None) -> Checkpoint:
+    if not isinstance(model, str | os.PathLike):
+        return model
+    from memfirst import hub
+
+    path = model if os.path.exists(model) else hub.resolve(os.fspath(model), progress=progress)
+    return open_checkpoint(path)
+
+
+def _backend(
+    name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, progress: Progress, stages: Stages
+) -> Any:
+    if name == "reference":
+        from memfirst.backends.reference.generating import SlowBackend, slow_memory
+
+        check_memory(slow_memory(graph, context), context)
+        return SlowBackend(graph, checkpoint)
+    if name != "cpu":
+        raise ConfigError(f"the backend {name!r}", "cpu or reference")
+    if host.visible_gpu():
+        progress.note("a GPU is visible; it is not used yet")
+    program = _program(graph, context, threads)
+    check_memory(memory(program, [context], threads), context)
+    from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+
+    def compiling(done: int, total: int, kernel: str) -> None:
+        progress.update("compiling kernels (kept for the next time)", done, total, unit="")
+
+    return CpuBackend(graph, checkpoint, CpuOptions(threads, context), program, compiling, stages.done)
+
+
+def check_context(asked: int | None, trained: int) -> int:
+    """Positions to provide for; ConfigError for more than the model was trained for: what it says there is noise."""
+    if asked is not None and not 0 < asked <= trained:
+        raise ConfigError(f"a context of {asked} tokens", f"1 to {trained}, which the model was trained for")
+    return asked or min(trained, DEFAULT_CONTEXT)
+
+
+def check_threads(asked: int | None) -> int:
+    """Worker threads; ConfigError for numbers that could only wait for each other."""
+    most = max(LEAST_THREADS, THREADS_PER_CORE * (os.cpu_count() or 1))
+    if asked is not None and not 0 < asked <= most:
+        raise ConfigError(f"{asked} threads", f"1 to {most} on this machine", "leave --threads out: one a core is best")
+    return asked or host.default_threads()
+
+
+def check_memory(need: Memory, context: int) -> None:
+    """CapacityError for a model that the machine (or the control group) cannot hold, before it is read."""
+    free = host.available_memory()
+    if need.total + HEADROOM > free:
+        raise CapacityError(
+            f"{(need.total + HEADROOM) / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
+            f" tokens {need.kv_allocated / 1e9:.2f})",
+            f"at most the {free / 1e9:.1f} GB that are free",
+            "choose a smaller codec, or a shorter context with --ctx",
+        )

@@ -1,0 +1,103 @@
+"""What an answer cost, as one line and as JSON: speed beside its ceiling, bytes by purpose, memory held."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from memfirst.graph.traffic import EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
+from memfirst.ledger import Ledger, Memory
+from memfirst.runtime.generation import Generation
+
+_NAMES = {WEIGHTS: "weights", EXPERTS: "experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state"}
+
+
+def rate(count: float, seconds: float) -> float:
+    """count / seconds; 0 where nothing was measured."""
+    return count / seconds if seconds > 0 else 0.0
+
+
+@dataclass
+class Report:
+    """An answer's figures.
+
+    ledger       of its last decoded step; None if there was none
+    kv_position  bytes of one cached position, all layers
+    bandwidth    measures bytes per second now; called at most once, when the answer is complete
+    startup_s    seconds by stage
+    first_token_s  from the start of the process
+    """
+
+    generation: Generation
+    ledger: Ledger | None
+    memory: Memory
+    kv_position: int
+    bandwidth: Callable[[], float] | None
+    startup_s: dict[str, float] = field(default_factory=dict)
+    first_token_s: float = 0.0
+    more: dict[str, Any] = field(default_factory=dict)
+    _measured: float | None = None
+
+    @property
+    def decode_tok_s(self) -> float:
+        """Tokens per second after the first: steps, sampling and text."""
+        return rate(self.generation.timing.decode_steps, self.generation.timing.decode_s)
+
+    @property
+    def decode_rate(self) -> float:
+        """Streamed bytes per second while decoding, by the last step's bytes."""
+        return self.decode_tok_s * (self.ledger.bytes_per_token if self.ledger else 0.0)
+
+    def read_bandwidth(self) -> float | None:
+        """The ceiling, measured once the answer is complete."""
+        if self._measured is None and self.bandwidth and self.generation.stop_reason:
+            self._measured = self.bandwidth()
+        return self._measured
+
+    def line(self) -> str:
+        """`214 tok/s · 20.9 GB/s, 86 % of the 24.3 this machine reads just now · per token 97.6 MB: …`"""
+        if self.ledger is None:
+            t = self.generation.timing
+            return f"prompt {t.prompt_tokens} tokens in {t.prefill_s:.2f} s · KV {_size(self.memory.kv_held)} held"
+        parts = [f"{self.decode_tok_s:.0f} tok/s", self._speed(), self._bytes(self.ledger)]
+        return " · ".join([*parts, f"KV {_size(self.memory.kv_held)} held"])
+
+    def _speed(self) -> str:
+        ceiling, speed = self.read_bandwidth(), self.decode_rate
+        if not ceiling:
+            return f"{speed / 1e9:.1f} GB/s"
+        share = f"{100 * speed / ceiling:.0f} % of the {ceiling / 1e9:.1f} this machine reads just now"
+        return f"{speed / 1e9:.1f} GB/s, {share}"
+
+    def _bytes(self, ledger: Ledger) -> str:
+        purposes = ledger.by_purpose()
+        shares = [f"{name} {purposes[p].mean / 1e6:.1f}" for p, name in _NAMES.items() if p in purposes]
+        growth = f" ({_size(self.kv_position)} a token of context)" if self.kv_position else ""
+        return f"per token {ledger.bytes_per_token / 1e6:.1f} MB: {', '.join(shares)}{growth}"
+
+    def json(self) -> dict[str, Any]:
+        """All figures by name; bytes are integers, rates per second."""
+        g, t, ceiling = self.generation, self.generation.timing, self.read_bandwidth()
+        purposes = self.ledger.by_purpose() if self.ledger else {}
+        return {
+            "text": g.text, "ids": g.ids, "stop_reason": g.stop_reason,
+            "prompt_tokens": t.prompt_tokens, "reused_tokens": t.reused_tokens, "generated_tokens": t.tokens,
+            "prefill_s": t.prefill_s, "prefill_tok_s": rate(t.prompt_tokens - t.reused_tokens, t.prefill_s),
+            "decode_tok_s": self.decode_tok_s, "decode_GBps": self.decode_rate / 1e9,
+            "python_share": 1 - rate(t.steps_s, t.decode_s) if t.decode_steps else None,
+            "read_bandwidth_GBps": ceiling / 1e9 if ceiling else None,
+            "decode_bandwidth_fraction": self.decode_rate / ceiling if ceiling else None,
+            "bytes_per_token": {p: int(a) for p, a in purposes.items()},
+            "packed_weight_bytes": self.memory.weights, "kv_held_bytes": self.memory.kv_held,
+            "kv_allocated_bytes": self.memory.kv_allocated, "first_token_s": self.first_token_s,
+            "startup_s": self.startup_s, **self.more,
+        }  # fmt: skip
+
+
+def _size(n: float) -> str:
+    """Bytes with a unit of 1000s: `23.0 kB`, `2.2 MB`, `1.4 GB`."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n >= scale:
+            return f"{n / scale:.1f} {unit}"
+    return f"{n:.0f} B"

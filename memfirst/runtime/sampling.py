@@ -1,0 +1,297 @@
+"""Which token comes next: penalty, temperature, top-k, top-p, min-p, in that order, then one draw.
+
+The order is Hugging Face's, and ties at the edge of top-k are kept, as there. The full array is passed over once or
+twice; the rest works on a few dozen candidates, in Python where a backend finds them (`Top`): after a step a NumPy
+call takes 10 to 20 us, as its code must come from memory. The defaults are llama.cpp's with Ollama's repetition
+penalty of 1.1, because small models repeat themselves without one.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst.errors import BackendError, ConfigError
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
+
+Reduce = Callable[[F32, float], tuple[float, float]]
+"""(logits f32 [vocab], 1/temperature) -> (max, sum of exp((logit - max)/temperature)); may be compiled."""
+
+
+class Top(Protocol):
+    """Finds the likeliest tokens; may be compiled. It belongs to one sampler."""
+
+    @property
+    def most(self) -> int:
+        """The largest k."""
+
+    def __call__(
+        self, logits: F32, seen: I32, count: int, k: int, penalty: float
+    ) -> tuple[list[int], list[float], int]:
+        """The k largest of logits f32 [vocab] once those of seen[:count] are penalised; the array is left as it was.
+
+        Gives ids and values, the largest first, of equals the lower id, without -inf; and how many more equal the least
+        of the k, or -1 for NaN or +inf. `logits` is writable, aligned and contiguous; `seen` is always the same array.
+        """
+
+
+LANES = 64
+"""Values per group of `top_ids`: 49,152 logits have 768 group maxima."""
+
+
+def _within(name: str, found: float, low: float, high: float, whole: bool = False) -> None:
+    number = isinstance(found, int | np.integer) if whole else isinstance(found, int | float | np.floating)
+    if not number or isinstance(found, bool) or not low <= found <= high:
+        kind = "a whole number" if whole else "a number"
+        raise ConfigError(f"{name} is {found!r}", f"{kind} from {low} to {high}")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to choose among the model's logits; ConfigError for values out of range.
+
+    temperature         0 always takes the likeliest token; else 0.001 to 100
+    top_k               keep the k likeliest; 0 keeps all
+    top_p               keep the fewest whose probabilities reach p; 1 keeps all
+    min_p               keep those with at least min_p of the likeliest one's probability; 0 keeps all
+    repetition_penalty  divides a seen token's positive logit, multiplies a negative one; 1 is none
+    repetition_window   how many of the last tokens count as seen
+    seed                None: from the system's entropy
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repetition_penalty: float = 1.1
+    repetition_window: int = 64
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature != 0:
+            _within("temperature", self.temperature, 0.001, 100)
+        _within("top_k", self.top_k, 0, 1 << 24, whole=True)
+        _within("top_p", self.top_p, 1e-9, 1)
+        _within("min_p", self.min_p, 0, 1)
+        _within("repetition_penalty", self.repetition_penalty, 0.01, 100)
+        _within("repetition_window", self.repetition_window, 0, 1 << 20, whole=True)
+        if self.seed is not None:
+            _within("seed", self.seed, 0, (1 << 64) - 1, whole=True)
+
+
+GREEDY = SamplingParams(temperature=0, repetition_penalty=1)
+"""The likeliest token, always."""
+
+
+class Uniforms:
+    """Numbers of [0, 1) of NumPy's PCG64, made in blocks, so that a token needs no call of NumPy's."""
+
+    BLOCK = 64
+
+    def __init__(self, seed: int | None) -> None:
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+        self._made: list[float] = []
+
+    def random(self) -> float:
+        """The next one."""
+        if not self._made:
+            self._made = self._generator.random(self.BLOCK)[::-1].tolist()
+        return self._made.pop()
+
+
+class Sampler:
+    """Draws one sequence's tokens; it takes one uniform number a token, so a seed reproduces in any batch.
+
+    reduce   where top-k is off, the normaliser over all tokens is needed: a compiled one can be given
+    top      what finds the candidates of top-k; without one, NumPy does
+    """
+
+    def __init__(
+        self, params: SamplingParams, vocab_size: int, reduce: Reduce | None = None, top: Top | None = None
+    ) -> None:
+        if vocab_size < 1:
+            raise ConfigError(f"a vocabulary of {vocab_size} tokens", "1 or more")
+        self.params, self.vocab_size = params, vocab_size
+        self._reduce = reduce or numpy_reduce
+        self._random = Uniforms(params.seed)
+        # The last tokens as a ring; repeated ids are harmless, because all read before any is written.
+        self._window: I32 = np.zeros(params.repetition_window, np.int32)
+        self._seen = 0
+        self._penalised = params.repetition_penalty != 1 and params.repetition_window > 0
+        self._greedy = params.temperature == 0 or params.top_k == 1
+        k = 1 if self._greedy else params.top_k
+        self._top = top if top is not None and (k == 1 or 0 < k <= min(top.most, vocab_size - 1)) else None
+        self._k = k
+        self._checked: F32 | None = None
+        self._direct = False
+
+    def accept(self, id: int) -> None:
+        """The sequence now has this token (prompt tokens too)."""
+        if not 0 <= id < self.vocab_size:
+            raise ConfigError(f"the token id {id}", f"0 to {self.vocab_size - 1}")
+        if self._penalised:
+            self._window[self._seen % len(self._window)] = id
+            self._seen += 1
+
+    def accept_all(self, ids: Iterable[int]) -> None:
+        """`accept` for each of them, in order."""
+        for id in ids:
+            self.accept(id)
+
+    def sample(self, logits: F32) -> int:
+        """The next token for logits f32 [vocab]; BackendError for NaN or +inf. -inf excludes a token.
+
+        The penalty is written into the array and taken back before returning; a read-only array is copied.
+        """
+        if logits is not self._checked:
+            self._check(logits)
+        if self._top is not None and self._direct:
+            ids, values, ties = self._top(
+                logits, self._window, min(self._seen, len(self._window)), self._k, self.params.repetition_penalty
+            )
+            # Left to NumPy: ties at the edge of top-k, all of which are kept, and logits that are an error.
+            if ids and (ties == 0 or (self._greedy and ties > 0)):
+                return self._choose_among(ids, values)
+        if not self._seen:
+            return self._choose(logits)
+        logits = logits if logits.flags.writeable else logits.copy()
+        seen = self._window[: self._seen]
+        kept = logits[seen]
+        penalty = np.float32(self.params.repetition_penalty)
+        logits[seen] = np.where(kept > 0, kept / penalty, kept * penalty)
+        try:
+            return self._choose(logits)
+        finally:
+            logits[seen] = kept
+
+    def _check(self, logits: F32) -> None:
+        """Once an array: a backend gives the same one for every token."""
+        if logits.shape != (self.vocab_size,) or logits.dtype != np.float32:
+            found = f"logits {logits.dtype} {list(logits.shape)}"
+            raise BackendError(found, f"float32 [{self.vocab_size}]")
+        self._checked, self._direct = logits, bool(logits.flags.carray)
+
+    def _choose(self, logits: F32) -> int:
+        params = self.params
+        if self._greedy:
+            return greedy(logits)
+        if 0 < params.top_k < self.vocab_size:
+            ids, total = ranked(logits, top_ids(logits, params.top_k)), None
+            best = float(logits[ids[0]])
+        else:
+            best, total = self._reduce(logits, 1 / params.temperature)
+            check_finite(best)
+            ids = self._likely(logits, best, total)
+            ids = ranked(logits, ids) if params.top_p < 1 else ids
+        return self._draw(ids, relative_weights(logits[ids], best, params.temperature), total)
+
+    def _choose_among(self, ids: list[int], values: list[float]) -> int:
+        """What `_choose` and `_draw` do, of candidates that a `Top` found, likeliest first."""
+        if self._greedy:
+            return ids[0]
+        params, best = self.params, values[0]
+        weights = [math.exp((value - best) / params.temperature) for value in values]
+        enough = params.top_p * sum(weights) if params.top_p < 1 else math.inf
+        cumulative, reached = [], 0.0
+        for weight in weights:
+            if weight < params.min_p or reached >= enough:
+                break
+            reached += weight
+            cumulative.append(reached)
+        point = self._random.random() * reached
+        return ids[min(bisect_right(cumulative, point), len(cumulative) - 1)]
+
+    def _likely(self, logits: F32, best: float, total: float) -> I64:
+        """Without top-k: the ids above a threshold, among them all that min-p and top-p keep.
+
+        Min-p is such a threshold; for top-p one is lowered until the tokens above it have the mass asked for.
+        """
+        params = self.params
+        depth = -math.log(params.min_p) if params.min_p > 0 else math.inf
+        reaches = (4.0, 10.0, depth) if params.top_p < 1 else (depth,)
+        for reach in sorted(min(reach, depth) for reach in reaches):
+            # 1e-6 lower: the threshold is rounded to float32; what it lets in is looked at again.
+            below = reach * params.temperature
+            bound = best - below - 1e-6 * (abs(best) + below)
+            ids = np.flatnonzero(logits >= bound)
+            above = relative_weights(logits[ids], best, params.temperature).sum()
+            if reach == depth or above > params.top_p * total:
+                break
+        return ids
+
+    def _draw(self, ids: I64, weights: F64, total: float | None) -> int:
+        """weights: relative to the likeliest, falling if top-p is on; total: their sum over all tokens."""
+        params = self.params
+        total = float(weights.sum()) if total is None else total
+        if params.min_p > 0:
+            keep = weights >= params.min_p
+            ids, weights = ids[keep], weights[keep]
+        cumulative, kept = np.cumsum(weights), len(ids)
+        if params.top_p < 1:
+            kept = min(kept, int(cumulative.searchsorted(params.top_p * total)) + 1)
+        point = self._random.random() * cumulative[kept - 1]
+        return int(ids[min(int(cumulative.searchsorted(point, "right")), kept - 1)])
+
+
+def greedy(logits: F32) -> int:
+    """The likeliest token, the first of equals."""
+    id = int(logits.argmax())  # NaN counts as the largest here, so it can't hide
+    check_finite(float(logits[id]))
+    return id
+
+
+def top_ids(logits: F32, k: int) -> I64:
+    """Ids of the k largest and of what equals the least of them, ascending; BackendError for NaN, +inf.
+
+    Group maxima first (one vector pass): the k-th largest of them can't exceed the k-th largest value, so
+    only groups that reach it can hold one of the k: of 49,152 values some 40 groups of 64 are left.
+    """
+    groups = len(logits) // LANES
+    if k >= groups:  # also short arrays: sort what there is
+        check_finite(float(logits.max()))
+        return np.flatnonzero(logits >= np.partition(logits, len(logits) - k)[len(logits) - k])
+    body = logits[: groups * LANES].reshape(LANES, groups)  # group g holds every `groups`-th value
+    maxima = body.max(axis=0)
+    rest = logits[groups * LANES :]
+    check_finite(float(np.maximum(maxima.max(), rest.max() if len(rest) else -np.inf)))
+    bound = np.partition(maxima, groups - k)[groups - k]
+    held = np.flatnonzero(maxima >= bound)
+    ids = (np.arange(LANES)[:, None] * groups + held).ravel()
+    ids = np.concatenate([ids, np.arange(groups * LANES, len(logits))]) if len(rest) else ids
+    values = logits[ids]
+    return np.sort(ids[values >= np.partition(values, len(values) - k)[len(values) - k]])
+
+
+def ranked(logits: F32, ids: I64) -> I64:
+    """The ids, likeliest first, of equals the lower id (ids come ascending)."""
+    return ids[np.argsort(-logits[ids], kind="stable")]
+
+
+def relative_weights(values: F32, best: float, temperature: float) -> F64:
+    """exp((value - best)/temperature), float64: probabilities up to their sum."""
+    return np.exp((values.astype(np.float64) - best) / temperature)
+
+
+def numpy_reduce(logits: F32, inverse_temperature: float) -> tuple[float, float]:
+    """The `Reduce` of every token, in float32 with a pairwise sum (relative error below 1e-6)."""
+    best = logits.max()
+    check_finite(float(best))
+    shifted = logits - best
+    shifted *= np.float32(inverse_temperature)
+    return float(best), float(np.exp(shifted, out=shifted).sum())
+
+
+def check_finite(best: float) -> None:
+    """BackendError unless the largest logit is a finite number (NaN anywhere makes it NaN)."""
+    if not math.isfinite(best):
+        raise BackendError(f"the largest logit is {best}", "finite numbers", "the weights or a kernel are broken")

@@ -1,0 +1,1 @@
+"""Graph → graph: other codecs (`recode`), one device of several (`shard`)."""

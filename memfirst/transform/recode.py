@@ -1,0 +1,79 @@
+"""A graph in other codecs: what "Q4_K_M" makes of a model, or q8_0 of its KV cache, without a file."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import replace
+
+from memfirst.convert.mixes import Model, fit, priced_mix, tensor_codec
+from memfirst.graph import Cache, Graph, KVCache, Op, Weight
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.latent import LatentAttention
+from memfirst.graph.traffic import ExpertRead
+
+
+def mixed(graph: Graph, name: str) -> Graph:
+    """The graph with every weight in the codec that the mix `name` gives it; vectors stay f32.
+
+    Raises UnsupportedError, listing the mixes there are. As llama.cpp's quantizer does without an importance
+    matrix: files of other makers may differ.
+    """
+    chosen, model = priced_mix(name), described(graph)
+
+    def recoded(weight: Weight) -> Weight:
+        return replace(weight, codec=tensor_codec(weight.alias or weight.name, weight.shape, chosen, model))
+
+    ops = tuple(op.with_weights({w.name: recoded(w) for w in op.weights}) for op in graph.ops)
+    return replace(graph, ops=ops)
+
+
+def described(graph: Graph) -> Model:
+    """What the codec rules ask about a model, read from its graph."""
+    weights = graph.weights()
+    layers = 1 + max((layer_of(name) for name in weights), default=-1)
+    attention = (op for op in graph.ops if isinstance(op, Attention | LatentAttention))
+    first = next((op for op in attention if layer_of(op.name) == 0), None)
+    reads = (read for op in graph.ops for read in op.reads())
+    return Model(
+        graph.architecture,
+        layers,
+        heads=first.heads if first else 0,
+        kv_heads=first.cache.heads if first else 0,
+        tied="output.weight" not in weights,
+        experts=max((r.weight.shape[0] for r in reads if isinstance(r, ExpertRead)), default=0),
+        attention_layers=tuple(i for i in range(layers) if _has_v(i, weights)),
+    )
+
+
+def _has_v(layer: int, weights: Container[str]) -> bool:
+    return any(f"blk.{layer}.{role}.weight" in weights for role in ("attn_v", "attn_qkv", "attn_kv_b"))
+
+
+def layer_of(name: str) -> int:
+    """7 for "blk.7.attn_q.weight", −1 for what is in no layer."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" else -1
+
+
+def with_kv(graph: Graph, k_codec: str, v_codec: str) -> Graph:
+    """The graph with keys and values cached in other codecs; MLA's latent counts as keys.
+
+    Heads that a codec's blocks do not divide stay f16.
+    """
+    caches = {c.name: _recoded(c, k_codec, v_codec) for c in graph.caches}
+    ops = tuple(_with_cache(op, caches) for op in graph.ops)
+    return replace(graph, ops=ops, caches=tuple(caches.values()))
+
+
+def _recoded(cache: Cache, k_codec: str, v_codec: str) -> Cache:
+    if not isinstance(cache, KVCache):
+        return cache
+    v = fit(v_codec, cache.v_dim) if cache.v_dim else cache.v_codec
+    return replace(cache, k_codec=fit(k_codec, cache.k_dim), v_codec=v)
+
+
+def _with_cache(op: Op, caches: dict[str, Cache]) -> Op:
+    if not isinstance(op, Attention | LatentAttention):
+        return op
+    cache = caches[op.cache.name]
+    return replace(op, cache=cache) if isinstance(cache, KVCache) else op

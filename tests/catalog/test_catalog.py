@@ -1,0 +1,215 @@
+"""The catalogue of models: every row is a graph with the published parameters, KV and state; users' rows too."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from math import prod
+from pathlib import Path
+
+import pytest
+
+from memfirst import models
+from memfirst.catalog.configs import KNOWN, catalog_checkpoint, configs, find_config, user_file
+from memfirst.catalog.models import models as hub_models
+from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
+from memfirst.graph import Graph, KVCache, StateCache
+from memfirst.graph.ops.conv import CausalConv1d
+from memfirst.graph.traffic import ExpertRead, WeightRead
+
+TABLE = json.loads((Path(__file__).parent.parent / "data" / "model_table.json").read_text())["models"]
+NAMES = [row["name"] for row in TABLE]
+
+
+@pytest.fixture(autouse=True)
+def no_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own models must not decide these tests."""
+    monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path))
+
+
+@cache
+def graph(name: str) -> Graph:
+    return models.build(catalog_checkpoint(name))
+
+
+def total(found: Graph) -> int:
+    return sum(prod(w.shape) for w in found.weights().values())
+
+
+def streamed(found: Graph) -> int:
+    """Parameters that one token reads; looked-up rows of the embedding are none."""
+    count = 0
+    for op in found.ops:
+        for read in op.reads():
+            if isinstance(read, WeightRead):
+                count += prod(read.weight.shape)
+            elif isinstance(read, ExpertRead):
+                count += prod(read.weight.shape) * read.k // read.weight.shape[0]
+    return count
+
+
+def state_values(found: Graph) -> int:
+    """A convolution keeps the inputs before the newest; the table counts a place for that one too."""
+    newest = sum(op.width for op in found.ops if isinstance(op, CausalConv1d))
+    return newest + sum(c.elements for c in found.caches if isinstance(c, StateCache))
+
+
+def test_the_table_has_67_models_and_50_published_totals() -> None:
+    assert len(set(NAMES)) == 67
+    assert sum(row["published"] for row in TABLE) == 50
+
+
+@pytest.mark.parametrize("name", [m.name for m in configs()])
+def test_every_row_builds_with_the_parameters_that_it_states(name: str) -> None:
+    row = find_config(name)
+    assert row.source and row.known in KNOWN[:-1]
+    assert total(graph(name)) == row.parameters
+
+
+@pytest.mark.parametrize("row", TABLE, ids=NAMES)
+def test_parameters_kv_and_state_are_those_of_the_table(row: dict[str, int]) -> None:
+    found = graph(str(row["name"]))
+    stated = find_config(str(row["name"]))
+    assert (stated.parameters, stated.published) == (row["total"], row["published"])
+    assert total(found) == row["total"]
+    assert streamed(found) == row["streamed"]
+    kv = [c for c in found.caches if isinstance(c, KVCache)]
+    assert sum(c.position_bytes for c in kv) == 2 * row["kv_values"]
+    assert state_values(found) == row["state_values"]
+
+
+# ---- the traps of a config reader -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "head_dim", "implied"),
+    [("qwen3:0.6b", 128, 64), ("mistral-nemo:12b", 128, 160), ("gpt-oss:20b", 64, 45), ("qwen3:30b-a3b", 128, 64)],
+)
+def test_head_dim_is_not_hidden_over_heads(name: str, head_dim: int, implied: int) -> None:
+    config = find_config(name).config
+    assert config["hidden_size"] // config["num_attention_heads"] == implied
+    assert {c.k_dim for c in graph(name).caches if isinstance(c, KVCache)} == {head_dim}
+
+
+def test_falcon_mambas_expand_is_wrong_by_eight() -> None:
+    config = find_config("falcon-mamba:7b").config
+    assert config["expand"] * config["hidden_size"] == 8 * config["intermediate_size"]
+    assert graph("falcon-mamba:7b").weights()["blk.0.ssm_out.weight"].shape == (4096, 8192)
+
+
+@pytest.mark.parametrize(
+    ("name", "windows"),
+    [
+        ("qwen2.5:7b", {None}),
+        ("mistral:7b-v0.3", {None}),
+        ("mistral:7b-v0.1", {4096}),
+        ("phi-3:mini-4k", {2047}),
+        ("gemma-2:2b", {4096, None}),
+        ("gpt-oss:20b", {128, None}),
+    ],
+)
+def test_a_stated_window_may_be_off_and_a_used_one_is_kept(name: str, windows: set[int | None]) -> None:
+    assert {c.window for c in graph(name).caches if isinstance(c, KVCache)} == windows
+
+
+@pytest.mark.parametrize("name", ["phi-3.5:mini", "phi-4:mini"])
+def test_a_window_beyond_the_context_hides_nothing(name: str) -> None:
+    found = graph(name)
+    assert all(c.window is None or c.window >= found.context for c in found.caches if isinstance(c, KVCache))
+
+
+def test_gemma_3_has_one_global_layer_in_six() -> None:
+    windows = [c.window for c in graph("gemma-3:4b").caches if isinstance(c, KVCache)]
+    assert windows == [None if (i + 1) % 6 == 0 else 1024 for i in range(34)]
+
+
+def test_vocabularies_are_padded_and_v2_lite_has_no_query_rank() -> None:
+    assert [find_config(f"qwen2.5:{n}").config["vocab_size"] for n in ("3b", "7b")] == [151936, 152064]
+    assert find_config("gemma-3:4b").config["vocab_size"] == 262144
+    assert find_config("deepseek-v2:lite").config["q_lora_rank"] is None
+    assert find_config("llama-2:7b").config["num_key_value_heads"] == 32
+
+
+# ---- names ----------------------------------------------------------------------------------
+
+
+def test_no_two_rows_share_a_name() -> None:
+    keys = ["".join(c for c in n.lower() if c.isalnum() or c == ".") for m in configs() for n in (m.name, *m.aliases)]
+    assert len(keys) == len(set(keys))
+
+
+def test_whatever_can_be_pulled_can_be_planned() -> None:
+    assert all(find_config(n) for m in hub_models() for n in (m.name, *m.aliases))
+
+
+@pytest.mark.parametrize("name", ["llama-3:70b", "Llama3-70B", "llama3:70b-instruct", "LLAMA 3 70B"])
+def test_names_are_found_without_case_or_separators(name: str) -> None:
+    assert find_config(name).name == "llama-3:70b"
+
+
+def test_an_unknown_name_lists_near_ones_and_says_where_to_add_it() -> None:
+    with pytest.raises(ModelNotFoundError, match=r"'lama-3:70b'.*llama-3:70b.*models\.json"):
+        find_config("lama-3:70b")
+
+
+def test_the_catalogue_needs_no_network_and_no_kernel() -> None:
+    code = (
+        "import sys, socket\nsocket.socket.connect = None\n"
+        "from memfirst import models\nfrom memfirst.catalog.configs import catalog_checkpoint\n"
+        "models.build(catalog_checkpoint('llama-3:70b'))\n"
+        "print([m for m in ('numba', 'llvmlite', 'huggingface_hub', 'matplotlib') if m in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+# ---- a user's own rows ----------------------------------------------------------------------
+
+
+def own(text: str) -> None:
+    user_file().write_text(text)
+
+
+def test_a_users_model_may_be_like_another_or_replace_it() -> None:
+    own('{"models": [{"name": "Mine:deep", "aliases": ["deep"], "like": "llama-3:8b",'
+        ' "config": {"num_hidden_layers": 48}}, {"name": "llama-3:70b", "like": "mine:deep"}]}')  # fmt: skip
+    assert find_config("deep").config["num_hidden_layers"] == 48
+    assert find_config("llama-3:70b").config["hidden_size"] == 4096
+    layer = 8_030_261_248 - 2 * 128_256 * 4096 - 4096
+    assert total(graph("mine:deep")) == layer // 32 * 48 + 2 * 128_256 * 4096 + 4096
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("[]", FormatError, "models.json holds a list"),
+        ('{"models": 3}', FormatError, "no list of models"),
+        ('{"models": [3]}', FormatError, "without a name"),
+        ('{"models": [{"name": "-"}]}', FormatError, "without a name"),
+        ('{"models": [{"name": "a", "layers": 3}]}', FormatError, "a says layers"),
+        ('{"models": [{"name": "a", "config": []}]}', FormatError, "config is"),
+        ('{"models": [{"name": "a", "parameters": true}]}', FormatError, "parameters is"),
+        ('{"models": [{"name": "a", "aliases": [1]}]}', FormatError, "list of names"),
+        ('{"models": [{"name": "a", "known": "yes"}]}', FormatError, "known is 'yes'"),
+        ('{"models": [{"name": "a"}, {"name": "A"}]}', FormatError, "twice"),
+        ('{"models": [{"name": "a"}]}', ConfigError, "no model_type"),
+        ('{"models": [{"name": "a", "like": "b"}]}', ConfigError, "like 'b'"),
+        ('{"models": [{"name": "a", "like": "b"}, {"name": "b", "like": "a"}]}', ConfigError, "is like"),
+    ],
+)
+def test_a_wrong_file_says_what_is_wrong(text: str, error: type[Exception], says: str) -> None:
+    own(text)
+    with pytest.raises(error, match=says):
+        configs()
+
+
+def test_a_file_that_cannot_be_read_or_is_huge_is_refused() -> None:
+    user_file().mkdir()
+    with pytest.raises(MemfirstError, match="cannot read"):
+        configs()
+    user_file().rmdir()
+    own(" " * ((1 << 20) + 1))
+    with pytest.raises(FormatError, match="larger than"):
+        configs()

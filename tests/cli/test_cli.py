@@ -1,0 +1,479 @@
+"""The command line as a user meets it: exit codes, streams, terminals, interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from memfirst.cli import chat as chat_module
+from memfirst.cli import contents, display, engine, inspect
+from memfirst.cli.app import COMMANDS
+from memfirst.formats.checkpoint import TensorInfo
+from memfirst.runtime.sampling import SamplingParams
+from tests.support import fake_engine
+
+MEMFIRST = [sys.executable, "-m", "memfirst"]
+FAKE = [sys.executable, "-m", "tests.support.fake_engine"]
+
+
+def command(program: Sequence[str], *args: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end; stdin is a pipe."""
+    return subprocess.run(
+        [*program, *args],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | env,
+    )
+
+
+def check_one_line(stderr: str) -> None:
+    """A failure says one line and shows no traceback."""
+    assert stderr.startswith("memfirst: ") and stderr.count("\n") == 1, stderr
+
+
+# exit codes and messages
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        (["--version"], 0),
+        ([], 0),
+        (["--help"], 0),
+        *[([name, "--help"], 0) for name in COMMANDS],
+        (["nonsense"], 2),
+        (["run", "--nonsense"], 2),
+        (["run", "m.gguf", "-p", "x", "--top-p", "1.5"], 2),
+        (["run", "m.gguf", "-p", "x", "--backend", "gpu"], 2),
+        (["run", "m.gguf", "-p", ""], 2),
+        (["run", "m.gguf"], 2),  # standard input is empty
+        (["inspect"], 2),
+        (["bench"], 2),
+        (["bench", "m.gguf", "--synthetic", "llama-1b"], 2),
+        (["bench", "m.gguf", "--write", "x.gguf"], 2),
+        (["run", "missing.gguf", "-p", "x"], 1),
+        (["run", "m.gguf", "-p", "x", "--temperature", "0.0001"], 1),
+        (["pull", "no-such-name"], 1),
+        (["rm", "no-such-name"], 1),
+        (["inspect", "missing.gguf"], 1),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else str(v),
+)
+def test_exit_codes(args: list[str], code: int, tmp_path: Path) -> None:
+    ran = command(MEMFIRST, *args, MEMFIRST_CACHE_DIR=str(tmp_path))
+    assert ran.returncode == code, ran
+    if code:
+        assert ran.stdout == ""
+        check_one_line(ran.stderr)
+    else:
+        assert ran.stdout and ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"hello, this is a text file\n" * 100,
+        b"GGUF",
+        b"GGUF\x03\0\0\0" + b"\xff" * 16,
+        os.urandom(4096),
+        b"{",
+    ],
+    ids=["empty", "text", "magic only", "absurd counts", "noise", "cut json"],
+)
+@pytest.mark.parametrize("name", ["m.gguf", "m.bin"])
+def test_inspect_refuses_what_is_no_model(tmp_path: Path, content: bytes, name: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    ran = command(MEMFIRST, "inspect", str(tmp_path / name))
+    assert ran.returncode == 1
+    check_one_line(ran.stderr)
+
+
+def test_inspect_refuses_a_cut_file(tmp_path: Path, smollm2: Path) -> None:
+    for kept in (1000, 1_000_000, 50_000_000):
+        with smollm2.open("rb") as whole:
+            (tmp_path / "cut.gguf").write_bytes(whole.read(kept))
+        ran = command(MEMFIRST, "inspect", str(tmp_path / "cut.gguf"))
+        assert ran.returncode == 1
+        check_one_line(ran.stderr)
+
+
+def test_errors_of_many_lines_become_one(capsys: pytest.CaptureFixture[str]) -> None:
+    from memfirst.cli import fail
+    from memfirst.errors import FormatError
+
+    assert fail(FormatError("a\nb", "c\r\n  d")) == 1
+    assert capsys.readouterr().err == "memfirst: a b; expected c d\n"
+
+
+# streams
+
+
+def test_nobody_reads_our_output(smollm2: Path) -> None:
+    """`memfirst inspect … | true`: no traceback, the code of a broken pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        args = [*MEMFIRST, "inspect", str(smollm2), "--tensors"]
+        ran = subprocess.run(args, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    finally:
+        os.close(writer)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+def test_stdout_is_closed_altogether() -> None:
+    ran = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", *MEMFIRST, "list"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in ran.stderr
+
+
+def test_interrupted_without_a_traceback() -> None:
+    args = [*FAKE, "run", "m.gguf", "-p", "hi"]
+    with subprocess.Popen(
+        args,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"FAKE_SLEEP_S": "30"},
+    ) as ran:
+        time.sleep(1.0)  # by now it generates
+        ran.send_signal(signal.SIGINT)
+        out, err = ran.communicate(timeout=20)
+    assert (ran.returncode, out, err) == (130, "", "closed\n"), "the model is closed on the way out"
+
+
+def test_json_is_one_object_and_nothing_else(tmp_path: Path, smollm2: Path) -> None:
+    for args in (["list", "--json"], ["list", "--catalogue", "--json"], ["inspect", str(smollm2), "--json"]):
+        ran = command(MEMFIRST, *args)
+        assert isinstance(json.loads(ran.stdout), dict) and ran.stderr == ""
+
+
+# run, over an engine of canned words
+
+
+def test_run_prints_the_answer_and_what_it_cost() -> None:
+    ran = command(FAKE, "run", "m.gguf", "-p", "hi", "-n", "3")
+    assert (ran.returncode, ran.stdout) == (0, "Memory is the\n")
+    assert ran.stderr == "100 tok/s · 10.0 GB/s · KV 1.0 MB held\nclosed\n"
+
+
+def test_run_hands_over_what_was_asked() -> None:
+    options = [
+        "--temperature",
+        "0.5",
+        "--top-k",
+        "3",
+        "--seed",
+        "7",
+        "--stop",
+        "a",
+        "--stop",
+        "b",
+        "--threads",
+        "2",
+    ]
+    ran = command(FAKE, "run", "m.gguf", "--system", "Be brief.", *options, "--ctx", "99", "--json", stdin="hë\n")
+    asked = json.loads(ran.stdout)
+    user = {"role": "user", "content": "hë"}
+    assert asked["prompt"] == [{"role": "system", "content": "Be brief."}, user]
+    assert asked["params"].startswith("SamplingParams(temperature=0.5, top_k=3, top_p=0.95")
+    assert "seed=7" in asked["params"]
+    assert asked["stop"] == ["a", "b"] and asked["max_tokens"] is None
+    assert asked["options"] == {"path": "m.gguf", "threads": 2, "ctx": 99, "backend": "cpu"}
+    raw = json.loads(command(FAKE, "run", "m.gguf", "--raw", "-p", "Once", "--json").stdout)
+    assert raw["prompt"] == "Once"
+
+
+def test_run_help_shows_the_samplers_defaults() -> None:
+    shown = command(MEMFIRST, "run", "--help", COLUMNS="200").stdout
+    for name, default in vars(SamplingParams()).items():
+        option = f"--{name.replace('_', '-')}"
+        if option in shown and default is not None:
+            line = shown[shown.index(option) :].partition("\n  --")[0]
+            assert f"default: ({default})" in " ".join(line.split()), option
+
+
+def test_run_refuses_input_that_is_no_text() -> None:
+    ran = subprocess.run([*FAKE, "run", "m.gguf"], input=b"\xff\xfe", capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 2 and b"not UTF-8" in ran.stderr
+
+
+def test_an_answer_that_fails_half_way() -> None:
+    ran = command(FAKE, "run", "m.gguf", "-p", "hi", FAKE_ERROR="1")
+    assert ran.returncode == 1 and "memfirst: the context is full; expected fewer tokens" in ran.stderr
+
+
+# a terminal
+
+
+class Terminal:
+    """A process on a pseudo-terminal of 24 × 80: type, wait for text, end."""
+
+    def __init__(self, *args: str, **env: str) -> None:
+        pty = pytest.importorskip("pty")
+        main, side = pty.openpty()
+        pytest.importorskip("termios").tcsetwinsize(side, (24, 80))
+        environment = os.environ | {"TERM": "xterm", "FAKE_CTTY": "1"} | env
+        self.process = subprocess.Popen(
+            [*FAKE, *args], stdin=side, stdout=side, stderr=side, env=environment, start_new_session=True,
+        )  # fmt: skip
+        os.close(side)
+        self.main, self.seen = main, ""
+
+    def wait_for(self, text: str) -> str:
+        """What was printed since the last wait, up to and with `text`."""
+        end = time.monotonic() + 20
+        while text not in self.seen:
+            ready, _, _ = select.select([self.main], [], [], max(0.0, end - time.monotonic()))
+            assert ready, f"no {text!r} in {self.seen!r}"
+            self.seen += self._read()
+        before, _, self.seen = self.seen.partition(text)
+        return before + text
+
+    def _read(self) -> str:
+        try:
+            data = os.read(self.main, 4096)
+        except OSError:  # Linux says so when the other side is closed
+            data = b""
+        assert data, f"the process ended after {self.seen!r}"
+        return data.decode()
+
+    def type(self, text: str) -> None:
+        os.write(self.main, text.encode())
+
+    def end(self) -> int:
+        """The exit code."""
+        try:
+            return self.process.wait(timeout=20)
+        finally:
+            self.process.kill()
+            os.close(self.main)
+
+
+def test_chat_on_a_terminal() -> None:
+    terminal = Terminal("run", "m.gguf", FAKE_SLEEP_S="0.12")
+    terminal.wait_for("> ")
+    terminal.type("hello\n")
+    answer = terminal.wait_for("limit")
+    assert "tok/s" in answer and "\x1b[1;23r" in answer, "a status line on row 24, out of the scrolled region"
+    plain = re.sub(r"\x1b7.*?\x1b8|\x1bD\x1b\[1A", "", answer)
+    assert "Memory is the limit" in plain, "the status line does not touch the answer"
+    terminal.wait_for("> ")
+    terminal.type("/help\n")
+    terminal.wait_for("/reset")
+    terminal.wait_for("> ")
+    terminal.type("/exit\n")
+    last = terminal.wait_for("closed")
+    assert "\x1b[r" in last, "the scrolled region is given back"
+    assert terminal.end() == 0
+
+
+def test_control_c_stops_the_answer_and_control_d_leaves() -> None:
+    terminal = Terminal("run", "m.gguf", FAKE_SLEEP_S="0.5")
+    terminal.wait_for("> ")
+    terminal.type("hello\n")
+    terminal.wait_for("Memory")
+    terminal.type("\x03")
+    terminal.wait_for("[stopped]")
+    terminal.wait_for("> ")
+    terminal.type("\x04")
+    terminal.wait_for("closed")
+    assert terminal.end() == 0
+
+
+def test_control_c_at_the_prompt_leaves_with_130() -> None:
+    terminal = Terminal("run", "m.gguf")
+    terminal.wait_for("> ")
+    time.sleep(0.3)  # CPython misses a signal between the prompt and its wait for a key
+    terminal.type("\x03")
+    assert "Traceback" not in terminal.wait_for("closed")
+    assert terminal.end() == 130
+
+
+def test_a_chat_survives_an_answer_that_fails() -> None:
+    terminal = Terminal("run", "m.gguf", FAKE_ERROR="1")
+    terminal.wait_for("> ")
+    terminal.type("hello\n")
+    terminal.wait_for("memfirst: the context is full")
+    terminal.wait_for("> ")
+    terminal.type("\x04")
+    terminal.wait_for("closed")
+    assert terminal.end() == 0
+
+
+def test_a_terminal_without_escapes_gets_none() -> None:
+    terminal = Terminal("run", "m.gguf", "-p", "hi", TERM="dumb")
+    assert "\x1b" not in terminal.wait_for("closed")
+    assert terminal.end() == 0
+
+
+def test_chat_keeps_and_drops_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[engine.Messages] = []
+
+    class Recorder(fake_engine.FakeModel):
+        def generate(self, prompt: engine.Messages, **more: object) -> fake_engine.FakeGeneration:
+            asked.append(list(prompt))
+            return fake_engine.FakeGeneration({"max_tokens": None})
+
+    monkeypatch.setattr(engine, "generate", lambda model, prompt, request: model.generate(prompt))
+    talk = chat_module.Chat(Recorder({}), engine.Request(None, (), None), "Be brief.")
+    with chat_module.StatusLine() as status:
+        talk.answer("one", status)
+        talk.answer("two", status)
+        assert [m["content"] for m in asked[1]] == ["Be brief.", "one", "Memory is the limit.", "two"]
+        assert talk.obey("/reset") and talk.obey("/system Be long.") and talk.obey("/nonsense")
+        talk.answer("three", status)
+    assert [m["content"] for m in asked[2]] == ["Be long.", "three"]
+    assert not talk.obey("/exit")
+
+
+def test_the_status_line_fits_a_terminal() -> None:
+    full = "214 tok/s · 20.9 GB/s, 86 % of the 24.3 this machine reads just now · per token 97.6 MB · KV 2.2 MB held"
+    assert chat_module.brief(full) == full.replace(" · per token 97.6 MB", "")
+    assert chat_module.brief("prompt 3 tokens · KV 1 MB held") == "prompt 3 tokens · KV 1 MB held"
+
+
+# inspect
+
+
+def test_inspect_counts_the_real_model(smollm2: Path) -> None:
+    facts = json.loads(command(MEMFIRST, "inspect", str(smollm2), "--json", "--tensors").stdout)
+    assert facts["architecture"] == "llama" and facts["weights"] == 134_515_008
+    assert facts["file_bytes"] == 98_362_432 and facts["tensor_bytes"] == 96_576_768
+    assert facts["runs"] and facts["why_not"] == ""
+    # 30 layers of 3 KV heads × 64 × 2 bytes × (K and V); a row of the embedding is 576 weights at 8.5 bits.
+    assert facts["bytes_per_token_of_context"] == 30 * 3 * 64 * 2 * 2
+    read = facts["bytes_per_token"]
+    assert read["embedding"] == 576 * 34 // 32 and read["head"] == 49152 * 576 * 34 // 32 + 576 * 4
+    assert read["weights"] + read["head"] == 96_576_768, "the head is tied, so all tensors are read"
+    assert sum(g["nbytes"] for g in facts["by_group"]) == sum(g["nbytes"] for g in facts["by_codec"]) == 96_576_768
+    assert {g["name"]: g["tensors"] for g in facts["by_group"]} == {
+        "feed-forward": 90, "attention": 120, "embedding": 1, "norms": 61}  # fmt: skip
+    assert len(facts["tensors"]) == 272
+
+
+class Table:
+    """A checkpoint of shapes."""
+
+    kind, path, architecture, has_bytes = "gguf", "", "qwen3moe", False
+
+    def __init__(self, *tensors: TensorInfo, **metadata: int) -> None:
+        self.tensors = {t.name: t for t in tensors}
+        self.metadata = {f"qwen3moe.{k}": v for k, v in metadata.items()}
+
+
+EMBED = TensorInfo("token_embd.weight", (100, 8), "f16", 1600)
+HEAD = TensorInfo("output.weight", (100, 8), "f16", 1600)
+EXPERTS = TensorInfo("blk.0.ffn_up_exps.weight", (4, 8, 8), "f16", 512)
+
+
+def test_bytes_read_per_token_by_the_rules() -> None:
+    read = contents.estimated_bytes_per_token
+    assert read(Table(EMBED)) == 1600 + 16  # type: ignore[arg-type]
+    assert read(Table(EMBED, HEAD)) == 16 + 1600  # type: ignore[arg-type]
+    assert read(Table(EXPERTS, expert_count=4, expert_used_count=1)) == 128  # type: ignore[arg-type]
+    assert read(Table(EXPERTS)) == 512  # type: ignore[arg-type]
+
+
+def test_a_model_that_does_not_run_is_described() -> None:
+    facts = contents.describe(Table(EMBED, EXPERTS, expert_count=4, expert_used_count=1))  # type: ignore[arg-type]
+    assert not facts["runs"] and "qwen3moe" in facts["why_not"]
+    assert facts["bytes_per_token"] == {"weights": 1616 + 128} and facts["bytes_per_token_of_context"] is None
+    text = inspect.page(facts)
+    assert "does not run" in text and "about 1.7 kB (1,744 bytes)" in text
+
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 100,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 128,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+
+
+@pytest.mark.parametrize("model_type", ["llama", "strange"])
+def test_a_bare_config_is_priced_where_it_can_be(tmp_path: Path, model_type: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"model_type": model_type}))
+    facts = json.loads(command(MEMFIRST, "inspect", str(tmp_path / "config.json"), "--json").stdout)
+    assert not facts["runs"]
+    if model_type == "llama":
+        per_layer = 64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128  # q and o, k and v, the three of the feed-forward
+        norms = 5 * 64 * 4
+        assert facts["tensor_bytes"] == 2 * per_layer * 2 + 100 * 64 * 2 + norms
+        assert facts["bytes_per_token_of_context"] == 2 * 2 * 2 * 16 * 2
+    else:
+        assert facts["bytes_per_token"] == {} and "strange" in facts["why_not"]
+
+
+def test_a_file_cannot_steer_the_terminal() -> None:
+    assert display.printable("a\x1b[2Jb\x07\nc\u202e") == "a\ufffd[2Jb\ufffd\nc\ufffd"
+
+
+def test_sizes_and_tables() -> None:
+    assert [display.size(n) for n in (0, 999, 1000, 98_362_432, 5e12)] == [
+        "0 B",
+        "999 B",
+        "1.0 kB",
+        "98.4 MB",
+        "5.00 TB",
+    ]
+    assert display.table([("a", "1"), ("bb", "10")], numbers=[1]) == "a    1\nbb  10"
+    assert display.table([]) == ""
+
+
+# start-up
+
+
+def test_version_and_help_start_fast_and_import_little() -> None:
+    code = (
+        "import sys; from memfirst.cli import run_command; run_command(['{}'])\n"
+        "heavy = ('numpy', 'numba', 'llvmlite', 'rich', 'huggingface_hub', 'tokenizers', 'jinja2', 'torch')\n"
+        "print([m for m in heavy if m in sys.modules], file=sys.stderr)"
+    )
+    for option in ("--version", "--help"):
+        ran = subprocess.run([sys.executable, "-c", code.format(option)], capture_output=True, text=True, check=True)
+        assert ran.stderr.strip() == "[]"
+
+
+def test_progress_is_drawn_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with display.progress() as quiet:
+        quiet.note("not seen")
+        quiet.update("x", 1, 2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with display.progress() as shown:
+        shown.note("seen")
+        for done in (1, 2):
+            shown.update("file[red].gguf", done, 2)
+        shown.update("kernels", 1, 3, "kernels")
+    err = capsys.readouterr().err
+    assert "seen" in err and "\x1b[?25l" not in err.rpartition("\x1b[?25h")[2], "the cursor is shown again"

@@ -1,0 +1,226 @@
+"""Synthetic checkpoints and the codec rules: against tables that llama.cpp's own quantizer made."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memfirst.codecs import get
+from memfirst.convert.mixes import MIXES, fit, mix, more_bits
+from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic, write
+from memfirst.convert.synthetic_shapes import NAMED, SyntheticShape, tensor_shapes
+from memfirst.convert.synthetic_vocab import FIRST_MERGE, byte_letters, tokenizer_metadata
+from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.formats.gguf import open_gguf
+
+# Per shape and mix: role -> the codec, or one codec per layer, as llama_model_quantize chose them.
+LLAMA_CPP = json.loads((Path(__file__).parent.parent / "data" / "llama_cpp_mixes.json").read_text())
+
+
+def by_role(checkpoint: SyntheticCheckpoint) -> dict[str, str]:
+    """Matrices only, in the form of the table."""
+    layers: dict[str, list[str]] = {}
+    for name, info in checkpoint.tensors.items():
+        if len(info.shape) > 1:
+            layers.setdefault(name.split(".")[-2], []).append(info.codec)
+    return {role: codecs[0] if len(set(codecs)) == 1 else " ".join(codecs) for role, codecs in layers.items()}
+
+
+@pytest.mark.parametrize("name", MIXES)
+@pytest.mark.parametrize("shape", LLAMA_CPP["shapes"])
+def test_every_tensor_gets_the_codec_that_llama_cpp_gives_it(shape: str, name: str) -> None:
+    checkpoint = synthetic(SyntheticShape(**LLAMA_CPP["shapes"][shape]), name)
+    assert by_role(checkpoint) == LLAMA_CPP["codecs"][shape][name]
+    assert {i.codec for i in checkpoint.tensors.values() if len(i.shape) == 1} == {"f32"}
+
+
+def test_the_table_covers_every_rule() -> None:
+    seen = {(m, role, codec) for by in LLAMA_CPP["codecs"].values() for m, roles in by.items()
+            for role, codecs in roles.items() for codec in codecs.split()}  # fmt: skip
+    for name, chosen in MIXES.items():
+        for role, (rule, *_) in chosen.rules.items():
+            if not rule.experts:
+                assert (name, role, rule.codec) in seen
+                assert (name, role, chosen.codec) in seen
+    assert {("q4_k_m", "ffn_up", "q5_0"), ("q5_k_m", "ffn_up", "q5_1"), ("q6_k", "ffn_up", "q8_0")} <= seen
+    assert {("q4_0", "ffn_down", "f16"), ("q4_k_s", "attn_v", "q5_1")} <= seen
+
+
+def test_the_real_model_has_the_shapes_and_codecs_of_its_synthetic_twin(smollm2: Path) -> None:
+    real, made = open_gguf(smollm2), synthetic("smollm2-135m", "q4_1")
+    assert dict(real.tensors) == dict(made.tensors)
+    keys = {key for key in real.metadata if key.startswith("llama.")}
+    assert {key: real.metadata[key] for key in keys} == {key: made.metadata[key] for key in keys}
+    assert made.metadata["general.file_type"] == real.metadata["general.file_type"]
+
+
+# Bits: 973,078,528 weights in layers; head 49,152 x 2,048 in Q6_K (6.5625 bits) or Q8_0; 67,584 norms in f32.
+LAYERS_WEIGHTS, HEAD_WEIGHTS, NORM_BYTES = 973_078_528, 49_152 * 2_048, 4 * 2_048 * 33
+
+
+@pytest.mark.parametrize(("name", "bits", "head_bits"), [("q4_0", 4.5, 6.5625), ("q8_0", 8.5, 8.5), ("f16", 16, 16)])
+def test_the_1b_model_has_exactly_its_bytes(name: str, bits: float, head_bits: float) -> None:
+    held = sum(info.nbytes for info in synthetic("llama-1b", name).tensors.values())
+    assert held == LAYERS_WEIGHTS * bits / 8 + HEAD_WEIGHTS * head_bits / 8 + NORM_BYTES
+
+
+def test_q4_k_m_of_16_layers_spends_more_on_eight_of_them() -> None:
+    tensors = synthetic("llama-1b", "q4_k_m").tensors
+    richer = [i for i in range(16) if tensors[f"blk.{i}.attn_v.weight"].codec == "q6_k"]
+    assert richer == [i for i in range(16) if tensors[f"blk.{i}.ffn_down.weight"].codec == "q6_k"]
+    assert richer == [0, 1, 4, 7, 10, 13, 14, 15]
+    assert richer == [i for i in range(16) if more_bits(i, 16)]
+
+
+@pytest.mark.parametrize(
+    ("codec", "columns", "fitted"),
+    [
+        ("q4_k", 512, "q4_k"),
+        ("q4_k", 576, "q5_0"),
+        ("q5_k", 576, "q5_1"),
+        ("q6_k", 576, "q8_0"),
+        ("q4_k", 80, "f16"),
+        ("q4_0", 80, "f16"),
+        ("iq4_nl", 96, "iq4_nl"),
+        ("f16", 7, "f16"),
+    ],
+)
+def test_rows_that_fill_no_block_take_another_codec(codec: str, columns: int, fitted: str) -> None:
+    assert fit(codec, columns) == fitted
+
+
+def test_mixes_are_found_in_any_case_and_others_are_listed() -> None:
+    assert mix("Q4_K_M") is MIXES["q4_k_m"]
+    with pytest.raises(UnsupportedError, match="q4_k_m, q5_k_s"):
+        mix("q3_k_m")
+
+
+# ---- the bytes -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MIXES)
+@pytest.mark.parametrize("shape", ["tiny-llama", "tiny-llama-odd", "tiny-qwen2", "tiny-qwen3"])
+def test_weights_are_finite_and_of_the_right_size(shape: str, name: str) -> None:
+    checkpoint = synthetic(shape, name)
+    for info in checkpoint.tensors.values():
+        data, codec = checkpoint.read(info.name), get(info.codec)
+        assert data.nbytes == info.nbytes == codec.nbytes(math.prod(info.shape))
+        assert not data.flags.writeable
+        weights = codec.dequantize(data.reshape(-1, codec.block_bytes)).reshape(info.shape)
+        assert np.isfinite(weights).all()
+        if len(info.shape) > 1:
+            assert weights.std() == pytest.approx(info.shape[-1] ** -0.5, rel=0.1)
+            assert abs(weights.mean()) < 0.1 * weights.std()
+            assert len(np.unique(weights, axis=0)) == len(weights)
+        elif info.name.endswith("_norm.weight"):
+            assert weights.mean() == pytest.approx(1, abs=0.1)
+
+
+def test_the_same_seed_has_the_same_bytes_in_any_order() -> None:
+    first, again, other = (synthetic("tiny-qwen2", "q4_k_m", seed) for seed in (5, 5, 6))
+    names = list(first.tensors)
+    forward = {name: first.read(name).tobytes() for name in names}
+    backward = {name: again.read(name).tobytes() for name in reversed(names)}
+    assert forward == backward
+    assert forward == {name: first.read(name).tobytes() for name in names}
+    assert all(forward[name] != other.read(name).tobytes() for name in names)
+
+
+def test_no_two_tensors_are_alike() -> None:
+    checkpoint = synthetic("tiny-llama", "q8_0")
+    contents = [checkpoint.read(name).tobytes() for name in checkpoint.tensors]
+    assert len(set(contents)) == len(contents)
+
+
+@pytest.mark.parametrize(
+    ("shape", "nbytes", "total", "first"),
+    [
+        ("tiny-llama", 36864, 4780193, "a4a49f95c7aac2a6"),  # quantized whole
+        ("llama-1b", 2359296, 304534071, "149eb16a0ca883c4"),  # drawn from the pool
+    ],
+)
+def test_bytes_do_not_change_between_releases(shape: str, nbytes: int, total: int, first: str) -> None:
+    """A file written yesterday and a model made today are the same model."""
+    data = synthetic(shape, "q4_0", seed=1).read("blk.0.attn_q.weight")
+    assert (data.nbytes, int(data.sum(dtype=np.uint64)), data[:8].tobytes().hex()) == (nbytes, total, first)
+
+
+def test_large_matrices_are_sound_too() -> None:
+    """Those that are drawn from the pool: finite, of the right size, rows unlike each other."""
+    checkpoint = synthetic("llama-1b", "q4_k_m")
+    for name in ("blk.0.attn_v.weight", "blk.2.attn_v.weight", "blk.1.attn_q.weight"):
+        info = checkpoint.tensors[name]
+        codec = get(info.codec)
+        blocks = checkpoint.read(name).reshape(-1, codec.block_bytes)
+        weights = codec.dequantize(blocks).reshape(info.shape)
+        assert weights.std() == pytest.approx(2048**-0.5, rel=0.05)
+        assert len(np.unique(weights[:, :512], axis=0)) > 0.99 * len(weights)
+
+
+# ---- shapes ----------------------------------------------------------------------------
+
+
+def test_shapes_follow_the_architecture() -> None:
+    qwen2, qwen3, llama = (tensor_shapes(NAMED[f"tiny-{a}"]) for a in ("qwen2", "qwen3", "llama"))
+    assert qwen2["blk.1.attn_k.bias"] == (128,)
+    assert qwen2["output.weight"] == (512, 256)
+    assert qwen3["blk.1.attn_q_norm.weight"] == (128,)
+    assert qwen3["blk.1.attn_q.weight"] == (512, 256)
+    assert qwen3["blk.1.attn_output.weight"] == (256, 512)
+    assert not [name for name in llama if name.endswith("bias") or "q_norm" in name or name == "output.weight"]
+    metadata = synthetic("tiny-qwen3", "f16").metadata
+    assert metadata["qwen3.attention.key_length"] == metadata["qwen3.attention.value_length"] == 128
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"architecture": "gpt2"}, UnsupportedError),
+        ({"num_key_value_heads": 3}, ConfigError),
+        ({"num_hidden_layers": 0}, ConfigError),
+        ({"vocab_size": FIRST_MERGE - 1}, ConfigError),
+        ({"head_dim": 5}, ConfigError),
+    ],
+)
+def test_impossible_shapes_are_refused(change: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        SyntheticShape(**({**vars(NAMED["tiny-llama"])} | change))
+
+
+def test_an_unknown_shape_lists_those_there_are() -> None:
+    with pytest.raises(UnsupportedError, match="llama-1b"):
+        synthetic("llama-2b", "q4_0")
+
+
+# ---- the vocabulary --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [FIRST_MERGE, FIRST_MERGE + 1, 512, 49152, 128256])
+def test_a_vocabulary_is_byte_level_bpe(size: int) -> None:
+    keys = tokenizer_metadata(size, "smollm")
+    tokens, merges = keys["tokenizer.ggml.tokens"], keys["tokenizer.ggml.merges"]
+    assert len(tokens) == len(set(tokens)) == len(keys["tokenizer.ggml.token_type"]) == size
+    position = {token: i for i, token in enumerate(tokens)}
+    for i, merge in enumerate(merges[: size - FIRST_MERGE]):
+        left, right = merge.split(" ")
+        assert position[left + right] == FIRST_MERGE + i
+        assert max(position[left], position[right]) < FIRST_MERGE + i
+    assert keys["tokenizer.ggml.token_type"].tolist() == [3] * 3 + [1] * (size - 3)
+
+
+def test_byte_letters_are_those_of_gpt2() -> None:
+    letters = byte_letters()
+    assert len(set(letters)) == 256
+    assert (letters[32], letters[10], letters[65], letters[0xAD], letters[0xFF]) == ("Ġ", "Ċ", "A", "Ń", "ÿ")
+
+
+def test_a_written_model_is_the_model(tmp_path: Path) -> None:
+    source = synthetic("tiny-llama-odd", "q5_k_m")
+    write(source, tmp_path / "m.gguf")
+    read = open_gguf(tmp_path / "m.gguf")
+    assert (read.architecture, dict(read.tensors)) == ("llama", dict(source.tensors))
+    assert all(read.read(name).tobytes() == source.read(name).tobytes() for name in read.tensors)

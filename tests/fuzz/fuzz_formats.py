@@ -1,0 +1,280 @@
+"""Model files with something wrong in them: each must open or raise a MemfirstError, soon and within bounds.
+
+    python -m tests.fuzz.fuzz_formats --gguf 20000 --safetensors 5000 --seed 0
+
+A case is a small valid model (every architecture in every codec mix), changed in one region: header,
+metadata, tensor table, data or length. Case i of a seed is always the same, so `--first i --gguf 1`
+repeats it. Cases run in a child under an address-space limit; a child that dies names its case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from memfirst import models
+from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.backends.reference.backend import ReferenceBackend
+from memfirst.convert.mixes import MIXES
+from memfirst.convert.synthetic_shapes import ARCHITECTURES
+from memfirst.errors import MemfirstError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.open import open_checkpoint
+from memfirst.graph import Graph, Sequence, Step
+from memfirst.kernels.cpu.library import Library
+from memfirst.lower.cpu import lower
+from memfirst.text import Tokenizer
+from tests.fuzz.fuzz_changes import Whole, config_of, gguf_file, mutate, safetensors_file, small_model
+
+LIMIT_S = 2.0
+CONTEXT = 64
+ALWAYS = ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read", "choose.top")
+"""Kernels that every model needs."""
+MEMORY = 1 << 30
+"""Bytes of address space that a child may take beyond what it started with."""
+
+Survivor = Callable[[Checkpoint], None]
+
+
+def survivor(checkpoint: Checkpoint) -> None:
+    """What is done with a model that opens: look at all of it, prefill and decode one step, use its tokenizer."""
+    look(checkpoint)
+    graph = models.build(checkpoint)
+    run_two_steps(ReferenceBackend(graph, checkpoint), graph)
+    run_compiled(checkpoint, graph)
+    if checkpoint.kind == "gguf":
+        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
+        tokenizer.decode(tokenizer.encode("Größe 12\n<|im_end|>\U0001f600"))
+
+
+def look(checkpoint: Checkpoint) -> None:
+    """Every metadata value and every byte."""
+    for value in checkpoint.metadata.values():
+        str(value if isinstance(value, (str, int, float)) else list(value))
+    for name, info in checkpoint.tensors.items():
+        data = checkpoint.read(name)
+        if data.nbytes != info.nbytes:
+            raise AssertionError(f"{name} has {data.nbytes} bytes, {info.nbytes} in the table")
+        data.max()
+        checkpoint.release(name)
+
+
+def run_two_steps(backend: ReferenceBackend | CpuBackend, graph: Graph) -> None:
+    """Three tokens, then one; weights may be any bits, so logits may be NaN."""
+    vocabulary = graph.vocab_size
+    with np.errstate(all="ignore"):
+        for past, tokens in ((0, [0, 1 % vocabulary, vocabulary - 1]), (3, [2 % vocabulary])):
+            step = Step((Sequence(past, len(tokens), pages=(0,)),))
+            logits = backend.step(step, np.array(tokens, np.int32))
+            if logits.shape != (1, vocabulary):
+                raise AssertionError(f"logits {logits.shape}, vocabulary {vocabulary}")
+
+
+@cache
+def library() -> Library:
+    """The kernels of this process; those of the unbroken models are compiled here, before any case is timed."""
+    made = Library()
+    for architecture in ARCHITECTURES:
+        for mix in MIXES:
+            graph = models.build(small_model(architecture, mix))
+            made.load(kernels(graph) | {(name, ()) for name in ALWAYS})
+    return made
+
+
+def kernels(graph: Graph) -> frozenset[Any]:
+    """What `run_two_steps` needs."""
+    return lower(graph, 1, CONTEXT, 1).kernels | lower(graph, 4, CONTEXT, 1).kernels
+
+
+class Loaded(CpuBackend):
+    """The CPU backend with the kernels of this process."""
+
+    make_library = staticmethod(library)
+
+
+def run_compiled(checkpoint: Checkpoint, graph: Graph) -> None:
+    """By the CPU's kernels. A change of head counts may need others: those would take seconds to compile."""
+    if not library().has(kernels(graph)):
+        return
+    backend = Loaded(graph, checkpoint, CpuOptions(1, CONTEXT))
+    try:
+        run_two_steps(backend, graph)
+    finally:
+        backend.close()
+
+
+@dataclass
+class Tally:
+    """What became of the cases."""
+
+    opened: int = 0
+    refused: int = 0
+    slowest_s: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, other: Tally) -> None:
+        """Take another tally into this one."""
+        self.opened += other.opened
+        self.refused += other.refused
+        self.slowest_s = max(self.slowest_s, other.slowest_s)
+        self.failures += other.failures
+
+
+def write_case(kind: str, index: int, seed: int, folder: Path) -> Path:
+    """Make case `index` on disk; every architecture and mix comes in turn."""
+    chance = random.Random(f"{seed} {kind} {index}")
+    architecture = tuple(ARCHITECTURES)[index % len(ARCHITECTURES)]
+    if kind == "gguf":
+        mix = tuple(MIXES)[index // len(ARCHITECTURES) % len(MIXES)]
+        path = folder / "model.gguf"
+        path.write_bytes(mutate(gguf_file(architecture, mix), chance))
+        return path
+    dtype = ("f32", "f16", "bf16")[index // len(ARCHITECTURES) % 3]
+    text, weights = config_of(architecture), safetensors_file(architecture, dtype)
+    config = Whole(text, ((0, len(text)),))
+    broken = chance.random() < 0.15
+    (folder / "config.json").write_bytes(mutate(config, chance) if broken else config.data)
+    (folder / "model.safetensors").write_bytes(weights.data if broken else mutate(weights, chance))
+    return folder
+
+
+class TooSlowError(Exception):
+    """A case went over its time."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise TooSlowError in the main thread after that long."""
+
+    def ring(_signal: int, _frame: FrameType | None) -> None:
+        raise TooSlowError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def try_case(path: Path, after: Survivor) -> bool:
+    """Whether it opened (and survived `after`) or was refused; anything else is raised."""
+    try:
+        checkpoint = open_checkpoint(path)
+    except MemfirstError:
+        return False
+    try:
+        after(checkpoint)
+    except MemfirstError:
+        return False
+    finally:
+        checkpoint.close()
+    return True
+
+
+@dataclass(frozen=True)
+class Run:
+    """What cases share; `folder` is where their files go."""
+
+    kind: str
+    seed: int
+    after: Survivor
+    folder: str
+
+
+def run_case(run: Run, index: int, tally: Tally) -> None:
+    """One case, in a folder of its own; a failure is noted with its traceback."""
+    folder = Path(tempfile.mkdtemp(dir=run.folder))
+    try:
+        path = write_case(run.kind, index, run.seed, folder)
+        start = time.perf_counter()
+        with deadline(LIMIT_S):
+            opened = try_case(path, run.after)
+        tally.slowest_s = max(tally.slowest_s, time.perf_counter() - start)
+        tally.opened, tally.refused = tally.opened + opened, tally.refused + (not opened)
+    except Exception:
+        tally.failures.append(f"{run.kind} case {index} of seed {run.seed}:\n{traceback.format_exc()}")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def child(run: Run, cases: range, pipe: Any, at: Any) -> None:
+    """Run cases under the limit and send the tally; `at` holds the number of the case under way."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    tally = Tally()
+    for index in cases:
+        at.value = index
+        run_case(run, index, tally)
+    pipe.send(tally)
+
+
+def run_cases(kind: str, cases: range, seed: int, after: Survivor = survivor) -> Tally:
+    """Run cases in children; one that dies costs its results but not the run, and its case is a failure."""
+    tally, first = Tally(), cases.start
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        while first < cases.stop:
+            block = range(first, min(first + 500, cases.stop))
+            first = run_block(Run(kind, seed, after, folder), block, tally)
+    return tally
+
+
+def run_block(run: Run, block: range, tally: Tally) -> int:
+    """Run cases in one child; returns the first that has not run."""
+    library()  # loaded once, here: children inherit it
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    at = context.Value("q", block.start, lock=False)
+    process = context.Process(target=child, args=(run, block, sender, at))
+    process.start()
+    sender.close()
+    try:
+        tally.add(receiver.recv())
+        return block.stop
+    except EOFError:
+        process.join()
+        fate = f"killed its process ({process.exitcode})"
+        tally.failures.append(f"{run.kind} case {at.value} of seed {run.seed} {fate}")
+        return int(at.value) + 1
+    finally:
+        process.join()
+
+
+def main() -> int:
+    """Run what the arguments ask for; 1 if anything failed."""
+    parser = argparse.ArgumentParser(description="Fuzz the file readers.")
+    parser.add_argument("--gguf", type=int, default=0, help="cases")
+    parser.add_argument("--safetensors", type=int, default=0, help="cases")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--first", type=int, default=0, help="the first case's number")
+    options = parser.parse_args()
+    failed = 0
+    for kind, count in (("gguf", options.gguf), ("safetensors", options.safetensors)):
+        tally = run_cases(kind, range(options.first, options.first + count), options.seed)
+        print(f"{kind}: {tally.opened} opened, {tally.refused} refused, {len(tally.failures)} failed, "
+              f"slowest {tally.slowest_s:.3f} s")  # fmt: skip
+        print("\n".join(tally.failures[:20]), file=sys.stderr)
+        failed += len(tally.failures)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""Compiled kernels against NumPy: products of every codec, what makes their inputs, and what follows them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from memfirst import codecs
+from memfirst.codecs.base import ROWS
+from tests.support.kernel_calls import call, guarded, key_of, library, zeros
+from tests.support.slow_int8 import int8
+from tests.support.tiny_models import CODECS
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+STEP_TOKENS = 0
+
+
+def counts(tokens: int) -> NDArray[np.int64]:
+    return np.array([tokens] + [0] * 7, np.int64)
+
+
+def random(*shape: int, seed: int = 0) -> F32:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """All products and look-ups, compiled together: in as many processes as there are cores."""
+    library().load(
+        key_of(f"{part}.{kernel_of(codec)}", {"CODEC": codec, "TILE": tile})
+        for codec in CODECS for tile in (1, 4, 8) for part in ("matmul", "embed")
+        if tile < 8 or kernel_of(codec) != "floats"
+    )  # fmt: skip
+
+
+# --- inputs of products ------------------------------------------------------------------------------------
+
+
+def quantize(x: F32, block: int) -> dict[str, Any]:
+    tokens, width = x.shape
+    made = {
+        "aq": zeros("i8", tokens, width), "ad": zeros("f32", tokens, width // 32),
+        "ao": zeros("i32", tokens, 3, width // 32), "af": zeros("f32", tokens, width // 32),
+        "am": zeros("i32", tokens, width // 64), "ap": zeros("i32", tokens, width // 32),
+    }  # fmt: skip
+    flat = {name: array.reshape(-1) for name, array in made.items()}
+    call("activations.quantize", 0, tokens, x=x, width=width, private_in=0, private=0, BLOCK=block, **flat)
+    return made
+
+
+def dequantized(made: dict[str, Any]) -> F64:
+    """The activations that a product sees."""
+    scales = np.repeat(made["ad"].astype(np.float64), 32, axis=1)
+    out: F64 = made["aq"] * scales
+    return out
+
+
+@pytest.mark.parametrize("block", [32, 256])
+def test_quantized_activations(block: int) -> None:
+    x = random(3, 512) * np.float32([[1], [1e-6], [1e6]])
+    x[0, :256] = 0  # a block of zeros has scale 0, and no NaN
+    made = quantize(x, block)
+    expected, scales = int8(x, block)
+    np.testing.assert_array_equal(made["ad"], np.repeat(scales, block // 32, axis=1))
+    np.testing.assert_array_equal(made["aq"], expected)
+    assert {125, 126, 127} >= set(np.abs(made["aq"].astype(int)).reshape(3, -1, block).max(2).reshape(-1)) - {0}
+    left = np.square(dequantized(made) - x).sum(1)
+    plain = np.abs(x).reshape(3, -1, block).max(2, keepdims=True) / np.float32(127)
+    with np.errstate(invalid="ignore"):
+        coarse = np.nan_to_num(np.rint(x.reshape(plain.shape[0], -1, block) / plain)) * plain
+    assert (left < np.square(coarse.reshape(x.shape) - x).sum(1)).all(), "better than the largest at 127"
+    sums = expected.reshape(3, -1, 32).sum(2).astype(np.int32)
+    np.testing.assert_array_equal(made["ao"], np.stack([sums * k for k in (-8, -16, -128)], axis=1))
+    if block == 256:
+        np.testing.assert_array_equal(made["am"].view(np.int16), sums)
+        np.testing.assert_array_equal(made["ap"].view(np.int16), expected.reshape(3, -1, 16).sum(2))
+    np.testing.assert_array_equal(made["af"], made["ad"] * sums.astype(np.float32))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3.4e38, 1e-45])
+def test_odd_values_end_in_numbers_or_nan_and_not_in_a_crash(value: float) -> None:
+    x = random(1, 64)
+    x[0, 5] = value
+    made = quantize(x, 32)
+    assert np.isfinite(made["ad"][0, 1]), "the other block is untouched"
+    w, _ = matrix("q8_0", ROWS, 64)
+    y = zeros("f32", 1, ROWS)
+    call("matmul.block32", 0, ROWS, w=w, y=y.reshape(-1), step=counts(1), count=0, cols=64, stride=ROWS, private=0,
+         add_to=0, CODEC="q8_0", TILE=1, **{n: a.reshape(-1) for n, a in made.items()})  # fmt: skip
+    assert y.shape == (1, ROWS)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_rms_norm_of_chosen_rows(offset: float) -> None:
+    x, w = random(4, 96), random(96, seed=1)
+    rows, out = np.array([3, 0, 3], np.int32), zeros("f32", 3, 96)
+    read = call("activations.rms_norm", 0, 3, x=x, w=w, out=out.reshape(-1), rows=rows, width=96, eps=1e-5,
+                offset=offset, private=0)  # fmt: skip
+    wide = x[rows].astype(np.float64)
+    expected = wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5) * (w + offset)
+    np.testing.assert_allclose(out, expected, rtol=3e-6, atol=1e-7)
+    assert read == 96 * 4
+
+
+def test_workers_fill_copies_of_their_own() -> None:
+    x, w, out = random(2, 32), random(32, seed=1), zeros("f32", 6, 32)
+    rows = np.arange(2, dtype=np.int32)
+    call("activations.rms_norm", 0, 2, worker=1, x=x, w=w, out=out.reshape(-1), rows=rows, width=32, eps=1e-5,
+         offset=0.0, private=4)  # fmt: skip
+    assert not out[:4].any()
+    assert out[4:].all()
+
+
+# --- products ----------------------------------------------------------------------------------------------
+
+
+def matrix(codec_name: str, rows: int, cols: int, seed: int = 2) -> tuple[NDArray[np.uint8], F64]:
+    """Packed bytes, and the weights they stand for [rows, cols]."""
+    codec = codecs.get(codec_name)
+    blocks = codec.quantize((random(rows, cols, seed=seed) * np.float32(cols**-0.5)).reshape(-1, codec.block))
+    packed = codec.pack(blocks.reshape(rows, -1, codec.block_bytes))
+    return packed.reshape(-1), codec.dequantize(blocks).reshape(rows, cols).astype(np.float64)
+
+
+def kernel_of(codec_name: str) -> str:
+    family = codecs.get(codec_name).family
+    return {"float": "floats", "k256": "q6_k" if codec_name == "q6_k" else "k256"}.get(family, family)
+
+
+def product(codec_name: str, tile: int, tokens: int, rows: int, cols: int, block: int, add_to: int) -> None:
+    x = random(tokens, cols, seed=3)
+    w, weights = matrix(codec_name, rows, cols)
+    made = quantize(x, block)
+    seen = x.astype(np.float64) if kernel_of(codec_name) == "floats" else dequantized(made)
+    before = random(tokens, rows, seed=4)
+    y = guarded(before).reshape(tokens, rows)
+    lo, hi = ROWS, rows - ROWS  # the first and last pack are another chunk's
+    read = call(f"matmul.{kernel_of(codec_name)}", lo, hi, w=w, x=x, y=y.reshape(-1), step=counts(tokens), count=0,
+                cols=cols, stride=rows, private=0, add_to=add_to, CODEC=codec_name, TILE=tile,
+                **{name: array.reshape(-1) for name, array in made.items()})  # fmt: skip
+    expected = seen @ weights.T + add_to * before
+    error = np.abs(y - expected)[:, lo:hi].max()
+    assert error < 1e-5 * np.abs(expected).max(), error
+    np.testing.assert_array_equal(y[:, :lo], before[:, :lo])
+    np.testing.assert_array_equal(y[:, hi:], before[:, hi:])
+    assert read == (hi - lo) * w.size // rows
+
+
+@pytest.mark.parametrize(("tile", "tokens"), [(1, 1), (1, 3), (4, 3), (4, 4), (8, 5), (8, 8), (8, 19)])
+@pytest.mark.parametrize("codec_name", CODECS)
+def test_products(codec_name: str, tile: int, tokens: int) -> None:
+    tile = min(tile, 4) if kernel_of(codec_name) == "floats" else tile
+    wide = codecs.get(codec_name).family == "k256"
+    product(codec_name, tile, tokens, 5 * ROWS, 768 if wide else 160, 256 if wide else 32, tokens % 2)
+
+
+@pytest.mark.parametrize("codec_name", ["q4_0", "q5_1", "q8_0", "iq4_nl"])
+def test_products_of_activations_in_blocks_of_256(codec_name: str) -> None:
+    """Where another product of the same input is a K-quant's."""
+    product(codec_name, 4, 2, 3 * ROWS, 512, 256, 0)
+
+
+@pytest.mark.parametrize("codec_name", CODECS)
+def test_the_largest_weights_and_activations_fit_the_sums(codec_name: str) -> None:
+    """Every quant at its largest, every activation at ±127: no partial sum overflows its 16 or 32 bits."""
+    codec, cols = codecs.get(codec_name), 512
+    sign = np.where(random(ROWS * 3, cols, seed=5) > 0, np.float32(1), np.float32(-1))
+    for w in (np.ones((3 * ROWS, cols), np.float32), -np.ones((3 * ROWS, cols), np.float32), sign):
+        blocks = codec.quantize(w.reshape(-1, codec.block))
+        packed = codec.pack(blocks.reshape(3 * ROWS, -1, codec.block_bytes)).reshape(-1)
+        weights = codec.dequantize(blocks).reshape(3 * ROWS, cols).astype(np.float64)
+        for x in (np.ones((1, cols), np.float32), -np.ones((1, cols), np.float32), sign[:1]):
+            made, y = quantize(x, 256), zeros("f32", 1, 3 * ROWS)
+            call(f"matmul.{kernel_of(codec_name)}", 0, 3 * ROWS, w=packed, x=x, y=y.reshape(-1), step=counts(1),
+                 count=0, cols=cols, stride=3 * ROWS, private=0, add_to=0, CODEC=codec_name, TILE=1,
+                 **{name: array.reshape(-1) for name, array in made.items()})  # fmt: skip
+            expected = dequantized(made) @ weights.T
+            np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * cols**0.5)
+
+
+@pytest.mark.parametrize("codec_name", CODECS)
+def test_look_ups_are_the_definition_bit_for_bit(codec_name: str) -> None:
+    cols, rows = 512, 3 * ROWS
+    w, weights = matrix(codec_name, rows, cols)
+    tokens = np.array([0, ROWS - 1, ROWS, rows - 1, 5], np.int32)
+    x = zeros("f32", len(tokens), cols)
+    read = call(f"embed.{kernel_of(codec_name)}", 1, 5, w=w, tokens=tokens, x=x.reshape(-1), cols=cols,
+                CODEC=codec_name)  # fmt: skip
+    np.testing.assert_array_equal(x[1:], weights.astype(np.float32)[tokens[1:]])
+    assert not x[0].any()
+    assert read == 4 * ROWS * w.size // rows
+
+
+# --- what follows a product --------------------------------------------------------------------------------
+
+
+def test_bias() -> None:
+    y, bias = guarded(random(3, 48)).reshape(3, 48), random(48, seed=1)
+    expected = y.copy()
+    expected[:, 16:32] += bias[16:32]
+    assert call("elementwise.add_bias", 16, 32, y=y.reshape(-1), bias=bias, step=counts(3), count=0, stride=48) == 64
+    np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_norm_of_heads(offset: float) -> None:
+    y, w = guarded(random(2, 192)).reshape(2, 192), random(64, seed=1)
+    heads = y.astype(np.float64).reshape(2, 3, 64)
+    expected = heads / np.sqrt((heads**2).mean(2, keepdims=True) + 1e-6) * (w + offset)
+    read = [
+        call("elementwise.norm_heads", lo, hi, y=y.reshape(-1), w=w, step=counts(2), count=0, stride=192, head_dim=64,
+             eps=1e-6, offset=offset) for lo, hi in ((0, 64), (64, 192))
+    ]  # fmt: skip
+    np.testing.assert_allclose(y, expected.reshape(2, 192), rtol=3e-6, atol=1e-7)
+    assert read == [256, 0], "the weight counts once a step"
+
+
+@pytest.mark.parametrize("half", [8, 16, 20, 32])
+@pytest.mark.parametrize("split", [0, 1])
+def test_rope(split: int, half: int) -> None:
+    """Heads of 64 of which 2 · half values turn; middle heads only."""
+    angles = np.outer(np.arange(50), 10000.0 ** (-np.arange(half) / half))
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    before, positions = random(2, 256), np.array([49, 3], np.int32)
+    y = guarded(before).reshape(2, 256)
+    call("elementwise.rope", 64, 192, y=y.reshape(-1), cos=cos.reshape(-1), sin=sin.reshape(-1), positions=positions,
+         step=counts(2), count=0, stride=256, head_dim=64, half=half, SPLIT=split)  # fmt: skip
+    expected = before.astype(np.float64).reshape(2, 4, 64)
+    a, b = (np.s_[:half], np.s_[half : 2 * half]) if split else (np.s_[: 2 * half : 2], np.s_[1 : 2 * half : 2])
+    turned = expected.copy()
+    c, s = cos[positions][:, None], sin[positions][:, None]
+    turned[..., a] = expected[..., a] * c - expected[..., b] * s
+    turned[..., b] = expected[..., a] * s + expected[..., b] * c
+    expected[:, 1:3] = turned[:, 1:3]
+    np.testing.assert_allclose(y, expected.reshape(2, 256), rtol=0, atol=1e-6)
+
+
+def test_glu_and_its_exp() -> None:
+    """silu(g) = g / (1 + e^-g): e^x is right to 3e-7 over all normal results, the rest rounds three times more."""
+    g = np.concatenate([np.linspace(-87.3, 87.3, 20_000), [0, -0.0, 1e-30]]).astype(np.float32)
+    found, wide = silu(g), g.astype(np.float64)
+    np.testing.assert_allclose(found, wide / (1 + np.exp(-wide)), rtol=3e-7 + 3 * 2**-24)
+    far = np.float32([100, 1e30, 3.4e38, -100, -1000])  # e^x is held between 2^-126 and 2^126
+    np.testing.assert_allclose(silu(far), [*far[:3], 0, 0], rtol=1e-6, atol=1e-34)
+
+
+def silu(g: F32) -> F32:
+    padded = np.concatenate([g, np.zeros(-len(g) % 16, np.float32)])
+    out = zeros("f32", len(padded))
+    call("elementwise.glu", 0, len(padded), g=padded, u=np.ones_like(padded), out=out, step=counts(1), count=0,
+         stride=len(padded))  # fmt: skip
+    found: F32 = out[: len(g)]
+    return found

@@ -1,0 +1,520 @@
+"""Dense architectures: published sizes to the last digit, windows, traps, and GGUF files of the same models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from memfirst import models
+from memfirst.backends.cpu.backend import CpuBackend
+from memfirst.backends.reference.backend import ReferenceBackend
+from memfirst.errors import ConfigError, MemfirstError, UnsupportedError
+from memfirst.formats.open import open_checkpoint
+from memfirst.graph import Graph, KVCache, Op, Sequence, Step, decode, prefill
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.rope import Rope
+from memfirst.ledger import predict, table
+from memfirst.lower import cpu
+from memfirst.lower.generic import lower
+from tests.models.test_models import NASTY
+from tests.support import dense_gguf
+from tests.support.dense_configs import MODELS
+from tests.support.make_parity_fixture import CASES, FOLDER
+from tests.support.tiny_models import options, tiny
+from tests.support.toy import one
+
+FAMILIES = [name for name in CASES if name.startswith(("mistral", "qwen2_", "gemma", "phi3", "granite", "smollm3"))]
+
+
+class Bare:
+    """A config.json without a file."""
+
+    kind, path, has_bytes, tensors = "hf", "", False, dict[str, Any]()
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        from memfirst.formats.names import architecture_of
+
+        self.metadata, self.architecture = config, architecture_of(config)
+
+
+def graph_of(name: str, **changes: Any) -> Graph:
+    return models.build(Bare(MODELS[name][0] | changes))  # type: ignore[arg-type]
+
+
+def parameters(graph: Graph) -> int:
+    return sum(int(np.prod(w.shape)) for w in graph.weights().values())
+
+
+def streamed(graph: Graph) -> int:
+    """Parameters of every tensor that some operation other than a look-up reads."""
+    ops = [op for op in graph.ops if not isinstance(op, Embed)]
+    return sum({w.alias or w.name: int(np.prod(w.shape)) for op in ops for w in op.weights}.values())
+
+
+def per_token(graph: Graph) -> int:
+    return sum(c.position_bytes for c in graph.caches if isinstance(c, KVCache))
+
+
+def test_the_registry_has_every_file_and_names_each_as_itself() -> None:
+    """It imports by name and on demand: a wrong or a missing entry would show only when its model is asked for."""
+    assert {name: found.name for name, found in models.ARCHITECTURES.items()} == {n: n for n in models.ARCHITECTURES}
+    files = set(Path(models.__file__).parent.glob("*.py")) - {Path(models.__file__)}
+    defined = {path.stem for path in files if "\nARCHITECTURE" in path.read_text(encoding="utf-8")}
+    found = [models.ARCHITECTURES[name] for name in models.ARCHITECTURES] + list(models.BY_MODEL_TYPE.values())
+    imported = [import_module(f"memfirst.models.{stem}").ARCHITECTURE for stem in defined]
+    assert len(defined) == len(found) and set(map(id, found)) == set(map(id, imported))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_published_sizes(name: str) -> None:
+    """Parameters, streamed parameters and bytes of keys and values, to the last digit; the ledger agrees."""
+    _, params, stream, kv = MODELS[name]
+    graph = graph_of(name)
+    assert (parameters(graph), streamed(graph), per_token(graph)) == (params, stream, kv)
+    price = table(predict(lower(graph), decode(0)))
+    vectors = sum(w.nbytes // 2 for w in graph.weights().values() if w.codec == "f32")
+    assert price["weights"] + price["head"] == 2 * stream + vectors  # vectors stay f32, 2 bytes more each
+    assert (price["kv_read"], price["kv_write"]) == (kv, kv)
+    assert price["embedding"] == 2 * graph.hidden_size
+
+
+# windows
+
+
+def held_and_read(graph: Graph, context: int) -> dict[str, tuple[int, int, int]]:
+    """By kind of layer, positions that a decoded token reads, that are held, and that are allocated."""
+    found = {}
+    for c in graph.caches:
+        assert isinstance(c, KVCache)
+        read = c.read_bytes(Sequence(context - 1))
+        sizes = (read, c.held_bytes(context), c.allocated_bytes(context))
+        found["local" if c.window else "global"] = tuple(n // c.position_bytes for n in sizes)
+    return found  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("name", "window", "local"),
+    [
+        ("Mistral-7B-v0.1", 4096, range(32)),
+        ("Gemma-2-2B", 4096, range(0, 26, 2)),
+        ("Gemma-3-1B", 512, [i for i in range(26) if i % 6 != 5]),
+        ("Gemma-3-4B", 1024, [i for i in range(34) if i % 6 != 5]),
+        ("Phi-3-mini", 2047, range(32)),
+    ],
+)
+def test_windows(name: str, window: int, local: Any) -> None:
+    """Which layers have one; below it they are as the others, above it they read and hold it; pages are kept."""
+    graph = graph_of(name)
+    assert [i for i, c in enumerate(graph.caches) if isinstance(c, KVCache) and c.window] == list(local)
+    assert {c.window for c in graph.caches if isinstance(c, KVCache)} <= {window, None}
+    for context, seen in ((320, 320), (window, window), (window + 1, window), (3 * window, window)):
+        pages = -(-context // 64) * 64
+        found = held_and_read(graph, context)
+        assert found.pop("local") == (seen, seen, pages)
+        assert found in ({}, {"global": (context, context, pages)})
+
+
+def test_a_prompt_reads_a_window_and_its_own_tokens() -> None:
+    """Of a prompt's chunk the windows of all its tokens together; pairs are computed within them."""
+    graph = graph_of("Gemma-2-2B")
+    near, far = graph.caches[:2]
+    step = prefill(512, past=8192 - 512)
+    assert isinstance(near, KVCache) and isinstance(far, KVCache)
+    assert near.read_bytes(step.sequences[0]) == (4096 + 511) * near.position_bytes
+    assert far.read_bytes(step.sequences[0]) == 8192 * far.position_bytes
+    first, second = [op for op in graph.ops if isinstance(op, Attention)][:2]
+    assert first.flops(step) == 4 * 8 * 256 * 512 * 4096
+    assert second.flops(step) == 4 * 8 * 256 * sum(range(8192 - 511, 8193))
+
+
+# traps for a reader of configs
+
+
+@pytest.mark.parametrize(
+    ("name", "stated"), [("Qwen3-0.6B", 128), ("Gemma-2-27B", 128), ("Gemma-3-4B", 256), ("Mistral-Nemo-12B", 128)]
+)
+def test_trap_head_dim_is_not_hidden_over_heads(name: str, stated: int) -> None:
+    """Trap 1."""
+    graph = graph_of(name)
+    attention = next(op for op in graph.ops if isinstance(op, Attention))
+    assert attention.cache.k_dim == stated != graph.hidden_size / attention.heads
+    assert graph.weights()["blk.0.attn_output.weight"].columns == stated * attention.heads
+
+
+@pytest.mark.parametrize(
+    "name", ["Qwen2.5-0.5B", "Qwen2.5-72B", "Qwen3-8B", "Phi-3.5-mini", "Phi-4", "Phi-4-mini", "Mistral-7B-v0.3"]
+)
+def test_trap_a_window_that_is_off(name: str) -> None:
+    """Trap 3: switched off, null, or beyond the context; `layer_types` of newer configs says the same."""
+    assert {c.window for c in graph_of(name).caches if isinstance(c, KVCache)} == {None}
+    if name.startswith("Qwen"):
+        layers = MODELS[name][0]["num_hidden_layers"]
+        assert graph_of(name, layer_types=["full_attention"] * layers) == graph_of(name)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_trap_a_window_that_is_on_from_some_layer(given: bool) -> None:
+    """Qwen2's max_window_layers keep full attention; `layer_types` may list the same."""
+    kinds = ["full_attention"] * 20 + ["sliding_attention"] * 4
+    changes = {"layer_types": kinds} if given else {"max_window_layers": 20}
+    graph = graph_of("Qwen2.5-0.5B", use_sliding_window=True, sliding_window=1024, **changes)
+    assert [c.window for c in graph.caches if isinstance(c, KVCache)] == [None] * 20 + [1024] * 4
+
+
+def test_trap_a_wrapped_config() -> None:
+    """Trap 4: what Gemma 3 4B's text_config leaves out, and its 64 rows that are no tokens."""
+    graph = graph_of("Gemma-3-4B")
+    assert (graph.vocab_size, graph.context) == (262208, 131072)
+    text = {**MODELS["Gemma-3-4B"][0]["text_config"], "vocab_size": 262144}
+    smaller = graph_of("Gemma-3-4B", text_config=text)
+    assert (smaller.vocab_size, parameters(smaller)) == (262144, 3880099328)
+    turns = {op.frequencies[1] / op.frequencies[0]: op.frequencies[0] for op in graph.ops if isinstance(op, Rope)}
+    assert turns == pytest.approx({1e6 ** (-1 / 128): 1 / 8, 1e4 ** (-1 / 128): 1.0})
+    with pytest.raises(ConfigError, match="audio_config"):
+        graph_of("Gemma-3-4B", audio_config={})
+    with pytest.raises(ConfigError, match="text_config is 'big'"):
+        graph_of("Gemma-3-4B", text_config="big")
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [("Qwen3-14B", "num_hidden_layers"), ("Mistral-7B-v0.3", "hidden_size"), ("Gemma-2-9B", "query_pre_attn_scalar"),
+     ("Gemma-2-9B", "sliding_window"), ("Phi-4", "intermediate_size"), ("Qwen3-14B", "num_key_value_heads"),
+     ("Mistral-7B-v0.3", "num_key_value_heads"), ("Gemma-3-1B", "num_key_value_heads")],
+)  # fmt: skip
+def test_trap_a_class_default_is_not_the_checkpoint(name: str, missing: str) -> None:
+    """Trap 5: what a class would fill in with another model's value is asked for instead."""
+    with pytest.raises(ConfigError, match=f"{missing} is missing"):
+        graph_of(name, **{missing: None})
+
+
+def test_trap_no_window_is_none() -> None:
+    """Trap 5: transformers' MistralConfig has a window of 4096 where config.json has none."""
+    assert graph_of("Mistral-7B-v0.3").caches[0].window is None  # type: ignore[union-attr]
+
+
+def test_trap_the_vocabulary_is_padded() -> None:
+    """Trap 7: rows of the embedding, 151,936 up to 3B and 152,064 from 7B on, not the 151,643 tokens."""
+    rows = {name: graph_of(name).weights()["token_embd.weight"].rows for name in MODELS if "Qwen2.5" in name}
+    assert set(rows.values()) == {151936, 152064}
+    assert rows["Qwen2.5-3B"] == graph_of("Qwen2.5-3B").vocab_size == 151936
+
+
+class Table:
+    """The tensor table of a GGUF file, without bytes."""
+
+    kind, path, has_bytes, architecture = "gguf", "", False, "llama"
+
+    def __init__(self, graph: Graph, metadata: dict[str, Any], *more: Any) -> None:
+        from memfirst.formats.checkpoint import TensorInfo
+
+        self.metadata = metadata
+        stored = [*graph.weights().values(), *more]
+        self.tensors = {w.name: TensorInfo(w.name, w.shape, w.codec, w.nbytes) for w in stored}
+
+
+def test_trap_a_tied_head_that_is_stored_twice() -> None:
+    """Trap 8: 1.498e9 parameters in the file, 1.236e9 streamed, whether tied or stored apart."""
+    tied = graph_of("Llama-3.2-1B", rope_scaling=None)
+    sizes = {"embedding_length": 2048, "block_count": 16, "feed_forward_length": 8192, "context_length": 131072}
+    heads = {"head_count": 32, "head_count_kv": 8, "layer_norm_rms_epsilon": 1e-5}
+    metadata: dict[str, Any] = {f"llama.{k}": v for k, v in sizes.items()}
+    metadata |= {f"llama.attention.{k}": v for k, v in heads.items()}
+    metadata |= {"llama.vocab_size": 128256, "llama.rope.freq_base": 500000.0}
+    embedding = tied.weights()["token_embd.weight"]
+    twice = models.build(Table(tied, metadata, replace(embedding, name="output.weight")))  # type: ignore[arg-type]
+    once = models.build(Table(tied, metadata))  # type: ignore[arg-type]
+    assert once == tied
+    assert (parameters(twice), streamed(twice)) == (1498482688, 1235814400)
+    assert (parameters(once), streamed(once)) == (1235814400, 1235814400)
+    prices = [table(predict(lower(graph), decode(0))) for graph in (once, twice)]
+    assert prices[0] == prices[1]
+
+
+# the same models as GGUF files
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_gguf_file_gives_the_same_graph(name: str, tmp_path: Path) -> None:
+    """Keys and tensors as the converter writes them. Mistral's and Qwen2's windows it drops, Gemma's scale it
+    implies; all else is equal, and so are the numbers of every tensor."""
+    folder = open_checkpoint(FOLDER / name)
+    file = open_checkpoint(dense_gguf.write(FOLDER / name, tmp_path / "model.gguf"))
+    expected, found = models.build(folder), models.build(file)
+    if name in ("mistral_window", "qwen2_window"):
+        expected = changed(expected, without_window)
+    if name.startswith("gemma"):  # 1/sqrt(head_dim), where the fixture's query_pre_attn_scalar is 20
+        found = changed(found, lambda op: replace(op, scale=20**-0.5) if isinstance(op, Attention) else op)
+    assert found.ops == expected.ops
+    assert found.caches == expected.caches
+    assert found == expected
+    for tensor in found.weights():
+        assert np.array_equal(folder.read(tensor), file.read(tensor)), tensor
+
+
+def changed(graph: Graph, change: Callable[[Op], Op]) -> Graph:
+    ops = tuple(change(op) for op in graph.ops)
+    caches = {op.cache.name: op.cache for op in ops if isinstance(op, Attention)}
+    return replace(graph, ops=ops, caches=tuple(caches[c.name] for c in graph.caches))
+
+
+def without_window(op: Op) -> Op:
+    return with_window(op, None)
+
+
+def with_window(op: Op, window: int | None) -> Op:
+    return replace(op, cache=replace(op.cache, window=window)) if isinstance(op, Attention) else op
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_price_of_a_gguf_file(name: str, tmp_path: Path) -> None:
+    """Bytes of the tensors as the `gguf` package counts them: all but a looked-up embedding and rope divisors."""
+    path = dense_gguf.write(FOLDER / name, tmp_path / "model.gguf")
+    sizes = {t.name: int(t.n_bytes) for t in gguf.GGUFReader(path).tensors}
+    expected = sum(size for tensor, size in sizes.items() if not tensor.startswith("rope_factors"))
+    if "output.weight" in sizes:
+        expected -= sizes["token_embd.weight"]
+    price = table(predict(lower(models.build(open_checkpoint(path))), decode(0)))
+    assert price["weights"] + price["head"] == expected
+    assert price["embedding"] == sizes["token_embd.weight"] // 48
+
+
+def test_a_window_stated_in_gguf_counts(tmp_path: Path) -> None:
+    """No converter writes one for Llama; a file that has one means it."""
+    path = dense_gguf.write(FOLDER / "mistral_window", tmp_path / "model.gguf")
+    file = open_checkpoint(path)
+    metadata = {**file.metadata, "llama.attention.sliding_window": 9}
+    config = models.find("llama").from_gguf(metadata, file.tensors, False)
+    assert config.windows == (9, 9)
+
+
+# what the graphs mean (parity with transformers itself is in test_reference.py)
+
+
+def logits_of(folder: Path, change: Callable[[Op], Op] = lambda op: op) -> Any:
+    checkpoint = open_checkpoint(folder)
+    graph = changed(models.build(checkpoint), change)
+    tokens = np.load(folder / "expected.npz")["tokens"]
+    return ReferenceBackend(graph, checkpoint).step(one(0, len(tokens), logits=tuple(range(len(tokens)))), tokens)
+
+
+UNWINDOWED = ("phi3_short", "phi3_long", "granite", "smollm3")
+
+
+def wider(op: Op) -> Op:
+    return with_window(op, op.cache.window + 1) if isinstance(op, Attention) and op.cache.window else op
+
+
+def halved(op: Op) -> Op:
+    return replace(op, softcap=op.softcap / 2) if isinstance(op, Attention | Linear) and op.softcap else op
+
+
+def unscaled(op: Op) -> Op:
+    return replace(op, scale=1.0) if isinstance(op, Embed) else op
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [*((name, wider) for name in FAMILIES if name not in UNWINDOWED), ("gemma2", halved),
+     ("gemma2", unscaled), ("gemma3", unscaled), ("granite", unscaled)],
+)  # fmt: skip
+def test_the_fixtures_see_a_wrong_attribute(name: str, change: Callable[[Op], Op]) -> None:
+    """A window one position wider, another softcap, an embedding as it is stored: none passes for the same."""
+    assert np.abs(logits_of(FOLDER / name, change) - logits_of(FOLDER / name)).max() > 0.02
+
+
+def test_gemma_by_its_own_words() -> None:
+    """The published scales: embedding by sqrt(hidden), scores by query_pre_attn_scalar, softcaps, norms."""
+    graph = graph_of("Gemma-2-27B")
+    embed, head = graph.ops[0], graph.ops[-1]
+    assert isinstance(embed, Embed) and isinstance(head, Linear)
+    assert embed.scale == pytest.approx(4608**0.5)
+    assert (head.softcap, head.weight.alias) == (30.0, "token_embd.weight")
+    attention = next(op for op in graph.ops if isinstance(op, Attention))
+    assert (attention.scale, attention.softcap) == (1 / 12, 50.0)
+    names = [op.name for op in graph.ops if isinstance(op, RMSNorm)][:5]
+    layer = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"]
+    assert names == [*(f"blk.0.{norm}" for norm in layer), "blk.1.attn_norm"]
+
+
+def test_a_wrapped_folder_is_its_text_model(tmp_path: Path) -> None:
+    """Gemma 3's tensors inside a multimodal model, under both prefixes: same numbers, the rest is ignored."""
+    config = json.loads((FOLDER / "gemma3" / "config.json").read_text())
+    tensors, kind = dense_gguf.arrays(FOLDER / "gemma3")
+    expected = logits_of(FOLDER / "gemma3")
+    for prefix, tower in (("language_model.model.", ""), ("model.language_model.", "model.")):
+        inner = {k.replace("model.", prefix, 1): dense_gguf.floats(v, kind) for k, v in tensors.items()}
+        inner[f"{tower}vision_tower.encoder.weight"] = np.ones((3, 3), "f4")
+        wrapped = {"model_type": "gemma3", "text_config": config, "vision_config": {}}
+        (tmp_path / "config.json").write_text(json.dumps(wrapped))
+        save_file(inner, tmp_path / "model.safetensors")
+        np.savez(tmp_path / "expected.npz", tokens=np.load(FOLDER / "gemma3" / "expected.npz")["tokens"])
+        np.testing.assert_array_equal(logits_of(tmp_path), expected)
+
+
+def test_longrope_by_the_length_of_a_sequence() -> None:
+    """Beyond the original context tokens turn by the long divisors, each sequence by its own length."""
+    graph = graph_of("Phi-4-mini")
+    rope = next(op for op in graph.ops if isinstance(op, Rope))
+    assert (2 * len(rope.frequencies), rope.head_dim, rope.original) == (96, 128, 4096)
+    assert rope.factor == pytest.approx((1 + np.log(32) / np.log(4096)) ** 0.5)
+    assert rope.long_frequencies == pytest.approx([f / 32 for f in rope.frequencies])
+    step = Step((Sequence(4095, 1), Sequence(4096, 1), Sequence(0, 0), Sequence(4090, 10)))
+    short, long = np.array(rope.frequencies), np.array(rope.long_frequencies)
+    expected = [4095 * short, 4096 * long, *(p * long for p in range(4090, 4100))]
+    np.testing.assert_allclose(rope._angles(step), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("SmolLM3-3B", {"no_rope_layers": [1, 0]}, "no_rope_layers"),
+        ("Gemma-2-2B", {"hidden_activation": "gelu"}, "hidden_activation"),
+        ("Gemma-2-2B", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("Gemma-2-2B", {"sliding_window": 0}, "sliding_window"),
+        ("Gemma-2-2B", {"layer_types": ["full_attention"]}, "windows of 1 layers"),
+        ("Gemma-2-2B", {"layer_types": "all"}, "layer_types"),
+        ("Gemma-2-2B", {"attn_logit_softcapping": "high"}, "attn_logit_softcapping"),
+        ("Gemma-3-1B", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("Gemma-3-1B", {"sliding_window_pattern": "5:1"}, "sliding_window_pattern"),
+        ("Gemma-3-1B", {"rope_parameters": {"full_attention": 3}}, "rope_parameters"),
+        ("Gemma-3-1B", {"rope_parameters": {"chunked_attention": {}}}, "chunked_attention"),
+        ("Phi-4-mini", {"lm_head_bias": True}, "lm_head_bias"),
+        ("Phi-4-mini", {"rope_scaling": {"type": "longrope", "short_factor": [1.0] * 48}}, "long_factor"),
+        ("Phi-4-mini", {"partial_rotary_factor": 0.5}, "48 rope divisors; expected 32"),
+        ("Phi-4-mini", {"original_max_position_embeddings": None}, "original_max_position_embeddings is missing"),
+        ("Mistral-7B-v0.1", {"sliding_window": "4k"}, "sliding_window"),
+        ("Qwen2.5-7B", {"use_sliding_window": True, "sliding_window": None}, "without a sliding_window"),
+        ("Qwen2.5-7B", {"layer_types": ["sliding_attention"] * 28}, "use_sliding_window is false"),
+        ("Llama-3.1-8B", {"novel_attention": True}, "novel_attention"),
+    ],
+)
+def test_variants_are_refused(name: str, change: dict[str, Any], says: str) -> None:
+    """What would change the arithmetic is named, never ignored."""
+    with pytest.raises(MemfirstError, match=says):
+        graph_of(name, **change)
+
+
+# what the CPU runs, and what it refuses
+
+
+def small(change: Callable[[Op], Op]) -> Graph:
+    graph, _ = tiny("llama", "q8_0")
+    return changed(graph, change)
+
+
+def first_layer_only(op: Op) -> Op:
+    return with_window(op, 100) if op.name.startswith("blk.0.") else op
+
+
+REFUSED: dict[str, tuple[Callable[[Op], Op], str]] = {
+    "scaled embedding": (lambda op: replace(op, scale=8.0) if isinstance(op, Embed) else op, "scale of token_embd"),
+    "softcap of logits": (
+        lambda op: replace(op, softcap=30.0) if isinstance(op, Linear) and op.head else op, "softcap of output",
+    ),
+    "scaled product": (lambda op: replace(op, scale=0.5) if isinstance(op, Linear) else op, "the scale of blk.0"),
+    "softcap": (lambda op: replace(op, softcap=5.0) if isinstance(op, Attention) else op, "softcap of blk.0.attn"),
+    "longrope": (
+        lambda op: replace(op, long_frequencies=op.frequencies) if isinstance(op, Rope) else op, "long_frequencies of",
+    ),
+    "part of a head": (lambda op: replace(op, start=4) if isinstance(op, Rope) else op, "start of blk.0"),
+    "some windows": (first_layer_only, "layers that attend 100 and 1280"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_the_cpu_refuses_what_it_has_no_kernel_for(what: str) -> None:
+    """Each attribute by name; the price is still known."""
+    change, says = REFUSED[what]
+    graph = small(change)
+    with pytest.raises(UnsupportedError, match=says):
+        cpu.lower(graph, 1, 1280, 1)
+    assert predict(lower(graph), decode(10)).streamed.exact
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_cpu_runs_or_refuses_each_family(name: str) -> None:
+    """Of these only the uniform window has kernels, and the tiny heads none; nothing is built half."""
+    with pytest.raises(UnsupportedError, match=r"(cpu|CPU) backend|multiple of"):
+        cpu.lower(models.build(open_checkpoint(FOLDER / name)), 1, 128, 1)
+
+
+def test_a_window_beyond_the_context_is_none() -> None:
+    """Layers that differ only beyond the context that was asked for may run."""
+    assert cpu.lower(small(first_layer_only), 1, 100, 1).phases
+    with pytest.raises(UnsupportedError, match="context of 100"):
+        cpu.lower(small(first_layer_only), 1, 101, 1)
+
+
+def test_a_second_norm_of_the_residual_is_refused() -> None:
+    """The residual is one buffer, added to in place: a norm that comes after the sum would read the sum."""
+
+    def late(op: Op) -> Op:
+        return replace(op, inputs=("token_embd",)) if op.name == "blk.0.ffn_norm" else op
+
+    with pytest.raises(UnsupportedError, match="ffn_norm, a norm of token_embd"):
+        cpu.lower(small(late), 1, 1280, 1)
+
+
+@pytest.mark.parametrize("window", [1, 40, 64, 500])
+def test_the_cpu_runs_a_uniform_window(window: int) -> None:
+    """Through a prompt in chunks and single tokens, above the window and across its splits: the reference's
+    logits, and the bytes read are those predicted."""
+    graph, checkpoint = tiny("llama", "f32")
+    graph = changed(graph, lambda op: with_window(op, window))
+    fast, slow = CpuBackend(graph, checkpoint, options()), ReferenceBackend(graph, checkpoint)
+    random, past = np.random.default_rng(0), 0
+    for new in (250, 250, 30, 1, 5, 1):
+        tokens = random.integers(0, 256, new).astype(np.int32)
+        step = Step((Sequence(past, new, pages=tuple(range(20))),))
+        before = fast.counted()
+        found = np.array(fast.step(step, tokens))
+        read = fast.recorded(step, before, fast.counted()).by_purpose()["kv_read"]
+        assert int(read) == int(fast.predicted(step).by_purpose()["kv_read"])
+        np.testing.assert_allclose(found, slow.step(step, tokens), atol=5e-3, rtol=0)  # keys and values are f16
+        past += new
+    fast.close()
+
+
+def test_the_cpu_runs_layers_that_do_not_turn() -> None:
+    """q and k straight into attention, in every second layer."""
+    graph, checkpoint = tiny("llama", "f32")
+    llama = models.find("llama")
+    config = replace(llama.from_gguf(checkpoint.metadata, checkpoint.tensors, False), no_rope_layers=(1,))
+    still = llama.build(config, models.CheckpointWeights(checkpoint))
+    assert sum(isinstance(op, Rope) for op in still.ops) == 2
+    fast = CpuBackend(still, checkpoint, options())
+    slow, plain = ReferenceBackend(still, checkpoint), ReferenceBackend(graph, checkpoint)
+    tokens, step = np.arange(30, dtype=np.int32) * 7, Step((Sequence(0, 30, pages=(3,)),))
+    expected = slow.step(step, tokens)
+    np.testing.assert_allclose(np.array(fast.step(step, tokens)), expected, atol=5e-3, rtol=0)
+    assert np.abs(plain.step(step, tokens) - expected).max() > 0.02
+    fast.close()
+
+
+@pytest.mark.parametrize(
+    "name", ["Mistral-7B-v0.1", "Gemma-2-2B", "Gemma-3-4B", "Gemma-3-1B", "Phi-4-mini", "SmolLM3-3B"]
+)
+def test_any_value_builds_or_is_refused(name: str) -> None:
+    """Values of every type and size under every key, `text_config` and rope scaling included."""
+    config = MODELS[name][0]
+    for key in (*config, "rope_parameters", "layer_types", "text_config"):
+        for value in NASTY:
+            try:
+                graph = graph_of(name, **{key: value})
+            except MemfirstError:
+                continue
+            ropes = [op for op in graph.ops if isinstance(op, Rope)]
+            assert all(np.isfinite((*op.frequencies, *op.long_frequencies, op.factor)).all() for op in ropes[:3])

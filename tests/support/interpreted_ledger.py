@@ -1,0 +1,190 @@
+"""Interpreted kernels against the price: tests/ledger/test_interpreted.py runs this under NUMBA_DISABLE_JIT=1.
+
+For each model and step: the unique bytes loaded by each operation are its price, as integers; each byte of a matrix is
+loaded once for `reuse` tokens; keys and values once at decode; what is stored in the cache is what was priced.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cache
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memfirst.backends.interpreted import InterpretedBackend
+from memfirst.graph import Step
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.traffic import ACTIVATIONS, EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS
+from memfirst.kernels.cpu import q4_0
+from memfirst.kernels.cpu.simd import bits, load_w
+from memfirst.kernels.cpu.spans import Owner, Span, SpanLog, Touched
+from memfirst.ledger import predict
+from memfirst.lower.program import Program
+from tests.support.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, fill_cache, options, tiny
+
+Log = Mapping[tuple[Owner, str], Touched]
+FULL = {("llama", "f16"), ("llama", "q4_0"), ("llama", "q4_k_m"), ("qwen2", "q8_0"), ("qwen3", "q5_1")}
+Bytes = Counter[tuple[str, str]]
+
+
+@cache
+def backend(architecture: str, codec: str, tied: bool = True, threads: int = 1) -> InterpretedBackend:
+    return InterpretedBackend(*tiny(architecture, codec, tied), options(threads))
+
+
+def price(program: Program, step: Step) -> Bytes:
+    out: Bytes = Counter()
+    for entry in predict(program, step).entries:
+        if entry.purpose != ACTIVATIONS:
+            out[entry.op, entry.purpose] += int(entry.amount)
+    return out
+
+
+def moved(log: Log) -> Bytes:
+    """Unique bytes of the watched arrays, by operation and purpose."""
+    out: Bytes = Counter()
+    for (owner, _), touched in log.items():
+        assert owner is not None
+        loads, stores = int((touched.loads > 0).sum()), int((touched.stores > 0).sum())
+        assert (loads == 0) == (owner[1] == KV_WRITE), f"{owner} loads {loads} and stores {stores}"
+        out[owner] += loads + stores
+    return out
+
+
+def loads(log: Log, op: str, purpose: str, array: str) -> set[int]:
+    """How often the bytes that were loaded at all were loaded."""
+    touched: Touched = log[(op, purpose), array]
+    return set(touched.loads[touched.loads > 0].tolist())
+
+
+def check_reuse(log: Log, program: Program, step: Step) -> None:
+    """Every byte of a matrix once a tile of tokens; of a norm or bias once a token (and head)."""
+    reuse = {task.name: task.reuse for task in program.tasks}
+    task_of = {op: task.name for task in program.tasks for op, _ in task.moves}
+    for op in program.graph.ops:
+        rows = step.logits if getattr(op, "head", False) else step.tokens
+        purpose = HEAD if getattr(op, "head", False) else WEIGHTS
+        if not rows:
+            assert not any(owner and owner[0] == op.name for owner, _ in log)
+        elif isinstance(op, Linear):
+            name = op.weight.alias or op.weight.name
+            assert loads(log, op.name, purpose, name) == {ceil(rows / reuse[task_of[op.name]])}, op.name
+            if op.bias is not None:
+                assert loads(log, op.name, purpose, op.bias.name) == {rows}
+        elif isinstance(op, RMSNorm):
+            assert loads(log, op.name, purpose, op.weight.name) == {rows * max(1, op.heads)}, op.name
+
+
+def check(made: InterpretedBackend, step: Step) -> np.ndarray:
+    fill_cache(made)
+    logits = made.step(step, apart(step)).copy()
+    program, log = made.program(step.tokens).program, made.log.touched
+    assert moved(log) == price(program, step)
+    check_reuse(log, program, step)
+    most = max(sequence.new for sequence in step.sequences)
+    for (owner, array), touched in log.items():
+        if owner and owner[1] == KV_READ:
+            assert touched.loads.max() <= most, "a key or value is loaded more than once for a token"
+        if owner and owner[1] == KV_WRITE:
+            assert touched.stores.max() == 1
+        if owner and owner[1] == EMBEDDING:
+            assert loads(log, *owner, array) == {1}
+    return logits
+
+
+def cases() -> Iterator[tuple[str, str, str]]:
+    """All steps where what differs is not the codec, else those that reach each of its kernels."""
+    for codec in (*CODECS, "q4_k_m"):
+        for architecture in ARCHITECTURES:
+            for name in STEPS if (architecture, codec) in FULL else ("prefill", "decode"):
+                yield architecture, codec, name
+
+
+@pytest.mark.parametrize(("architecture", "codec", "name"), list(cases()))
+def test_unique_bytes_are_the_price_and_loads_are_the_reuse(architecture: str, codec: str, name: str) -> None:
+    logits = check(backend(architecture, codec), STEPS[name])
+    assert np.isfinite(logits).all()
+    assert logits.shape == (STEPS[name].logits, 260)
+    if folder := os.environ.get("MEMFIRST_TEST_LOGITS"):  # the compiled kernels are compared with these
+        np.save(Path(folder) / f"{architecture}-{codec}-{name}.npy", logits)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_untied_head_has_bytes_of_its_own(architecture: str) -> None:
+    made = backend(architecture, "q4_1", tied=False)
+    check(made, STEPS["prefill"])
+    assert (("output", HEAD), "output.weight") in made.log.touched
+    tied = backend(architecture, "q4_1")
+    check(tied, STEPS["prefill"])
+    assert (("output", HEAD), "token_embd.weight") in tied.log.touched
+
+
+def test_tokens_that_are_packed_together_share_their_bytes() -> None:
+    """The price of a look-up is a whole pack a token: an upper bound where tokens are neighbours."""
+    made, step = backend("llama", "q4_0"), STEPS["prefill"]
+    made.step(step, np.arange(5, dtype=np.int32))
+    embedding = [o for o, _ in made.log.touched if o and o[1] == EMBEDDING]
+    assert moved(made.log.touched)[embedding[0]] * 5 == price(made.program(5).program, step)[embedding[0]]
+
+
+def test_two_workers_load_matrices_once_and_repeat_only_what_they_prepare() -> None:
+    one, two = backend("qwen2", "q8_0"), backend("qwen2", "q8_0", threads=2)
+    for name in ("decode", "prefill"):
+        step = STEPS[name]
+        expected = check(one, step)
+        fill_cache(two)
+        np.testing.assert_array_equal(two.step(step, apart(step)), expected)
+        program = two.program(step.tokens).program
+        assert moved(two.log.touched) == price(program, step)
+        for op in program.graph.ops:
+            if isinstance(op, Linear):
+                purpose = HEAD if op.head else WEIGHTS
+                assert loads(two.log.touched, op.name, purpose, op.weight.alias or op.weight.name) == {1}
+
+
+def test_the_likeliest_tokens_interpreted() -> None:
+    """Bounds are checked here; with a tail, a penalty, a tie at the edge, and NaN."""
+    logits = np.round(np.random.default_rng(3).standard_normal(150) * 4).astype(np.float32)
+    window, top = np.array([7, 7, 149], np.int32), backend("llama", "q4_0").chooser()
+    for k in (1, 5, 150):
+        scores = logits.copy()
+        scores[[7, 149]] = [x / 1.5 if x > 0 else x * 1.5 for x in logits[[7, 149]]]
+        order = np.argsort(-scores, kind="stable")[:k].tolist()
+        ids, values, ties = top(logits, window, 3, k, 1.5)
+        assert (ids, values) == (order, scores[order].tolist())
+        assert ties == (scores == scores[order[-1]]).sum() - values.count(values[-1])
+    logits[149] = np.nan
+    assert top(logits, window, 3, 5, 1.5)[2] == -1
+
+
+def test_a_kernel_that_reads_other_bytes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def columns(w, p, gap):  # type: ignore[no-untyped-def]
+        a = load_w(w, p + 16, gap)
+        return (bits(a, 15),) * 8
+
+    monkeypatch.setattr(q4_0, "columns", columns)
+    with pytest.raises(AssertionError):
+        check(backend("llama", "q4_0"), STEPS["decode"])
+
+
+def test_memory_has_ends() -> None:
+    log = SpanLog()
+    span = Span.over(np.arange(10, dtype=np.int32), log)
+    for index in (-1, 10):
+        with pytest.raises(IndexError):
+            span[index]
+        with pytest.raises(IndexError):
+            span[index] = 0
+    with pytest.raises(IndexError):
+        load_w(Span.over(np.zeros(31, np.uint8), log), 0, 0)
+
+
+def test_nothing_compiled_ran() -> None:
+    assert "numba" not in sys.modules

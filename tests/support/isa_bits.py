@@ -1,0 +1,74 @@
+"""Prints a digest of what each kernel computes: tests/kernels/test_kernels_isa.py runs it for every instruction set."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from memfirst.codecs.base import ROWS
+from memfirst.kernels.cpu import isa
+from tests.kernels.test_kernels import counts, kernel_of, matrix, quantize, random, silu
+from tests.kernels.test_kernels_attention import attention
+from tests.support.kernel_calls import call, key_of, library, zeros
+from tests.support.tiny_models import CODECS
+
+LOOK_UPS = ("f16", "q5_1", "q6_k", "iq4_nl")  # bytes, nibbles, 6-bit scales and table: each way of unpacking
+
+
+def product(codec: str) -> bytes:
+    x, (w, _) = random(3, 512, seed=3), matrix(codec, 3 * ROWS, 512)
+    y = zeros("f32", 3, 3 * ROWS)
+    made = {name: array.reshape(-1) for name, array in quantize(x, 256).items()}
+    call(f"matmul.{kernel_of(codec)}", 0, 3 * ROWS, w=w, x=x, y=y.reshape(-1), step=counts(3), count=0, cols=512,
+         stride=3 * ROWS, private=0, add_to=0, CODEC=codec, TILE=1, **made)  # fmt: skip
+    return y.tobytes()
+
+
+def look_up(codec: str) -> bytes:
+    w, _ = matrix(codec, 3 * ROWS, 512)
+    x = zeros("f32", 3, 512)
+    tokens = np.array([1, ROWS + 2, 3 * ROWS - 1], np.int32)
+    call(f"embed.{kernel_of(codec)}", 0, 3, w=w, tokens=tokens, x=x.reshape(-1), cols=512, CODEC=codec)
+    return x.tobytes()
+
+
+def every_half() -> tuple[bytes, bytes]:
+    """All f16 but NaN as float32; and floats around every f16 and halfway to the next, rounded to f16."""
+    halves = np.arange(1 << 16, dtype=np.uint16)
+    halves = np.where((halves & 0x7FFF) > 0x7C00, 0, halves).astype(np.uint16)
+    wide = zeros("f32", len(halves))
+    call("embed.floats", 0, 1, w=np.repeat(halves, ROWS).view(np.uint8), tokens=np.zeros(1, np.int32), x=wide,
+         cols=len(halves), CODEC="f16")  # fmt: skip
+    assert wide.tobytes() == halves.view(np.float16).astype(np.float32).tobytes()
+    finite = wide[np.isfinite(wide)]
+    around = np.concatenate([finite, finite * np.float32(1 + 2**-11), finite * np.float32(1 + 2**-12), finite * 2])
+    around = np.concatenate([around, np.nextafter(around, np.float32(np.inf))])
+    around = around[: len(around) // (32 * 64) * 32 * 64]
+    cache, rows = zeros("u16", len(around)), len(around) // 32
+    call("attention.write_values", 0, 32, v=around, cache=cache, slots=np.arange(rows, dtype=np.int32),
+         step=counts(rows), count=0, heads=1, page_items=64 * 32, values_at=0, DIM=32)  # fmt: skip
+    with np.errstate(over="ignore"):
+        assert cache.tobytes() == around.astype(np.float16).tobytes()
+    return wide.tobytes(), cache.tobytes()
+
+
+def main() -> None:
+    statics = {"TILE": 1, "BLOCK": 32, "DIM": 32, "GROUP": 2, "AHEAD": 0}
+    parts = (("matmul", CODECS), ("embed", LOOK_UPS))
+    keys = {key_of(f"{part}.{kernel_of(c)}", {**statics, "CODEC": c}) for part, names in parts for c in names}
+    keys |= {key_of(f"attention.{name}", statics) for name in ("write_keys", "write_values", "attend", "merge")}
+    library().load(keys)  # together: in as many processes as there are cores
+    made = {f"product {codec}": product(codec) for codec in CODECS}
+    made |= {f"look-up {codec}": look_up(codec) for codec in LOOK_UPS}
+    made["quantize"] = b"".join(a.tobytes() for a in quantize(random(2, 512), 32).values())
+    made["silu"] = silu(random(999) * np.float32(20)).tobytes()
+    made["attention"] = attention(2, 32, 0)[0].tobytes()
+    made["f16 to f32"], made["f32 to f16"] = every_half()
+    print("isa", isa.detect())
+    for name, content in made.items():
+        print(name, hashlib.sha256(content).hexdigest())
+
+
+if __name__ == "__main__":
+    main()

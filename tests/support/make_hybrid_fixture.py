@@ -1,0 +1,84 @@
+"""Writes tests/fixtures/recurrent/NAME: tiny random folders with the logits that `transformers` gives for them.
+
+    python -m tests.support.make_hybrid_fixture
+
+Needs torch and transformers, which the project itself does not.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent.parent / "fixtures" / "recurrent"
+TOKENS, VOCAB = 30, 48
+
+SMALL: dict[str, Any] = {"vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2}
+ATTENTION: dict[str, Any] = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24}
+GRANITE: dict[str, Any] = {
+    **ATTENTION, "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 2, "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 0.5, "shared_intermediate_size": 20,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "hf_mamba": ("Mamba", {"state_size": 8, "conv_kernel": 3, "time_step_rank": 5}),
+    "hf_falcon_mamba": ("FalconMamba", {"state_size": 8, "tie_word_embeddings": False, "mixer_rms_eps": 1e-2}),
+    "hf_mamba2": ("Mamba2", {"state_size": 8, "num_heads": 4, "head_dim": 16, "n_groups": 2}),
+    "hf_jamba": ("Jamba", {
+        **ATTENTION, "num_hidden_layers": 4, "attn_layer_period": 3, "attn_layer_offset": 1, "num_experts": 3,
+        "mamba_d_state": 8, "mamba_dt_rank": 6, "use_mamba_kernels": False, "rms_norm_eps": 1e-3,
+    }),
+    "hf_granite": ("GraniteMoeHybrid", {**GRANITE, "num_local_experts": 3, "num_experts_per_tok": 2}),
+    "hf_granite_dense": ("GraniteMoeHybrid", {**GRANITE, "num_local_experts": 0, "num_experts_per_tok": 0}),
+}  # fmt: skip
+"""By name: transformers' family, and what its config changes of SMALL."""
+
+
+def make(name: str, folder: Path, seed: int, dtype: str) -> None:
+    """One model folder: config.json, model.safetensors in `dtype`, expected.npz (tokens, f32 logits)."""
+    import torch
+    import transformers
+
+    family, changes = CASES[name]
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{family}Config")(**{**SMALL, **changes}, dtype="float32")
+    config._attn_implementation = "eager"
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    _spread(model, dtype)
+    tokens = torch.randint(0, VOCAB, (TOKENS,))
+    with torch.no_grad():
+        logits = model(tokens[None]).logits[0].float().numpy()
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    np.savez_compressed(folder / "expected.npz", tokens=tokens.numpy().astype(np.int32), logits=logits)
+
+
+def _spread(model: Any, dtype: str) -> None:
+    """Weights that `dtype` holds exactly: matrices N(0, 2/columns), norms near 1, logarithms and biases N(0, 0.25)."""
+    import torch
+
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            drawn = torch.randn_like(value)
+            if "norm" in key:
+                drawn = 1 + 0.3 * drawn
+            elif value.ndim == 1 or key.endswith("A_log"):
+                drawn = 0.5 * drawn
+            else:
+                drawn *= 1.0 if "embed" in key else (2 / value.shape[-1]) ** 0.5
+            value.copy_(drawn.to(getattr(torch, dtype)))
+
+
+def main() -> None:
+    """All cases; the type of the weights alternates."""
+    for i, name in enumerate(CASES):
+        (FOLDER / name).mkdir(parents=True, exist_ok=True)
+        make(name, FOLDER / name, seed=i, dtype=("float16", "bfloat16")[i % 2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Writes tests/fixtures/parity: tiny random models with the logits that `transformers` gives for them.
+
+    python tests/support/make_parity_fixture.py
+
+Needs torch and transformers, which the project itself does not; `test_reference.py` also calls `make` where
+they are installed, with another seed. Weights are drawn large enough that logits spread over several units:
+with the usual 0.02 every model would agree with every other.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FOLDER = Path(__file__).parent.parent / "fixtures" / "parity"
+TOKENS, VOCAB = 40, 48
+
+SMALL = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "rms_norm_eps": 1e-5,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+YARN = {
+    "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+LONG = {
+    "rope_type": "longrope", "rope_theta": 500.0, "partial_rotary_factor": 0.5,
+    "short_factor": [1.0, 1.25], "long_factor": [1.5, 3.7],
+}  # fmt: skip
+BY_LAYER = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 8.0},
+}
+TOKENS_OF_ITS_OWN = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+PLAIN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+WINDOW = {"sliding_window": 9, **PLAIN_ROPE}
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama_tied": ("Llama", {"tie_word_embeddings": True}),
+    "llama_3": ("Llama", {"rope_parameters": LLAMA3}),
+    "llama_biases": ("Llama", {"attention_bias": True, "mlp_bias": True, "rope_parameters": LINEAR}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", {"head_dim": 12, "tie_word_embeddings": True}),
+    "qwen3_yarn": ("Qwen3", {"head_dim": 8, "rope_parameters": YARN}),
+    "mistral_window": ("Mistral", {**WINDOW, "head_dim": 12}),
+    "qwen2_window": ("Qwen2", {**WINDOW, "use_sliding_window": True, "max_window_layers": 1}),
+    "gemma2": (
+        "Gemma2",
+        {
+            **WINDOW,
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
+            "attn_logit_softcapping": 3.0,
+            "final_logit_softcapping": 9.0,
+        },
+    ),
+    "gemma3": (
+        "Gemma3",
+        {
+            **WINDOW,
+            "head_dim": 12,
+            "query_pre_attn_scalar": 20,
+            "num_hidden_layers": 3,
+            "sliding_window_pattern": 3,
+            "rope_parameters": BY_LAYER,
+        },
+    ),
+    "phi3_window": ("Phi3", {**WINDOW, **TOKENS_OF_ITS_OWN}),
+    "phi3_short": ("Phi3", {**TOKENS_OF_ITS_OWN, "rope_parameters": LONG, "original_max_position_embeddings": 64}),
+    "phi3_long": ("Phi3", {**TOKENS_OF_ITS_OWN, "rope_parameters": LONG, "original_max_position_embeddings": 32}),
+    "granite": (
+        "Granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 0.5,
+        },
+    ),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "tie_word_embeddings": False, **TOKENS_OF_ITS_OWN, **PLAIN_ROPE}),
+}
+"""By name: transformers' family, and what its config changes of SMALL."""
+
+
+def make(name: str, folder: Path, seed: int, dtype: str) -> None:
+    """One model folder: config.json, model.safetensors in `dtype`, expected.npz (tokens, f32 logits)."""
+    import torch
+    import transformers
+
+    family, changes = CASES[name]
+    torch.manual_seed(seed)
+    text = "Text" if family == "Gemma3" else ""
+    config = getattr(transformers, f"{family}{text}Config")(**{**SMALL, **changes}, dtype="float32")
+    config._attn_implementation = "eager"
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    _spread(model, dtype)
+    tokens = torch.randint(0, VOCAB, (TOKENS,))
+    with torch.no_grad():
+        logits = model(tokens[None]).logits[0].float().numpy()
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    np.savez_compressed(folder / "expected.npz", tokens=tokens.numpy().astype(np.int32), logits=logits)
+
+
+def _spread(model: Any, dtype: str) -> None:
+    """Weights that `dtype` holds exactly: matrices N(0, 2/columns), norms near 1, biases N(0, 0.25)."""
+    import torch
+
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            drawn = torch.randn_like(value)
+            if value.ndim == 2:
+                drawn *= 1.0 if "embed" in key else (2 / value.shape[1]) ** 0.5
+            else:
+                drawn = 1 + 0.3 * drawn if "norm" in key else 0.5 * drawn
+            value.copy_(drawn.to(getattr(torch, dtype)))
+
+
+def main() -> None:
+    """All cases; the type of the weights alternates."""
+    for i, name in enumerate(CASES):
+        folder = FOLDER / name
+        folder.mkdir(parents=True, exist_ok=True)
+        make(name, folder, seed=i, dtype=("float16", "bfloat16")[i % 2])
+        size = sum(f.stat().st_size for f in folder.iterdir())
+        spread = np.load(folder / "expected.npz")["logits"].std()
+        line = {"case": name, "bytes": size, "logits_std": round(float(spread), 2)}
+        print(json.dumps(line), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""Tokenizers against llama.cpp's ids, and what a stranger's vocabulary may and may not do."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from memfirst.errors import MemfirstError, TokenizerError, UnsupportedError
+from memfirst.text import StreamDecoder, Tokenizer
+from memfirst.text.bytes_of_tokens import byte_alphabet
+from memfirst.text.pretokenizers import TABLE
+from tests.support.hard_strings import SPECIALS, hard_strings
+from tests.support.make_tokenizer_fixture import DATA, digest, llama_cpp_ids, metadata, write_gguf
+
+FIXTURE: dict[str, Any] = json.loads((DATA / "tokenizer_ids.json").read_text())
+STRINGS = hard_strings(FIXTURE["count"], FIXTURE["seed"])
+
+
+def fields_of(name: str) -> dict[str, Any]:
+    """The metadata of one entry of the fixture."""
+    fields = metadata("spm") if name.startswith("spm") else metadata("bpe", name)
+    bare = {"tokenizer.ggml.add_space_prefix": False} if name == "spm without prefix" else {}
+    return {**fields, **bare}
+
+
+@pytest.mark.parametrize("name", sorted(FIXTURE["ids"].keys() - {"smollm2:135m"}))
+def test_ids_of_1000_hard_strings_are_the_oracles(name: str) -> None:
+    tokenizer, expected = Tokenizer.from_gguf(fields_of(name)), FIXTURE["ids"][name]
+    ids = [tokenizer.encode(string) for string in STRINGS]
+    shown = len(expected["shown"])
+    assert ids[:shown] == expected["shown"]
+    assert digest(ids) == expected["sha256"]
+    if "special" in expected:
+        assert digest([tokenizer.encode(string, special=True) for string in STRINGS]) == expected["special"]
+
+
+def test_the_fixture_has_every_pre_tokenizer_and_tells_them_apart() -> None:
+    assert FIXTURE["ids"].keys() >= TABLE.keys()
+    by_patterns = {(entry.patterns, entry.whole_words) for entry in TABLE.values()}
+    digests = {FIXTURE["ids"][name]["sha256"] for name in TABLE}
+    assert len(digests) == len(by_patterns)
+
+
+@pytest.mark.parametrize("name", ["spm", "smollm", "qwen2", "deepseek-v3"])
+def test_live_against_llama_cpp(name: str) -> None:
+    pytest.importorskip("llama_cpp")
+    strings = hard_strings(300, seed=77)
+    with tempfile.TemporaryDirectory() as folder:
+        write_gguf(Path(folder) / "vocab.gguf", fields_of(name))
+        expected = llama_cpp_ids(Path(folder) / "vocab.gguf", strings)
+    tokenizer = Tokenizer.from_gguf(fields_of(name))
+    assert [tokenizer.encode(string) for string in strings] == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["spm", "spm without prefix", "llama-bpe", "smollm", "qwen2", "gpt-4o", "bloom", "default"]
+)
+def test_decoding_gives_the_text_back(name: str) -> None:
+    tokenizer = Tokenizer.from_gguf(fields_of(name))
+    for string in [*STRINGS, *hard_strings(300, seed=3), "", " ", "  leading", "\x00", "🦙" * 50]:
+        for special in (False, True):
+            ids = tokenizer.encode(string, special=special)
+            # With a space prefix a control token is followed by one of its own, as the model was trained.
+            if not (special and name == "spm" and any(part in string for part in SPECIALS)):
+                assert tokenizer.decode(ids, special=True) == string
+
+
+@pytest.mark.parametrize("name", ["spm without prefix", "smollm", "qwen2"])
+def test_streaming_gives_the_same_text_and_never_half_a_character(name: str) -> None:
+    tokenizer = Tokenizer.from_gguf(fields_of(name))
+    for string in STRINGS[::5]:
+        stream = StreamDecoder(tokenizer, special=True)
+        pushed = [stream.push(id) for id in tokenizer.encode(string)]
+        assert "".join(pushed) == string
+        assert "\ufffd" in string or not any("\ufffd" in part for part in pushed)
+        assert stream.flush() == ""
+
+
+def test_streaming_holds_an_incomplete_character_back_until_the_flush() -> None:
+    tokenizer = Tokenizer.from_gguf(fields_of("smollm"))
+    spelling = {byte: character for character, byte in byte_alphabet().items()}
+    llama = [tokenizer.token_id(spelling[byte]) or 0 for byte in "🦙".encode()]
+    stream = StreamDecoder(tokenizer)
+    assert [stream.push(id) for id in llama] == ["", "", "", "🦙"]
+    assert [stream.push(id) for id in llama[:2]] == ["", ""]
+    assert stream.flush() == "\ufffd"
+    assert stream.push(tokenizer.encode("a")[0]) == "a"
+    assert tokenizer.decode(llama[:2]) == "\ufffd"
+
+
+@pytest.mark.parametrize("name", ["spm", "smollm", "llama-bpe", "gpt-2"])
+def test_text_never_becomes_a_control_token_unasked(name: str) -> None:
+    tokenizer = Tokenizer.from_gguf(fields_of(name))
+    for id, text in tokenizer.controls.items():
+        assert tokenizer.encode(text, special=True)[-1] == id
+        for string in (text, f"a{text}b", f" {text} ", text * 3):
+            assert tokenizer.controls.keys().isdisjoint(tokenizer.encode(string))
+            assert tokenizer.decode(tokenizer.encode(string)) == string
+
+
+def test_neither_merges_nor_whole_words_build_a_control_token() -> None:
+    fields = metadata("bpe", "llama-bpe")
+    alphabet = sorted(byte_alphabet())
+    fields["tokenizer.ggml.tokens"] = [*alphabet, "st", "stop", "op"]
+    fields["tokenizer.ggml.token_type"] = [1] * 257 + [3, 1]
+    fields["tokenizer.ggml.merges"] = ["s t", "o p", "st op"]
+    tokenizer = Tokenizer.from_gguf(fields)
+    assert tokenizer.encode("stop", special=True) == [257]
+    assert [tokenizer.token(id) for id in tokenizer.encode("stop")] == ["s", "t", "o", "p"]
+    assert Tokenizer.from_gguf({**fields, "tokenizer.ggml.pre": "qwen2"}).encode("stop") == [256, 258]
+
+
+def test_user_defined_tokens_are_always_matched() -> None:
+    fields = fields_of("smollm")
+    types = [*fields["tokenizer.ggml.token_type"]]
+    types[3] = 4
+    tokenizer = Tokenizer.from_gguf({**fields, "tokenizer.ggml.token_type": types})
+    assert 3 in tokenizer.encode("a<|im_start|>b")
+    assert tokenizer.decode([3]) == "<|im_start|>"
+
+
+def test_bos_is_added_once_and_only_where_the_model_wants_it() -> None:
+    plain = Tokenizer.from_gguf(fields_of("smollm"))
+    wanted = Tokenizer.from_gguf({**fields_of("smollm"), "tokenizer.ggml.add_bos_token": True})
+    ids = plain.encode("hi")
+    assert wanted.encode("hi") == [1, *ids] == plain.encode("hi", bos=True)
+    assert wanted.encode("hi", bos=False) == ids
+    assert wanted.encode("<s>hi", special=True) == [1, *ids]
+    without = {key: value for key, value in fields_of("llama-bpe").items() if not key.endswith("add_bos_token")}
+    assert Tokenizer.from_gguf(without).encode("hi")[0] == 1
+    del without["tokenizer.ggml.bos_token_id"]
+    with pytest.raises(TokenizerError, match="no BOS"):
+        Tokenizer.from_gguf(without).encode("hi", bos=True)
+
+
+def test_every_end_of_the_file_stops() -> None:
+    tokenizer = Tokenizer.from_gguf({**fields_of("smollm"), "tokenizer.ggml.eot_token_id": 3})
+    ends = {"</s>", "<|im_end|>", "<|endoftext|>"}
+    assert tokenizer.stop_ids == {3} | {id for id, text in tokenizer.controls.items() if text in ends}
+
+
+def test_the_real_model(smollm2: Path) -> None:
+    from memfirst.formats.gguf import open_gguf
+
+    tokenizer = Tokenizer.from_gguf(open_gguf(smollm2).metadata)
+    assert tokenizer.vocab_size == 49152
+    assert tokenizer.stop_ids == {0, 2}
+    ids = [tokenizer.encode(string) for string in STRINGS]
+    assert ids[:40] == FIXTURE["ids"]["smollm2:135m"]["shown"]
+    assert digest(ids) == FIXTURE["ids"]["smollm2:135m"]["sha256"]
+    assert all(tokenizer.decode(tokenizer.encode(string)) == string for string in STRINGS)
+
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "no model": {"model": None},
+    "other model": {"model": "t5"},
+    "unknown pre": {"pre": "mystery"},
+    "no tokens": {"tokens": []},
+    "twice": {"tokens": ["a", "a"]},
+    "not text": {"tokens": ["a", 1]},
+    "too long": {"tokens": ["a" * 3000]},
+    "short types": {"token_type": [1, 2]},
+    "types of text": {"token_type": ["x"] * 3000},
+    "huge types": {"token_type": [1 << 70] * 3000},
+    "no merges": {"merges": []},
+    "one-part merge": {"merges": ["ab"]},
+    "three-part merge": {"merges": ["a b c", "ab"]},
+    "missing token": {"merges": ["zz yy"]},
+    "missing result": {"merges": ["! ~"]},
+    "eos out of range": {"eos_token_id": 3000},
+    "negative bos": {"bos_token_id": -1},
+    "bos of text": {"bos_token_id": "<s>"},
+    "flag of text": {"add_bos_token": "yes"},
+    "merges of numbers": {"merges": np.zeros(4)},
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_vocabularies_are_refused(how: str) -> None:
+    changed = {f"tokenizer.ggml.{key}": value for key, value in BROKEN[how].items()}
+    fields = {**fields_of("smollm"), **changed}
+    with pytest.raises(MemfirstError):
+        Tokenizer.from_gguf({key: value for key, value in fields.items() if value is not None})
+
+
+@pytest.mark.parametrize("scores", [None, [0.0], [float("nan")] * 4000, "abc"])
+def test_sentence_piece_needs_a_score_for_each_token(scores: Any) -> None:
+    with pytest.raises(TokenizerError, match="scores"):
+        Tokenizer.from_gguf({**fields_of("spm"), "tokenizer.ggml.scores": scores})
+
+
+def test_an_unknown_pre_tokenizer_is_refused_with_the_list() -> None:
+    with pytest.raises(UnsupportedError, match=r"mystery.*llama-bpe.*qwen2.*smollm"):
+        Tokenizer.from_gguf(metadata("bpe", "mystery"))
+
+
+@pytest.mark.parametrize("id", [-1, -(1 << 40)])
+def test_negative_ids_are_refused_and_padding_ids_are_empty(id: int) -> None:
+    tokenizer = Tokenizer.from_gguf(fields_of("smollm"))
+    with pytest.raises(TokenizerError):
+        tokenizer.decode([id])
+    assert tokenizer.decode([tokenizer.vocab_size, 1 << 40]) == ""
+
+
+def test_lone_surrogates_are_refused() -> None:
+    with pytest.raises(TokenizerError, match="Unicode"):
+        Tokenizer.from_gguf(fields_of("smollm")).encode("a\ud800b")
+
+
+def test_several_threads_share_a_tokenizer() -> None:
+    tokenizer = Tokenizer.from_gguf(fields_of("smollm"))
+    text = "a<|im_end|>b" * 20
+
+    def encoded(special: bool) -> set[tuple[int, ...]]:
+        return {tuple(tokenizer.encode(text, special=special)) for _ in range(200)}
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(encoded, [False, True] * 4))
+    assert found == [encoded(False), encoded(True)] * 4

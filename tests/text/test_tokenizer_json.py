@@ -1,0 +1,138 @@
+"""tokenizer.json and the small files beside it: the same ids, and only what is known and bounded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memfirst.errors import MemfirstError, TokenizerError
+from memfirst.text import Tokenizer
+from memfirst.text.build import parts_of
+from memfirst.text.pretokenizers import LLAMA3, TABLE, splitting
+from memfirst.text.vocabulary import from_metadata
+from tests.support.hard_strings import hard_strings
+from tests.support.make_tokenizer_fixture import DATA, digest, metadata
+
+FIXTURE: dict[str, Any] = json.loads((DATA / "tokenizer_ids.json").read_text())
+STRINGS = hard_strings(FIXTURE["count"], FIXTURE["seed"])
+
+
+def json_spec(pre: str) -> dict[str, Any]:
+    """The BPE vocabulary as a tokenizer.json."""
+    fields = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata("bpe", pre).items()}
+    added = [
+        {"id": id, "content": token, "special": True, "normalized": False, "lstrip": False, "rstrip": False}
+        for id, token in enumerate(fields["tokens"][:6])
+    ]
+    model = {"type": "BPE", "vocab": {token: id for id, token in enumerate(fields["tokens"])}}
+    whole = TABLE[pre].whole_words
+    model |= {"merges": [merge.split(" ") for merge in fields["merges"]], "ignore_merges": whole}
+    return {
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": splitting(TABLE[pre].patterns),
+        "model": model,
+    }
+
+
+def write_folder(folder: Path, spec: dict[str, Any], **files: Any) -> Path:
+    """A model folder with a tokenizer.json and the files named."""
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder / "tokenizer.json"
+
+
+@pytest.mark.parametrize("pre", ["llama-bpe", "qwen2", "smollm", "deepseek-v3"])
+def test_tokenizer_json_gives_the_same_ids(pre: str, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(write_folder(tmp_path, json_spec(pre)))
+    assert digest([tokenizer.encode(string) for string in STRINGS]) == FIXTURE["ids"][pre]["sha256"]
+
+
+def sentence_piece_spec() -> dict[str, Any]:
+    """The SentencePiece vocabulary as the tokenizer.json that converters write for Llama 2."""
+    parts = parts_of(from_metadata(metadata("spm")))
+    added = [{"id": token.id, "content": token.text, "special": token.control} for token in parts.added]
+    model = {
+        "type": "BPE",
+        "vocab": parts.ids,
+        "merges": parts.merges,
+        "byte_fallback": True,
+        "unk_token": "<unk>",
+    }
+    return {"added_tokens": added, "normalizer": parts.normalizer, "pre_tokenizer": None, "model": model}
+
+
+def test_tokenizer_json_of_a_sentence_piece_model(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.from_file(write_folder(tmp_path, sentence_piece_spec()))
+    ids = [tokenizer.encode(string) for string in STRINGS]
+    assert digest(ids) == FIXTURE["ids"]["spm"]["sha256"]
+    assert [tokenizer.decode(part) for part in ids] == STRINGS
+
+
+def test_a_template_of_its_own_file_and_one_of_several(tmp_path: Path) -> None:
+    several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
+    path = write_folder(tmp_path, json_spec("qwen2"), tokenizer_config={"chat_template": several})
+    assert Tokenizer.from_file(path).rules.chat_template == "plain"
+    (tmp_path / "chat_template.jinja").write_text("file")
+    assert Tokenizer.from_file(path).rules.chat_template == "file"
+    (tmp_path / "chat_template.jinja").write_text("x" * 1_000_000)
+    with pytest.raises(TokenizerError, match="template"):
+        Tokenizer.from_file(path)
+
+
+@pytest.mark.parametrize("config", [{"eos_token": "<nope>"}, {"bos_token": 7}, {"chat_template": 7}])
+def test_a_folder_that_contradicts_its_vocabulary(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(TokenizerError):
+        Tokenizer.from_file(write_folder(tmp_path, json_spec("qwen2"), tokenizer_config=config))
+
+
+def test_the_folder_says_bos_eos_and_template(tmp_path: Path) -> None:
+    spec = json_spec("llama-bpe")
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
+    }
+    config = {"bos_token": {"content": "<s>"}, "eos_token": "</s>", "chat_template": "{{ messages }}"}
+    path = write_folder(tmp_path, spec, tokenizer_config=config, generation_config={"eos_token_id": [2, 3]})
+    tokenizer = Tokenizer.from_file(path)
+    assert tokenizer.encode("hi")[0] == 1
+    assert tokenizer.stop_ids == {2, 3, 4, 5}
+    assert tokenizer.rules.chat_template == "{{ messages }}"
+
+
+WRONG_JSON: dict[str, Any] = {
+    "another engine": ("model", {"type": "Unigram", "vocab": []}),
+    "a regular expression of its own": (
+        "pre_tokenizer",
+        {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
+    ),
+    "a long literal": (
+        "pre_tokenizer",
+        {"type": "Split", "pattern": {"String": "a" * 100}, "behavior": "Isolated"},
+    ),
+    "a normalizer with data": ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
+    "a huge id": ("added_tokens", [{"id": 1 << 40, "content": "<x>", "special": True}]),
+    "a gap": ("added_tokens", [{"id": 9999, "content": "<x>", "special": True}]),
+    "a bad behaviour": (
+        "pre_tokenizer",
+        {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Explode"},
+    ),
+}
+
+
+@pytest.mark.parametrize("how", WRONG_JSON)
+def test_what_a_tokenizer_json_may_not_ask_for(how: str, tmp_path: Path) -> None:
+    key, value = WRONG_JSON[how]
+    with pytest.raises(MemfirstError):
+        Tokenizer.from_file(write_folder(tmp_path, {**json_spec("llama-bpe"), key: value}))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "\x00", "[" * 100_000, '{"model": {"vocab": {"a": 1e999}}}'])
+def test_a_tokenizer_json_that_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(TokenizerError):
+        Tokenizer.from_file(tmp_path / "tokenizer.json")
