@@ -28,3 +28,12 @@ def smollm2() -> Path:
         return hub.resolve("smollm2:135m", progress=_ToStderr())
     except (DownloadError, CapacityError) as e:
         pytest.skip(f"the real model cannot be had here: {e}")
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M Q4_K_M (253,113,024 bytes), if it was pulled: its terms are for the reader to accept."""
+    try:
+        return hub.resolve("gemma-3:270m", download=False)
+    except DownloadError as e:
+        pytest.skip(f"{e}: memfirst pull gemma-3:270m")

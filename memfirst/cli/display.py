@@ -43,16 +43,25 @@ def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
 
 
 @contextmanager
-def progress(quiet: bool = False) -> Iterator[Progress]:
-    """Bars and notes where stderr is a terminal, else nothing; the bars are gone at the end."""
+def progress(quiet: bool = False, notes: bool = False) -> Iterator[Progress]:
+    """Bars and notes where stderr is a terminal, else nothing; with `notes`, these anywhere. The bars are gone at
+    the end."""
     if quiet or not sys.stderr.isatty():
-        yield Silent()
+        yield Silent() if quiet or not notes else Notes()
         return
     bars = Bars()
     try:
         yield bars
     finally:
         bars.close()
+
+
+class Notes(Silent):
+    """Notes on stderr, for a log."""
+
+    def note(self, text: str) -> None:
+        """One line."""
+        print(text, file=sys.stderr)
 
 
 class Bars:

@@ -40,7 +40,8 @@ def _print_catalogue(as_json: bool) -> None:
 
     if as_json:
         keys = ("name", "aliases", "architecture", "repo", "quant", "known")
-        print_json({"catalogue": [{k: getattr(m, k) for k in keys} for m in models()]})
+        rows = [{k: getattr(m, k) for k in keys} | {"license": vars(m.license)} for m in models()]
+        print_json({"catalogue": rows})
     else:
-        rows = [(m.name, m.architecture, m.quant, f"hf:{m.repo}") for m in models()]
-        print(table([("name", "architecture", "default", "from"), *rows]))
+        cells = [(m.name, m.architecture, m.quant, f"hf:{m.repo}", m.license.name) for m in models()]
+        print(table([("name", "architecture", "default", "from", "license"), *cells]))

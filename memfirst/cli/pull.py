@@ -8,12 +8,13 @@ from memfirst.cli.options import Json, Model, Offline
 def pull(model: Model, offline: Offline = False, as_json: Json = False) -> None:
     """Fetch a model into the cache and print its path.
 
-    An interrupted download goes on where it stopped; what arrives is checked against its digest.
+    The model's license is shown first. An interrupted download resumes where it stopped; what arrives is
+    checked against its digest.
     """
     from memfirst import hub
     from memfirst.cli.display import print_json, progress
 
-    with progress() as report:
+    with progress(quiet=as_json, notes=True) as report:
         path = hub.resolve(model, offline=offline, progress=report)
     if as_json:
         print_json({"model": model, "path": str(path.absolute())})

