@@ -20,7 +20,7 @@ from benchmarks.rounds import Goal, Note, Numbers
 from benchmarks.tile_peak import peak
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.convert.synthetic import synthetic
-from memfirst.graph import Graph, KVCache, Sequence, Step
+from memfirst.graph import Graph, Sequence, Step
 from memfirst.graph.ops.linear import Linear
 from memfirst.models import build
 
@@ -39,10 +39,8 @@ def multiply_adds(graph: Graph) -> int:
 
 
 def decode_step(graph: Graph, context: int, sequences: int) -> Step:
-    """One token of each of `sequences` sequences, each with pages of its own."""
-    page = next(c.page for c in graph.caches if isinstance(c, KVCache))
-    each = -(-context // page)
-    return Step(tuple(Sequence(PAST, 1, tuple(range(i * each, (i + 1) * each))) for i in range(sequences)))
+    """One token of each of `sequences` sequences, each with blocks of its own."""
+    return Step(tuple(Sequence(PAST, 1, graph.own_tables(i, context, SEQUENCES)) for i in range(sequences)))
 
 
 class Batch:

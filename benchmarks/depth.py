@@ -46,7 +46,7 @@ class Depth:
             raise BenchmarkError("another backend", "cpu")
         self.backend, self.depth = model.backend, depth
         self.threads = self.backend.options.threads
-        self.pages = tuple(range(self.backend.pages))
+        self.tables = self.backend.own_tables()
         self.tokens = np.random.default_rng(1).integers(0, model.graph.vocab_size, depth + 1).astype(np.int32)
         self._fill()
         self.pairs = max(5, round(ROUND_SECONDS / (self.seconds(0) + self.seconds(depth))))
@@ -55,11 +55,11 @@ class Depth:
         size = self.backend.max_tokens
         for past in range(0, self.depth, size):
             part = self.tokens[past : min(past + size, self.depth)]
-            self.backend.step(Step((Sequence(past, len(part), self.pages, logits=()),)), part)
+            self.backend.step(Step((Sequence(past, len(part), self.tables, logits=()),)), part)
 
     def step(self, past: int) -> Step:
         """One token after `past` positions."""
-        return Step((Sequence(past, 1, self.pages),))
+        return Step((Sequence(past, 1, self.tables),))
 
     def seconds(self, past: int) -> float:
         """Of that step."""

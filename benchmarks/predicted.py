@@ -24,7 +24,7 @@ from memfirst.convert.synthetic import synthetic
 from memfirst.errors import MemfirstError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
-from memfirst.graph import Graph, Sequence, Step
+from memfirst.graph import BLOCK, Graph, Sequence, Step
 from memfirst.hub import resolve
 from memfirst.models import build
 from memfirst.predict.measured import Rates, load, prefill, step_time
@@ -66,21 +66,20 @@ class Runner:
     def __init__(self, graph: Graph, checkpoint: Checkpoint, threads: int) -> None:
         self.graph, self.context = graph, max(CONTEXTS) + 64
         self.backend = CpuBackend(graph, checkpoint, CpuOptions(threads, self.context, max(BATCHES)))
-        self.pages = -(-self.context // 64)
         self._fill()
 
     def _fill(self) -> None:
         """A prompt's keys and values, then copies of them: what they are costs no time, where they lie does."""
-        self.run(Step((Sequence(0, PROMPT, self._pages(0), logits=()),)))
-        pages = self.backend._cache.reshape(self.backend.pages, -1)
-        for at in range(PROMPT // 64, len(pages)):
-            pages[at] = pages[at % (PROMPT // 64)]
+        self.run(Step((Sequence(0, PROMPT, self._tables(0), logits=()),)))
+        for group in self.backend.block_storage:
+            for at in range(PROMPT // BLOCK, len(group)):
+                group[at] = group[at % (PROMPT // BLOCK)]
 
-    def _pages(self, i: int) -> tuple[int, ...]:
-        return tuple(range(i * self.pages, (i + 1) * self.pages))
+    def _tables(self, i: int) -> tuple[tuple[int, ...], ...]:
+        return self.backend.own_tables(i)
 
     def decode(self, past: int, batch: int) -> Step:
-        return Step(tuple(Sequence(past, 1, self._pages(i)) for i in range(batch)))
+        return Step(tuple(Sequence(past, 1, self._tables(i)) for i in range(batch)))
 
     def run(self, step: Step) -> float:
         tokens = np.arange(step.tokens, dtype=np.int32) + 300

@@ -143,7 +143,8 @@ class InterpretedBackend(CpuBackend):
         super().__init__(graph, checkpoint, options)
         for name, array in self._weights.items():
             self.log.watch(name, array, _blocks(graph.weights()[name]))
-        self.log.watch("kv", self._cache, by_line)
+        for name, storage in self._caches.items():
+            self.log.watch(name, storage, by_line)
 
     def _bind(self, program: Program) -> Bound:
         bound = super()._bind(program)

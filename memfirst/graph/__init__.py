@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from memfirst.graph.types import (
+    BLOCK,
+    RELEASED,
     Cache,
+    CacheGroup,
     Graph,
     KVCache,
     Op,
@@ -17,7 +20,10 @@ from memfirst.graph.types import (
 )
 
 __all__ = [
+    "BLOCK",
+    "RELEASED",
     "Cache",
+    "CacheGroup",
     "Graph",
     "KVCache",
     "Op",

@@ -1,6 +1,6 @@
 """What a model means: weights, operations in order, the caches they keep, and the step they are asked to do.
 
-Plain data, no kernels and no NumPy arrays. Every type carries what later backends need (shards, tiers, page
+Plain data, no kernels and no NumPy arrays. Every type carries what later backends need (shards, tiers, block
 tables, tree parents, state slots), so that pricing, planning and running read the same description.
 """
 
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 PACK = codecs.ROWS
 """Rows that are packed side by side."""
+
+BLOCK = 64
+"""Positions of a KV cache block, the unit of allocation."""
+
+RELEASED = -1
+"""A block table's entry for a block that was given back, because no later token attends it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,6 @@ class Weight:
     alias: str = ""
     pack: str = "plain"
     padding: int = 0
-    transposed: bool = False
     shard: Shard | None = None
     device: int = 0
     tier: str = "fast"
@@ -109,7 +115,8 @@ class Sequence:
 
     past       positions already cached
     new        tokens of this step
-    pages      page table of its KV cache, oldest first
+    tables     for each of the graph's cache groups the sequence's block table, oldest block first; `RELEASED` where
+               a window has moved past a block
     positions  RoPE positions of the new tokens; default past, past+1, …
     parents    for each new token the index of its parent among the new ones (-1: the past); default a chain
     logits     which new tokens need logits; default the last
@@ -118,7 +125,7 @@ class Sequence:
 
     past: int
     new: int = 1
-    pages: tuple[int, ...] = ()
+    tables: tuple[tuple[int, ...], ...] = ()
     positions: tuple[int, ...] | None = None
     parents: tuple[int, ...] | None = None
     logits: tuple[int, ...] | None = None
@@ -168,9 +175,9 @@ def prefill(tokens: int, past: int = 0) -> Step:
 class KVCache:
     """Keys and values of one layer, or the latent of an MLA layer (heads 1, v_dim 0).
 
-    window     positions attended at most; None: all
-    page       positions per page, the unit of allocation
-    shared_by  layers that read this cache (1: its own)
+    window  positions attended at most; None: all
+    block   positions per block, the unit of allocation
+    rotate  heads are rotated by a Hadamard matrix before they are quantized (exact but for rounding)
     """
 
     name: str
@@ -180,14 +187,24 @@ class KVCache:
     k_codec: str = "f16"
     v_codec: str = "f16"
     window: int | None = None
-    page: int = 64
-    shared_by: int = 1
+    block: int = BLOCK
+    rotate: bool = False
     device: int = 0
+
+    @property
+    def k_bytes(self) -> int:
+        """Bytes of one position's keys."""
+        return self.heads * _codec_bytes(self.k_codec, self.k_dim)
+
+    @property
+    def v_bytes(self) -> int:
+        """Bytes of one position's values."""
+        return self.heads * _codec_bytes(self.v_codec, self.v_dim)
 
     @property
     def position_bytes(self) -> int:
         """Bytes of one position."""
-        return self.heads * (_codec_bytes(self.k_codec, self.k_dim) + _codec_bytes(self.v_codec, self.v_dim))
+        return self.k_bytes + self.v_bytes
 
     def attended(self, sequence: Sequence) -> int:
         """Positions that the sequence's new tokens attend together."""
@@ -206,9 +223,22 @@ class KVCache:
         """Live positions of a sequence of `tokens`."""
         return (tokens if self.window is None else min(tokens, self.window)) * self.position_bytes
 
+    def first_block(self, tokens: int) -> int:
+        """The first block that a sequence of `tokens` still needs: those before it lie behind the window."""
+        return 0 if self.window is None else max(0, tokens + 1 - self.window) // self.block
+
+    def blocks(self, tokens: int) -> int:
+        """Blocks that a sequence of `tokens` holds between two steps."""
+        return max(0, ceil(tokens / self.block) - self.first_block(tokens))
+
+    def most_blocks(self, context: int, new: int) -> int:
+        """Blocks that a sequence of up to `context` positions needs at most, in steps of up to `new` tokens."""
+        whole = ceil(context / self.block)
+        return whole if self.window is None else min(whole, (self.window + new - 3) // self.block + 2)
+
     def allocated_bytes(self, tokens: int) -> int:
-        """Whole pages."""
-        return ceil(tokens / self.page) * self.page * self.position_bytes
+        """Whole blocks."""
+        return self.blocks(tokens) * self.block * self.position_bytes
 
 
 @dataclass(frozen=True)
@@ -240,6 +270,31 @@ class StateCache:
 
 
 Cache = KVCache | StateCache
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """Layers whose caches have the same shape: each sequence has one block table for all of them.
+
+    A block holds `block` positions of every cache of the group, one cache after the other, keys before values.
+    """
+
+    caches: tuple[KVCache, ...]
+
+    @property
+    def cache(self) -> KVCache:
+        """What its caches have in common."""
+        return self.caches[0]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of one block."""
+        return len(self.caches) * self.cache.block * self.cache.position_bytes
+
+    def offset(self, name: str) -> int:
+        """Where the cache called `name` begins in a block, in bytes."""
+        index = [c.name for c in self.caches].index(name)
+        return index * self.cache.block * self.cache.position_bytes
 
 
 def _codec_bytes(codec: str, values: int) -> int:
@@ -294,6 +349,34 @@ class Graph:
     vocab_size: int
     hidden_size: int
     context: int
+
+    @cached_property
+    def cache_groups(self) -> tuple[CacheGroup, ...]:
+        """KV caches by shape, in order of appearance: the order of `Sequence.tables`."""
+        found: dict[KVCache, list[KVCache]] = {}
+        for cache in self.caches:
+            if isinstance(cache, KVCache):
+                found.setdefault(replace(cache, name=""), []).append(cache)
+        return tuple(CacheGroup(tuple(caches)) for caches in found.values())
+
+    @cached_property
+    def group_of(self) -> dict[str, int]:
+        """The index of each KV cache's group, by the cache's name."""
+        return {c.name: i for i, group in enumerate(self.cache_groups) for c in group.caches}
+
+    def own_tables(self, index: int, context: int, new: int) -> tuple[tuple[int, ...], ...]:
+        """Block tables of sequence `index` where every sequence has blocks of its own, for up to `context` positions in
+        steps of up to `new` tokens; a windowed group uses its blocks in turn."""
+        tables = []
+        for group in self.cache_groups:
+            each = group.cache.most_blocks(context, new)
+            tables.append(tuple(index * each + i % each for i in range(ceil(context / group.cache.block))))
+        return tuple(tables)
+
+    @cached_property
+    def states(self) -> tuple[StateCache, ...]:
+        """Recurrent state: a slot holds that of all layers, one after the other."""
+        return tuple(c for c in self.caches if isinstance(c, StateCache))
 
     def weights(self) -> dict[str, Weight]:
         """Every stored tensor once, by name; an alias is not stored."""

@@ -23,8 +23,9 @@ from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.select import Select
 from memfirst.graph.traffic import ACTIVATIONS, KV_READ, KV_WRITE
 from memfirst.lower import cpu_refuse
-from memfirst.lower.cpu_calls import SPLIT, CpuCalls, cpu_weight, family, whole_rows
+from memfirst.lower.cpu_calls import CpuCalls, cpu_weight, family, whole_rows
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
+from memfirst.lower.step_fields import SPLIT, in_group
 
 INLINE_TOKENS = 2
 """Up to so many tokens each worker prepares inputs for itself: cheaper than a barrier."""
@@ -237,7 +238,9 @@ class CpuLowering:
             q = self.producers[q.inputs[0]]
         chunk = 1 if self.capacity <= 8 else 8
         call = self.make.attend(op, Ref("buffer", _role(q)))
-        task = self.task([call], [op], op.cache.heads, chunk, "items", skip=(KV_WRITE,))
+        task = self.task(
+            [call], [op], op.cache.heads, chunk, in_group("items", self.graph.group_of[op.cache.name]), skip=(KV_WRITE,)
+        )
         self.phases.append(Phase(op.name, (task,)))
 
 

@@ -7,11 +7,10 @@ own, and `private` (in tokens) is how far the workers' copies lie apart; else `p
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
-from memfirst.graph import Cache, Graph, KVCache, Op, Weight
+from memfirst.graph import Graph, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.embed import Embed
 from memfirst.graph.ops.glu import Glu
@@ -20,12 +19,7 @@ from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS
 from memfirst.lower.program import Buffer, Call, Operand, Ref
-
-FIELDS = {"tokens": 0, "logits": 1, "items": 2, "any_logits": 3}
-"""Counts of a step, by their place in its header; "any_logits" is 1 or 0."""
-
-SPLIT = 512
-"""Positions that one unit of attention reads: fixed, so that sums do not depend on the workers."""
+from memfirst.lower.step_fields import count_of, in_group
 
 SCORES = 576
 """Floats of working memory of a query head: SPLIT, and room for a split that starts inside a group of 16."""
@@ -33,7 +27,7 @@ SCORES = 576
 Args = dict[str, Operand]
 """Operands by a kernel's parameter names."""
 
-STEP, SLOTS = Ref("step", "step"), Ref("step", "slots")
+STEP = Ref("step", "step")
 
 
 def cpu_weight(weight: Weight) -> Weight:
@@ -49,15 +43,6 @@ def whole_rows(weight: Weight) -> int:
 def family(weight: Weight) -> str:
     """Which kernels read it: "block32", "k256" or "float"."""
     return codecs.get(weight.codec).family
-
-
-def page_items(graph: Graph) -> int:
-    """f16 values of one page: keys and values of all layers."""
-    return sum(_page_items(c) for c in graph.caches)
-
-
-def _page_items(cache: Cache) -> int:
-    return cache.page * cache.position_bytes // 2 if isinstance(cache, KVCache) else 0
 
 
 @dataclass
@@ -111,8 +96,8 @@ class CpuCalls:
         """Attention's partials, folded and divided by their sums."""
         c = op.cache
         out = self.buffer("attended", "f32", op.heads * c.v_dim, private=self.inline)
-        args: Args = {**self._partials(op), "out": out, "first_item": Ref("step", "first_item"), "heads": c.heads,
-                "private": self.private}  # fmt: skip
+        first = self._of_group(op, "first_item")
+        args: Args = {**self._partials(op), "out": out, "first_item": first, "heads": c.heads, "private": self.private}
         return _call("attention.merge", args, op, DIM=c.v_dim, GROUP=op.heads // c.heads), out
 
     def quantize(self, op: Op, x: Ref, width: int, shared: bool, block: int) -> Call:
@@ -137,7 +122,7 @@ class CpuCalls:
         """y = W·x (or y += W·x), and the bias. `x` is used by float weights, its int8 by the others."""
         w, kind = op.weight, family(op.weight)
         args: Args = {
-            "w": _weight(w), "y": y, "step": STEP, "count": FIELDS[per], "cols": w.columns,
+            "w": _weight(w), "y": y, "step": STEP, "count": count_of(per), "cols": w.columns,
             "stride": whole_rows(w), "add_to": add_to,
         }  # fmt: skip
         floats: Args = {"x": x, "private": 0 if shared else self.private}
@@ -147,7 +132,7 @@ class CpuCalls:
         calls = [_call(name, {**args, **inputs}, op, HEAD if op.head else WEIGHTS, CODEC=w.codec, TILE=tile)]
         if op.bias is not None:
             _check(op, w.rows, 16)
-            args = {"y": y, "bias": _weight(op.bias), "step": STEP, "count": FIELDS[per], "stride": whole_rows(w)}
+            args = {"y": y, "bias": _weight(op.bias), "step": STEP, "count": count_of(per), "stride": whole_rows(w)}
             calls.append(_call("elementwise.add_bias", args, op, HEAD if op.head else WEIGHTS))
         return calls
 
@@ -156,7 +141,7 @@ class CpuCalls:
         dim = op.weight.columns
         _check(op, dim, 16)
         args: Args = {
-            "y": y, "w": _weight(op.weight), "step": STEP, "count": FIELDS["tokens"], "stride": width,
+            "y": y, "w": _weight(op.weight), "step": STEP, "count": count_of("tokens"), "stride": width,
             "head_dim": dim, "eps": op.eps, "offset": op.offset,
         }  # fmt: skip
         return _call("elementwise.norm_heads", args, op, WEIGHTS)
@@ -167,7 +152,7 @@ class CpuCalls:
             raise UnsupportedError(f"{op.name} turns a head from value {op.start} on", "from its first value on")
         args: Args = {
             "y": y, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
-            "positions": Ref("step", "positions"), "count": FIELDS["tokens"], "stride": width,
+            "positions": Ref("step", "positions"), "count": count_of("tokens"), "stride": width,
             "head_dim": op.head_dim, "half": len(op.frequencies),
         }  # fmt: skip
         return _call("elementwise.rope", args, op, SPLIT=int(op.style == "half"))
@@ -178,7 +163,7 @@ class CpuCalls:
             raise UnsupportedError(f"{op.name} gates with {op.activation}", "silu")
         _check(op, op.width, 16)
         out = self.buffer("h", "f32", op.width)
-        args: Args = {"g": gate, "u": up, "out": out, "step": STEP, "count": FIELDS["tokens"], "stride": op.width}
+        args: Args = {"g": gate, "u": up, "out": out, "step": STEP, "count": count_of("tokens"), "stride": op.width}
         return _call("elementwise.glu", args, op)
 
     # --- attention --------------------------------------------------------------------------------------
@@ -186,20 +171,19 @@ class CpuCalls:
     def write(self, op: Attention, y: Ref, keys: bool) -> Call:
         """Stores the step's keys, or its values."""
         c, what = op.cache, "keys" if keys else "values"
-        args: Args = {
-            "k" if keys else "v": y, "slots": SLOTS, "step": STEP, "count": FIELDS["tokens"], "heads": c.heads,
-            **self._place(op, what),
-        }  # fmt: skip
+        args: Args = {"k" if keys else "v": y, "slots": self._of_group(op, "slots"), "step": STEP}
+        args |= {"count": count_of("tokens"), "heads": c.heads, **self._place(op, what)}
         return _call(f"attention.write_{what}", args, op, KV_WRITE, DIM=c.k_dim)
 
     def attend(self, op: Attention, q: Ref) -> Call:
+        """Scores, softmax and weighted values of each unit of attention."""
         c, group = op.cache, op.heads // op.cache.heads
-        arrays = ("item_token", "item_split", "item_last", "starts", "ends", "charged", "tables", "table_at")
-        args: Args = {
-            "q": q, "scores": self.buffer("scores", "f32", group * SCORES, rows=1, private=True),
-            **self._partials(op), **{name: Ref("step", name) for name in arrays}, "heads": c.heads, "scale": op.scale,
-            **self._place(op, "keys"), **self._place(op, "values"),
-        }  # fmt: skip
+        args: Args = {"q": q, "scores": self.buffer("scores", "f32", group * SCORES, rows=1, private=True)}
+        args |= self._partials(op)
+        for name in ("item_token", "item_split", "item_last", "starts", "charged", "tables"):
+            args[name] = self._of_group(op, name)
+        args |= {name: Ref("step", name) for name in ("ends", "table_at")}
+        args |= {"heads": c.heads, "scale": op.scale, **self._place(op, "keys"), **self._place(op, "values")}
         return _call("attention.attend", args, op, KV_READ, DIM=c.k_dim, GROUP=group, AHEAD=int(self.capacity <= 8))
 
     def _partials(self, op: Attention) -> Args:
@@ -211,22 +195,18 @@ class CpuCalls:
             "part": self.buffer("part", "f32", op.heads * op.cache.v_dim, units),
         }
 
+    def _of_group(self, op: Attention, name: str) -> Ref:
+        """An array of the step that belongs to the layer's cache group."""
+        return Ref("step", in_group(name, self.graph.group_of[op.cache.name]))
+
     def _place(self, op: Attention, what: str) -> Args:
-        """Where this layer's keys or values lie in a page."""
-        at = self._places[op.cache.name]
+        """Where this layer's keys or values lie in a block."""
+        index = self.graph.group_of[op.cache.name]
+        group = self.graph.cache_groups[index]
+        at = group.offset(op.cache.name) // 2
         if what == "values":
-            at += op.cache.page * op.cache.heads * op.cache.k_dim
-        return {"cache": Ref("cache", "kv"), "page_items": self._page_items, f"{what}_at": at}
-
-    @cached_property
-    def _page_items(self) -> int:
-        return page_items(self.graph)
-
-    @cached_property
-    def _places(self) -> dict[str, int]:
-        """Where each layer begins in a page, by its cache's name."""
-        items = [_page_items(cache) for cache in self.graph.caches]
-        return {cache.name: sum(items[:i]) for i, cache in enumerate(self.graph.caches)}
+            at += op.cache.block * op.cache.heads * op.cache.k_dim
+        return {"cache": Ref("cache", f"kv.{index}"), "page_items": group.block_bytes // 2, f"{what}_at": at}
 
 
 def _weight(weight: Weight) -> Ref:

@@ -76,14 +76,14 @@ def _check_attributes(op: Op) -> None:
 
 
 def _check_caches(graph: Graph, context: int) -> None:
-    """A step has one list of first positions and one page table for all layers; a window that it cannot
+    """A step has one list of first positions and one block table for all layers; a window that it cannot
     outgrow is none."""
     caches = [c for c in graph.caches if isinstance(c, KVCache)]
     windows = {c.window if c.window and c.window < context else context for c in caches}
-    if len(windows) > 1 or len({c.page for c in caches}) > 1:
+    if len(windows) > 1:
         each = " and ".join(map(str, sorted(windows)))
         found = f"no kernel for layers that attend {each} positions"
-        raise UnsupportedError(found, "the same window and page in all layers", f"or a context of {min(windows)}")
+        raise UnsupportedError(found, "the same window in all layers", f"or a context of {min(windows)}")
 
 
 def _check_residual(graph: Graph) -> None:

@@ -177,7 +177,7 @@ class Bench:
             raise CapacityError(f"{prompt} + {generate} tokens", limit, "raise --ctx")
         self.model, self.backend, self.progress = model, backend, progress
         self.prompt, self.generate = prompt, generate
-        self.pages = tuple(range(backend.pages))
+        self.tables = backend.own_tables()
         rng = np.random.default_rng(SEED)
         self.ids = rng.integers(0, model.graph.vocab_size, prompt + generate).astype(np.int32)
 
@@ -221,7 +221,7 @@ class Bench:
         )  # fmt: skip
 
     def step(self, past: int, new: int, logits: bool) -> Step:
-        return Step((Tokens(past, new, self.pages, logits=None if logits else ()),))
+        return Step((Tokens(past, new, self.tables, logits=None if logits else ()),))
 
     def prefill(self) -> None:
         """The prompt, in steps; logits of its last token."""

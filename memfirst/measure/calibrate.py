@@ -91,7 +91,6 @@ class Small:
         self.graph: Graph = build(checkpoint)
         self.threads, self.context = threads, context
         self.backend = CpuBackend(self.graph, checkpoint, CpuOptions(threads, context, sequences))
-        self.pages = -(-context // 64)
 
     def __enter__(self) -> Small:
         return self
@@ -101,8 +100,7 @@ class Small:
 
     def step(self, past: int, new: int = 1, sequences: int = 1) -> Step:
         """`new` tokens for each sequence."""
-        each = [tuple(range(i * self.pages, (i + 1) * self.pages)) for i in range(sequences)]
-        return Step(tuple(Sequence(past, new, pages) for pages in each))
+        return Step(tuple(Sequence(past, new, self.backend.own_tables(i)) for i in range(sequences)))
 
     def run(self, step: Step, times: int) -> float:
         """Seconds of one of `times` steps."""

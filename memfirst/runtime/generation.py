@@ -14,7 +14,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
 from memfirst.ledger import Ledger, Memory
-from memfirst.runtime.cache import PagePool, PageTable
+from memfirst.runtime.cache import BlockTables
 from memfirst.runtime.sampling import Sampler
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
 
@@ -77,14 +77,14 @@ class Token:
 
 
 class Context:
-    """One sequence's tokens and pages; keeps what a new prompt shares with the old one.
+    """One sequence's tokens and blocks; keeps what a new prompt shares with the old one.
 
     recurrent  the model has state, which cannot be cut: it is kept whole or begun again. A step reads one slot of it
                and writes another, so that an interrupted one leaves what was there
     """
 
-    def __init__(self, pool: PagePool, page: int, limit: int, recurrent: bool = False) -> None:
-        self.table, self.limit, self.recurrent = PageTable(pool, page), limit, recurrent
+    def __init__(self, blocks: BlockTables, limit: int, recurrent: bool = False) -> None:
+        self.blocks, self.limit, self.recurrent = blocks, limit, recurrent
         self.ids: list[int] = []
         self.state = (0, 0)  # tokens that it has seen, and its slot
 
@@ -97,22 +97,22 @@ class Context:
             same += 1
         if self.recurrent and same != self.state[0]:
             same = 0
-        self.table.cut(same)
+        same = self.blocks.cut(same)
         self.ids = self.ids[:same]
         return same
 
     def run(self, backend: Backend, ids: Sequence[int], logits: tuple[int, ...] | None = None) -> tuple[Step, F32]:
         """Do one step of new tokens. Interrupted, the context is as if it had not begun."""
         past = len(self.ids)
-        self.table.reserve(past + len(ids))
+        self.blocks.reserve(past + len(ids))
         slot = self.state[1]
         other = 1 - slot if self.recurrent else slot
-        row = Row(past, len(ids), self.table.pages, logits=logits, state_read=slot, state_write=other)
+        row = Row(past, len(ids), self.blocks.tables, logits=logits, state_read=slot, state_write=other)
         step = Step((row,))
         out = backend.step(step, ids)
         self.state = (past + len(ids), other)
         self.ids += ids
-        self.table.length = len(self.ids)
+        self.blocks.advance(len(self.ids))
         return step, out
 
 

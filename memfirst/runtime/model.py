@@ -14,12 +14,12 @@ from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
-from memfirst.graph import Graph, KVCache, StateCache, Step, decode
+from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
 from memfirst.ledger import Ledger, Memory, memory
 from memfirst.models import build
 from memfirst.progress import Progress, Silent
-from memfirst.runtime.cache import PagePool
+from memfirst.runtime.cache import BlockPool, BlockTables
 from memfirst.runtime.generation import Backend, Context, Generation
 from memfirst.runtime.report import Report
 from memfirst.runtime.sampling import Sampler, SamplingParams
@@ -47,10 +47,9 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, graph: Graph, backend: Backend, context: int, stages: Stages) -> None:
         self.checkpoint, self.graph, self.backend = checkpoint, graph, backend
         self.context, self.stages = context, stages
-        page = next((c.page for c in graph.caches if isinstance(c, KVCache)), 1)
-        self._pool = PagePool(-(-context // page))
-        recurrent = any(isinstance(c, StateCache) for c in graph.caches)
-        self._sequence = Context(self._pool, page, context, recurrent)
+        most = [group.cache.most_blocks(context, backend.max_tokens) for group in graph.cache_groups]
+        self._pools = tuple(BlockPool(n) for n in most)
+        self._sequence = Context(BlockTables(graph.cache_groups, self._pools), context, bool(graph.states))
 
     def __enter__(self) -> Model:
         return self

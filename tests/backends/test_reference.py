@@ -214,7 +214,7 @@ def test_senseless_steps_are_refused(sequence: Sequence, tokens: list[int], says
 
 def test_too_few_pages_and_lone_devices_are_refused() -> None:
     """Positions beyond the page table; a part of a model without its peers."""
-    with pytest.raises(CapacityError, match="0 pages"):
+    with pytest.raises(CapacityError, match="0 blocks"):
         backend("llama").step(Step((Sequence(0, 1),)), TOKENS[:1])
     graph = toy_llama("f32")
     with pytest.raises(UnsupportedError, match="one device's part"):

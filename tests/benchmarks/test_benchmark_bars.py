@@ -153,8 +153,8 @@ def test_the_peak_kernel_computes_its_products():
 
 def test_a_batch_gives_each_sequence_pages_of_its_own():
     graph = build(synthetic("tiny-llama", "q4_0"))
-    pages = [s.pages for s in batch.decode_step(graph, 128, 8).sequences]
-    assert len(pages) == 8 and len({p for table in pages for p in table}) == sum(map(len, pages))
+    tables = [s.tables[0] for s in batch.decode_step(graph, 128, 8).sequences]
+    assert len(tables) == 8 and len({p for table in tables for p in table}) == sum(map(len, tables))
 
 
 def test_a_batch_is_measured_end_to_end(windows):

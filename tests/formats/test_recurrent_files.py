@@ -22,7 +22,7 @@ from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step, decode, prefill
 from memfirst.lower import cpu
 from memfirst.lower.generic import lower
-from memfirst.runtime.cache import PagePool
+from memfirst.runtime.cache import BlockPool, BlockTables
 from memfirst.runtime.generation import Context
 from memfirst.runtime.sampling import GREEDY
 from tests.support.make_hybrid_fixture import CASES, FOLDER, make
@@ -271,7 +271,8 @@ def test_turns_of_a_conversation(name: str, tmp_path: Path) -> None:
     def fresh(tokens: list[int]) -> Any:
         return SlowBackend(graph, checkpoint).step(one(0, len(tokens)), tokens)
 
-    context = Context(PagePool(8), 64, 512, recurrent=True)
+    pools = [BlockPool(8) for _ in graph.cache_groups]
+    context = Context(BlockTables(graph.cache_groups, pools), 512, recurrent=True)
     context.run(backend, ids[:10])
     assert context.rewind(ids[:14]) == 10
     np.testing.assert_allclose(context.run(backend, ids[10:14])[1], fresh(ids[:14]), atol=CLOSE, rtol=0)

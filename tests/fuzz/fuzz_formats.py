@@ -81,7 +81,7 @@ def run_two_steps(backend: ReferenceBackend | CpuBackend, graph: Graph) -> None:
     vocabulary = graph.vocab_size
     with np.errstate(all="ignore"):
         for past, tokens in ((0, [0, 1 % vocabulary, vocabulary - 1]), (3, [2 % vocabulary])):
-            step = Step((Sequence(past, len(tokens), pages=(0,)),))
+            step = Step((Sequence(past, len(tokens), tables=((0,),) * len(graph.cache_groups)),))
             logits = backend.step(step, np.array(tokens, np.int32))
             if logits.shape != (1, vocabulary):
                 raise AssertionError(f"logits {logits.shape}, vocabulary {vocabulary}")

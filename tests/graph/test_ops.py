@@ -124,7 +124,7 @@ def slow_attention(q: F64, k: F64, v: F64, mask: NDArray[np.bool_], **how: Any) 
 @pytest.mark.parametrize("sinks", [False, True])
 def test_attention(window: int | None, softcap: float, sinks: bool) -> None:
     """4 heads over 2, keys of 6 and values of 5: 67 positions, then 3 more, over a page's end."""
-    cache = KVCache("kv", 2, 6, 5, window=window, page=16)
+    cache = KVCache("kv", 2, 6, 5, window=window, block=16)
     sink = weight("s", 4) if sinks else None
     op, s = Attention("a", ("q", "k", "v"), "y", cache, 4, 0.4, softcap, sink), draw(4)
     bench = Bench(op, (cache,), s=s)
@@ -142,7 +142,7 @@ def test_attention(window: int | None, softcap: float, sinks: bool) -> None:
 
 def test_attention_over_many_blocks_of_queries() -> None:
     """600 queries are scored in blocks of 256: the same as one by one."""
-    cache = KVCache("kv", 1, 4, 4, page=128)
+    cache = KVCache("kv", 1, 4, 4, block=128)
     q, k, v = draw(600, 8), draw(600, 4), draw(600, 4)
     op = Attention("a", ("q", "k", "v"), "y", cache, 2, 0.5)
     whole, single = Bench(op, (cache,)), Bench(op, (cache,))
@@ -173,7 +173,7 @@ def test_attended_pairs_counts_what_a_chain_sees(window: int | None, past: int) 
 def test_latent_attention_equals_expanded_heads() -> None:
     """Absorbed: the same as expanding each head's keys and values from the latent and attending those."""
     rank, nope, rope, values, heads = 7, 4, 2, 3, 2
-    cache = KVCache("kv", 1, rank + rope, 0, page=4)
+    cache = KVCache("kv", 1, rank + rope, 0, block=4)
     k_b, v_b = draw(heads, rank, nope), draw(heads, values, rank)
     op = LatentAttention(
         "a", ("q", "c", "r"), "y", cache, heads, weight("k_b", *k_b.shape), weight("v_b", *v_b.shape), 0.3

@@ -23,7 +23,15 @@ def interpreted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs tests/support/interpreted_ledger.py without compiled code; the folder with its logits."""
     folder = tmp_path_factory.mktemp("logits")
     environment = dict(os.environ, NUMBA_DISABLE_JIT="1", MEMFIRST_TEST_LOGITS=str(folder))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "interpreted_ledger.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        str(HERE / "support" / "interpreted_ledger.py"),
+    ]
     with (folder / "said").open("w") as said:
         done = subprocess.run(command, check=False, env=environment, cwd=HERE.parent, stdout=said, timeout=600)
     (folder / "code").write_text(str(done.returncode))

@@ -160,7 +160,10 @@ def held(
         nbytes = position_bytes(keys, *kv)
         for n in contexts:
             live += nbytes * (n if keys.window is None else min(n, keys.window))
-            pages += nbytes * PAGE * -(-n // PAGE)  # pages behind a window are kept
+            whole = range(-(-n // PAGE))  # the next token, at n, attends those that reach beyond n − window
+            pages += (
+                nbytes * PAGE * sum(1 for p in whole if keys.window is None or (p + 1) * PAGE > n + 1 - keys.window)
+            )
     one = sum(model.states.values()) * STATE_BITS // 8
     stored = sum(size(t.shape, codecs(t.kind, t.layer), multiple) for t in model.tensors if t.stored)
     return Held(stored, live, pages, one * sum(1 for n in contexts if n), STATE_SLOTS * one * len(contexts))

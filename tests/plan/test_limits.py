@@ -84,7 +84,7 @@ def backend() -> Iterator[CpuBackend]:
     made.close()
 
 
-ONE, TWO = Sequence(0, 1, pages=(0,)), Sequence(0, 2, pages=(0,))
+ONE, TWO = Sequence(0, 1, tables=((0,),)), Sequence(0, 2, tables=((0,),))
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ ONE, TWO = Sequence(0, 1, pages=(0,)), Sequence(0, 2, pages=(0,))
         (TWO, [1, 2, 3], "3 tokens"),
         (replace(ONE, past=-1), [1], "-1 past"),
         (replace(ONE, new=0), [], "0 new"),
-        (replace(ONE, past=128, pages=(0, 1)), [1], "position 129"),
+        (replace(ONE, past=128, tables=((0, 1),)), [1], "position 129"),
         (replace(ONE, past=64), [1], "position 65"),
-        (replace(ONE, pages=(2,)), [1], "pages 2 to 2"),
-        (replace(ONE, pages=(-1,)), [1], "pages -1"),
-        (replace(ONE, pages=(0, 1, 0)), [1], "3 pages"),
+        (replace(ONE, tables=((2,),)), [1], "blocks 2 to 2"),
+        (replace(ONE, tables=((-1,),)), [1], "blocks -1"),
+        (replace(ONE, tables=((0, 1, 0),)), [1], "3 blocks"),
         (replace(ONE, positions=(128,)), [1], "positions (128,)"),
         (replace(TWO, positions=(0, -1)), [1, 1], "positions (0, -1)"),
         (replace(TWO, positions=(0,)), [1, 1], "positions (0,)"),

@@ -60,10 +60,10 @@ def tiny(architecture: str, codec: str, tied: bool = True, **changes: Any) -> tu
 
 
 def batch(*parts: tuple[int, int], row: int = 20, logits: tuple[int, ...] | None = None) -> Step:
-    """Sequences of (past, new) with pages of their own, in an order that is not ascending."""
+    """Sequences of (past, new) with blocks of their own, in an order that is not ascending."""
     return Step(
         tuple(
-            Sequence(past, new, pages=tuple(i * row + (7 * p + 3) % row for p in range(row)), logits=logits)
+            Sequence(past, new, tables=(tuple(i * row + (7 * p + 3) % row for p in range(row)),), logits=logits)
             for i, (past, new) in enumerate(parts)
         )
     )
@@ -92,6 +92,8 @@ def options(threads: int = 1) -> CpuOptions:
 
 
 def fill_cache(backend: CpuBackend, seed: int = 0) -> None:
-    """A past for everyone: standard normal keys and values."""
-    cache = backend._cache
-    cache[:] = np.random.default_rng(seed).standard_normal(cache.size, np.float32).astype(np.float16).view(np.uint16)
+    """An f16 past for everyone: standard normal keys and values."""
+    random = np.random.default_rng(seed)
+    for blocks in backend.block_storage:
+        cache = blocks.reshape(-1).view(np.float16)
+        cache[:] = random.standard_normal(cache.size, np.float32)

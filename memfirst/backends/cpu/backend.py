@@ -17,7 +17,7 @@ from memfirst.backends.cpu.topk import KEY, Chooser
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.graph import Graph, KVCache, Step
+from memfirst.graph import Graph, Step
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.traffic import exactly
 from memfirst.kernels.cpu import arena
@@ -25,8 +25,10 @@ from memfirst.kernels.cpu.library import Key, Library, Progress
 from memfirst.kernels.cpu.team import Native, Team, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, predict
 from memfirst.lower.cpu import CAPACITIES, lower
-from memfirst.lower.cpu_calls import page_items
 from memfirst.lower.program import Call, Program
+
+STATES_PER_SEQUENCE = 2
+"""Slots of recurrent state: the one that a step reads is what an interrupted step goes back to."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,26 @@ class CpuBackend:
         self.graph, self.options, self._progress = graph, options, progress
         self.library = self.make_library()
         self._programs: dict[int, Bound] = {}
-        self._pages = sum(-(-options.context // p) for p in _page_sizes(graph)) * options.sequences
+        self.blocks = tuple(
+            options.sequences * group.cache.most_blocks(options.context, CAPACITIES[-1]) for group in graph.cache_groups
+        )
+        """Blocks of each cache group."""
+        self.slots = STATES_PER_SEQUENCE * options.sequences
+        """Slots of recurrent state: a step reads one and writes another."""
         program = program or lower(graph, 1, options.context, options.threads)
         self.library.load(self._kernels(program), progress)
         stage("kernels")
         self._memory, self._weights = pack_weights(program, checkpoint, options.threads)
-        self._cache = arena.allocate(self._pages * page_items(graph) * 2).view(np.uint16)
+        self._caches = {
+            f"kv.{i}": arena.allocate(n * group.block_bytes).view(np.uint16)
+            for i, (n, group) in enumerate(zip(self.blocks, graph.cache_groups, strict=True))
+        }
+        self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
         self._tables = _rope_tables(graph, options.context)
         stage("weights")
         self.team = self.make_team(options.threads, self.library)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
-        self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph)
+        self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         self._bind(program)
         stage("program")
 
@@ -79,10 +90,14 @@ class CpuBackend:
             return keys
         return keys | lower(self.graph, CAPACITIES[-1], self.options.context, self.options.threads).kernels
 
+    def own_tables(self, index: int = 0) -> tuple[tuple[int, ...], ...]:
+        """Block tables of sequence `index`, where each of `options.sequences` has blocks of its own."""
+        return self.graph.own_tables(index, self.options.context, self.max_tokens)
+
     @property
-    def pages(self) -> int:
-        """Pages of the KV cache that there are."""
-        return self._pages
+    def block_storage(self) -> list[NDArray[np.uint8]]:
+        """The bytes of each cache group's blocks, [blocks, block_bytes]."""
+        return [self._caches[f"kv.{i}"].view(np.uint8).reshape(n, -1) for i, n in enumerate(self.blocks)]
 
     @property
     def max_tokens(self) -> int:
@@ -91,7 +106,7 @@ class CpuBackend:
 
     def _bind(self, program: Program) -> Bound:
         entries = self.library.load(program.kernels, self._progress)
-        arrays: dict[tuple[str, str], NDArray[Any]] = {("cache", "kv"): self._cache}
+        arrays: dict[tuple[str, str], NDArray[Any]] = {("cache", name): a for name, a in self._caches.items()}
         arrays |= {("weight", name): a for name, a in self._weights.items()}
         arrays |= {("table", name): a for name, a in self._tables.items()}
         arrays |= {("step", name): a for name, a in self._arrays.arrays.items()}
@@ -167,10 +182,6 @@ def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> L
         for call, n in zip(calls, moved, strict=True) if call.purpose and n
     )  # fmt: skip
     return Ledger(tuple(entries), tokens)
-
-
-def _page_sizes(graph: Graph) -> set[int]:
-    return {c.page for c in graph.caches if isinstance(c, KVCache)}
 
 
 def _rope_tables(graph: Graph, context: int) -> dict[str, NDArray[np.float32]]:

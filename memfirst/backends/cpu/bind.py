@@ -14,8 +14,8 @@ from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry, Key
 from memfirst.kernels.cpu.team import Team, bits
-from memfirst.lower.cpu_calls import FIELDS
 from memfirst.lower.program import Call, Operand, Phase, Program, Ref
+from memfirst.lower.step_fields import count_of
 
 COUNTERS = 16  # words of a phase's counters, as in `walk`
 
@@ -101,11 +101,11 @@ class Bound:
         for phase in program.phases:
             prologue = len(self.calls)
             addresses += [self._address(call, entries) for call in phase.prologue]
-            row = [len(tasks), 0, prologue, len(self.calls), FIELDS[phase.prologue_per]]
+            row = [len(tasks), 0, prologue, len(self.calls), count_of(phase.prologue_per)]
             for task in phase.tasks:
                 first = len(self.calls)
                 addresses += [self._address(call, entries) for call in task.calls]
-                tasks.append([first, len(self.calls), task.units, FIELDS.get(task.per, -1), task.chunk])
+                tasks.append([first, len(self.calls), task.units, count_of(task.per) if task.per else -1, task.chunk])
             row[1] = len(tasks)
             phases.append([*row, *self._matrices(phase)])
         for row, following in zip(phases[-2::-1], phases[:0:-1], strict=True):  # attention asks for what comes after it

@@ -1,4 +1,4 @@
-"""A step as the kernels see it: counts, and arrays by token and by unit of attention."""
+"""A step as the kernels see it: counts, and arrays by token, by cache group and by unit of attention."""
 
 from __future__ import annotations
 
@@ -9,83 +9,95 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.errors import BackendError, CapacityError, UnsupportedError
-from memfirst.graph import Graph, KVCache, Sequence, Step
+from memfirst.graph import CacheGroup, Graph, Sequence, Step
 from memfirst.kernels.cpu import arena
-from memfirst.lower.cpu_calls import FIELDS, SPLIT
+from memfirst.lower.step_fields import COUNTS, SPLIT, count_of, in_group
+
+BY_TOKEN = ("tokens", "positions", "ends", "table_at", "logit_rows", "all_rows")
+GROUP_BY_TOKEN = ("slots", "starts", "charged")
+GROUP_BY_ITEM = ("item_token", "item_split", "item_last")
+BY_SEQUENCE = ("sequence_at", "sequence_new", "sequence_past", "state_read", "state_write")
 
 
 class StepArrays:
-    """Arrays of fixed addresses, filled anew for each step."""
+    """Arrays of fixed addresses, filled anew for each step; those of a cache group have its number in their name.
 
-    def __init__(self, capacity: int, context: int, sequences: int, graph: Graph) -> None:
-        self.page = next((c.page for c in graph.caches if isinstance(c, KVCache)), 1)
-        self.heads = max((c.heads for c in graph.caches if isinstance(c, KVCache)), default=1)
-        self.sequences, self.vocab_size = sequences, graph.vocab_size
-        self.context, self.splits = context, -(-context // SPLIT)
-        self.window = next((c.window for c in graph.caches if isinstance(c, KVCache)), None)
-        self.row = -(-context // self.page)
-        items = max(capacity, min(capacity, 8) * self.splits)
-        by_token = ("tokens", "positions", "slots", "starts", "ends", "charged", "table_at", "logit_rows")
-        sizes = dict.fromkeys(by_token, capacity)
-        sizes |= dict.fromkeys(("item_token", "item_split", "item_last"), items)
-        sizes |= {"first_item": capacity + 1, "all_rows": capacity, "tables": sequences * self.row}
+    blocks  that each cache group has; slots  of recurrent state
+    """
+
+    def __init__(
+        self, capacity: int, context: int, sequences: int, graph: Graph, blocks: Many[int], slots: int
+    ) -> None:
+        self.context, self.sequences, self.vocab_size = context, sequences, graph.vocab_size
+        self.groups = [Group(i, group, context, n) for i, (group, n) in enumerate(_pairs(graph, blocks))]
+        self.slots = slots if graph.states else 0
+        self.row = max((group.row for group in self.groups), default=1)
+        items = max(capacity, min(capacity, 8) * -(-context // SPLIT))
+        sizes = dict.fromkeys(BY_TOKEN, capacity) | dict.fromkeys(BY_SEQUENCE, sequences)
+        for g in range(len(self.groups)):
+            sizes |= {in_group(name, g): capacity for name in GROUP_BY_TOKEN}
+            sizes |= {in_group(name, g): items for name in GROUP_BY_ITEM}
+            sizes |= {in_group("first_item", g): capacity + 1, in_group("tables", g): sequences * self.row}
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
-        self.arrays["step"] = arena.array("i64", 8)
+        self.arrays["step"] = arena.array("i64", COUNTS)
         self.arrays["all_rows"][:] = np.arange(capacity)
         self._words = {name: array.data for name, array in self.arrays.items()}
-        self._tables: list[tuple[int, ...]] = []
 
     def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
         """Describe `step`; returns how many rows of logits it gives. Raises before kernels could read out of bounds."""
         if len(step.sequences) > self.sequences:
             raise CapacityError(f"a step of {len(step.sequences)} sequences", f"at most {self.sequences}")
         self._check_tokens(step, tokens)
+        for i, sequence in enumerate(step.sequences):
+            self._check(sequence)
+            self._tables(i, sequence)
         if len(step.sequences) == 1 and step.sequences[0].new == 1:
             return self._fill_one(step.sequences[0], int(tokens[0]))
         a, at, rows = self.arrays, 0, 0
         a["tokens"][: len(tokens)] = tokens
         for i, sequence in enumerate(step.sequences):
-            self._check(sequence)
-            self._table(i, sequence.pages)
             end = at + sequence.new
             positions = np.arange(sequence.past, sequence.past + sequence.new)
             a["positions"][at:end] = positions if sequence.positions is None else sequence.positions
-            pages = np.asarray(sequence.pages[sequence.past // self.page :], np.int64)
-            first = sequence.past // self.page
-            a["slots"][at:end] = pages[positions // self.page - first] * self.page + positions % self.page
             a["ends"][at:end] = positions + 1
-            a["starts"][at:end] = 0 if self.window is None else np.maximum(positions + 1 - self.window, 0)
-            a["charged"][at : end - 1], a["charged"][end - 1 : end] = a["starts"][at + 1 : end], positions[-1:] + 1
             a["table_at"][at:end] = i * self.row
+            self._state(i, sequence, at)
+            for group in self.groups:
+                group.fill(a, sequence, positions, at)
             for row in sequence.logit_rows:
                 a["logit_rows"][rows] = at + row
                 rows += 1
             at = end
-        self._count(at, rows, self._items(at, workers))
-        return rows
+        self._count("tokens", at)
+        for group in self.groups:
+            self._count(in_group("items", group.index), group.items(a, at, workers))
+        return self._counted(len(step.sequences), rows)
 
     def _fill_one(self, sequence: Sequence, token: int) -> int:
-        """A decoded token: the same as below without arrays of one, which would take ten times as long (25 µs)."""
-        self._check(sequence)
-        self._table(0, sequence.pages)
+        """A decoded token: the same as above without arrays of one, which would take ten times as long (25 µs)."""
         a, past, rows = self._words, sequence.past, len(sequence.logit_rows)
-        start = 0 if self.window is None else max(past + 1 - self.window, 0)
         a["tokens"][0] = token
         a["positions"][0] = past if sequence.positions is None else sequence.positions[0]
-        a["slots"][0] = sequence.pages[past // self.page] * self.page + past % self.page
-        a["starts"][0], a["ends"][0], a["charged"][0] = start, past + 1, past + 1
-        a["table_at"][0] = a["logit_rows"][0] = a["first_item"][0] = n = 0
-        for split in range(start // SPLIT, past // SPLIT + 1):
-            a["item_token"][n], a["item_split"][n], a["item_last"][n] = 0, split, split
-            n += 1
-        a["first_item"][1] = n
-        self._count(1, rows, n)
-        return rows
+        a["ends"][0] = past + 1
+        a["table_at"][0] = a["logit_rows"][0] = 0
+        self._state(0, sequence, 0)
+        for group in self.groups:
+            self._count(in_group("items", group.index), group.fill_one(a, sequence))
+        self._count("tokens", 1)
+        return self._counted(1, rows)
 
-    def _count(self, tokens: int, logits: int, items: int) -> None:
-        counts = {"tokens": tokens, "logits": logits, "items": items, "any_logits": int(logits > 0)}
-        for name, count in counts.items():
-            self._words["step"][FIELDS[name]] = count
+    def _state(self, i: int, sequence: Sequence, at: int) -> None:
+        a = self._words
+        a["sequence_at"][i], a["sequence_new"][i], a["sequence_past"][i] = at, sequence.new, sequence.past
+        a["state_read"][i], a["state_write"][i] = sequence.state_read, sequence.state_write
+
+    def _counted(self, sequences: int, logits: int) -> int:
+        for name, count in (("logits", logits), ("any_logits", int(logits > 0)), ("sequences", sequences)):
+            self._count(name, count)
+        return logits
+
+    def _count(self, name: str, count: int) -> None:
+        self._words["step"][count_of(name)] = count
 
     def _check_tokens(self, step: Step, tokens: Many[int] | NDArray[np.int32]) -> None:
         if len(tokens) != step.tokens:
@@ -102,10 +114,12 @@ class StepArrays:
         if rows and not (0 <= min(rows) <= max(rows) < sequence.new and len(rows) <= sequence.new):
             raise BackendError(f"logits of {len(rows)} tokens: {rows[:8]}", f"each of 0 to {sequence.new - 1} once")
         self._check_positions(sequence)
-        end = sequence.past + sequence.new
-        if end > self.context or end > len(sequence.pages) * self.page:
-            held = min(self.context, len(sequence.pages) * self.page)
-            raise CapacityError(f"a step to position {end}", f"at most {held}, the context that was asked for")
+        if sequence.past + sequence.new > self.context:
+            raise CapacityError(f"a step to position {sequence.past + sequence.new}", f"at most {self.context}")
+        if self.slots and not min(sequence.state_read, sequence.state_write) >= 0:
+            raise BackendError(f"state slots {sequence.state_read}, {sequence.state_write}", "slots from 0")
+        if self.slots and max(sequence.state_read, sequence.state_write) >= self.slots:
+            raise CapacityError(f"state slots {sequence.state_read}, {sequence.state_write}", f"0 to {self.slots - 1}")
 
     def _check_positions(self, sequence: Sequence) -> None:
         """RoPE positions given apart from cache slots: one for each token, within the tables."""
@@ -115,30 +129,95 @@ class StepArrays:
         if len(given) != sequence.new or not 0 <= min(given) <= max(given) < self.context:
             raise BackendError(f"positions {given[:8]} for {sequence.new} tokens", f"each from 0 to {self.context - 1}")
 
-    def _table(self, i: int, pages: tuple[int, ...]) -> None:
-        if i < len(self._tables) and self._tables[i] is pages:
-            return
-        if len(pages) > self.row:
-            raise CapacityError(f"{len(pages)} pages of one sequence", f"at most {self.row}")
-        if pages and not 0 <= min(pages) <= max(pages) < self.sequences * self.row:
-            raise CapacityError(f"pages {min(pages)} to {max(pages)}", f"0 to {self.sequences * self.row - 1}")
-        self.arrays["tables"][i * self.row : i * self.row + len(pages)] = pages
-        self._tables[i : i + 1] = [pages]
+    def _tables(self, i: int, sequence: Sequence) -> None:
+        """Checks and copies a sequence's block tables; one that is the same object as before is known."""
+        if len(sequence.tables) != len(self.groups):
+            raise BackendError(f"{len(sequence.tables)} block tables", f"{len(self.groups)}, one for each cache group")
+        for group, table in zip(self.groups, sequence.tables, strict=True):
+            group.check(sequence, table)
+            if group.new_table(i, table):
+                self.arrays[in_group("tables", group.index)][i * self.row : i * self.row + len(table)] = table
 
-    def _items(self, tokens: int, workers: int) -> int:
+
+class Group:
+    """One cache group's part of the arrays."""
+
+    def __init__(self, index: int, group: CacheGroup, context: int, blocks: int) -> None:
+        cache = group.cache
+        self.index, self.blocks = index, blocks
+        self.block, self.window, self.heads = cache.block, cache.window, cache.heads
+        self.row = -(-context // self.block)
+        self._known: list[tuple[int, ...]] = []
+        self._names = {name: in_group(name, index) for name in (*GROUP_BY_TOKEN, *GROUP_BY_ITEM, "first_item")}
+
+    def start(self, position: int) -> int:
+        """The first position that a token at `position` attends."""
+        return 0 if self.window is None else max(position + 1 - self.window, 0)
+
+    def check(self, sequence: Sequence, table: tuple[int, ...]) -> None:
+        """CapacityError for a table with too few blocks, or whose blocks do not exist."""
+        end = sequence.past + sequence.new
+        if end > len(table) * self.block:
+            raise CapacityError(
+                f"a step to position {end}", f"at most {len(table) * self.block}, in {len(table)} blocks"
+            )
+        if len(table) > self.row:
+            raise CapacityError(f"{len(table)} blocks of one sequence", f"at most {self.row}")
+        needed = table[self.start(sequence.past) // self.block :]
+        if needed and not 0 <= min(needed) <= max(needed) < self.blocks:
+            raise CapacityError(f"blocks {min(needed)} to {max(needed)}", f"0 to {self.blocks - 1}")
+
+    def new_table(self, i: int, table: tuple[int, ...]) -> bool:
+        """Whether the `i`th sequence's table is another object than in the step before."""
+        if i < len(self._known) and self._known[i] is table:
+            return False
+        self._known[i : i + 1] = [table]
+        return True
+
+    def fill(self, a: dict[str, NDArray[Any]], sequence: Sequence, positions: NDArray[np.int64], at: int) -> None:
+        """Slots, and what each token attends."""
+        names, end, table = self._names, at + sequence.new, sequence.tables[self.index]
+        first = sequence.past // self.block
+        blocks = np.asarray(table[first:], np.int64)
+        a[names["slots"]][at:end] = blocks[positions // self.block - first] * self.block + positions % self.block
+        starts, charged = a[names["starts"]], a[names["charged"]]
+        starts[at:end] = 0 if self.window is None else np.maximum(positions + 1 - self.window, 0)
+        charged[at : end - 1], charged[end - 1 : end] = starts[at + 1 : end], positions[-1:] + 1
+
+    def fill_one(self, a: dict[str, Any], sequence: Sequence) -> int:
+        """The same for a single token; returns its units of attention."""
+        names, past, start = self._names, sequence.past, self.start(sequence.past)
+        table = sequence.tables[self.index]
+        a[names["slots"]][0] = table[past // self.block] * self.block + past % self.block
+        a[names["starts"]][0], a[names["charged"]][0] = start, past + 1
+        token, split, last = (a[names[name]] for name in GROUP_BY_ITEM)
+        n = 0
+        for number in range(start // SPLIT, past // SPLIT + 1):
+            token[n], split[n], last[n] = 0, number, number
+            n += 1
+        a[names["first_item"]][0], a[names["first_item"]][1] = 0, n
+        return n
+
+    def items(self, a: dict[str, NDArray[Any]], tokens: int, workers: int) -> int:
         """Units of attention: a token each, or with few tokens a split of its context each."""
-        a = self.arrays
-        first, last = a["starts"][:tokens] // SPLIT, (a["ends"][:tokens] - 1) // SPLIT
+        names = self._names
+        first, last = a[names["starts"]][:tokens] // SPLIT, (a["ends"][:tokens] - 1) // SPLIT
+        item_token, item_split, item_last = (a[names[name]] for name in GROUP_BY_ITEM)
+        first_item = a[names["first_item"]]
         if tokens > 8 or tokens * self.heads >= 8 * workers or (first == last).all():
-            a["item_token"][:tokens] = a["all_rows"][:tokens]
-            a["item_split"][:tokens], a["item_last"][:tokens] = first, last
-            a["first_item"][: tokens + 1] = np.arange(tokens + 1)
+            item_token[:tokens] = a["all_rows"][:tokens]
+            item_split[:tokens], item_last[:tokens] = first, last
+            first_item[: tokens + 1] = np.arange(tokens + 1)
             return tokens
         n = 0
         for t in range(tokens):
-            a["first_item"][t] = n
+            first_item[t] = n
             for split in range(first[t], last[t] + 1):
-                a["item_token"][n], a["item_split"][n], a["item_last"][n] = t, split, split
+                item_token[n], item_split[n], item_last[n] = t, split, split
                 n += 1
-        a["first_item"][tokens] = n
+        first_item[tokens] = n
         return n
+
+
+def _pairs(graph: Graph, blocks: Many[int]) -> list[tuple[CacheGroup, int]]:
+    return list(zip(graph.cache_groups, blocks, strict=True))

@@ -37,7 +37,7 @@ class ReferenceBackend:
             raise UnsupportedError(f"{checkpoint.path} holds no weights", "a model with weights to run")
         self.graph = graph
         self.routing: dict[str, tuple[int, ...]] = {}
-        self._weights, self._caches = FloatWeights(checkpoint), FloatCaches()
+        self._weights, self._caches = FloatWeights(checkpoint), FloatCaches(graph)
         self._all_reduce, self._all_gather = all_reduce or _alone, all_gather or _alone
 
     def step(self, step: Step, tokens: NDArray[np.int32]) -> F32:

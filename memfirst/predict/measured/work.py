@@ -13,8 +13,8 @@ from memfirst.graph import Graph, Sequence, Step
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.positions import attended_pairs
 from memfirst.lower.cpu import CAPACITIES, lower
-from memfirst.lower.cpu_calls import FIELDS, SPLIT
-from memfirst.lower.program import Call, Phase, Program, Task
+from memfirst.lower.program import Call, Phase, Program, Ref, Task
+from memfirst.lower.step_fields import SPLIT, count_of, in_group
 
 LARGEST = CAPACITIES[-1]
 """Tokens of its largest step."""
@@ -59,18 +59,26 @@ def works(program: Program, step: Step) -> Iterator[PhaseWork]:
 
 def _counts(program: Program, step: Step) -> dict[str, int]:
     return {
-        "tokens": step.tokens, "logits": step.logits, "any_logits": int(step.logits > 0),
-        "items": _items(program, step), "": 1,
-    }  # fmt: skip
+        "tokens": step.tokens,
+        "logits": step.logits,
+        "any_logits": int(step.logits > 0),
+        "": 1,
+        **{in_group("items", g): n for g, n in enumerate(_items(program, step))},
+    }
 
 
-def _items(program: Program, step: Step) -> int:
-    """Units of attention: a token each, or with few tokens a split of its context each (as the backend's steps)."""
-    return step.tokens if program.capacity > 8 else max(step.tokens, sum(_splits(s) for s in step.sequences))
+def _items(program: Program, step: Step) -> list[int]:
+    """Units of attention of each cache group: a token each, or with few tokens a split of its context each (as the
+    backend's steps)."""
+    if program.capacity > 8:
+        return [step.tokens] * len(program.graph.cache_groups)
+    windows = [group.cache.window for group in program.graph.cache_groups]
+    return [max(step.tokens, sum(_splits(s, window) for s in step.sequences)) for window in windows]
 
 
-def _splits(sequence: Sequence) -> int:
-    return sum(ceil((sequence.past + i + 1) / SPLIT) for i in range(sequence.new))
+def _splits(sequence: Sequence, window: int | None) -> int:
+    ends = range(sequence.past + 1, sequence.past + sequence.new + 1)
+    return sum((end - 1) // SPLIT - (max(0, end - window) if window else 0) // SPLIT + 1 for end in ends)
 
 
 def _chunks(task: Task, counts: dict[str, int]) -> int:
@@ -81,7 +89,7 @@ def _work(call: Call, rows: int, step: Step, counts: dict[str, int], windows: di
     """Amounts by kernel: weights and passes of a product, values of what follows, positions of attention."""
     args = dict(call.args)
     group, kernel = call.kernel.split(".")
-    tokens = counts[next((name for name, place in FIELDS.items() if place == args.get("count", 0)), "tokens")]
+    tokens = counts[next((name for name in ("logits", "any_logits") if count_of(name) == args.get("count")), "tokens")]
     key = " ".join([call.kernel, *(f"{n}={v}" for n, v in call.statics if n not in _SKIPPED)])
     if group == "matmul":
         passes = ceil(tokens / _static(call, "TILE"))
@@ -92,11 +100,17 @@ def _work(call: Call, rows: int, step: Step, counts: dict[str, int], windows: di
         return Work(key, 0.0, float(_number(args, "width") * counts["tokens"]))
     if kernel == "attend":
         heads = _number(args, "heads")
-        return Work(key, float(counts["items"] * heads), float(heads * _attended(windows[call.op], step)))
+        return Work(key, float(_items_of(call, counts) * heads), float(heads * _attended(windows[call.op], step)))
     if kernel == "merge":
         heads = _number(args, "heads") * _static(call, "GROUP")
-        return Work(key, 0.0, float(counts["items"] * heads * _static(call, "DIM")))
+        return Work(key, 0.0, float(_items_of(call, counts) * heads * _static(call, "DIM")))
     return Work(key, 0.0, float(rows * tokens))
+
+
+def _items_of(call: Call, counts: dict[str, int]) -> int:
+    """Units of the cache group that an attention call works on: its arrays have the group's number in their names."""
+    first = dict(call.args)["first_item" if call.kernel.endswith("merge") else "item_token"]
+    return counts[in_group("items", int(first.name.rsplit(".", 1)[1]))] if isinstance(first, Ref) else 0
 
 
 def _static(call: Call, name: str) -> int:
