@@ -11,8 +11,8 @@ from memfirst.cli.app import COMMANDS, command
 HEAD = """# Commands
 
 Every command takes `--json`: one object on stdout and nothing else there. Notes and bars go to stderr,
-and only when it is a terminal (`pull` writes its notes to a log too). Exit codes: 0 done, 1 failed with one line on stderr, 2 bad usage,
-130 interrupted, 141 nobody reads our output.
+and only when it is a terminal (`pull` writes its notes to a log too). Exit codes: 0 done, 1 failed with
+one line on stderr, 2 bad usage, 130 interrupted, 141 nobody reads our output.
 
 This page is made by `make docs`.
 """
