@@ -1,14 +1,17 @@
-"""What this machine lends to this process: cores within the quota, and memory that can still be had."""
+"""What this process may use of this machine: cores within the CPU quota, and memory that can still be allocated."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
-_CGROUP = Path("/sys/fs/cgroup")
+_PROC = Path("/proc/self")
 _MEMORY_FILES = (
     ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),  # version 1
+    ("memory.high", "memory.current"),  # beyond it the kernel reclaims and throttles: as good as full
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),  # version 1
 )
 
 
@@ -27,41 +30,83 @@ def default_threads() -> int:
 
 
 def cpu_quota() -> float | None:
-    """Cores' worth of time that the control group may use; None without a limit."""
-    words = _read("cpu.max").split()
+    """CPU quota in cores, the smallest of this process's control group and its parents; None without one."""
+    return min((q for group in _groups("cpu") if (q := _quota(group)) is not None), default=None)
+
+
+def _quota(group: Path) -> float | None:
+    words = _read(group / "cpu.max").split() or [
+        _read(group / "cpu.cfs_quota_us").strip(),
+        _read(group / "cpu.cfs_period_us").strip(),
+    ]
     if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
         return int(words[0]) / int(words[1])
-    quota, period = _read("cpu/cpu.cfs_quota_us").strip(), _read("cpu/cpu.cfs_period_us").strip()
-    if quota.isdigit() and period.isdigit() and int(period):
-        return int(quota) / int(period)
     return None
 
 
 def available_memory() -> int:
-    """Bytes that can be allocated without swapping, within the control group's limit."""
+    """Bytes that can be allocated without swapping, within the limits of the control group and its parents."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
+    return max(0, min((free, *(room for group in _groups("memory") for room in _rooms(group)))))
+
+
+def _rooms(group: Path) -> Iterator[int]:
+    """Bytes below each limit of one group: a child's use counts in every parent."""
     for limit, used in _MEMORY_FILES:
-        most, now = _read(limit).strip(), _read(used).strip()
+        most, now = _read(group / limit).strip(), _read(group / used).strip()
         if most.isdigit() and now.isdigit():
-            free = min(free, int(most) - int(now) + _reclaimable())
-    return max(0, free)
+            yield int(most) - int(now) + _reclaimable(group)
 
 
-def _reclaimable() -> int:
-    """Page cache that the group holds: it is given back when memory is wanted."""
-    for line in _read("memory.stat").splitlines():
-        name, _, value = line.partition(" ")
-        if name == "inactive_file" and value.isdigit():
-            return int(value)
-    return 0
+def _reclaimable(group: Path) -> int:
+    """Page cache charged to the group and its children: given back when memory is wanted."""
+    stat = dict(line.split()[:2] for line in _read(group / "memory.stat").splitlines() if " " in line)
+    value = stat.get("total_inactive_file") or stat.get("inactive_file", "")  # version 1 has the sum apart
+    return int(value) if value.isdigit() else 0
 
 
-def _read(name: str) -> str:
+def _groups(controller: str) -> Iterator[Path]:
+    """Folders of this process's control group and of its parents, versions 1 and 2, the innermost first."""
+    paths = _group_paths(controller)
+    for root, mount, version in _mounts(controller):
+        for path in paths.get(version, ()):
+            inside = path.relative_to(root) if path.is_relative_to(root) else path.relative_to("/")
+            if ".." not in inside.parts:  # outside of what this process can see
+                yield from (mount / below for below in (inside, *inside.parents))
+
+
+def _group_paths(controller: str) -> dict[int, list[PurePosixPath]]:
+    """Paths in the hierarchies, by version: "4:memory:/a/b" is one of version 1, "0::/a/b" of version 2."""
+    found: dict[int, list[PurePosixPath]] = {}
+    for line in _read(_PROC / "cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        if path.startswith("/") and ((number == "0" and not names) or controller in names.split(",")):
+            found.setdefault(1 if names else 2, []).append(PurePosixPath(path))
+    return found
+
+
+def _mounts(controller: str) -> Iterator[tuple[PurePosixPath, Path, int]]:
+    """(root, folder, version) of each mounted hierarchy: `root` is the group that the folder shows."""
+    for line in _read(_PROC / "mountinfo").splitlines():
+        words, _, kind = line.partition(" - ")
+        fields, (fstype, _, options) = words.split(), (*kind.split(" ", 2), "", "", "")[:3]
+        version = {"cgroup": 1, "cgroup2": 2}.get(fstype)
+        if version and len(fields) > 4 and (version == 2 or controller in options.split(",")):
+            yield PurePosixPath(_plain(fields[3])), Path(_plain(fields[4])), version
+
+
+def _plain(field: str) -> str:
+    """A field of mountinfo, whose blanks are written as octal."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
+
+
+def _read(path: Path) -> str:
     try:
-        return (_CGROUP / name).read_text()
-    except OSError:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
         return ""
 
 

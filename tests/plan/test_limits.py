@@ -34,10 +34,14 @@ def unread(context: int = 2048) -> SyntheticCheckpoint:
     return checkpoint
 
 
-def cgroup(root: Path, limit: int, used: int, inactive: int = 0) -> Path:
-    (root / "memory.max").write_text(f"{limit}\n")
-    (root / "memory.current").write_text(f"{used}\n")
-    (root / "memory.stat").write_text(f"anon 1\ninactive_file {inactive}\n")
+def nested_group(root: Path, limit: int, used: int) -> Path:
+    """A /proc/self whose process is in a control group two levels down."""
+    group = root / "cg" / "outer" / "inner"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text(f"{limit}\n")
+    (group / "memory.current").write_text(f"{used}\n")
+    (root / "cgroup").write_text("0::/outer/inner\n")
+    (root / "mountinfo").write_text(f"31 23 0:28 / {root / 'cg'} rw - cgroup2 cgroup2 rw\n")
     return root
 
 
@@ -45,14 +49,9 @@ def cgroup(root: Path, limit: int, used: int, inactive: int = 0) -> Path:
 def test_what_a_control_group_cannot_hold_is_not_read(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "_CGROUP", cgroup(tmp_path, 300_000_000, 150_000_000))
+    monkeypatch.setattr(host, "_PROC", nested_group(tmp_path, 300_000_000, 150_000_000))
     with pytest.raises(CapacityError, match=r"0\.2 GB are needed .* at most the 0\.\d GB that are free"):
         memfirst.load(unread(), backend=backend)
-
-
-def test_page_cache_of_the_group_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host, "_CGROUP", cgroup(tmp_path, 300_000_000, 250_000_000, inactive=200_000_000))
-    assert host.available_memory() == 250_000_000
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
