@@ -155,6 +155,10 @@ ARCHITECTURES: Mapping[str, str] = {
     "deepseek_v3": "deepseek2",
     "gpt_oss": "gpt-oss",
     "gemma3_text": "gemma3",
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3moe",
     "falcon_mamba": "mamba",
     "granitemoehybrid": "granitehybrid",
 }
@@ -207,8 +211,29 @@ def gguf_name(architecture: str, name: str) -> tuple[str, Transform]:
     return row[0].format(layer[1] if layer else ""), row[1]
 
 
+def text_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of the text model: of a multimodal model what its `text_config` has, else all of it.
+
+    Keys that are null say nothing; what wrappers state beside it (types, quantization, a tied head) counts.
+    """
+    text = config.get("text_config")
+    if text is None:
+        return dict(config)
+    if not isinstance(text, Mapping):
+        raise ConfigError(f"text_config is {str(text)[:60]!r}", "an object")
+    beside = {key: config[key] for key in BESIDE if config.get(key) is not None}
+    return beside | {key: value for key, value in text.items() if value is not None}
+
+
+BESIDE = ("model_type", "architectures", "dtype", "torch_dtype", "quantization_config", "tie_word_embeddings")
+
+
 def architecture_of(config: Mapping[str, Any]) -> str:
-    """GGUF's name for a config's architecture ("llama"), or its raw `model_type`; ConfigError without any."""
+    """GGUF's name for a config's architecture ("llama"), or its raw `model_type`; ConfigError without any.
+
+    A wrapper around a text model has that model's.
+    """
+    config = text_of(config)
     kind = config.get("model_type")
     if isinstance(kind, str) and kind:
         return ARCHITECTURES.get(kind, kind)

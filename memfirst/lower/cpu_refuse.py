@@ -22,7 +22,7 @@ KERNELS = (Embed, RMSNorm, Linear, Rope, Attention, Glu, Add, Select)
 PLAIN: Mapping[type[Op], Mapping[str, object]] = {
     Embed: {"scale": 1.0},
     Linear: {"scale": 1.0, "softcap": 0.0},
-    Rope: {"long_frequencies": (), "start": 0},
+    Rope: {"long_frequencies": (), "start": 0, "temperature": 0.0},
     Attention: {"softcap": 0.0, "sinks": None},
     Glu: {"activation": "silu"},
 }

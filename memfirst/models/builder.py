@@ -1,4 +1,4 @@
-"""Puts operations in order: each method adds one and gives the name of its value, which is the operation's own.
+"""Puts operations in order: each method adds one (or a few) and returns the name of its value, its own name.
 
 Its weight is called after it too (`blk.0.ssm_in` has `blk.0.ssm_in.weight`), as in GGUF.
 """
@@ -6,21 +6,79 @@ Its weight is called after it too (`blk.0.ssm_in` has `blk.0.ssm_in.weight`), as
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import sqrt
+from typing import Any, Protocol, runtime_checkable
 
+from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph, KVCache, Op, StateCache, Weight
 from memfirst.graph.ops.activation import Activation
 from memfirst.graph.ops.add import Add
+from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.embed import Embed
 from memfirst.graph.ops.glu import Glu
 from memfirst.graph.ops.layer_norm import LayerNorm
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.token_shift import TokenShift
+from memfirst.models import rope
 from memfirst.models.base import WeightProvider
+from memfirst.models.rope import Rotation
+
+HEAD, ROW = "head", "row"
+"""What a norm of q and k is taken over: each head (Qwen3), or the whole row (OLMo 2)."""
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One layer's attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    rotation: Rotation | None
+    """None: heads are not rotated (NoPE)."""
+    window: int | None = None
+    """Positions attended at most, the token's own included; None: all."""
+    scale: float = 0.0
+    """Multiplies the scores; 0: 1/sqrt(head_dim)."""
+    softcap: float = 0.0
+    """> 0: a score x becomes softcap · tanh(x / softcap)."""
+    qk_norm: str = ""
+    """HEAD or ROW: q and k are normalized before they are rotated."""
+    norm_after: bool = False
+    """They are normalized after it (Hunyuan)."""
+    bias: bool = False
+    """q, k and v have biases."""
+    output_bias: bool = False
+    fused: bool = False
+    """One tensor gives q, k and v."""
+    sinks: bool = False
+    """Each head has a score of its own that takes its share of the softmax and gives nothing (gpt-oss)."""
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            found = f"{self.heads} attention heads over {self.kv_heads} KV heads"
+            raise ConfigError(found, "a whole number of attention heads for each KV head")
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Values of a row of q, k and v."""
+        return {"q": self.heads * self.head_dim, "k": self.kv_heads * self.head_dim, "v": self.kv_heads * self.head_dim}
+
+
+@runtime_checkable
+class _Wide(Protocol):
+    """An operation that says how many floats a row of its output has."""
+
+    @property
+    def width(self) -> int:
+        """Floats a row."""
 
 
 @dataclass
@@ -32,65 +90,98 @@ class Builder:
     eps: float
     ops: list[Op] = field(default_factory=list)
     caches: list[Cache] = field(default_factory=list)
+    widths: dict[str, int] = field(default_factory=dict)
+    """Floats a row of each value."""
 
     def add(self, op: Op) -> str:
         """Any operation."""
         self.ops.append(op)
+        if isinstance(op, _Wide):
+            self.widths[op.output] = op.width
         return op.output
 
-    def state(self, name: str, elements: int) -> StateCache:
-        """State of one layer, in float32: a rounding to f16 at every token would swallow slow decays.
+    # caches
 
-        Two slots: a step that may be taken back writes another than it reads.
+    def state(self, name: str, elements: int) -> StateCache:
+        """State of one layer, in float32: rounding to f16 at every token would lose slow decays.
+
+        Two slots: a step that may be rolled back writes another than it reads.
         """
         cache = StateCache(name, elements, "f32", slots=2)
         self.caches.append(cache)
         return cache
 
-    def kv(self, name: str, heads: int, head_dim: int) -> KVCache:
-        """Keys and values of one layer."""
-        cache = KVCache(name, heads, head_dim, head_dim)
+    def kv(self, name: str, heads: int, k_dim: int, v_dim: int | None = None, window: int | None = None) -> KVCache:
+        """Keys and values of one layer; v_dim None: as wide as keys."""
+        cache = KVCache(name, heads, k_dim, k_dim if v_dim is None else v_dim, window=window)
         self.caches.append(cache)
         return cache
+
+    # single operations
 
     def embed(self, vocab_size: int, scale: float = 1.0) -> str:
         """The rows of the tokens."""
         table = self.w("token_embd.weight", (vocab_size, self.hidden_size))
         return self.add(Embed("token_embd", ("tokens",), "token_embd", table, scale))
 
-    def linear(self, name: str, x: str, rows: int, columns: int, bias: str = "") -> str:
-        """x @ weight.T, plus the vector called `bias`."""
-        weight = self.w(f"{name}.weight", (rows, columns))
-        return self.add(Linear(name, (x,), name, weight, self.w(bias, (rows,)) if bias else None))
+    def linear(self, name: str, x: str, rows: int, bias: bool | str = False, scale: float = 1.0) -> str:
+        """scale · (x @ weight.T + bias); `bias`: whether there is one, or its name where it is not the usual one."""
+        weight = self.w(f"{name}.weight", (rows, self.widths[x]))
+        named = f"{name}.bias" if bias is True else bias
+        return self.add(Linear(name, (x,), name, weight, self.w(named, (rows,)) if named else None, scale=scale))
 
-    def rms_norm(self, name: str, x: str, width: int, eps: float | None = None, head: bool = False) -> str:
-        """RMS norm of rows of `width`."""
-        weight = self.w(f"{name}.weight", (width,))
+    def rms_norm(self, name: str, x: str, eps: float | None = None, head: bool = False) -> str:
+        """RMS norm of rows."""
+        weight = self.w(f"{name}.weight", (self.widths[x],))
         return self.add(RMSNorm(name, (x,), name, weight, self.eps if eps is None else eps, head=head))
 
-    def layer_norm(self, name: str, x: str, eps: float | None = None, groups: int = 1, head: bool = False) -> str:
-        """Layer norm of the residual stream's width."""
-        weight, bias = (self.w(f"{name}.{part}", (self.hidden_size,)) for part in ("weight", "bias"))
-        return self.add(LayerNorm(name, (x,), name, weight, bias, self.eps if eps is None else eps, groups, head))
+    def head_norm(self, name: str, x: str, heads: int) -> str:
+        """RMS norm of each of the heads by itself."""
+        weight = self.w(f"{name}.weight", (self.widths[x] // heads,))
+        return self.add(RMSNorm(name, (x,), name, weight, self.eps, heads=heads))
+
+    def layer_norm(
+        self, name: str, x: str, eps: float | None = None, groups: int = 1, head: bool = False, bias: bool = True
+    ) -> str:
+        """Layer norm of rows."""
+        weight = self.w(f"{name}.weight", (self.widths[x],))
+        shift = self.w(f"{name}.bias", (self.widths[x],)) if bias else None
+        return self.add(LayerNorm(name, (x,), name, weight, shift, self.eps if eps is None else eps, groups, head))
 
     def slice(self, name: str, x: str, start: int, width: int) -> str:
         """A range of each row of `x`."""
         return self.add(Slice(name, (x,), name, start, width))
 
-    def glu(self, name: str, gate: str, up: str, width: int, activation: str = "silu") -> str:
-        """activation(gate) · up."""
-        return self.add(Glu(name, (gate, up), name, width, activation))
+    def cut(self, names: dict[str, int], x: str) -> list[str]:
+        """Ranges of each row of `x`, one after another: by name their widths."""
+        start, parts = 0, list[str]()
+        for name, width in names.items():
+            parts.append(self.slice(name, x, start, width))
+            start += width
+        return parts
 
-    def activate(self, name: str, x: str, width: int, function: str) -> str:
+    def rope(self, name: str, x: str, heads: int, rotation: Rotation, query: bool = False, **more: Any) -> str:
+        """The heads of `x` rotated by their positions; `query`: they are queries, which have the temperature."""
+        head_dim = more.pop("head_dim", self.widths[x] // heads)
+        angles = _angles(rotation, self.w)
+        if query and rotation.temperature and rotation.scaling:
+            angles = {**angles, "temperature": rotation.temperature, "original": rotation.scaling.original}
+        return self.add(Rope(name, (x,), name, heads, head_dim, style=rotation.style, **angles, **more))
+
+    def activate(self, name: str, x: str, function: str) -> str:
         """A function of each value."""
-        return self.add(Activation(name, (x,), name, width, function))
+        return self.add(Activation(name, (x,), name, self.widths[x], function))
+
+    def glu(self, name: str, gate: str, up: str, activation: str = "silu") -> str:
+        """activation(gate) · up."""
+        return self.add(Glu(name, (gate, up), name, self.widths[gate], activation))
 
     def residual(self, name: str, x: str, change: str, multiplier: float = 1.0) -> str:
         """x + multiplier · change."""
         if multiplier != 1.0:
             scaled = f"{name}_scale"
-            change = self.add(Scale(scaled, (change,), scaled, self.hidden_size, multiplier))
-        return self.add(Add(name, (x, change), name, self.hidden_size))
+            change = self.add(Scale(scaled, (change,), scaled, self.widths[change], multiplier))
+        return self.add(Add(name, (x, change), name, self.widths[x]))
 
     def shift(self, name: str, x: str) -> str:
         """For each token the value of the one before it."""
@@ -105,15 +196,103 @@ class Builder:
         """The rows that need logits."""
         return self.add(Select("select", (x,), "select", self.hidden_size))
 
-    def head(self, normed: str, vocab_size: int, tied: bool, divisor: float = 1.0) -> str:
-        """Logits, divided by `divisor`; tied: by the embedding, which is stored once and read in full."""
+    def head(
+        self, normed: str, vocab_size: int, tied: bool, scale: float = 1.0, softcap: float = 0.0, bias: bool = False
+    ) -> str:
+        """Logits; tied: by the embedding, which is stored once and read in full."""
         if tied:
             table = self.ops[0].weights[0]
             weight: Weight = replace(table, name="output.weight", alias=table.name)
         else:
             weight = self.w("output.weight", (vocab_size, self.hidden_size))
-        return self.add(Linear("output", (normed,), "logits", weight, head=True, scale=1 / divisor))
+        shift = self.w("output.bias", (vocab_size,)) if bias else None
+        return self.add(Linear("output", (normed,), "logits", weight, shift, True, scale, softcap))
 
     def graph(self, architecture: str, vocab_size: int, context: int) -> Graph:
         """Everything that was added."""
         return Graph(architecture, tuple(self.ops), tuple(self.caches), vocab_size, self.hidden_size, context)
+
+    # a layer's parts
+
+    def attention(self, at: str, x: str, h: Heads, scale: float = 1.0) -> str:
+        """q, k and v of `x`, norms and rotation, attention, output: [n, hidden] -> [n, hidden], times `scale`."""
+        cache = self.kv(f"{at.rsplit('.', 1)[0]}.kv", h.kv_heads, h.head_dim, window=h.window)
+        q, k, v = self._qkv(at, x, h)
+        q = self._placed(f"{at}_q", q, h.heads, h, query=True)
+        k = self._placed(f"{at}_k", k, h.kv_heads, h)
+        sinks = self.w(f"{at}_sinks.weight", (h.heads,)) if h.sinks else None
+        factor = h.scale or 1 / sqrt(h.head_dim)
+        attended = self.add(Attention(at, (q, k, v), at, cache, h.heads, factor, h.softcap, sinks))
+        return self.linear(f"{at}_output", attended, self.hidden_size, h.output_bias, scale)
+
+    def _qkv(self, at: str, x: str, h: Heads) -> list[str]:
+        if not h.fused:
+            return [self.linear(f"{at}_{part}", x, width, h.bias) for part, width in h.widths.items()]
+        together = self.linear(f"{at}_qkv", x, sum(h.widths.values()), h.bias)
+        return self.cut({f"{at}_{part}": width for part, width in h.widths.items()}, together)
+
+    def _placed(self, name: str, x: str, heads: int, h: Heads, query: bool = False) -> str:
+        """q or k, normalized and rotated where the layer does so."""
+        if not h.norm_after:
+            x = self._normed(f"{name}_norm", x, heads, h)
+        if h.rotation is not None:
+            x = self.rope(f"{name}_rope", x, heads, h.rotation, query)
+        return self._normed(f"{name}_norm", x, heads, h) if h.norm_after else x
+
+    def _normed(self, name: str, x: str, heads: int, h: Heads) -> str:
+        if h.qk_norm == ROW:
+            return self.rms_norm(name, x)
+        return self.head_norm(name, x, heads) if h.qk_norm == HEAD else x
+
+    def swiglu(self, at: str, x: str, width: int, **more: Any) -> str:
+        """down(silu(gate) · up): see `gated`."""
+        return self.gated(at, x, width, "silu", **more)
+
+    def geglu(self, at: str, x: str, width: int, **more: Any) -> str:
+        """down(gelu(gate) · up): see `gated`."""
+        return self.gated(at, x, width, "gelu", **more)
+
+    def gated(
+        self, at: str, x: str, width: int, activation: str, bias: bool = False, scale: float = 1.0,
+        fused: bool = False, suffix: str = "",
+    ) -> str:  # fmt: skip
+        """A gated feed-forward, [n, hidden] -> [n, hidden] times `scale`.
+
+        fused   one tensor, `up`, gives gate and up
+        suffix  "_shexp" of a shared expert
+        """
+        if fused:
+            both = self.linear(f"{at}_up{suffix}", x, 2 * width, bias)
+            gate, up = self.cut({f"{at}_gate_part{suffix}": width, f"{at}_up_part{suffix}": width}, both)
+        else:
+            gate, up = (self.linear(f"{at}_{part}{suffix}", x, width, bias) for part in ("gate", "up"))
+        inner = self.glu(f"{at}_glu{suffix}", gate, up, activation)
+        return self.linear(f"{at}_down{suffix}", inner, self.hidden_size, bias, scale)
+
+    def mlp(self, at: str, x: str, width: int, activation: str, bias: bool = False) -> str:
+        """A feed-forward without a gate: down(activation(up))."""
+        up = self.linear(f"{at}_up", x, width, bias)
+        return self.linear(f"{at}_down", self.activate(f"{at}_act", up, activation), self.hidden_size, bias)
+
+
+def _angles(rotation: Rotation, w: WeightProvider) -> dict[str, Any]:
+    """A Rope's frequencies and what goes with them. GGUF has the divisors of Llama 3 and of LongRoPE as tensors."""
+    scaling, pairs = rotation.scaling, rotation.dims // 2
+    if scaling and scaling.kind == "longrope" and w.has("rope_factors_long.weight"):
+        short, long = (w.values(f"rope_factors_{part}.weight", pairs) for part in ("short", "long"))
+        scaling = replace(scaling, short=short, long=long)
+    plain = _frequencies(rotation.theta, rotation.dims, scaling)
+    if not rotation.local and w.has("rope_freqs.weight"):
+        plain = rope.divided(plain, w.values("rope_freqs.weight", pairs))
+    found: dict[str, Any] = {"frequencies": plain}
+    if scaling is None:
+        return found
+    found["factor"] = scaling.attention_factor
+    if scaling.long:
+        long = rope.long_frequencies(rotation.theta, rotation.dims, scaling)
+        found |= {"long_frequencies": long, "original": scaling.original}
+    return found
+
+
+_frequencies = lru_cache(maxsize=16)(rope.frequencies)
+"""The layers of a model share one tuple."""

@@ -1,241 +1,278 @@
-"""What Llama and its relatives share: layers of norm, attention, norm and gated feed-forward, and a head.
+"""What dense decoders share: their hyperparameters, how both forms of them are read, and the frame of the graph.
 
-A relative states its numbers in `Config`, and overrides the part of `Layers` that it does differently.
+A model file states what its architecture has (`read`), and how a layer goes (`layer`), top to bottom.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial
-from math import sqrt
+from types import MappingProxyType
+from typing import Any, Self, TypeVar
 
 from memfirst.errors import ConfigError
-from memfirst.graph import Graph, KVCache, Op, Weight
-from memfirst.graph.ops.add import Add
-from memfirst.graph.ops.attention import Attention
-from memfirst.graph.ops.embed import Embed
-from memfirst.graph.ops.glu import Glu
-from memfirst.graph.ops.linear import Linear
-from memfirst.graph.ops.norm import RMSNorm
-from memfirst.graph.ops.rope import HALF, Rope
-from memfirst.graph.ops.select import Select
-from memfirst.models import rope
-from memfirst.models.base import WeightProvider
-from memfirst.models.experts import MoE, routed
+from memfirst.formats.names import text_of
+from memfirst.graph import Graph
+from memfirst.graph.ops.rope import INTERLEAVED
+from memfirst.models import experts, rope
+from memfirst.models import reader as limits
+from memfirst.models.base import Architecture, WeightProvider
+from memfirst.models.builder import Builder, Heads
+from memfirst.models.experts import MoE
+from memfirst.models.reader import ConfigReader, Keys
+from memfirst.models.rope import Defaults
+from memfirst.models.windows import Windows
 
-Windows = tuple[int | None, ...]
-"""For each layer the positions that a token attends at most; None: all."""
+KEYS: Keys = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "intermediate_size": "feed_forward_length",
+    "vocab_size": "vocab_size",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "sliding_window": "attention.sliding_window",
+}
+"""What every dense decoder has, by its name in config.json: its name in GGUF."""
+
+LAYER_NORM_KEYS: Keys = {key: gguf for key, gguf in KEYS.items() if key != "rms_norm_eps"}
+"""The same without RMS norms' epsilon: each of those architectures calls its own otherwise."""
+
+HARMLESS_GGUF = frozenset({"rope.scaling.finetuned", "tensor_data_layout", "pooling_type", "attention.causal"})
+HARMLESS_HF = frozenset(
+    (
+        *("architectures", "model_type", "_name_or_path", "transformers_version", "transformers.js_config"),
+        *("dtype", "torch_dtype", "attn_implementation", "_attn_implementation_autoset", "use_cache"),
+        *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "eod_token_id", "max_length", "auto_map"),
+        *("initializer_range", "attention_dropout", "pretraining_tp", "is_llama_config", "hidden_dropout"),
+        *("cache_implementation", "embd_pdrop", "resid_pdrop", "residual_dropout", "embedding_dropout"),
+        *("unsloth_fixed", "unsloth_version"),
+    )
+)
+"""Keys that training, sampling or another engine reads: they change nothing here."""
+
+WRAPPER = frozenset(
+    (
+        *("text_config", "vision_config", "tie_word_embeddings", "quantization_config", "mm_tokens_per_image"),
+        *("boi_token_index", "eoi_token_index", "image_token_index", "video_token_index"),
+        *("boi_token_id", "eoi_token_id", "image_token_id", "video_token_id"),
+        *("vision_start_token_id", "vision_end_token_id", "vision_token_id", "image_seq_length"),
+        *("vision_feature_layer", "vision_feature_select_strategy", "spatial_merge_size", "projector_hidden_act"),
+        *("multimodal_projector_bias", "image_grid_pinpoints", "use_image_newline_parameter"),
+    )
+)
+"""Keys beside `text_config`: of the vision tower, which decoding text does not read, and of other engines."""
+
+ACTIVATIONS = {"silu": ("silu",), "gelu": ("gelu_pytorch_tanh",), "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new")}
+"""By activation, what config.json calls it."""
 
 
-@dataclass(frozen=True)
-class Family:
-    """What a relative of Llama does differently.
-
-    architecture  GGUF's name
-    rope_style    pairs that turn together, in GGUF row order
-    qkv_bias      q, k and v always have biases, and the output none (Qwen2)
-    qk_norm       each head's q and k are normalised before they turn (Qwen3, Gemma 3)
-    activation    what gates the feed-forward
-    tied          the head is the embedding where config.json does not say (Gemma)
-    grouped       config.json states num_key_value_heads; in Llama's, absent means as many as heads
-    """
-
-    architecture: str
-    rope_style: str = HALF
-    qkv_bias: bool = False
-    qk_norm: bool = False
-    activation: str = "silu"
-    tied: bool = False
-    grouped: bool = False
+HALVES, PAIRS = Defaults(), Defaults(INTERLEAVED)
+"""What rotates together in a head, in GGUF's row order: its halves, or adjacent values (Llama's and those like it)."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters, named as in config.json.
+    """Hyperparameters, named as in config.json where they stand there as such."""
 
-    rotary_dim            values of a head that turn
-    attention_bias        q, k and v have biases; output_bias: the attention's output too
-    windows               by layer; empty: every layer attends everything
-    rope_local_base_freq  > 0: theta of the layers with a window, which no scaling stretches (Gemma 3)
-    no_rope_layers        indices of layers whose heads do not turn (SmolLM3)
-    embedding_multiplier  of the looked-up rows, residual_multiplier of what a half of a layer adds
-    attention_multiplier  of the scores; 0: 1/sqrt(head_dim)
-    logits_scaling        the logits are divided by it
-    *_softcapping         > 0: x becomes cap · tanh(x / cap), of scores and of logits
-    moe                   routed experts in place of the gated feed-forward
-    """
-
-    family: Family
+    architecture: str
+    """GGUF's name."""
     hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    intermediate_size: int
+    heads: tuple[Heads, ...]
+    """Each layer's attention."""
+    intermediate_size: tuple[int, ...]
+    """Each layer's width of the feed-forward."""
     vocab_size: int
     max_position_embeddings: int
-    rms_norm_eps: float
-    rope_theta: float
-    rope_scaling: rope.RopeScaling | None = None
-    rotary_dim: int = 0
+    eps: float
+    """Of the norms."""
     tie_word_embeddings: bool = False
-    attention_bias: bool = False
-    output_bias: bool = False
     mlp_bias: bool = False
-    windows: Windows = ()
-    rope_local_base_freq: float = 0.0
-    no_rope_layers: tuple[int, ...] = ()
     embedding_multiplier: float = 1.0
-    residual_multiplier: float = 1.0
-    attention_multiplier: float = 0.0
-    logits_scaling: float = 1.0
-    attn_logit_softcapping: float = 0.0
-    final_logit_softcapping: float = 0.0
+    """Of the looked-up rows."""
+    logits_multiplier: float = 1.0
+    softcap: float = 0.0
+    """> 0: a logit x becomes softcap · tanh(x / softcap)."""
     moe: MoE | None = None
-
-    def __post_init__(self) -> None:
-        if self.num_attention_heads % self.num_key_value_heads:
-            found = f"{self.num_attention_heads} attention heads over {self.num_key_value_heads} KV heads"
-            raise ConfigError(found, "a whole number of attention heads for each KV head")
-        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
-            raise ConfigError(f"{self.rotary_dim} of {self.head_dim} values turn", "an even number of them")
-        if self.windows and len(self.windows) != self.num_hidden_layers:
-            raise ConfigError(f"windows of {len(self.windows)} layers", f"{self.num_hidden_layers}")
+    """Routed experts in place of the gated feed-forward."""
 
     @property
-    def scale(self) -> float:
-        """What multiplies the attention scores."""
-        return self.attention_multiplier or 1 / sqrt(self.head_dim)
+    def layers(self) -> int:
+        """How many."""
+        return len(self.heads)
+
+    def attention(self, **changes: Any) -> Self:
+        """The same with these fields of every layer's attention."""
+        return replace(self, heads=tuple(replace(h, **changes) for h in self.heads))
+
+    def windowed(self, windows: Windows) -> Self:
+        """The same with a window by layer."""
+        windows = windows or (None,) * self.layers
+        if len(windows) != self.layers:
+            raise ConfigError(f"windows of {len(windows)} layers", f"{self.layers}")
+        return replace(self, heads=tuple(replace(h, window=w) for h, w in zip(self.heads, windows, strict=True)))
+
+    @property
+    def windows(self) -> Windows:
+        """By layer the positions attended at most. A window that is not shorter than the context never applies: None
+        (Phi-3.5 states 262,144 over a context of 131,072)."""
+        context = self.max_position_embeddings
+        return tuple(None if h.window is None or h.window >= context else h.window for h in self.heads)
+
+
+WindowRule = Callable[[ConfigReader, int], Windows]
+"""(reader, layers) -> each layer's window."""
 
 
 @dataclass(frozen=True)
-class Layers:
-    """Builds a layer's two halves; a value has the name of the operation that gives it."""
+class Family:
+    """What the two forms do not say, or say by the architecture's name."""
 
-    c: Config
-    w: WeightProvider
-    rope: partial[Rope]
-
-    def caches(self) -> tuple[KVCache, ...]:
-        """Keys and values of each layer."""
-        c, windows = self.c, self.c.windows or (None,) * self.c.num_hidden_layers
-        kv, dim = c.num_key_value_heads, c.head_dim
-        return tuple(KVCache(f"blk.{i}.kv", kv, dim, dim, window=window) for i, window in enumerate(windows))
-
-    def attention(self, at: str, cache: KVCache, x: str) -> list[Op]:
-        """Norm, q k v, RoPE, attention, output, residual."""
-        c, width = self.c, self.c.num_attention_heads * self.c.head_dim
-        ops, qkv = self.qkv(at, cache)
-        attend = Attention(at, qkv, at, cache, c.num_attention_heads, c.scale, c.attn_logit_softcapping)
-        output = self.linear(f"{at}_output", at, c.hidden_size, c.output_bias, width, c.residual_multiplier)
-        return [self.norm(f"{at}_norm", x), *ops, attend, output, *self.added(at, x, output.output)]
-
-    def qkv(self, at: str, cache: KVCache) -> tuple[list[Op], tuple[str, str, str]]:
-        """What gives attention its inputs, and their names."""
-        c, ops = self.c, list[Op]()
-        heads = {"q": c.num_attention_heads, "k": c.num_key_value_heads, "v": c.num_key_value_heads}
-        for part, n in heads.items():
-            ops.append(self.linear(f"{at}_{part}", f"{at}_norm", n * c.head_dim, c.attention_bias))
-        turned, q, k = self.turned(at, cache)
-        return [*ops, *turned], (q, k, f"{at}_v")
-
-    def feed_forward(self, at: str, x: str) -> list[Op]:
-        """Routed experts where the model has them, else one gated unit."""
-        if self.c.moe is None:
-            return self.dense(at, x)
-        ops = routed(self.c.moe, self.w, at, f"{at}_norm", self.c.hidden_size)
-        return [self.norm(f"{at}_norm", x), *ops, *self.added(at, x, ops[-1].output)]
-
-    def dense(self, at: str, x: str) -> list[Op]:
-        """Norm, gate and up, gating, down, residual."""
-        c, inner, name = self.c, self.c.intermediate_size, f"{at}_glu"
-        ops, gate_up = self.gate_up(at)
-        glu = Glu(name, gate_up, name, inner, c.family.activation)
-        down = self.linear(f"{at}_down", name, c.hidden_size, c.mlp_bias, inner, c.residual_multiplier)
-        return [self.norm(f"{at}_norm", x), *ops, glu, down, *self.added(at, x, down.output)]
-
-    def gate_up(self, at: str) -> tuple[list[Op], tuple[str, str]]:
-        """What gives gating its inputs, and their names."""
-        inner, bias = self.c.intermediate_size, self.c.mlp_bias
-        ops: list[Op] = [self.linear(f"{at}_{part}", f"{at}_norm", inner, bias) for part in ("gate", "up")]
-        return ops, (f"{at}_gate", f"{at}_up")
-
-    def added(self, at: str, x: str, y: str) -> list[Op]:
-        """The residual: what half a layer gives, on top of what it was given."""
-        return [Add(f"{at}_residual", (x, y), f"{at}_residual", self.c.hidden_size)]
-
-    def norm(self, name: str, x: str) -> Op:
-        """RMS norm of a row."""
-        weight = self.w(f"{name}.weight", (self.c.hidden_size,))
-        return RMSNorm(name, (x,), name, weight, self.c.rms_norm_eps)
-
-    def linear(self, name: str, x: str, rows: int, bias: bool = False, columns: int = 0, scale: float = 1.0) -> Linear:
-        """The product with the tensor of that name, `columns` wide (0: hidden_size)."""
-        weight = self.w(f"{name}.weight", (rows, columns or self.c.hidden_size))
-        return Linear(name, (x,), name, weight, self.w(f"{name}.bias", (rows,)) if bias else None, scale=scale)
-
-    def turned(self, at: str, cache: KVCache) -> tuple[list[Op], str, str]:
-        """q and k, each head normed where the family does so, and turned where the layer does so; their names."""
-        c, ops, names = self.c, list[Op](), list[str]()
-        still = int(at.split(".")[1]) in c.no_rope_layers
-        for part, heads in (("q", c.num_attention_heads), ("k", c.num_key_value_heads)):
-            name = given = f"{at}_{part}"
-            if c.family.qk_norm:
-                weight, given = self.w(f"{name}_norm.weight", (c.head_dim,)), f"{name}_norm"
-                ops.append(RMSNorm(given, (name,), given, weight, c.rms_norm_eps, heads=heads))
-            if not still:
-                ops.append(self.rope_of(cache)(f"{name}_rope", (given,), f"{name}_rope", heads))
-            names.append(given if still else f"{name}_rope")
-        return ops, names[0], names[1]
-
-    def rope_of(self, cache: KVCache) -> partial[Rope]:
-        """How a layer's heads turn; a window may turn by a theta of its own."""
-        theta = self.c.rope_local_base_freq
-        if cache.window is None or not theta:
-            return self.rope
-        local = rope.frequencies(theta, self.c.rotary_dim, None)
-        return partial(Rope, head_dim=self.c.head_dim, frequencies=local, style=self.c.family.rope_style)
+    architecture: str
+    windows: WindowRule
+    rope: Defaults = HALVES
+    activation: str = "silu"
+    tied: bool = False
+    """The head is the embedding where config.json does not say."""
+    grouped: bool = True
+    """config.json states num_key_value_heads; in Llama's, absent means as many as heads."""
+    qkv_bias: bool = False
+    """q, k and v always have biases, and the output none."""
+    eps: tuple[str, float] = ("rms_norm_eps", 1e-6)
+    """What config.json calls the norms' epsilon, and what its absence means there."""
 
 
-def build(c: Config, w: WeightProvider, layers: type[Layers] = Layers) -> Graph:
-    """The model's operations in order, its layers built by `layers`."""
-    embedding = w("token_embd.weight", (c.vocab_size, c.hidden_size))
-    ops: list[Op] = [Embed("token_embd", ("tokens",), "token_embd", embedding, c.embedding_multiplier)]
-    parts = layers(c, w, _rope(c, w))
-    caches = parts.caches()
-    for i, cache in enumerate(caches):
-        ops += parts.attention(f"blk.{i}.attn", cache, ops[-1].output)
-        ops += parts.feed_forward(f"blk.{i}.ffn", ops[-1].output)
-    ops.append(Select("select", (ops[-1].output,), "select", c.hidden_size))
-    norm = w("output_norm.weight", (c.hidden_size,))
-    ops.append(RMSNorm("output_norm", ("select",), "output_norm", norm, c.rms_norm_eps, head=True))
-    head = Linear("output", ("output_norm",), "logits", _head(c, w, embedding), head=True)
-    ops.append(replace(head, scale=1 / c.logits_scaling, softcap=c.final_logit_softcapping))
-    name, context = c.family.architecture, c.max_position_embeddings
-    return Graph(name, tuple(ops), caches, c.vocab_size, c.hidden_size, context)
+def read(r: ConfigReader, family: Family) -> Config:
+    """The hyperparameters of a dense decoder, of either form; biases and a tied head show in GGUF's tensors."""
+    _refuse_variants(r, family)
+    layers, hidden = r.integer("num_hidden_layers", limits.MAX_LAYERS), r.integer("hidden_size", limits.MAX_WIDTH)
+    heads = r.by_layer("num_attention_heads", layers, limits.MAX_HEADS)
+    kv = r.by_layer("num_key_value_heads", layers, limits.MAX_HEADS, _kv_default(r, family, heads))
+    head_dim = r.integer("head_dim", limits.MAX_HEAD_DIM, default=_head_dim(hidden, heads))
+    if r.gguf:
+        r.plain.only("attention.value_length", (head_dim,))
+    context = r.integer("max_position_embeddings", limits.MAX_CONTEXT)
+    rotation = rope.read(r, context, head_dim, family.rope)
+    bias, output_bias, mlp_bias = _biases(r, family)
+    each, widths = zip(heads, kv, strict=True), r.by_layer("intermediate_size", layers, limits.MAX_WIDTH)
+    found = Config(
+        architecture=family.architecture,
+        hidden_size=hidden,
+        heads=tuple(Heads(n, m, head_dim, rotation, bias=bias, output_bias=output_bias) for n, m in each),
+        intermediate_size=widths,
+        vocab_size=vocab_size(r),
+        max_position_embeddings=context,
+        eps=r.single(family.eps[0], high=1.0, default=None if r.gguf else family.eps[1]),
+        tie_word_embeddings=tied(r, family.tied),
+        mlp_bias=mlp_bias,
+        moe=experts.read_gguf(r.plain, widths[0]) if r.gguf else None,
+    )
+    return found.windowed(family.windows(r, layers))
 
 
-def _head(c: Config, w: WeightProvider, embedding: Weight) -> Weight:
-    """The output matrix. Where tied, the embedding by another name: stored once, read in full as the head."""
-    if c.tie_word_embeddings:
-        return replace(embedding, name="output.weight", alias=embedding.name)
-    return w("output.weight", (c.vocab_size, c.hidden_size))
+def _kv_default(r: ConfigReader, family: Family, heads: tuple[int, ...]) -> int | None:
+    return heads[0] if r.gguf or not family.grouped else None
 
 
-def _rope(c: Config, w: WeightProvider) -> partial[Rope]:
-    """RoPE but for its place and heads. GGUF has the divisors of Llama 3 and of LongRoPE as tensors."""
-    scaling, pairs = c.rope_scaling, c.rotary_dim // 2
-    if scaling and scaling.kind == "longrope" and w.has("rope_factors_long.weight"):
-        short, long = (w.values(f"rope_factors_{part}.weight", pairs) for part in ("short", "long"))
-        scaling = replace(scaling, short=short, long=long)
-    turn = partial(Rope, head_dim=c.head_dim, style=c.family.rope_style)
-    plain = rope.frequencies(c.rope_theta, c.rotary_dim, scaling)
-    if w.has("rope_freqs.weight"):
-        plain = rope.divided(plain, w.values("rope_freqs.weight", pairs))
-    if scaling is None:
-        return partial(turn, frequencies=plain)
-    turn = partial(turn, frequencies=plain, factor=scaling.attention_factor)
-    if not scaling.long:
-        return turn
-    long = rope.long_frequencies(c.rope_theta, c.rotary_dim, scaling)
-    return partial(turn, long_frequencies=long, original=scaling.original)
+def _head_dim(hidden: int, heads: tuple[int, ...]) -> int | None:
+    return hidden // heads[0] if hidden % heads[0] == 0 and len(set(heads)) == 1 else None
+
+
+def _biases(r: ConfigReader, family: Family) -> tuple[bool, bool, bool]:
+    """Whether q, k and v, the attention's output, and the feed-forward have biases."""
+    if r.gguf:
+        there = [f"blk.0.{name}.bias" in r.tensors for name in ("attn_q", "attn_output", "ffn_up")]
+        return family.qkv_bias or there[0], there[1], there[2]
+    bias = r.flag("attention_bias")
+    return bias or family.qkv_bias, bias and not family.qkv_bias, r.flag("mlp_bias")
+
+
+def tied(r: ConfigReader, default: bool) -> bool:
+    """Whether the head is the embedding."""
+    return "output.weight" not in r.tensors if r.gguf else r.flag("tie_word_embeddings", default)
+
+
+def vocab_size(r: ConfigReader) -> int:
+    """Rows of the embedding: the vocabulary's length, where the file holds one."""
+    tokens = r.shared("tokenizer.ggml.tokens") if r.gguf else None
+    count = len(tokens) if isinstance(tokens, Sized) and len(tokens) else None
+    stated = r.integer("vocab_size", limits.MAX_VOCAB, default=count)
+    if count is not None and count != stated:
+        raise ConfigError(f"vocab_size is {stated}", f"{count}, the number of tokens in the file")
+    return stated
+
+
+def _refuse_variants(r: ConfigReader, family: Family) -> None:
+    """Values that would mean another arithmetic."""
+    for key in ("hidden_act", "hidden_activation"):
+        r.only(key, ACTIVATIONS[family.activation])
+    r.only("rope_interleaved", (False,))
+    r.only("use_mrope", (False,))
+    if r.gguf:
+        r.plain.only("attention.causal", (True,))
+
+
+Layer = Callable[[Builder, int, str, Any], str]
+"""(builder, index, residual, config) -> the residual after the layer."""
+
+
+def build(c: Config, w: WeightProvider, layer: Layer) -> Graph:
+    """Embedding, layers, norm, head."""
+    c = c.windowed(c.windows)
+    b = Builder(w, c.hidden_size, c.eps)
+    x = b.embed(c.vocab_size, c.embedding_multiplier)
+    for i in range(c.layers):
+        x = layer(b, i, x, c)
+    normed = b.rms_norm("output_norm", b.select(x), head=True)
+    b.head(normed, c.vocab_size, c.tie_word_embeddings, c.logits_multiplier, c.softcap)
+    return b.graph(c.architecture, c.vocab_size, c.max_position_embeddings)
+
+
+C = TypeVar("C")
+
+
+def architecture(
+    name: str,
+    read: Callable[[ConfigReader], C],
+    build: Callable[[C, WeightProvider], Graph],
+    keys: Keys = KEYS,
+    shared: Mapping[str, Any] = MappingProxyType({}),
+) -> Architecture[C]:
+    """An entry of the registry: `read` takes the hyperparameters of either form, `keys` names them in GGUF.
+
+    shared  what a `text_config` inside a multimodal config leaves out
+    """
+    return Architecture(name, partial(_from_gguf, name, read, keys), partial(_from_hf, read, keys, shared), build)
+
+
+def _from_gguf(
+    name: str,
+    read: Callable[[ConfigReader], C],
+    keys: Keys,
+    metadata: Mapping[str, Any],
+    tensors: Container[str],
+    allow_unknown: bool = False,
+) -> C:
+    r = ConfigReader(metadata, f"{name}.", keys, tensors)
+    found = read(r)
+    r.check_unknown(HARMLESS_GGUF, allow_unknown)
+    return found
+
+
+def _from_hf(
+    read: Callable[[ConfigReader], C],
+    keys: Keys,
+    shared: Mapping[str, Any],
+    config: Mapping[str, Any],
+    allow_unknown: bool = False,
+) -> C:
+    if config.get("text_config") is not None:
+        ConfigReader(config).check_unknown(HARMLESS_HF | WRAPPER, allow_unknown)
+        config = dict(shared) | text_of(config)
+    r = ConfigReader(config, keys=keys)
+    found = read(r)
+    r.check_unknown(HARMLESS_HF, allow_unknown)
+    return found

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 
 from memfirst.errors import ConfigError, UnsupportedError
-from memfirst.graph import Op
 from memfirst.graph.ops.experts import Experts, Router
 from memfirst.models import reader as limits
-from memfirst.models.base import WeightProvider
+from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
 
 MAX_EXPERTS = 1 << 12
@@ -49,13 +47,13 @@ class MoE:
             raise ConfigError(f"{k} experts a token from {self.topk_group} groups of {n // self.n_group}", "enough")
 
 
-def read_gguf(r: ConfigReader, tensors: Container[str], width: int) -> MoE | None:
+def read_gguf(r: ConfigReader, width: int) -> MoE | None:
     """`expert_*`; None where there are no experts. They are `width` wide unless the file says otherwise."""
     count = r.integer("expert_count", MAX_EXPERTS, default=0, low=0)
     used = r.integer("expert_used_count", MAX_EXPERTS, default=None if count else 0, low=bool(count))
     if not count:
         return None
-    if "blk.0.ffn_gate.0.weight" in tensors:
+    if "blk.0.ffn_gate.0.weight" in r.tensors:
         raise UnsupportedError(
             "this file has its experts one by one (blk.0.ffn_gate.0.weight)",
             "one tensor for all experts of a layer (blk.0.ffn_gate_exps.weight), as files since April 2024 have",
@@ -80,21 +78,23 @@ def read_hf(r: ConfigReader, width: int) -> MoE:
     return MoE(count, r.integer("num_experts_per_tok", MAX_EXPERTS), width)
 
 
-def routed(moe: MoE, w: WeightProvider, at: str, x: str, hidden: int) -> list[Op]:
-    """Router and experts of the layer half `at` ("blk.3.ffn") over the normed value `x`, `hidden` wide."""
-    inner, count = moe.moe_intermediate_size, moe.num_experts
-    router = Router(
-        f"{at}_gate_inp", (x,), f"{at}_gate_inp", w(f"{at}_gate_inp.weight", (count, hidden)),
-        moe.num_experts_per_tok, moe.scoring,
-        bias=w(f"{at.removesuffix('ffn')}exp_probs_b.bias", (count,)) if moe.correction else None,
-        normalize=moe.norm_topk_prob, scale=moe.routed_scaling_factor,
-        logit_bias=w(f"{at}_gate_inp.bias", (count,)) if moe.biases else None,
-        groups=moe.n_group, groups_used=moe.topk_group,
+def routed(b: Builder, at: str, x: str, moe: MoE) -> str:
+    """Router and experts of the feed-forward `at` ("blk.3.ffn") over the normalized value `x`."""
+    inner, count, hidden, w = moe.moe_intermediate_size, moe.num_experts, b.hidden_size, b.w
+    router = b.add(
+        Router(
+            f"{at}_gate_inp", (x,), f"{at}_gate_inp", w(f"{at}_gate_inp.weight", (count, hidden)),
+            moe.num_experts_per_tok, moe.scoring,
+            bias=w(f"{at.removesuffix('ffn')}exp_probs_b.bias", (count,)) if moe.correction else None,
+            normalize=moe.norm_topk_prob, scale=moe.routed_scaling_factor,
+            logit_bias=w(f"{at}_gate_inp.bias", (count,)) if moe.biases else None,
+            groups=moe.n_group, groups_used=moe.topk_group,
+        )
     )  # fmt: skip
     shapes = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
     parts = {part: w(f"{at}_{part}_exps.weight", (count, *shape)) for part, shape in shapes.items()}
     if moe.biases:
         rows = {part: shape[0] for part, shape in shapes.items()}
         parts |= {f"{part}_b": w(f"{at}_{part}_exps.bias", (count, n)) for part, n in rows.items()}
-    name, inputs, k = f"{at}_exps", (x, router.output), moe.num_experts_per_tok
-    return [router, Experts(name, inputs, name, k=k, activation=moe.activation, **parts)]
+    name, k = f"{at}_exps", moe.num_experts_per_tok
+    return b.add(Experts(name, (x, router), name, k=k, activation=moe.activation, **parts))

@@ -1,4 +1,4 @@
-"""Gemma 2 is Llama with a norm after attention and feed-forward too, a scaled embedding, softcaps, and a window
+"""Gemma 2 is Llama with a norm after attention and feed-forward too, GELU, a scaled embedding, softcaps, and a window
 of 4096 positions on every other layer (arXiv:2408.00118).
 
 Its norms multiply by 1 + weight; in GGUF, and as a folder is read here, the 1 is in the weight.
@@ -6,66 +6,61 @@ Its norms multiply by 1 + weight; in GGUF, and as a folder is read here, the 1 i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from math import sqrt
 
-from memfirst.graph import Op
-from memfirst.models import decoder, llama, windows
-from memfirst.models.base import Architecture
-from memfirst.models.decoder import Config, Layers
-from memfirst.models.reader import ConfigReader
+from memfirst.graph import Graph
+from memfirst.models import decoder, windows
+from memfirst.models.base import WeightProvider
+from memfirst.models.builder import Builder
+from memfirst.models.decoder import Config, Family
+from memfirst.models.reader import ConfigReader, Keys
 
-FAMILY = decoder.Family("gemma2", activation="gelu", tied=True, grouped=True)
 DEEPEST, PERIOD = 46, 2
 """Layers of the 27B, the one size whose scores are scaled by hidden_size / heads; every other layer is local."""
+FAMILY = Family("gemma2", windows.by_period(PERIOD), activation="gelu", tied=True)
+KEYS: Keys = decoder.KEYS | {
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
 
 
-@dataclass(frozen=True)
-class PostNormLayers(Layers):
-    """What attention and feed-forward give is normalised before it is added."""
-
-    def added(self, at: str, x: str, y: str) -> list[Op]:
-        layer, half = at.rsplit(".", 1)
-        post = f"{layer}.post_{'attention' if half == 'attn' else 'ffw'}_norm"
-        return [self.norm(post, y), *super().added(at, x, post)]
-
-
-def own_hf(r: ConfigReader, c: Config) -> Config:
-    """Softcaps (null: none), the scale of the scores and the windows."""
+def read(r: ConfigReader) -> Config:
+    """Softcaps (null: none) and the scales."""
     r.only("use_bidirectional_attention", (False,))
-    return windows.patterned(r, scaled(c, r.number("query_pre_attn_scalar"), *softcaps(r)), PERIOD)
+    c = scaled(r, decoder.read(r, FAMILY), DEEPEST)
+    return c.attention(softcap=softcap(r, "attn_logit_softcapping"))
 
 
-def own_gguf(r: ConfigReader, c: Config) -> Config:
-    """The same keys; the scale of the scores goes by the size, as llama.cpp has it."""
-    return windows.gguf(r, scaled(c, queries(c, DEEPEST), *softcaps(r)), PERIOD)
-
-
-def softcaps(r: ConfigReader) -> tuple[float, float]:
-    """(of the scores, of the logits); absent or null: none."""
-    scores, logits = (f"{of}_logit_softcapping" for of in ("attn", "final"))
-    return _or_none(r, scores), _or_none(r, logits)
-
-
-def _or_none(r: ConfigReader, key: str) -> float:
+def softcap(r: ConfigReader, key: str) -> float:
+    """0 where there is none: absent or null."""
     return r.single(key) if r.raw(key) is not None else 0.0
 
 
-def queries(c: Config, deepest: int) -> float:
-    """`query_pre_attn_scalar` of the published sizes: head_dim, in the deepest hidden_size / heads."""
-    return c.hidden_size // c.num_attention_heads if c.num_hidden_layers == deepest else c.head_dim
+def scaled(r: ConfigReader, c: Config, deepest: int) -> Config:
+    """Gemma's scales: the embedding by sqrt(hidden_size), scores by 1 / sqrt(query_pre_attn_scalar), logits capped.
+
+    GGUF has no key for the second; llama.cpp goes by the published sizes: head_dim, in the deepest hidden_size / heads.
+    """
+    h = c.heads[0]
+    queries = c.hidden_size // h.heads if c.layers == deepest else h.head_dim
+    queries = queries if r.gguf else r.number("query_pre_attn_scalar")  # type: ignore[assignment]
+    cap = softcap(r, "final_logit_softcapping")
+    return replace(c, embedding_multiplier=sqrt(c.hidden_size), softcap=cap).attention(scale=1 / sqrt(queries))
 
 
-def scaled(c: Config, queries: float, scores: float = 0.0, logits: float = 0.0) -> Config:
-    """Gemma's scales: the embedding by sqrt(hidden_size), scores by 1 / sqrt(queries), and softcaps."""
-    return replace(
-        c, embedding_multiplier=sqrt(c.hidden_size), attention_multiplier=1 / sqrt(queries),
-        attn_logit_softcapping=scores, final_logit_softcapping=logits,
-    )  # fmt: skip
+def layer(b: Builder, i: int, x: str, c: Config) -> str:
+    """Norms before and after attention and feed-forward."""
+    at = f"blk.{i}"
+    y = b.attention(f"{at}.attn", b.rms_norm(f"{at}.attn_norm", x), c.heads[i])
+    x = b.residual(f"{at}.attn_residual", x, b.rms_norm(f"{at}.post_attention_norm", y))
+    y = b.geglu(f"{at}.ffn", b.rms_norm(f"{at}.ffn_norm", x), c.intermediate_size[i])
+    return b.residual(f"{at}.ffn_residual", x, b.rms_norm(f"{at}.post_ffw_norm", y))
 
 
-build = partial(decoder.build, layers=PostNormLayers)
-GGUF = partial(llama.from_gguf, family=FAMILY, own=own_gguf)
-HF = partial(llama.from_hf, family=FAMILY, own=own_hf)
-ARCHITECTURE = Architecture("gemma2", GGUF, HF, build)
+def build(c: Config, w: WeightProvider) -> Graph:
+    """The model's operations in order."""
+    return decoder.build(c, w, layer)
+
+
+ARCHITECTURE = decoder.architecture("gemma2", read, build, KEYS)

@@ -8,11 +8,11 @@ from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
-from memfirst.graph.ops.add import Add
-from memfirst.models import hybrid, mamba2, recurrent
+from memfirst.models import experts, mamba2, recurrent
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
-from memfirst.models.builder import Builder
+from memfirst.models.builder import Builder, Heads
+from memfirst.models.experts import MoE
 from memfirst.models.jamba import only_kv
 from memfirst.models.reader import ConfigReader
 
@@ -36,10 +36,10 @@ class Config:
     logits_scaling            the logits are divided by it
     """
 
+    hidden_size: int
     mixer: mamba2.Mixer
-    heads: hybrid.Heads
-    routing: hybrid.Routing | None
-    intermediate_size: int
+    heads: Heads
+    moe: MoE | None
     shared_intermediate_size: int
     attention: tuple[bool, ...]
     vocab_size: int
@@ -51,7 +51,7 @@ class Config:
     logits_scaling: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.routing is None and not self.shared_intermediate_size:
+        if self.moe is None and not self.shared_intermediate_size:
             raise ConfigError("neither experts nor a shared feed-forward", "one of them")
 
 
@@ -61,17 +61,17 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
     if r.flag("rope.scaling.finetuned", True):
         raise UnsupportedError("granitehybrid with rotary positions (Bamba)", "Granite-4.0-H, which has none")
     hidden, layers = r.integer("embedding_length", limits.MAX_WIDTH), r.integer("block_count", limits.MAX_LAYERS)
-    kv = recurrent.by_layer(r, "attention.head_count_kv", layers, limits.MAX_HEADS)
+    kv = r.by_layer("attention.head_count_kv", layers, limits.MAX_HEADS, low=0)
     heads = r.integer("attention.head_count", limits.MAX_HEADS)
     width = r.integer("feed_forward_length", limits.MAX_WIDTH)
-    routing = _routing(r, "expert_count", "expert_used_count")
+    moe = _moe(r, "expert_count", "expert_used_count", width)
     shared = r.integer("expert_shared_feed_forward_length", limits.MAX_WIDTH, default=0, low=0)
     config = Config(
+        hidden_size=hidden,
         mixer=mamba2.read_mixer(r, hidden),
-        heads=hybrid.Heads(hidden, heads, only_kv(kv), r.number("attention.scale", (heads / hidden) ** 0.5)),
-        routing=routing,
-        intermediate_size=width,
-        shared_intermediate_size=shared if routing else width,
+        heads=recurrent.heads(hidden, heads, only_kv(kv), r.number("attention.scale", (heads / hidden) ** 0.5)),
+        moe=moe,
+        shared_intermediate_size=shared if moe else width,
         attention=tuple(n > 0 for n in kv),
         vocab_size=recurrent.vocab_size(r, metadata),
         max_position_embeddings=r.integer("context_length", limits.MAX_CONTEXT),
@@ -85,9 +85,9 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
     return config
 
 
-def _routing(r: ConfigReader, count: str, used: str) -> hybrid.Routing | None:
-    experts, k = r.integer(count, 1 << 16, default=0, low=0), r.integer(used, 1 << 16, default=0, low=0)
-    return hybrid.Routing(experts, k, normalize=True) if experts else None
+def _moe(r: ConfigReader, count: str, used: str, width: int) -> MoE | None:
+    n, k = (r.integer(key, experts.MAX_EXPERTS, default=0, low=0) for key in (count, used))
+    return MoE(n, k, width) if n else None
 
 
 def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
@@ -97,14 +97,15 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
     _refuse_variants(r)
     hidden, layers = r.integer("hidden_size", limits.MAX_WIDTH), r.integer("num_hidden_layers", limits.MAX_LAYERS)
     heads, eps = r.integer("num_attention_heads", limits.MAX_HEADS), r.number("rms_norm_eps", 1e-6, high=1.0)
+    width = r.integer("intermediate_size", limits.MAX_WIDTH, low=0)
     found = Config(
+        hidden_size=hidden,
         mixer=_mixer(r, hidden),
-        heads=hybrid.Heads(
+        heads=recurrent.heads(
             hidden, heads, r.integer("num_key_value_heads", limits.MAX_HEADS, default=heads),
             scale=r.number("attention_multiplier", 1.0),
         ),
-        routing=_routing(r, "num_local_experts", "num_experts_per_tok"),
-        intermediate_size=r.integer("intermediate_size", limits.MAX_WIDTH, low=0),
+        moe=_moe(r, "num_local_experts", "num_experts_per_tok", width),
         shared_intermediate_size=r.integer("shared_intermediate_size", limits.MAX_WIDTH, default=1024, low=0),
         attention=_attention(r, layers),
         vocab_size=r.integer("vocab_size", limits.MAX_VOCAB),
@@ -162,32 +163,32 @@ def _attention(r: ConfigReader, layers: int) -> tuple[bool, ...]:
 
 def build(c: Config, w: WeightProvider) -> Graph:
     """The model's operations in order."""
-    b = Builder(w, c.heads.hidden_size, c.rms_norm_eps)
+    b = Builder(w, c.hidden_size, c.rms_norm_eps)
     x = b.embed(c.vocab_size, c.embedding_multiplier)
     for i, attends in enumerate(c.attention):
-        normed = b.rms_norm(f"blk.{i}.attn_norm", x, b.hidden_size)
+        normed = b.rms_norm(f"blk.{i}.attn_norm", x)
         mixed = (
-            hybrid.attention(b, f"blk.{i}.attn", normed, c.heads)
+            b.attention(f"blk.{i}.attn", normed, c.heads)
             if attends
             else mamba2.mixer(b, f"blk.{i}.ssm", normed, c.mixer)
         )
         x = b.residual(f"blk.{i}.attn_residual", x, mixed, c.residual_multiplier)
-        normed, at = b.rms_norm(f"blk.{i}.ffn_norm", x, b.hidden_size), f"blk.{i}.ffn"
+        normed, at = b.rms_norm(f"blk.{i}.ffn_norm", x), f"blk.{i}.ffn"
         x = b.residual(f"{at}_residual", x, _feed_forward(b, at, normed, c), c.residual_multiplier)
-    normed = b.rms_norm("output_norm", b.select(x), b.hidden_size, head=True)
-    b.head(normed, c.vocab_size, c.tie_word_embeddings, c.logits_scaling)
+    normed = b.rms_norm("output_norm", b.select(x), head=True)
+    b.head(normed, c.vocab_size, c.tie_word_embeddings, 1 / c.logits_scaling)
     return b.graph("granitehybrid", c.vocab_size, c.max_position_embeddings)
 
 
 def _feed_forward(b: Builder, at: str, x: str, c: Config) -> str:
     """Dense, or routed experts beside a shared one."""
-    if c.routing is None:
-        return hybrid.feed_forward(b, at, x, c.shared_intermediate_size)
-    routed = hybrid.experts(b, at, x, c.intermediate_size, c.routing)
+    if c.moe is None:
+        return b.swiglu(at, x, c.shared_intermediate_size)
+    routed = experts.routed(b, at, x, c.moe)
     if not c.shared_intermediate_size:
         return routed
-    shared = hybrid.feed_forward(b, at, x, c.shared_intermediate_size, "_shexp")
-    return b.add(Add(f"{at}_sum", (routed, shared), f"{at}_sum", b.hidden_size))
+    shared = b.swiglu(at, x, c.shared_intermediate_size, suffix="_shexp")
+    return b.residual(f"{at}_sum", routed, shared)
 
 
 ARCHITECTURE = Architecture("granitehybrid", from_gguf, from_hf, build)

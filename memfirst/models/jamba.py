@@ -8,10 +8,11 @@ from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
-from memfirst.models import hybrid, mamba, recurrent
+from memfirst.models import experts, mamba, recurrent
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
-from memfirst.models.builder import Builder
+from memfirst.models.builder import Builder, Heads
+from memfirst.models.experts import MoE
 from memfirst.models.reader import ConfigReader
 
 HARMLESS_GGUF = frozenset({"tensor_data_layout"})
@@ -24,9 +25,10 @@ class Config:
     attention, routed  for each layer whether it attends (else it is a state-space layer), whether it has experts
     """
 
+    hidden_size: int
     mixer: mamba.Mixer
-    heads: hybrid.Heads
-    routing: hybrid.Routing
+    heads: Heads
+    moe: MoE
     intermediate_size: int
     attention: tuple[bool, ...]
     routed: tuple[bool, ...]
@@ -41,12 +43,14 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
     r = ConfigReader(metadata, "jamba.")
     hidden, layers = r.integer("embedding_length", limits.MAX_WIDTH), r.integer("block_count", limits.MAX_LAYERS)
     eps = r.number("attention.layer_norm_rms_epsilon", high=1.0)
-    kv = recurrent.by_layer(r, "attention.head_count_kv", layers, limits.MAX_HEADS)
+    kv = r.by_layer("attention.head_count_kv", layers, limits.MAX_HEADS, low=0)
+    width = r.integer("feed_forward_length", limits.MAX_WIDTH)
     config = Config(
+        hidden_size=hidden,
         mixer=mamba.read_mixer(r, hidden, mamba.WEIGHTED, eps),
-        heads=hybrid.Heads(hidden, r.integer("attention.head_count", limits.MAX_HEADS), only_kv(kv)),
-        routing=_routing(r, "expert_count", "expert_used_count"),
-        intermediate_size=r.integer("feed_forward_length", limits.MAX_WIDTH),
+        heads=recurrent.heads(hidden, r.integer("attention.head_count", limits.MAX_HEADS), only_kv(kv)),
+        moe=_moe(r, "expert_count", "expert_used_count", width),
+        intermediate_size=width,
         attention=tuple(n > 0 for n in kv),
         routed=tuple(f"blk.{i}.ffn_gate_inp.weight" in tensors for i in range(layers)),
         vocab_size=recurrent.vocab_size(r, metadata),
@@ -66,9 +70,11 @@ def only_kv(by_layer: tuple[int, ...]) -> int:
     return found.pop()
 
 
-def _routing(r: ConfigReader, count: str, used: str, defaults: tuple[int | None, int | None] = (None, None)) -> Any:
-    experts = r.integer(count, 1 << 16, default=defaults[0])
-    return hybrid.Routing(experts, r.integer(used, 1 << 16, default=defaults[1]), normalize=False)
+def _moe(
+    r: ConfigReader, count: str, used: str, width: int, defaults: tuple[int | None, int | None] = (None, None)
+) -> MoE:
+    n = r.integer(count, experts.MAX_EXPERTS, default=defaults[0])
+    return MoE(n, r.integer(used, experts.MAX_EXPERTS, default=defaults[1]), width, norm_topk_prob=False)
 
 
 def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
@@ -78,14 +84,16 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
     hidden, layers = r.integer("hidden_size", limits.MAX_WIDTH), r.integer("num_hidden_layers", limits.MAX_LAYERS)
     heads = r.integer("num_attention_heads", limits.MAX_HEADS)
     eps = r.number("rms_norm_eps", 1e-6, high=1.0)
-    routing = _routing(r, "num_experts", "num_experts_per_tok", (16, 2))
+    width = r.integer("intermediate_size", limits.MAX_WIDTH)
+    moe = _moe(r, "num_experts", "num_experts_per_tok", width, (16, 2))
     found = Config(
+        hidden_size=hidden,
         mixer=_mixer(r, hidden, eps),
-        heads=hybrid.Heads(hidden, heads, r.integer("num_key_value_heads", limits.MAX_HEADS, default=heads)),
-        routing=routing,
-        intermediate_size=r.integer("intermediate_size", limits.MAX_WIDTH),
+        heads=recurrent.heads(hidden, heads, r.integer("num_key_value_heads", limits.MAX_HEADS, default=heads)),
+        moe=moe,
+        intermediate_size=width,
         attention=_every(r, "attn_layer_period", "attn_layer_offset", (8, 4), layers),
-        routed=_routed(r, routing, layers),
+        routed=_routed(r, moe, layers),
         vocab_size=r.integer("vocab_size", limits.MAX_VOCAB),
         max_position_embeddings=r.integer("max_position_embeddings", limits.MAX_CONTEXT, default=1 << 18),
         rms_norm_eps=eps,
@@ -118,10 +126,10 @@ def _mixer(r: ConfigReader, hidden: int, eps: float) -> mamba.Mixer:
     )
 
 
-def _routed(r: ConfigReader, routing: hybrid.Routing, layers: int) -> tuple[bool, ...]:
+def _routed(r: ConfigReader, moe: MoE, layers: int) -> tuple[bool, ...]:
     """One expert is a plain feed-forward."""
     placed = _every(r, "expert_layer_period", "expert_layer_offset", (2, 1), layers)
-    return tuple(place and routing.experts > 1 for place in placed)
+    return tuple(place and moe.num_experts > 1 for place in placed)
 
 
 def _every(r: ConfigReader, period: str, offset: str, default: tuple[int, int], layers: int) -> tuple[bool, ...]:
@@ -135,27 +143,22 @@ def _every(r: ConfigReader, period: str, offset: str, default: tuple[int, int], 
 
 def build(c: Config, w: WeightProvider) -> Graph:
     """The model's operations in order."""
-    b = Builder(w, c.heads.hidden_size, c.rms_norm_eps)
+    b = Builder(w, c.hidden_size, c.rms_norm_eps)
     x = b.embed(c.vocab_size)
     for i, (attends, routed) in enumerate(zip(c.attention, c.routed, strict=True)):
-        normed = b.rms_norm(f"blk.{i}.attn_norm", x, b.hidden_size)
+        normed = b.rms_norm(f"blk.{i}.attn_norm", x)
         mixed = (
-            hybrid.attention(b, f"blk.{i}.attn", normed, c.heads)
+            b.attention(f"blk.{i}.attn", normed, c.heads)
             if attends
             else mamba.mixer(b, f"blk.{i}.ssm", normed, c.mixer)
         )
         x = b.residual(f"blk.{i}.attn_residual", x, mixed)
-        normed, at = b.rms_norm(f"blk.{i}.ffn_norm", x, b.hidden_size), f"blk.{i}.ffn"
-        x = b.residual(f"{at}_residual", x, _feed_forward(b, at, normed, c, routed))
-    normed = b.rms_norm("output_norm", b.select(x), b.hidden_size, head=True)
+        normed, at = b.rms_norm(f"blk.{i}.ffn_norm", x), f"blk.{i}.ffn"
+        mixed = experts.routed(b, at, normed, c.moe) if routed else b.swiglu(at, normed, c.intermediate_size)
+        x = b.residual(f"{at}_residual", x, mixed)
+    normed = b.rms_norm("output_norm", b.select(x), head=True)
     b.head(normed, c.vocab_size, c.tie_word_embeddings)
     return b.graph("jamba", c.vocab_size, c.max_position_embeddings)
-
-
-def _feed_forward(b: Builder, at: str, x: str, c: Config, routed: bool) -> str:
-    if routed:
-        return hybrid.experts(b, at, x, c.intermediate_size, c.routing)
-    return hybrid.feed_forward(b, at, x, c.intermediate_size)
 
 
 ARCHITECTURE = Architecture("jamba", from_gguf, from_hf, build)

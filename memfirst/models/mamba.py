@@ -142,9 +142,9 @@ def build(c: Config, w: WeightProvider) -> Graph:
     b = Builder(w, c.mixer.hidden_size, c.layer_norm_epsilon)
     x = b.embed(c.vocab_size)
     for i in range(c.num_hidden_layers):
-        normed = b.rms_norm(f"blk.{i}.attn_norm", x, b.hidden_size)
+        normed = b.rms_norm(f"blk.{i}.attn_norm", x)
         x = b.residual(f"blk.{i}.residual", x, mixer(b, f"blk.{i}.ssm", normed, c.mixer))
-    normed = b.rms_norm("output_norm", b.select(x), b.hidden_size, head=True)
+    normed = b.rms_norm("output_norm", b.select(x), head=True)
     b.head(normed, c.vocab_size, c.tie_word_embeddings)
     return b.graph("mamba", c.vocab_size, c.context)
 
@@ -152,7 +152,7 @@ def build(c: Config, w: WeightProvider) -> Graph:
 def mixer(b: Builder, at: str, x: str, m: Mixer) -> str:
     """In, convolution, scan, gate, out: [n, hidden] -> [n, hidden] (arXiv:2312.00752, section 3.4)."""
     inner, kernel = m.intermediate_size, m.conv_kernel
-    both = b.linear(f"{at}_in", x, 2 * inner, m.hidden_size)
+    both = b.linear(f"{at}_in", x, 2 * inner)
     part, gate = b.slice(f"{at}_x_in", both, 0, inner), b.slice(f"{at}_z", both, inner, inner)
     taps, bias = b.w(f"{at}_conv1d.weight", (inner, kernel)), b.w(f"{at}_conv1d.bias", (inner,))
     tail = b.state(f"{at}_conv1d", (kernel - 1) * inner)
@@ -161,22 +161,22 @@ def mixer(b: Builder, at: str, x: str, m: Mixer) -> str:
     a, d = b.w(f"{at}_a", (inner, m.state_size)), b.w(f"{at}_d", (inner,))
     cache = b.state(f"{at}_scan", inner * m.state_size)
     scanned = b.add(ChannelScan(f"{at}_scan", (part, dt, keys, queries), f"{at}_scan", cache, a, d))
-    return b.linear(f"{at}_out", b.glu(f"{at}_gate", gate, scanned, inner), m.hidden_size, inner)
+    return b.linear(f"{at}_out", b.glu(f"{at}_gate", gate, scanned), m.hidden_size)
 
 
 def _selected(b: Builder, at: str, x: str, m: Mixer) -> tuple[str, str, str]:
     """dt [n, intermediate], B and C [n, state], which depend on the token."""
     rank, state, inner = m.time_step_rank, m.state_size, m.intermediate_size
-    parts = b.linear(f"{at}_x", x, rank + 2 * state, inner)
+    parts = b.linear(f"{at}_x", x, rank + 2 * state)
     low = _normed(b, f"{at}_dt_norm", b.slice(f"{at}_dt_low", parts, 0, rank), rank, m)
     keys = _normed(b, f"{at}_b_norm", b.slice(f"{at}_b", parts, rank, state), state, m)
     queries = _normed(b, f"{at}_c_norm", b.slice(f"{at}_c", parts, rank + state, state), state, m)
-    return b.linear(f"{at}_dt", low, inner, rank, bias=f"{at}_dt.bias"), keys, queries
+    return b.linear(f"{at}_dt", low, inner, bias=True), keys, queries
 
 
 def _normed(b: Builder, name: str, x: str, width: int, m: Mixer) -> str:
     if m.inner_norms == WEIGHTED:
-        return b.rms_norm(name, x, width, m.inner_eps)
+        return b.rms_norm(name, x, m.inner_eps)
     return b.add(UnitNorm(name, (x,), name, width, m.inner_eps)) if m.inner_norms == UNIT else x
 
 

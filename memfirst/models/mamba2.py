@@ -150,9 +150,9 @@ def build(c: Config, w: WeightProvider) -> Graph:
     b = Builder(w, c.mixer.hidden_size, c.layer_norm_epsilon)
     x = b.embed(c.vocab_size)
     for i in range(c.num_hidden_layers):
-        normed = b.rms_norm(f"blk.{i}.attn_norm", x, b.hidden_size)
+        normed = b.rms_norm(f"blk.{i}.attn_norm", x)
         x = b.residual(f"blk.{i}.residual", x, mixer(b, f"blk.{i}.ssm", normed, c.mixer))
-    normed = b.rms_norm("output_norm", b.select(x), b.hidden_size, head=True)
+    normed = b.rms_norm("output_norm", b.select(x), head=True)
     b.head(normed, c.vocab_size, c.tie_word_embeddings)
     return b.graph("mamba2", c.vocab_size, c.context)
 
@@ -160,15 +160,15 @@ def build(c: Config, w: WeightProvider) -> Graph:
 def mixer(b: Builder, at: str, x: str, m: Mixer) -> str:
     """In, convolution, scan, gate, norm, out: [n, hidden] -> [n, hidden] (arXiv:2405.21060, section 7)."""
     inner, heads = m.inner, m.num_heads
-    all_parts = b.linear(f"{at}_in", x, inner + m.convolved + heads, m.hidden_size)
+    all_parts = b.linear(f"{at}_in", x, inner + m.convolved + heads)
     gate = b.slice(f"{at}_z", all_parts, 0, inner)
     dt = b.slice(f"{at}_dt", all_parts, inner + m.convolved, heads)
     part = _convolved(b, at, b.slice(f"{at}_xbc", all_parts, inner, m.convolved), m)
     scanned = _scanned(b, at, part, dt, m)
-    gated = b.glu(f"{at}_gate", gate, scanned, inner)
+    gated = b.glu(f"{at}_gate", gate, scanned)
     weight = b.w(f"{at}_norm.weight", (m.n_groups, inner // m.n_groups))
     normed = b.add(RMSNorm(f"{at}_norm", (gated,), f"{at}_norm", weight, b.eps, heads=m.n_groups))
-    return b.linear(f"{at}_out", normed, m.hidden_size, inner)
+    return b.linear(f"{at}_out", normed, m.hidden_size)
 
 
 def _convolved(b: Builder, at: str, x: str, m: Mixer) -> str:

@@ -1,16 +1,20 @@
-"""Mistral (7B, Nemo, Ministral) is Llama, in v0.1 with a window of 4096 positions on every layer.
+"""Mistral (7B, Nemo, Small) is Llama, in v0.1 with a window of 4096 positions on every layer.
 
 In GGUF it is "llama", whose files do not say that there is a window; config.json does.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from memfirst.models import decoder, llama, windows
+from memfirst.models.decoder import PAIRS, Config, Family
+from memfirst.models.reader import ConfigReader
 
-from memfirst.models import llama, windows
-from memfirst.models.base import Architecture
+FAMILY = Family("llama", windows.everywhere, PAIRS)
 
-FAMILY = replace(llama.LLAMA, grouped=True)
-HF = partial(llama.from_hf, family=FAMILY, own=windows.everywhere)
-ARCHITECTURE = Architecture("llama", llama.from_gguf, HF, llama.build)
+
+def read(r: ConfigReader) -> Config:
+    """The window, where one is stated."""
+    return decoder.read(r, FAMILY)
+
+
+ARCHITECTURE = decoder.architecture("llama", read, llama.build)

@@ -1,20 +1,20 @@
-"""Mixtral is Llama whose feed-forward is routed experts; in GGUF it calls itself llama."""
+"""Mixtral is Mistral whose feed-forward is routed experts; in GGUF it calls itself llama."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
-from memfirst.models import experts, llama, windows
-from memfirst.models.base import Architecture
-from memfirst.models.decoder import Config, build
+from memfirst.models import decoder, experts, llama, windows
+from memfirst.models.decoder import PAIRS, Config, Family
 from memfirst.models.reader import ConfigReader
 
+FAMILY = Family("llama", windows.everywhere, PAIRS, grouped=False)
 
-def own_hf(r: ConfigReader, c: Config) -> Config:
+
+def read(r: ConfigReader) -> Config:
     """Experts of the width that Llama's feed-forward would have, and a window where one is stated."""
-    moe = experts.read_hf(r, c.intermediate_size)
-    return windows.everywhere(r, replace(c, moe=moe))
+    c = decoder.read(r, FAMILY)
+    return replace(c, moe=experts.read_hf(r, c.intermediate_size[0]))
 
 
-ARCHITECTURE = Architecture("mixtral", llama.from_gguf, partial(llama.from_hf, own=own_hf), build)
+ARCHITECTURE = decoder.architecture("llama", read, llama.build)

@@ -1,13 +1,17 @@
-"""Qwen2 and Qwen2.5 are Llama with biases on q, k and v, and heads whose halves turn together."""
+"""Qwen2 and Qwen2.5 are Llama with biases on q, k and v, and heads whose halves rotate together."""
 
 from __future__ import annotations
 
-from functools import partial
+from memfirst.models import decoder, llama, windows
+from memfirst.models.decoder import Config, Family
+from memfirst.models.reader import ConfigReader
 
-from memfirst.models import llama, windows
-from memfirst.models.base import Architecture
+FAMILY = Family("qwen2", windows.flagged, qkv_bias=True)
 
-FAMILY = llama.Family("qwen2", qkv_bias=True, grouped=True)
 
-HF = partial(llama.from_hf, family=FAMILY, own=windows.flagged)
-ARCHITECTURE = Architecture("qwen2", partial(llama.from_gguf, family=FAMILY), HF, llama.build)
+def read(r: ConfigReader) -> Config:
+    """All as in Llama; the window is off in published models."""
+    return decoder.read(r, FAMILY)
+
+
+ARCHITECTURE = decoder.architecture("qwen2", read, llama.build)

@@ -1,13 +1,18 @@
-"""Qwen3 (dense) is Llama with a norm on each head's q and k, and heads whose halves turn together."""
+"""Qwen3 (dense) is Llama with a norm on each head's q and k, and heads whose halves rotate together."""
 
 from __future__ import annotations
 
-from functools import partial
+from memfirst.models import decoder, llama, windows
+from memfirst.models.builder import HEAD
+from memfirst.models.decoder import Config, Family
+from memfirst.models.reader import ConfigReader
 
-from memfirst.models import llama, windows
-from memfirst.models.base import Architecture
+FAMILY = Family("qwen3", windows.flagged)
 
-FAMILY = llama.Family("qwen3", qk_norm=True, grouped=True)
 
-HF = partial(llama.from_hf, family=FAMILY, own=windows.flagged)
-ARCHITECTURE = Architecture("qwen3", partial(llama.from_gguf, family=FAMILY), HF, llama.build)
+def read(r: ConfigReader) -> Config:
+    """All as in Llama; the window is off in published models."""
+    return decoder.read(r, FAMILY).attention(qk_norm=HEAD)
+
+
+ARCHITECTURE = decoder.architecture("qwen3", read, llama.build)

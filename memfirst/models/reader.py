@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
@@ -12,28 +12,76 @@ from memfirst.errors import ConfigError, UnsupportedError
 
 MAX_WIDTH, MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM = 1 << 18, 1 << 10, 1 << 10, 1 << 12
 MAX_VOCAB, MAX_CONTEXT = 1 << 22, 1 << 28
-"""Larger than any model's; what is built and allocated from a stranger's numbers stays bounded."""
+"""Larger than any model's; what is built and allocated from untrusted numbers stays bounded."""
+
+Keys = dict[str, str]
+"""By the name of a hyperparameter in config.json its name in GGUF, without the architecture."""
 
 
 class ConfigReader:
-    """Typed look-ups under a prefix ("llama." in GGUF, none in config.json); a JSON null is as absent."""
+    """Typed look-ups in config.json, or in GGUF metadata under a prefix ("llama."); a JSON null is as absent.
 
-    def __init__(self, metadata: Mapping[str, Any], prefix: str = "") -> None:
-        self._metadata, self._prefix = metadata, prefix
+    With `keys` both forms are read by config.json's names: one that GGUF has no name for is absent there.
+    """
+
+    def __init__(
+        self,
+        metadata: Mapping[str, Any],
+        prefix: str = "",
+        keys: Keys | None = None,
+        tensors: Container[str] = (),
+    ) -> None:
+        self._metadata, self._prefix, self._keys = metadata, prefix, keys
         self._read: set[str] = set()
+        self.tensors = tensors
+        """Names of the file's tensors: in GGUF they say what has no key (biases, a tied head)."""
+
+    @property
+    def gguf(self) -> bool:
+        """Whether this is GGUF metadata."""
+        return bool(self._prefix)
+
+    @property
+    def plain(self) -> ConfigReader:
+        """The same keys by the names that the file has: for what the two forms store differently."""
+        found = ConfigReader(self._metadata, self._prefix, tensors=self.tensors)
+        found._read = self._read
+        return found
 
     def raw(self, key: str, default: Any = None) -> Any:
         """The value as it stands, marked as read."""
-        self._read.add(key)
-        value = self._metadata.get(self._prefix + key)
+        stored = self._stored(key)
+        if stored is None:
+            return default
+        self._read.add(stored)
+        value = self._metadata.get(self._prefix + stored)
         return default if value is None else value
+
+    def shared(self, key: str) -> Any:
+        """A value that belongs to no architecture (`tokenizer.*`)."""
+        return self._metadata.get(key)
+
+    def _stored(self, key: str) -> str | None:
+        return key if self._keys is None or not self.gguf else self._keys.get(key)
 
     def integer(self, key: str, high: int, default: int | None = None, low: int = 1) -> int:
         """An integer in low..high; ConfigError otherwise, or where it is missing without a default."""
         value = self.raw(key, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)  # some writers of JSON have no integers: 131072.0
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
             raise self._wrong(key, value, f"an integer in {low}..{high}")
         return value
+
+    def by_layer(self, key: str, layers: int, high: int, default: int | None = None, low: int = 1) -> tuple[int, ...]:
+        """An integer in low..high for each layer, from a list of them or from one for all."""
+        value = self.raw(key)
+        if not isinstance(value, np.ndarray | list | tuple):
+            return (self.integer(key, high, default, low),) * layers
+        found = [int(v) for v in value] if np.asarray(value, dtype=object).ndim == 1 and _integers(value) else []
+        if len(found) != layers or not all(low <= v <= high for v in found):
+            raise self._wrong(key, value, f"{layers} integers in {low}..{high}, one a layer")
+        return tuple(found)
 
     def number(self, key: str, default: float | None = None, low: float = 0.0, high: float = 1e12) -> float:
         """A finite number above `low`, at most `high`."""
@@ -60,19 +108,22 @@ class ConfigReader:
     def require(self, *keys: str) -> None:
         """ConfigError for the first key that is absent (null is an answer): other readers' defaults for it differ."""
         for key in keys:
-            if self._prefix + key not in self._metadata:
+            if self._prefix + (self._stored(key) or key) not in self._metadata:
                 raise self._wrong(key, None, "a value, or null: what its absence means differs by reader")
 
     def only(self, key: str, allowed: tuple[Any, ...]) -> None:
         """Refuse a value that would change the arithmetic: absent or one of `allowed`."""
         value = self.raw(key)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
         if value is not None and value not in allowed:
-            found = f"{self._prefix}{key} is {str(value)[:60]!r}"
+            found = f"{self._prefix}{self._stored(key)} is {str(value)[:60]!r}"
             raise UnsupportedError(found, f"{' or '.join(map(repr, allowed)) or 'no such key'}")
 
     def check_unknown(self, harmless: Iterable[str], allow_unknown: bool) -> None:
-        """ConfigError naming the keys under the prefix that nobody read."""
-        keys = {str(k)[len(self._prefix) :] for k in self._metadata if str(k).startswith(self._prefix)}
+        """ConfigError naming the keys under the prefix that nobody read and that say something."""
+        stored = {str(k)[len(self._prefix) :]: v for k, v in self._metadata.items() if str(k).startswith(self._prefix)}
+        keys = {key for key, value in stored.items() if value is not None}
         unknown = sorted(keys - self._read - set(harmless))
         if unknown and not allow_unknown:
             names = ", ".join(f"{self._prefix}{key}"[:60] for key in unknown[:8])
@@ -84,4 +135,8 @@ class ConfigReader:
 
     def _wrong(self, key: str, value: Any, expected: str) -> ConfigError:
         found = "is missing" if value is None else f"is {str(value)[:60]!r}"
-        return ConfigError(f"{self._prefix}{key} {found}", expected)
+        return ConfigError(f"{self._prefix}{self._stored(key) or key} {found}", expected)
+
+
+def _integers(values: Iterable[Any]) -> bool:
+    return all(isinstance(v, int | np.integer) and not isinstance(v, bool) for v in values)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sized
 from typing import Any
 
-import numpy as np
-
 from memfirst.errors import ConfigError
 from memfirst.models import reader as limits
+from memfirst.models.builder import Heads
 from memfirst.models.reader import ConfigReader
 
 CONTEXT = 1 << 20
@@ -77,15 +76,12 @@ NATIVE = frozenset(
 """Keys of state-spaces' own configs that `from_native` reads."""
 
 
-def by_layer(r: ConfigReader, key: str, layers: int, high: int) -> tuple[int, ...]:
-    """An integer in 0..high for each layer, from an array of them or from one for all."""
-    value = r.raw(key)
-    if isinstance(value, np.ndarray | list):
-        found = [int(v) for v in value] if np.asarray(value).dtype.kind in "iu" else []
-        if len(found) != layers or not all(0 <= v <= high for v in found):
-            raise ConfigError(f"{key} is {str(value)[:60]}", f"{layers} integers in 0..{high}, one a layer")
-        return tuple(found)
-    return (r.integer(key, high, low=0),) * layers
+def heads(hidden: int, count: int, kv: int, scale: float = 0.0) -> Heads:
+    """Attention between state-space layers: positions show only in the order of what these give. ConfigError where
+    heads do not fill the width."""
+    if hidden % count:
+        raise ConfigError(f"{count} attention heads for a width of {hidden}", "whole heads")
+    return Heads(count, kv, hidden // count, rotation=None, scale=scale)
 
 
 def check_time_step_limit(r: ConfigReader) -> None:

@@ -122,19 +122,19 @@ def _time_mix(b: Builder, at: str, x: str, c: Config) -> str:
     """Five mixes with the token before, the state, its norm, the gate (arXiv:2404.05892, section 4.2)."""
     hidden = c.hidden_size
     for_w, for_k, for_v, for_r, for_g = _mixes(b, at, x, c)
-    r = b.linear(f"{at}_receptance", for_r, hidden, hidden)
-    k = b.linear(f"{at}_key", for_k, hidden, hidden)
-    v = b.linear(f"{at}_value", for_v, hidden, hidden)
-    gate = b.linear(f"{at}_gate", for_g, hidden, hidden)
+    r = b.linear(f"{at}_receptance", for_r, hidden)
+    k = b.linear(f"{at}_key", for_k, hidden)
+    v = b.linear(f"{at}_value", for_v, hidden)
+    gate = b.linear(f"{at}_gate", for_g, hidden)
     extra = c.time_decay_extra_dim
-    low = b.activate(f"{at}_decay_low", b.linear(f"{at}_decay_w1", for_w, extra, hidden), extra, "tanh")
-    decay = b.linear(f"{at}_decay_w2", low, hidden, extra, bias=f"{at}_decay.weight")
+    low = b.activate(f"{at}_decay_low", b.linear(f"{at}_decay_w1", for_w, extra), "tanh")
+    decay = b.linear(f"{at}_decay_w2", low, hidden, bias=f"{at}_decay.weight")
     first = b.w(f"{at}_first.weight", (c.heads, c.head_size))
     state = b.state(f"{at}_wkv", hidden * c.head_size)
     b.add(Wkv6(f"{at}_wkv", (r, k, v, decay), f"{at}_wkv", state, first))
     normed = b.layer_norm(f"{at}_ln", f"{at}_wkv", LN_X_EPS, groups=c.heads)
-    gated = b.glu(f"{at}_gated", gate, normed, hidden)
-    return b.linear(f"{at}_output", gated, hidden, hidden)
+    gated = b.glu(f"{at}_gated", gate, normed)
+    return b.linear(f"{at}_output", gated, hidden)
 
 
 def _mixes(b: Builder, at: str, x: str, c: Config) -> list[str]:
@@ -142,7 +142,7 @@ def _mixes(b: Builder, at: str, x: str, c: Config) -> list[str]:
     hidden, extra = c.hidden_size, c.time_mix_extra_dim
     previous = b.shift(f"{at}_shift", x)
     mixed = b.lerp(f"{at}_lerp_x", x, previous)
-    low = b.activate(f"{at}_low", b.linear(f"{at}_w1", mixed, 5 * extra, hidden), 5 * extra, "tanh")
+    low = b.activate(f"{at}_low", b.linear(f"{at}_w1", mixed, 5 * extra), "tanh")
     w2 = b.w(f"{at}_w2.weight", (5, hidden, extra))
     more = b.add(StackedLinear(f"{at}_w2", (low,), f"{at}_w2", w2))
     if c.separate_lerps:
@@ -157,9 +157,9 @@ def _channel_mix(b: Builder, at: str, x: str, c: Config) -> str:
     hidden, inner = c.hidden_size, c.intermediate_size
     previous = b.shift(f"{at}_shift", x)
     for_k, for_r = (b.lerp(f"{at}_lerp_{n}", x, previous) for n in "kr")
-    key = b.activate(f"{at}_relu2", b.linear(f"{at}_key", for_k, inner, hidden), inner, "relu2")
-    r = b.activate(f"{at}_gate", b.linear(f"{at}_receptance", for_r, hidden, hidden), hidden, "sigmoid")
-    value = b.linear(f"{at}_value", key, hidden, inner)
+    key = b.activate(f"{at}_relu2", b.linear(f"{at}_key", for_k, inner), "relu2")
+    r = b.activate(f"{at}_gate", b.linear(f"{at}_receptance", for_r, hidden), "sigmoid")
+    value = b.linear(f"{at}_value", key, hidden)
     return b.add(Multiply(f"{at}_gated", (r, value), f"{at}_gated", hidden))
 
 

@@ -134,10 +134,10 @@ def _time_mix(b: Builder, at: str, x: str, c: Config, first: str) -> str:
     for_r, for_w, for_k, for_v, for_a, for_g = (
         b.slice(f"{at}_for_{n}", parts, j * hidden, hidden) for j, n in enumerate("rwkvag")
     )
-    r, k = (b.linear(f"{at}_{n}", of, hidden, hidden) for n, of in (("receptance", for_r), ("key", for_k)))
+    r, k = (b.linear(f"{at}_{n}", of, hidden) for n, of in (("receptance", for_r), ("key", for_k)))
     v = _value(b, at, for_v, c, first)
     w = _low_rank(b, at, "w", for_w, c.decay_low_rank_dim, hidden, inside="tanh")
-    a = b.activate(f"{at}_a", _low_rank(b, at, "a", for_a, c.a_low_rank_dim, hidden), hidden, "sigmoid")
+    a = b.activate(f"{at}_a", _low_rank(b, at, "a", for_a, c.a_low_rank_dim, hidden), "sigmoid")
     gate = _low_rank(b, at, "g", for_g, c.gate_low_rank_dim, hidden, inside="sigmoid", bias=False)
     k_a, k_k, r_k = (b.w(f"{at}_{n}.weight", (hidden,)) for n in ("k_a", "k_k", "r_k"))
     scaled = b.add(ScaledKey(f"{at}_scaled_key", (k, a), f"{at}_scaled_key", k_a))
@@ -146,7 +146,7 @@ def _time_mix(b: Builder, at: str, x: str, c: Config, first: str) -> str:
     normed = b.layer_norm(f"{at}_ln", f"{at}_wkv", LN_X_EPS, groups=c.heads)
     b.add(HeadBonus(f"{at}_bonus", (normed, r, scaled, v), f"{at}_bonus", r_k, c.head_dim))
     gated = b.add(Multiply(f"{at}_gated", (f"{at}_bonus", gate), f"{at}_gated", hidden))
-    return b.linear(f"{at}_output", gated, hidden, hidden)
+    return b.linear(f"{at}_output", gated, hidden)
 
 
 def _value(b: Builder, at: str, x: str, c: Config, first: str) -> str:
@@ -155,10 +155,10 @@ def _value(b: Builder, at: str, x: str, c: Config, first: str) -> str:
     Checkpoints may have such weights there all the same (GGUF: copies of a's), which nothing reads.
     """
     hidden = c.hidden_size
-    v = b.linear(f"{at}_value", x, hidden, hidden)
+    v = b.linear(f"{at}_value", x, hidden)
     if first:
         share = _low_rank(b, at, "v", x, c.v_low_rank_dim, hidden)
-        share = b.activate(f"{at}_v", share, hidden, "sigmoid")
+        share = b.activate(f"{at}_v", share, "sigmoid")
         return b.add(Blend(f"{at}_v_blend", (v, first, share), f"{at}_v_blend", hidden))
     for name in ("v0", "v1", "v2"):
         b.w.leave(f"{at}_{name}.")
@@ -169,10 +169,10 @@ def _low_rank(
     b: Builder, at: str, name: str, x: str, rank: int, hidden: int, inside: str = "", bias: bool = True
 ) -> str:
     """Two thin matrices, a function between them where `inside` names one, plus a vector."""
-    low = b.linear(f"{at}_{name}1", x, rank, hidden)
+    low = b.linear(f"{at}_{name}1", x, rank)
     if inside:
-        low = b.activate(f"{at}_{name}_low", low, rank, inside)
-    return b.linear(f"{at}_{name}2", low, hidden, rank, bias=f"{at}_{name}0.weight" if bias else "")
+        low = b.activate(f"{at}_{name}_low", low, inside)
+    return b.linear(f"{at}_{name}2", low, hidden, bias=f"{at}_{name}0.weight" if bias else "")
 
 
 def _channel_mix(b: Builder, at: str, x: str, c: Config) -> str:
@@ -180,8 +180,8 @@ def _channel_mix(b: Builder, at: str, x: str, c: Config) -> str:
     previous = b.shift(f"{at}_shift", x)
     mixed = b.lerp(f"{at}_lerp_k", x, previous)
     inner = c.intermediate_size
-    key = b.activate(f"{at}_relu2", b.linear(f"{at}_key", mixed, inner, c.hidden_size), inner, "relu2")
-    return b.linear(f"{at}_value", key, c.hidden_size, inner)
+    key = b.activate(f"{at}_relu2", b.linear(f"{at}_key", mixed, inner), "relu2")
+    return b.linear(f"{at}_value", key, c.hidden_size)
 
 
 ARCHITECTURE = Architecture("rwkv7", from_gguf, from_hf, build)

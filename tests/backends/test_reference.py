@@ -179,7 +179,7 @@ class Devices:
 @pytest.mark.parametrize("tied", [False, True])
 def test_devices_together_give_the_whole_model(count: int, tied: bool) -> None:
     """A Llama with q, k and v biases over 2 devices, and over 4 that hold 2 KV heads twice."""
-    graph = toy_llama("f32", tie_word_embeddings=tied, attention_bias=True)
+    graph = toy_llama("f32", tie_word_embeddings=tied, bias=True)
     checkpoint = random_checkpoint(graph)
     out, devices = [np.zeros(0, np.float32)] * count, Devices(count)
     threads = [threading.Thread(target=devices.run, args=(graph, checkpoint, i, out)) for i in range(count)]

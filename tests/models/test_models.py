@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from math import log, pi
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ GGUF: dict[str, Any] = {
     "llama.context_length": 256, "llama.attention.layer_norm_rms_epsilon": 1e-5,
     "llama.rope.dimension_count": 16, "llama.rope.freq_base": 5e5,
 }  # fmt: skip
+LLAMA = llama.ARCHITECTURE
 HF: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 256,
@@ -46,7 +46,7 @@ def tensors_of(graph: Graph) -> dict[str, np.ndarray[Any, np.dtype[np.float32]]]
 
 def gguf(change: Mapping[str, Any] | None = None, **tensors: Any) -> ArrayCheckpoint:
     """A file that fits GGUF's config, with metadata changed (None removes) and tensors changed likewise."""
-    config = llama.from_gguf(GGUF, ("output.weight",))
+    config = LLAMA.from_gguf(GGUF, ("output.weight",), False)
     arrays: dict[str, Any] = tensors_of(llama.build(config, ShapeOnly("f32")))
     arrays |= {k.replace("__", "."): v for k, v in tensors.items()}
     metadata = {k: v for k, v in {**GGUF, **(change or {})}.items() if v is not None}
@@ -59,10 +59,10 @@ def rope_of(graph: Graph) -> Rope:
 
 def test_gguf_and_config_json_agree() -> None:
     """The same hyperparameters in both forms."""
-    from_file = llama.from_gguf(GGUF, ("output.weight",))
-    assert from_file == llama.from_hf(HF)
-    assert (from_file.head_dim, from_file.tie_word_embeddings) == (16, False)
-    assert llama.from_gguf(GGUF, ()) == llama.from_hf({**HF, "tie_word_embeddings": True})
+    from_file = LLAMA.from_gguf(GGUF, ("output.weight",), False)
+    assert from_file == LLAMA.from_hf(HF, False)
+    assert (from_file.heads[0].head_dim, from_file.tie_word_embeddings) == (16, False)
+    assert LLAMA.from_gguf(GGUF, (), False) == LLAMA.from_hf({**HF, "tie_word_embeddings": True}, False)
 
 
 def test_a_file_that_fits_gives_its_graph() -> None:
@@ -86,7 +86,10 @@ def test_a_file_that_fits_gives_its_graph() -> None:
         ({"llama.block_count": 3}, ConfigError, "no tensor blk.2"),
         ({"llama.block_count": 1}, ConfigError, "tensors not part of this model: blk.1"),
         ({"llama.attention.head_count": 3}, ConfigError, "key_length is missing"),
-        ({"llama.attention.head_count": [4, 4]}, ConfigError, "head_count"),
+        ({"llama.attention.head_count": [4, 4, 4]}, ConfigError, "head_count is .* 2 integers"),
+        ({"llama.attention.head_count_kv": [2, 3]}, ConfigError, "4 attention heads over 3"),
+        ({"llama.attention.head_count_kv": [2, "2"]}, ConfigError, "head_count_kv"),
+        ({"llama.attention.head_count_kv": [2, 0]}, ConfigError, "head_count_kv"),
         ({"llama.attention.head_count_kv": 3}, ConfigError, "4 attention heads over 3"),
         ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, ConfigError, "epsilon"),
         ({"llama.rope.freq_base": float("inf")}, ConfigError, "freq_base"),
@@ -169,9 +172,9 @@ def test_unknown_keys_can_be_allowed() -> None:
     assert models.build(gguf({"llama.something.new": 1}), allow_unknown=True)
     with pytest.raises(ConfigError, match=r"llama\.something\.new.*--allow-unknown"):
         models.build(gguf({"llama.something.new": 1}))
-    assert llama.from_hf({**HF, "novelty": 1}, True) == llama.from_hf(HF)
+    assert LLAMA.from_hf({**HF, "novelty": 1}, True) == LLAMA.from_hf(HF, False)
     with pytest.raises(ConfigError, match="novelty"):
-        llama.from_hf({**HF, "novelty": 1})
+        LLAMA.from_hf({**HF, "novelty": 1}, False)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +198,7 @@ def test_unknown_keys_can_be_allowed() -> None:
 def test_config_json_variants_are_refused(change: dict[str, Any], says: str) -> None:
     """What would change the arithmetic is never ignored."""
     with pytest.raises(MemfirstError, match=says):
-        llama.from_hf({**HF, **change})
+        LLAMA.from_hf({**HF, **change}, False)
 
 
 def test_relatives_differ_as_stated() -> None:
@@ -253,22 +256,23 @@ def test_both_forms_of_a_model_give_the_same_graph(name: str) -> None:
     """The tensors of a folder under GGUF metadata: same operations, same weights."""
     folder = open_checkpoint(FOLDER / name)
     config = models.find(folder.architecture).from_hf(folder.metadata, False)
-    scaling, p = config.rope_scaling, f"{folder.architecture}."
+    heads, p = config.heads[0], f"{folder.architecture}."
+    scaling = heads.rotation.scaling
     metadata = {
         "general.architecture": folder.architecture, p + "embedding_length": config.hidden_size,
-        p + "block_count": config.num_hidden_layers, p + "context_length": config.max_position_embeddings,
-        p + "attention.head_count": config.num_attention_heads, p + "vocab_size": config.vocab_size,
-        p + "attention.head_count_kv": config.num_key_value_heads, p + "rope.freq_base": config.rope_theta,
-        p + "attention.key_length": config.head_dim, p + "attention.value_length": config.head_dim,
-        p + "feed_forward_length": config.intermediate_size,
-        p + "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        p + "block_count": config.layers, p + "context_length": config.max_position_embeddings,
+        p + "attention.head_count": heads.heads, p + "vocab_size": config.vocab_size,
+        p + "attention.head_count_kv": heads.kv_heads, p + "rope.freq_base": heads.rotation.theta,
+        p + "attention.key_length": heads.head_dim, p + "attention.value_length": heads.head_dim,
+        p + "feed_forward_length": config.intermediate_size[0],
+        p + "attention.layer_norm_rms_epsilon": config.eps,
     }  # fmt: skip
     if scaling and scaling.kind != "llama3":
         metadata |= {p + "rope.scaling.type": scaling.kind, p + "rope.scaling.factor": scaling.factor}
         metadata |= {p + "rope.scaling.original_context_length": scaling.original} if scaling.original else {}
     found = models.find(folder.architecture).from_gguf(metadata, folder.tensors, False)
     if scaling and scaling.kind == "llama3":  # in GGUF a tensor, which a folder does not have
-        found = replace(found, rope_scaling=scaling)
+        found = found.attention(rotation=heads.rotation)
     assert llama.build(found, CheckpointWeights(folder)) == models.build(folder)
 
 

@@ -28,6 +28,7 @@ from memfirst.graph.ops.rope import Rope
 from memfirst.ledger import predict, table
 from memfirst.lower import cpu
 from memfirst.lower.generic import lower
+from memfirst.models.smollm3 import without_rope
 from tests.models.test_models import NASTY
 from tests.support import dense_gguf
 from tests.support.dense_configs import MODELS
@@ -493,7 +494,7 @@ def test_the_cpu_runs_layers_that_do_not_turn() -> None:
     """q and k straight into attention, in every second layer."""
     graph, checkpoint = tiny("llama", "f32")
     llama = models.find("llama")
-    config = replace(llama.from_gguf(checkpoint.metadata, checkpoint.tensors, False), no_rope_layers=(1,))
+    config = without_rope(llama.from_gguf(checkpoint.metadata, checkpoint.tensors, False), (1,))
     still = llama.build(config, models.CheckpointWeights(checkpoint))
     assert sum(isinstance(op, Rope) for op in still.ops) == 2
     fast = CpuBackend(still, checkpoint, options())

@@ -112,8 +112,8 @@ def test_ties_follow_the_class_where_the_config_is_silent() -> None:
 def test_layers_of_the_hybrids() -> None:
     """Jamba attends in layers 4, 12, 20 and 28 and routes in every odd one; Granite attends in 5, 15, 25 and 35."""
     jamba, granite = build(JAMBA), build(GRANITE_TINY)
-    assert [c.name for c in jamba.caches if isinstance(c, KVCache)] == [f"blk.{i}.attn.kv" for i in (4, 12, 20, 28)]
-    assert [c.name for c in granite.caches if isinstance(c, KVCache)] == [f"blk.{i}.attn.kv" for i in (5, 15, 25, 35)]
+    assert [c.name for c in jamba.caches if isinstance(c, KVCache)] == [f"blk.{i}.kv" for i in (4, 12, 20, 28)]
+    assert [c.name for c in granite.caches if isinstance(c, KVCache)] == [f"blk.{i}.kv" for i in (5, 15, 25, 35)]
     routed = {int(n.split(".")[1]) for n in jamba.weights() if "ffn_gate_inp" in n}
     assert routed == set(range(1, 32, 2))
     assert not [op for g in (jamba, granite) for op in g.ops if type(op).__name__ == "Rope"]

@@ -20,11 +20,14 @@ from memfirst.graph.ops.glu import Glu
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.norm import RMSNorm
-from memfirst.graph.ops.rope import Rope
+from memfirst.graph.ops.rope import INTERLEAVED, Rope
 from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
 from memfirst.models import ShapeOnly, llama
+from memfirst.models.builder import Heads
+from memfirst.models.decoder import Config
+from memfirst.models.rope import Rotation
 
 F32 = NDArray[np.float32]
 
@@ -79,16 +82,15 @@ def one(past: int, new: int = 1, **more: Any) -> Step:
     return Step((paged(past, new, **more),))
 
 
-LLAMA = llama.Config(
-    llama.LLAMA, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=16, intermediate_size=128, vocab_size=256, max_position_embeddings=512, rms_norm_eps=1e-5,
-    rope_theta=10000.0, rotary_dim=16,
+LLAMA = Config(
+    "llama", hidden_size=64, heads=(Heads(4, 2, 16, Rotation(10000.0, 16, INTERLEAVED)),) * 2,
+    intermediate_size=(128, 128), vocab_size=256, max_position_embeddings=512, eps=1e-5,
 )  # fmt: skip
 
 
-def toy_llama(codec: str = "q8_0", **changes: Any) -> Graph:
+def toy_llama(codec: str = "q8_0", bias: bool = False, **changes: Any) -> Graph:
     """2 layers, 64 wide, 4 heads over 2 KV heads of 16, feed-forward 128, 256 tokens."""
-    return llama.build(replace(LLAMA, **changes), ShapeOnly(codec))
+    return llama.build(replace(LLAMA.attention(bias=bias), **changes), ShapeOnly(codec))
 
 
 def fitting(codec: str) -> Callable[[str, tuple[int, ...]], str]:

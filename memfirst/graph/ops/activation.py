@@ -9,7 +9,7 @@ import numpy as np
 
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
-from memfirst.graph.ops.glu import sigmoid
+from memfirst.graph.ops.glu import gelu, sigmoid
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Read
 
@@ -26,7 +26,7 @@ def squared_relu(x: F32) -> F32:
     return out
 
 
-FUNCTIONS: Mapping[str, Callable[[F32], F32]] = {"tanh": tanh, "sigmoid": sigmoid, "relu2": squared_relu}
+FUNCTIONS: Mapping[str, Callable[[F32], F32]] = {"tanh": tanh, "sigmoid": sigmoid, "relu2": squared_relu, "gelu": gelu}
 
 
 @dataclass(frozen=True)

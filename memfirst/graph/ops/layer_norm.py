@@ -16,20 +16,20 @@ from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
 class LayerNorm(Op):
     """[n, width] -> [n, width] (Ba et al. 2016, arXiv:1607.06450; by groups: Wu and He 2018, arXiv:1803.08494).
 
-    weight, bias  [width]
+    weight, bias  [width]; bias None: nothing is added (Cohere 2)
     groups        parts of a row, each normalised by itself
     head          it precedes the output head: its bytes count with the head
     """
 
     weight: Weight
-    bias: Weight
+    bias: Weight | None
     eps: float
     groups: int = 1
     head: bool = False
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        return self.weight, self.bias
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
     @property
     def width(self) -> int:
@@ -41,8 +41,9 @@ class LayerNorm(Op):
         return (*weights, ActivationTraffic(2 * self.width, self.head))
 
     def flops(self, step: Step) -> int:
-        """Sum, difference, square and add, scale, weight, bias: 7 a value."""
-        return 7 * self.width * (step.logits if self.head else step.tokens)
+        """Sum, difference, square and add, scale, weight, bias: 7 a value, 6 without a bias."""
+        each = 6 + (self.bias is not None)
+        return each * self.width * (step.logits if self.head else step.tokens)
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
         (x,) = inputs
@@ -50,4 +51,5 @@ class LayerNorm(Op):
         centred = parts - parts.mean(axis=-1, keepdims=True, dtype=np.float32)
         variance = np.mean(np.square(centred), axis=-1, keepdims=True, dtype=np.float32)
         normed: F32 = (centred / np.sqrt(variance + np.float32(self.eps))).reshape(x.shape)
-        return normed * run.weight(self.weight) + run.weight(self.bias)
+        scaled = normed * run.weight(self.weight)
+        return scaled if self.bias is None else scaled + run.weight(self.bias)

@@ -1,4 +1,4 @@
-"""Rotary position embedding: pairs of a head's values turn by an angle that grows with the position."""
+"""Rotary position embedding: pairs of a head's values are rotated by an angle that grows with the position."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ INTERLEAVED, HALF = "interleaved", "half"
 class Rope(Op):
     """[n, heads · head_dim] -> the same (Su et al. 2021, arXiv:2104.09864).
 
-    frequencies  radians a position of each pair, after any scaling; 2·len of a head's values turn
+    frequencies  radians a position of each pair, after any scaling; 2·len of a head's values are rotated
     style        "interleaved": pairs (2i, 2i + 1); "half": pairs (i, i + len)
     factor       multiplies cosine and sine (YaRN's attention factor)
-    start        first value of a head that turns; those before and after the turned ones pass
+    start        first value of a head that is rotated; those before and after the rotated ones pass
     long_frequencies, original
                  LongRoPE (Ding et al. 2024, arXiv:2402.13753): of a sequence that has grown beyond `original`
-                 positions, the tokens of the step turn by these; what is cached stays as it was turned
+                 positions, the tokens of the step are rotated by these; what is cached stays as it was
+    temperature  > 0: of queries, the rotated values are multiplied by 1 + temperature · ln(1 + floor(position /
+                 original)) (Llama 4, Ministral 3)
     """
 
     heads: int
@@ -37,6 +39,7 @@ class Rope(Op):
     start: int = 0
     long_frequencies: tuple[float, ...] = ()
     original: int = 0
+    temperature: float = 0.0
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -59,11 +62,19 @@ class Rope(Op):
         out: F32 = x.reshape(len(x), self.heads, self.head_dim).astype(np.float32)
         first, second = self._pairs(out)
         angles = self._angles(run.step)[:, None, :]
-        cos = (np.cos(angles) * self.factor).astype(np.float32)
-        sin = (np.sin(angles) * self.factor).astype(np.float32)
-        turned = first * cos - second * sin, second * cos + first * sin
-        first[:], second[:] = turned
+        factor = self._factors(run.step)
+        cos = (np.cos(angles) * factor).astype(np.float32)
+        sin = (np.sin(angles) * factor).astype(np.float32)
+        rotated = first * cos - second * sin, second * cos + first * sin
+        first[:], second[:] = rotated
         return out.reshape(x.shape)
+
+    def _factors(self, step: Step) -> NDArray[np.float64]:
+        """[tokens, 1, 1]: what cosine and sine are multiplied by."""
+        positions = np.asarray(rope_positions(step), np.float64)[:, None, None]
+        if not self.temperature:
+            return np.full_like(positions, self.factor)
+        return self.factor * (1 + self.temperature * np.log1p(positions // self.original))
 
     def _angles(self, step: Step) -> NDArray[np.float64]:
         """[tokens, pairs] in radians."""
