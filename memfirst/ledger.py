@@ -1,11 +1,11 @@
-"""Where a step's bytes go, by purpose and by operation: predicted from a Program, or recorded by a run."""
+"""Where a step's bytes go, by purpose and by operation: priced from a Graph or a Program, or recorded by a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from memfirst.graph import Step
+from memfirst.graph import Graph, Step
 from memfirst.graph.traffic import NOTHING, STREAMED, Amount
 from memfirst.lower.program import Program
 
@@ -52,12 +52,9 @@ def _sum(items: Iterable[tuple[str, Amount]]) -> dict[str, Amount]:
     return out
 
 
-def predict(program: Program, step: Step) -> Ledger:
-    """The price of a step, from the program's own tasks."""
-    entries = (
-        Entry(op, read.purpose, read.amount(step))
-        for phase in program.phases for task in phase.tasks for op, read in task.moves
-    )  # fmt: skip
+def price(model: Graph | Program, step: Step) -> Ledger:
+    """What a step moves: of a program by its tasks, with weights as packed; of a graph by its operations, as stored."""
+    entries = (Entry(op, read.purpose, read.amount(step)) for op, read in model.moves)
     return Ledger(tuple(e for e in entries if e.amount.high), step.tokens)
 
 
@@ -76,15 +73,20 @@ class Memory:
         return self.weights + self.kv_allocated + self.buffers
 
 
-def memory(program: Program, contexts: Iterable[int], workers: int = 1) -> Memory:
-    """Memory for sequences that hold `contexts` tokens each."""
+def memory(model: Graph | Program, contexts: Iterable[int], workers: int = 1) -> Memory:
+    """Memory for sequences that hold `contexts` tokens each; a graph has no buffers."""
     lengths = tuple(contexts)
-    caches = program.graph.caches
+    graph, weights, buffers = (
+        (model.graph, model.weights, sum(b.nbytes(model.capacity, workers) for b in model.buffers))
+        if isinstance(model, Program)
+        else (model, model.weights(), 0)
+    )
+    caches = graph.caches
     return Memory(
-        weights=sum(w.nbytes for w in program.weights.values()),
+        weights=sum(w.nbytes for w in weights.values()),
         kv_held=sum(c.held_bytes(n) for c in caches for n in lengths),
         kv_allocated=sum(c.allocated_bytes(n) for c in caches for n in lengths),
-        buffers=sum(b.nbytes(program.capacity, workers) for b in program.buffers),
+        buffers=buffers,
     )
 
 

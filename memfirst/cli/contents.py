@@ -12,9 +12,9 @@ from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint, TensorInfo
 from memfirst.graph import Graph, decode
 from memfirst.graph.traffic import KV_READ, STREAMED
-from memfirst.ledger import predict
+from memfirst.ledger import price
 from memfirst.lower import cpu
-from memfirst.lower.generic import lower
+from memfirst.lower.program import Program
 from memfirst.models import build
 from memfirst.runtime.model import DEFAULT_CONTEXT
 
@@ -37,7 +37,7 @@ class Share:
 
 def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
     """Everything that `inspect` says; bytes are integers. A model that cannot be run is described too."""
-    graph, why_not = _graph(checkpoint)
+    graph, program, why_not = _lowered(checkpoint)
     runs = graph is not None and not why_not and checkpoint.has_bytes
     infos = list(checkpoint.tensors.values()) or _from_graph(graph)
     total = next(iter(shares(infos, lambda _: "all")), Share("all", 0, 0, 0, ()))
@@ -51,7 +51,7 @@ def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
         "bits_per_weight": total.bits_per_weight,
         "tensor_bytes": total.nbytes,
         "file_bytes": _bytes_on_disk(checkpoint.path),
-        **(_price(graph) if graph else {"bytes_per_token": _estimate(checkpoint), "bytes_per_token_of_context": None}),
+        **(_price(program or graph) if graph else _estimate(checkpoint)),
         "by_group": [_as_dict(s) for s in shares(infos, group_of)],
         "by_codec": [_as_dict(s) for s in shares(infos, lambda t: t.codec)],
         "hyperparameters": hyperparameters(checkpoint.metadata),
@@ -59,31 +59,30 @@ def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
     return facts | ({"tensors": [asdict(t) for t in infos]} if tensors else {})
 
 
-def _graph(checkpoint: Checkpoint) -> tuple[Graph | None, str]:
-    """The model's graph where there is one, and why the cpu backend does not run it ("": it does)."""
+def _lowered(checkpoint: Checkpoint) -> tuple[Graph | None, Program | None, str]:
+    """The model's graph and its program, as far as there are, and why the cpu backend does not run it ("": it does)."""
     try:
         graph = build(checkpoint)
     except (UnsupportedError, ConfigError) as e:
-        return None, str(e)
+        return None, None, str(e)
     try:
-        cpu.lower(graph, 1, min(graph.context, DEFAULT_CONTEXT), 1)
+        return graph, cpu.lower(graph, 1, min(graph.context, DEFAULT_CONTEXT), 1), ""
     except UnsupportedError as e:
-        return graph, str(e)
-    return graph, ""
+        return graph, None, str(e)
 
 
-def _price(graph: Graph) -> dict[str, Any]:
+def _price(model: Graph | Program) -> dict[str, Any]:
     """Bytes that a token reads at an empty context, by purpose, and what each token of context adds."""
-    program = lower(graph)
-    first, second = (predict(program, decode(past)).by_purpose() for past in (0, 1))
+    first, second = (price(model, decode(past)).by_purpose() for past in (0, 1))
     read = {purpose: int(first[purpose]) for purpose in STREAMED if purpose in first}
     grows = int(second[KV_READ]) - int(first[KV_READ]) if KV_READ in first else 0
     return {"bytes_per_token": read, "bytes_per_token_of_context": grows}
 
 
-def _estimate(checkpoint: Checkpoint) -> dict[str, int]:
+def _estimate(checkpoint: Checkpoint) -> dict[str, Any]:
     """Of a model that has no graph here: the weights, as far as the tensor table tells."""
-    return {"weights": estimated_bytes_per_token(checkpoint)} if checkpoint.tensors else {}
+    read = {"weights": estimated_bytes_per_token(checkpoint)} if checkpoint.tensors else {}
+    return {"bytes_per_token": read, "bytes_per_token_of_context": None}
 
 
 def _from_graph(graph: Graph | None) -> list[TensorInfo]:

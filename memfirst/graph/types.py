@@ -7,7 +7,7 @@ tables, tree parents, state slots), so that pricing, planning and running read t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -377,6 +377,15 @@ class Graph:
     def states(self) -> tuple[StateCache, ...]:
         """Recurrent state: a slot holds that of all layers, one after the other."""
         return tuple(c for c in self.caches if isinstance(c, StateCache))
+
+    @property
+    def moves(self) -> Iterator[tuple[str, Read]]:
+        """The traffic of all operations, with weights as stored, each with its operation's name."""
+        return ((op.name, read) for op in self.ops for read in op.reads())
+
+    def flops(self, step: Step) -> int:
+        """Floating-point operations of a step."""
+        return sum(op.flops(step) for op in self.ops)
 
     def weights(self) -> dict[str, Weight]:
         """Every stored tensor once, by name; an alias is not stored."""

@@ -6,7 +6,7 @@ prices is what the other runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step, Weight
@@ -39,10 +39,14 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Ref:
-    """An operand that is an array: a buffer, a weight, a cache's storage, or one of the step's own arrays."""
+    """An operand that is an array: a buffer, a weight, a cache's storage, or one of the step's own arrays.
 
-    space: str  # "buffer", "weight", "cache", "step", "table"
+    offset  items of the array before the operand's first: how a kernel gets a part of a fused tensor
+    """
+
+    space: str  # "buffer", "weight", "cache", "step", "table"; "value" until buffers are assigned
     name: str
+    offset: int = 0
 
 
 Operand = Ref | int | float
@@ -103,6 +107,14 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Output:
+    """The buffer that holds the logits, and the items from one row to the next."""
+
+    buffer: str
+    stride: int
+
+
+@dataclass(frozen=True)
 class Program:
     """One target's execution of a graph for steps of up to `capacity` tokens.
 
@@ -115,6 +127,7 @@ class Program:
     phases: tuple[Phase, ...]
     buffers: tuple[Buffer, ...]
     weights: Mapping[str, Weight]
+    output: Output
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -131,6 +144,11 @@ class Program:
         """Every kernel that it needs compiled."""
         return frozenset(c.key for c in self.calls)
 
+    @property
+    def moves(self) -> Iterator[tuple[str, Read]]:
+        """The traffic of all tasks, each with the name of the operation that it belongs to."""
+        return (move for task in self.tasks for move in task.moves)
+
     def flops(self, step: Step) -> int:
-        """Operations of a step, from the graph."""
-        return sum(op.flops(step) for op in self.graph.ops)
+        """Floating-point operations of a step, from the graph."""
+        return self.graph.flops(step)

@@ -25,7 +25,7 @@ from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ACTIVATIONS, HEAD
 from memfirst.kernels.cpu.walk import PHASE
 from memfirst.ledger import Ledger
-from memfirst.lower.cpu_calls import family
+from memfirst.lower.packing import family
 from tests.support.slow_int8 import int8
 from tests.support.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, batch, fill_cache, options, tiny
 

@@ -18,8 +18,7 @@ from memfirst.errors import BackendError, CapacityError, UnsupportedError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Op, Sequence, Step
 from memfirst.graph.ops.rope import Rope
-from memfirst.ledger import predict
-from memfirst.lower.generic import lower
+from memfirst.ledger import price
 from memfirst.transform.shard import shard
 from tests.support.make_parity_fixture import CASES, FOLDER, make
 from tests.support.toy import F32, ArrayCheckpoint, one, paged, random_checkpoint, toy_llama, toy_mamba2, toy_mla
@@ -145,9 +144,9 @@ def test_routing_is_recorded_and_prices_exactly() -> None:
     run.step(one(0, 3), TOKENS[:3])
     counts = run.routing["blk.0.ffn_exps"]
     assert sum(counts) == 2 * 3 and len(counts) == 8
-    program = lower(run.graph)
-    before = predict(program, one(0, 3)).by_purpose()["experts"]
-    after = predict(program, replace(one(0, 3), routing=run.routing)).by_purpose()["experts"]
+    program = run.graph
+    before = price(program, one(0, 3)).by_purpose()["experts"]
+    after = price(program, replace(one(0, 3), routing=run.routing)).by_purpose()["experts"]
     assert after.exact and before.low <= after.low <= before.high
 
 

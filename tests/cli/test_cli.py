@@ -359,10 +359,10 @@ def test_inspect_counts_the_real_model(smollm2: Path) -> None:
     assert facts["architecture"] == "llama" and facts["weights"] == 134_515_008
     assert facts["file_bytes"] == 98_362_432 and facts["tensor_bytes"] == 96_576_768
     assert facts["runs"] and facts["why_not"] == ""
-    # 30 layers of 3 KV heads × 64 × 2 bytes × (K and V); a row of the embedding is 576 weights at 8.5 bits.
+    # 30 layers of 3 KV heads × 64 × 2 bytes × (K and V); 16 packed rows of the embedding of 576 weights at 8.5 bits.
     assert facts["bytes_per_token_of_context"] == 30 * 3 * 64 * 2 * 2
     read = facts["bytes_per_token"]
-    assert read["embedding"] == 576 * 34 // 32 and read["head"] == 49152 * 576 * 34 // 32 + 576 * 4
+    assert read["embedding"] == 16 * 576 * 34 // 32 and read["head"] == 49152 * 576 * 34 // 32 + 576 * 4
     assert read["weights"] + read["head"] == 96_576_768, "the head is tied, so all tensors are read"
     assert sum(g["nbytes"] for g in facts["by_group"]) == sum(g["nbytes"] for g in facts["by_codec"]) == 96_576_768
     assert {g["name"]: g["tensors"] for g in facts["by_group"]} == {

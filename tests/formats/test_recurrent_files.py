@@ -21,7 +21,6 @@ from memfirst.errors import BackendError, ConfigError, FormatError, UnsupportedE
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step, decode, prefill
 from memfirst.lower import cpu
-from memfirst.lower.generic import lower
 from memfirst.runtime.cache import BlockPool, BlockTables
 from memfirst.runtime.generation import Context
 from memfirst.runtime.sampling import GREEDY
@@ -66,7 +65,7 @@ def test_the_price_of_a_file_is_the_count_of_its_tensors(name: str, kind: str, t
         "kv_read": 101 * 2 * spec.kv, "kv_write": 2 * spec.kv,
     }  # fmt: skip
     assert price(graph, decode(100)) == {k: n for k, n in expected.items() if n}
-    held = ledger.memory(lower(graph), [100])
+    held = ledger.memory(graph, [100])
     assert held.weights == sum(sizes.values()) - sum(sizes[t] for t in spec.unused)
     assert held.kv_held == 4 * spec.state + 100 * 2 * spec.kv
 
@@ -94,7 +93,7 @@ def test_a_chunk_moves_the_state_once_and_each_sequence_its_own(name: str, tmp_p
         (decode(7, batch=3), 3),
         (Step((Sequence(9, 0),)), 0),
     ):
-        found = ledger.table(ledger.predict(lower(graph), step))
+        found = ledger.table(ledger.price(graph, step))
         assert (found.get("state_read", 0), found.get("state_write", 0)) == (times * moved, times * moved)
 
 

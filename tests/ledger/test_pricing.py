@@ -9,7 +9,6 @@ import pytest
 from memfirst import ledger
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Sequence, Step, decode, prefill
-from memfirst.lower.generic import lower
 from memfirst.transform.shard import shard
 from tests.support.toy import paged, toy_llama, toy_mamba2, toy_mla
 
@@ -17,7 +16,7 @@ R64, R128, R32 = 68, 136, 34  # bytes of a q8_0 row of 64, 128, 32 weights: 34 a
 
 
 def price(graph: Graph, step: Step) -> dict[str, int]:
-    found = dict(ledger.table(ledger.predict(lower(graph), step)))
+    found = dict(ledger.table(ledger.price(graph, step)))
     assert found.pop("activations") > 0
     return found
 
@@ -65,14 +64,14 @@ def test_llama_tied_counts_the_table_once() -> None:
     """A tied head is read in full and stored once."""
     tied, untied = toy_llama(tie_word_embeddings=True), toy_llama()
     assert price(tied, decode(5)) == price(untied, decode(5))
-    assert ledger.memory(lower(tied), [5]).weights == 2 * 39_680 + 256 * 68 + 256
-    assert ledger.memory(lower(untied), [5]).weights == 2 * 39_680 + 2 * 256 * 68 + 256
+    assert ledger.memory(tied, [5]).weights == 2 * 39_680 + 256 * 68 + 256
+    assert ledger.memory(untied, [5]).weights == 2 * 39_680 + 2 * 256 * 68 + 256
 
 
 def test_llama_memory_and_window() -> None:
     """130 tokens fill 3 pages of 64; a window of 32 holds 32 and reads at most 32 a token."""
     graph = toy_llama()
-    found = ledger.memory(lower(graph), [130])
+    found = ledger.memory(graph, [130])
     assert (found.kv_held, found.kv_allocated) == (2 * 130 * 128, 2 * 192 * 128)
     whole = graph.caches[0]
     assert isinstance(whole, KVCache)
@@ -81,7 +80,7 @@ def test_llama_memory_and_window() -> None:
     local = replace(graph, ops=ops, caches=(window, graph.caches[1]))
     assert price(local, decode(100))["kv_read"] == (32 + 101) * 128
     assert price(local, prefill(10, past=100))["kv_read"] == (32 + 9 + 110) * 128
-    assert ledger.memory(lower(local), [130]).kv_held == (32 + 130) * 128
+    assert ledger.memory(local, [130]).kv_held == (32 + 130) * 128
 
 
 def test_llama_flops() -> None:
@@ -116,11 +115,11 @@ def test_mla_with_experts() -> None:
 def test_experts_are_an_expectation_until_recorded() -> None:
     """3 tokens, 2 of 8 each: 8·(1 − (6/8)³) = 4.625 experts expected, 2 to 6 possible; recorded, exact."""
     step = decode(10, batch=3)
-    amount = ledger.predict(lower(toy_mla()), step).by_purpose()["experts"]
+    amount = ledger.price(toy_mla(), step).by_purpose()["experts"]
     assert (amount.mean, amount.low, amount.high) == (4.625 * 6_528, 2 * 6_528, 6 * 6_528)
     assert not amount.exact
     recorded = replace(step, routing={"blk.0.ffn_exps": (3, 0, 1, 0, 0, 2, 0, 0)})
-    amount = ledger.predict(lower(toy_mla()), recorded).by_purpose()["experts"]
+    amount = ledger.price(toy_mla(), recorded).by_purpose()["experts"]
     assert amount.exact and int(amount) == 3 * 6_528
 
 
@@ -156,7 +155,7 @@ def test_mamba2_rollback_is_priced() -> None:
     assert first["state_read"] == second["state_read"] == STATE
     assert (first["kv_read"], second["kv_read"]) == (104 * 128, 101 * 128)
     assert first["head"] == second["head"]
-    found = ledger.memory(lower(toy_mamba2()), [101])
+    found = ledger.memory(toy_mamba2(), [101])
     assert (found.kv_held, found.kv_allocated) == (101 * 128 + STATE, 128 * 128 + 2 * STATE)
 
 
@@ -196,14 +195,3 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         shard(toy_llama(), 0, 4)
     with pytest.raises(UnsupportedError, match="cannot be shared"):
         shard(toy_mamba2(), 0, 2)
-
-
-def test_phases_follow_dependencies() -> None:
-    """q, k and v wait for the norm and not for each other; every op is in one phase."""
-    program = lower(toy_llama())
-    place = {task.name: i for i, phase in enumerate(program.phases) for task in phase.tasks}
-    assert len(place) == len(program.graph.ops) == len(program.buffers)
-    assert place["blk.0.attn_norm"] < place["blk.0.attn_q"] == place["blk.0.attn_k"] == place["blk.0.attn_v"]
-    assert place["blk.0.attn_q_rope"] < place["blk.0.attn"] < place["blk.0.attn_output"]
-    widths = {b.name: b.width for b in program.buffers}
-    assert (widths["blk.0.ffn_glu"], widths["blk.0.attn_k"], widths["logits"]) == (128, 32, 256)

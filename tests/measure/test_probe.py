@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from memfirst import ledger
 from memfirst.cli import run_command
 from memfirst.errors import ProbeError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import decode
 from memfirst.hardware import machines as machine
-from memfirst.ledger import predict
-from memfirst.lower.generic import lower
 from memfirst.measure.probe.fit import Line, robust_line
 from memfirst.measure.probe.price import price, shares
 from memfirst.measure.probe.prompt import Prompts
@@ -278,7 +277,7 @@ def test_prices_are_the_ledgers(tmp_path: Path) -> None:
     graph = build(open_checkpoint(config(tmp_path)))
     cost = price(graph, [20.0, 1000.0, 2000.0])
     assert cost.per_context == 2 * 2 * 16 * 2 * 2  # layers, heads, head_dim, k and v, bytes
-    expected = predict(lower(graph), decode(999)).streamed.mean
+    expected = ledger.price(graph, decode(999)).streamed.mean
     assert cost.fixed + 1000 * cost.per_context == pytest.approx(expected)
     found = shares(Line(1e-3, 1e-8, None, None, 3), cost, 1e9)
     assert found.weights_rate == pytest.approx(cost.fixed / 1e-3) and found.kv == pytest.approx(256 / 1e-8 / 1e9)

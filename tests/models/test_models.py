@@ -18,8 +18,7 @@ from memfirst.graph import Graph, decode
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.rope import Rope
-from memfirst.ledger import predict, table
-from memfirst.lower.generic import lower
+from memfirst.ledger import price, table
 from memfirst.models import CheckpointWeights, ShapeOnly, llama, qwen2, qwen3
 from memfirst.models.rope import RopeScaling, frequencies
 from tests.support.make_parity_fixture import CASES, FOLDER
@@ -282,7 +281,7 @@ def test_a_bare_config_is_priced(tmp_path: Path) -> None:
     path.write_text(json.dumps(HF))
     graph = models.build(open_checkpoint(path))
     matrices = 2 * (64 * (64 + 32 + 32 + 64) + 3 * 64 * 96)
-    assert table(predict(lower(graph), decode(0)))["weights"] == 2 * matrices + 2 * 2 * 64 * 4
+    assert table(price(graph, decode(0)))["weights"] == 2 * matrices + 2 * 2 * 64 * 4
     path.write_text(json.dumps({**HF, "torch_dtype": "int3"}))
     with pytest.raises(ConfigError, match="int3"):
         models.build(open_checkpoint(path))
@@ -296,9 +295,9 @@ def test_smollm2_counts(smollm2: Path) -> None:
     assert sum(w.nbytes for w in graph.weights().values()) == 96_576_768
     for name, info in checkpoint.tensors.items():
         assert graph.weights()[name].nbytes == info.nbytes
-    price = table(predict(lower(graph), decode(0)))
-    assert price["embedding"] == 576 // 32 * 34
-    assert price["head"] == 49_152 * 612 + 576 * 4
-    assert price["weights"] + price["head"] == sum(info.nbytes for info in checkpoint.tensors.values())
-    assert price["kv_read"] == price["kv_write"] == 23_040 == 30 * 3 * (64 + 64) * 2
-    assert table(predict(lower(graph), decode(4095)))["kv_read"] == 4096 * 23_040
+    bytes_of = table(price(graph, decode(0)))
+    assert bytes_of["embedding"] == 576 // 32 * 34
+    assert bytes_of["head"] == 49_152 * 612 + 576 * 4
+    assert bytes_of["weights"] + bytes_of["head"] == sum(info.nbytes for info in checkpoint.tensors.values())
+    assert bytes_of["kv_read"] == bytes_of["kv_write"] == 23_040 == 30 * 3 * (64 + 64) * 2
+    assert table(price(graph, decode(4095)))["kv_read"] == 4096 * 23_040

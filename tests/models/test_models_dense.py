@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from memfirst import models
 from memfirst.backends.cpu.backend import CpuBackend
 from memfirst.backends.reference.backend import ReferenceBackend
-from memfirst.errors import ConfigError, MemfirstError, UnsupportedError
+from memfirst.errors import ConfigError, MemfirstError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Op, Sequence, Step, decode, prefill
 from memfirst.graph.ops.attention import Attention
@@ -25,9 +25,7 @@ from memfirst.graph.ops.embed import Embed
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
-from memfirst.ledger import predict, table
-from memfirst.lower import cpu
-from memfirst.lower.generic import lower
+from memfirst.ledger import price, table
 from memfirst.models.smollm3 import without_rope
 from tests.models.test_models import NASTY
 from tests.support import dense_gguf
@@ -84,11 +82,11 @@ def test_published_sizes(name: str) -> None:
     _, params, stream, kv = MODELS[name]
     graph = graph_of(name)
     assert (parameters(graph), streamed(graph), per_token(graph)) == (params, stream, kv)
-    price = table(predict(lower(graph), decode(0)))
+    bytes_of = table(price(graph, decode(0)))
     vectors = sum(w.nbytes // 2 for w in graph.weights().values() if w.codec == "f32")
-    assert price["weights"] + price["head"] == 2 * stream + vectors  # vectors stay f32, 2 bytes more each
-    assert (price["kv_read"], price["kv_write"]) == (kv, kv)
-    assert price["embedding"] == 2 * graph.hidden_size
+    assert bytes_of["weights"] + bytes_of["head"] == 2 * stream + vectors  # vectors stay f32, 2 bytes more each
+    assert (bytes_of["kv_read"], bytes_of["kv_write"]) == (kv, kv)
+    assert bytes_of["embedding"] == 2 * graph.hidden_size
 
 
 # windows
@@ -241,7 +239,7 @@ def test_trap_a_tied_head_that_is_stored_twice() -> None:
     assert once == tied
     assert (parameters(twice), streamed(twice)) == (1498482688, 1235814400)
     assert (parameters(once), streamed(once)) == (1235814400, 1235814400)
-    prices = [table(predict(lower(graph), decode(0))) for graph in (once, twice)]
+    prices = [table(price(graph, decode(0))) for graph in (once, twice)]
     assert prices[0] == prices[1]
 
 
@@ -288,9 +286,9 @@ def test_the_price_of_a_gguf_file(name: str, tmp_path: Path) -> None:
     expected = sum(size for tensor, size in sizes.items() if not tensor.startswith("rope_factors"))
     if "output.weight" in sizes:
         expected -= sizes["token_embd.weight"]
-    price = table(predict(lower(models.build(open_checkpoint(path))), decode(0)))
-    assert price["weights"] + price["head"] == expected
-    assert price["embedding"] == sizes["token_embd.weight"] // 48
+    bytes_of = table(price(models.build(open_checkpoint(path)), decode(0)))
+    assert bytes_of["weights"] + bytes_of["head"] == expected
+    assert bytes_of["embedding"] == sizes["token_embd.weight"] // 48
 
 
 def test_a_window_stated_in_gguf_counts(tmp_path: Path) -> None:
@@ -407,87 +405,6 @@ def test_variants_are_refused(name: str, change: dict[str, Any], says: str) -> N
     """What would change the arithmetic is named, never ignored."""
     with pytest.raises(MemfirstError, match=says):
         graph_of(name, **change)
-
-
-# what the CPU runs, and what it refuses
-
-
-def small(change: Callable[[Op], Op]) -> Graph:
-    graph, _ = tiny("llama", "q8_0")
-    return changed(graph, change)
-
-
-def first_layer_only(op: Op) -> Op:
-    return with_window(op, 100) if op.name.startswith("blk.0.") else op
-
-
-REFUSED: dict[str, tuple[Callable[[Op], Op], str]] = {
-    "scaled embedding": (lambda op: replace(op, scale=8.0) if isinstance(op, Embed) else op, "scale of token_embd"),
-    "softcap of logits": (
-        lambda op: replace(op, softcap=30.0) if isinstance(op, Linear) and op.head else op, "softcap of output",
-    ),
-    "scaled product": (lambda op: replace(op, scale=0.5) if isinstance(op, Linear) else op, "the scale of blk.0"),
-    "softcap": (lambda op: replace(op, softcap=5.0) if isinstance(op, Attention) else op, "softcap of blk.0.attn"),
-    "longrope": (
-        lambda op: replace(op, long_frequencies=op.frequencies) if isinstance(op, Rope) else op, "long_frequencies of",
-    ),
-    "part of a head": (lambda op: replace(op, start=4) if isinstance(op, Rope) else op, "start of blk.0"),
-    "some windows": (first_layer_only, "layers that attend 100 and 1280"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", REFUSED)
-def test_the_cpu_refuses_what_it_has_no_kernel_for(what: str) -> None:
-    """Each attribute by name; the price is still known."""
-    change, says = REFUSED[what]
-    graph = small(change)
-    with pytest.raises(UnsupportedError, match=says):
-        cpu.lower(graph, 1, 1280, 1)
-    assert predict(lower(graph), decode(10)).streamed.exact
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_the_cpu_runs_or_refuses_each_family(name: str) -> None:
-    """Of these only the uniform window has kernels, and the tiny heads none; nothing is built half."""
-    with pytest.raises(UnsupportedError, match=r"(cpu|CPU) backend|multiple of"):
-        cpu.lower(models.build(open_checkpoint(FOLDER / name)), 1, 128, 1)
-
-
-def test_a_window_beyond_the_context_is_none() -> None:
-    """Layers that differ only beyond the context that was asked for may run."""
-    assert cpu.lower(small(first_layer_only), 1, 100, 1).phases
-    with pytest.raises(UnsupportedError, match="context of 100"):
-        cpu.lower(small(first_layer_only), 1, 101, 1)
-
-
-def test_a_second_norm_of_the_residual_is_refused() -> None:
-    """The residual is one buffer, added to in place: a norm that comes after the sum would read the sum."""
-
-    def late(op: Op) -> Op:
-        return replace(op, inputs=("token_embd",)) if op.name == "blk.0.ffn_norm" else op
-
-    with pytest.raises(UnsupportedError, match="ffn_norm, a norm of token_embd"):
-        cpu.lower(small(late), 1, 1280, 1)
-
-
-@pytest.mark.parametrize("window", [1, 40, 64, 500])
-def test_the_cpu_runs_a_uniform_window(window: int) -> None:
-    """Through a prompt in chunks and single tokens, above the window and across its splits: the reference's
-    logits, and the bytes read are those predicted."""
-    graph, checkpoint = tiny("llama", "f32")
-    graph = changed(graph, lambda op: with_window(op, window))
-    fast, slow = CpuBackend(graph, checkpoint, options()), ReferenceBackend(graph, checkpoint)
-    random, past = np.random.default_rng(0), 0
-    for new in (250, 250, 30, 1, 5, 1):
-        tokens = random.integers(0, 256, new).astype(np.int32)
-        step = Step((Sequence(past, new, tables=fast.own_tables()),))
-        before = fast.counted()
-        found = np.array(fast.step(step, tokens))
-        read = fast.recorded(step, before, fast.counted()).by_purpose()["kv_read"]
-        assert int(read) == int(fast.predicted(step).by_purpose()["kv_read"])
-        np.testing.assert_allclose(found, slow.step(step, tokens), atol=5e-3, rtol=0)  # keys and values are f16
-        past += new
-    fast.close()
 
 
 def test_the_cpu_runs_layers_that_do_not_turn() -> None:

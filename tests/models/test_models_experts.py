@@ -31,9 +31,8 @@ from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.ledger import predict, table
+from memfirst.ledger import price, table
 from memfirst.lower import cpu
-from memfirst.lower.generic import lower
 from memfirst.models import ShapeOnly, rope
 from tests.support import experts_gguf
 from tests.support.experts_configs import MODELS, V2_LITE, YARN
@@ -76,12 +75,12 @@ def test_parameters_streamed_weights_and_kv_are_the_published(name: str) -> None
     known = MODELS[name]
     graph = in_f32(known.config)
     assert parameters(graph) == known.params
-    read = predict(lower(graph), decode(0)).by_purpose()
+    read = price(graph, decode(0)).by_purpose()
     assert sum(int(read[purpose]) for purpose in ("weights", "experts", "head")) == 4 * known.streamed
     assert all(amount.exact for amount in read.values())
     assert int(read["embedding"]) == 4 * known.config["hidden_size"]
     assert sum(c.position_bytes for c in graph.caches if isinstance(c, KVCache)) == known.kv_bytes
-    assert table(predict(lower(graph), decode(0)))["kv_read"] == known.kv_bytes
+    assert table(price(graph, decode(0)))["kv_read"] == known.kv_bytes
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7, 64, 5000])
@@ -93,7 +92,7 @@ def test_distinct_experts_are_an_expectation_with_bounds(name: str, tokens: int)
     count, k = layers[0].gate.shape[0], layers[0].k
     one_expert = sum(4 * math.prod(w.shape[1:]) for w in layers[0].weights)
     for step in (prefill(tokens), decode(100, batch=tokens)):
-        found = predict(lower(graph), step).by_purpose()["experts"]
+        found = price(graph, step).by_purpose()["experts"]
         expected = count * (1 - (1 - k / count) ** tokens)
         assert found.mean == pytest.approx(len(layers) * one_expert * expected, rel=1e-12)
         assert found.low == len(layers) * one_expert * k
@@ -157,7 +156,7 @@ def test_windows_are_where_the_model_has_them() -> None:
     """gpt-oss: 128 in layers 0, 2, …; Mixtral's null is none, and a number is all layers; Qwen3's is switched off."""
     graph = bare(MODELS["gpt-oss-120b"].config)
     assert [c.window for c in graph.caches if isinstance(c, KVCache)] == [128, None] * 18
-    read = [table(predict(lower(graph), decode(past)))["kv_read"] for past in (127, 1000)]
+    read = [table(price(graph, decode(past)))["kv_read"] for past in (127, 1000)]
     layer = 2 * 8 * 64 * 2
     assert read == [36 * 128 * layer, 18 * (128 + 1001) * layer]
     mixtral = MODELS["Mixtral-8x7B"].config
@@ -197,7 +196,7 @@ def test_the_latent_is_cached_and_not_the_heads() -> None:
     assert {(c.heads, c.k_dim, c.v_dim) for c in graph.caches if isinstance(c, KVCache)} == {(1, 576, 0)}
     expanded = 61 * 128 * (192 + 128) * 2
     assert expanded / (61 * 576 * 2) == pytest.approx(71.1, abs=0.02)
-    assert table(predict(lower(graph), decode(999)))["kv_read"] == 1000 * 61 * 576 * 2
+    assert table(price(graph, decode(999)))["kv_read"] == 1000 * 61 * 576 * 2
 
 
 def test_what_v3_predicts_further_tokens_with_is_left_out() -> None:
@@ -359,11 +358,11 @@ def test_the_price_of_a_gguf_file_is_a_count_of_its_tensors(name: str, older: bo
     config = json.loads((FOLDER / name / "config.json").read_text())
     experts = config.get("num_local_experts") or config["n_routed_experts"]
     checkpoint = open_checkpoint(path)
-    price = table(predict(lower(models.build(checkpoint)), decode(0)))
+    bytes_of = table(price(models.build(checkpoint), decode(0)))
     expected = counted(path, config["num_experts_per_tok"], experts)
-    assert {purpose: price[purpose] for purpose in expected} == expected
+    assert {purpose: bytes_of[purpose] for purpose in expected} == expected
     kv = {"deepseek": 2 * (16 + 4)}.get(name[:8], 2 * 2 * config["num_key_value_heads"] * (config.get("head_dim") or 8))
-    assert price["kv_read"] == price["kv_write"] == 2 * kv
+    assert bytes_of["kv_read"] == bytes_of["kv_write"] == 2 * kv
     assert checkpoint.architecture == experts_gguf.ARCHITECTURES[config["model_type"]]
 
 
@@ -431,8 +430,8 @@ def test_mxfp4_is_the_same_from_a_folder_and_from_gguf(tmp_path: Path) -> None:
     tokens = np.load(source / "expected.npz")["tokens"]
     a, b = (logits(models.build(c), c, tokens) for c in (folder, file))
     np.testing.assert_allclose(a, b, atol=1e-5, rtol=0)
-    price = table(predict(lower(models.build(file)), decode(0)))
-    assert price["experts"] == 2 * 2 * (3 * 32 * 32 // 32 * 17 + 4 * 3 * 32)
+    bytes_of = table(price(models.build(file), decode(0)))
+    assert bytes_of["experts"] == 2 * 2 * (3 * 32 * 32 // 32 * 17 + 4 * 3 * 32)
     assert 0.05 < np.abs(a - np.load(source / "expected.npz")["logits"]).max() < 5
 
 
@@ -570,7 +569,7 @@ def test_any_config_value_builds_or_is_refused(name: str) -> None:
                 graph = bare({**copy.deepcopy(config), key: value})
             except MemfirstError:
                 continue
-            assert predict(lower(graph), decode(3)).streamed.low > 0
+            assert price(graph, decode(3)).streamed.low > 0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -631,4 +630,4 @@ def test_a_codec_without_a_kernel_is_named() -> None:
     with pytest.raises(UnsupportedError, match=r"does not run llama yet \(no kernel for mxfp4, token_embd.weight"):
         cpu.lower(graph, 1, 64, 1)
     assert first(graph, RMSNorm).weight.codec == "f32"
-    assert table(predict(lower(graph), decode(0)))["head"] == 64 * 64 // 32 * 17 + 64 * 4
+    assert table(price(graph, decode(0)))["head"] == 64 * 64 // 32 * 17 + 64 * 4

@@ -17,8 +17,8 @@ from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph, KVCache, decode
-from memfirst.ledger import memory, predict
-from memfirst.lower import cpu, generic
+from memfirst.ledger import memory, price
+from memfirst.lower import cpu
 from memfirst.plan.fit import (
     ENGINES,
     LARGEST_BATCH,
@@ -355,7 +355,7 @@ def test_the_fewest_layers_move_and_no_byte_is_lost(name: str, what: str, tier: 
     assert found.fast.total + found.moved == plan_memory(model, [4096]).total
     step = decode(4095)
     reads = found.reads(step)
-    assert sum(r.mean for r in reads.values()) == pytest.approx(predict(generic.lower(model), step).streamed.mean)
+    assert sum(r.mean for r in reads.values()) == pytest.approx(price(model, step).streamed.mean)
     assert found.bound(step, 50e9) == pytest.approx(50e9 / reads[tier].mean)
     away = {w.name for op in found.graph.ops for w in op.weights if w.tier == tier}
     assert {int(n.split(".")[1]) for n in away} <= set(range(found.layers))

@@ -25,8 +25,7 @@ from memfirst.errors import ConfigError, MemfirstError, ModelNotFoundError, Unsu
 from memfirst.formats.json_file import parse_object
 from memfirst.graph import Sequence, Step, decode, prefill
 from memfirst.graph.traffic import KV_READ, STREAMED
-from memfirst.ledger import predict
-from memfirst.lower.generic import lower
+from memfirst.ledger import price
 from memfirst.measure import verify
 from memfirst.models import build
 from memfirst.plan import Options, Plan, Priced, Speculation, Subject, make, place, plan, subject, this_machine
@@ -58,9 +57,9 @@ def planned(name: str, machine: str, **options: Any) -> Plan:
 @pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_alike_operations_priced_once_are_the_ledger(name: str) -> None:
     graph = known(name).graph
-    program, priced = lower(graph), Priced(graph)
+    program, priced = graph, Priced(graph)
     for step in (decode(0), decode(6000), decode(300, 7), prefill(200), BATCH):
-        expected = {p: a for p, a in predict(program, step).by_purpose().items() if p in STREAMED}
+        expected = {p: a for p, a in price(program, step).by_purpose().items() if p in STREAMED}
         found = priced.amounts(step)
         assert {p: (a.low, a.high) for p, a in found.items()} == {p: (a.low, a.high) for p, a in expected.items()}
         assert {p: a.mean for p, a in found.items()} == pytest.approx({p: a.mean for p, a in expected.items()})
@@ -78,14 +77,14 @@ def test_every_model_of_the_catalogue_is_planned() -> None:
 
 def test_the_speeds_of_a_plan_are_those_of_its_steps() -> None:
     plan = planned("llama-3:8b", "rtx-4090", context=2048, batch=3, prompt=700)
-    cost = timing.cost(lower(plan.subject.graph), decode(2047, 3))
+    cost = timing.cost(plan.subject.graph, decode(2047, 3))
     expected = timing.decode(cost, plan.place.machine, timing.Deployment("llama.cpp"))
     assert plan.decode and plan.decode.seconds == pytest.approx(expected.seconds)
     assert plan.rate == pytest.approx(expected.tokens_per_second)
     assert plan.each == pytest.approx(plan.rate / 3 if plan.rate else 0)
     assert plan.decode.ceiling == pytest.approx(3 * 1008e9 / cost.total)
     assert plan.step_bytes == pytest.approx(cost.total)
-    first = timing.prefill(timing.cost(lower(plan.subject.graph), prefill(700)), plan.place.machine)
+    first = timing.prefill(timing.cost(plan.subject.graph, prefill(700)), plan.place.machine)
     assert plan.prefill and plan.prefill.seconds == pytest.approx(first.seconds)
 
 
@@ -109,10 +108,10 @@ def test_nothing_is_faster_than_its_ceiling() -> None:
 def test_kv_overtakes_where_it_is_first_as_many_bytes(name: str, batch: int) -> None:
     plan = planned(name, "b200", batch=batch)
     assert plan.overtakes
-    program = lower(plan.subject.graph)
+    program = plan.subject.graph
 
     def kv(tokens: int) -> float:
-        return predict(program, decode(tokens - 1, batch)).by_purpose()[KV_READ].mean
+        return price(program, decode(tokens - 1, batch)).by_purpose()[KV_READ].mean
 
     rest = plan.step_bytes - plan.amounts[KV_READ].mean
     assert kv(plan.overtakes) >= rest > kv(plan.overtakes - 1)
@@ -152,8 +151,8 @@ def test_tokens_gained_are_the_expectation(accepted: float, k: int) -> None:
 
 def test_a_speculating_step_is_k_drafts_and_one_check() -> None:
     plan = planned("llama-3:8b", "rtx-4090", speculation=Speculation(3, 0.5, "llama-3.2:1b"))
-    check = timing.cost(lower(plan.subject.graph), Step((Sequence(4092, 4, logits=(0, 1, 2, 3)),)))
-    draft = timing.cost(lower(known("llama-3.2:1b").graph), decode(4092))
+    check = timing.cost(plan.subject.graph, Step((Sequence(4092, 4, logits=(0, 1, 2, 3)),)))
+    draft = timing.cost(known("llama-3.2:1b").graph, decode(4092))
     seconds = [timing.decode(c, plan.place.machine).seconds or 0.0 for c in (check, draft)]
     assert plan.decode and plan.decode.seconds == pytest.approx(seconds[0] + 3 * seconds[1])
     assert plan.rate == pytest.approx(1.875 / (seconds[0] + 3 * seconds[1]))
@@ -245,7 +244,7 @@ def test_a_file_is_planned_by_its_header(folder: Path) -> None:
     found = subject(str(folder / "tiny.gguf"))
     assert (found.codec, found.assumed, found.path) == ("q4_k_m", False, str(folder / "tiny.gguf"))
     expected = build(synthetic("tiny-llama", "q4_k_m"))
-    assert make(found, place("rtx-4090"), Options()).step_bytes == predict(lower(expected), decode(511)).streamed.mean
+    assert make(found, place("rtx-4090"), Options()).step_bytes == price(expected, decode(511)).streamed.mean
     other = subject(str(folder / "tiny.gguf"), "q8_0")
     assert (
         other.codec == "q8_0"

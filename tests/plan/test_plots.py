@@ -11,8 +11,7 @@ import pytest
 from memfirst.errors import UnsupportedError
 from memfirst.graph import decode
 from memfirst.graph.traffic import KV_READ
-from memfirst.ledger import predict
-from memfirst.lower.generic import lower
+from memfirst.ledger import price
 from memfirst.plan import Options, Plan, make, place, plots, subject
 from memfirst.transform.recode import with_kv
 
@@ -52,9 +51,9 @@ def test_growth_is_the_ledgers(plan: Plan) -> None:
     found = plots.growth(plan)
     assert len(found.contexts) >= 4
     for codec, values in found.kv.items():
-        program = lower(with_kv(plan.subject.graph, codec, codec))
+        program = with_kv(plan.subject.graph, codec, codec)
         for context, value in list(zip(found.contexts, values, strict=True))[::4]:
-            by_purpose = predict(program, decode(context - 1, plan.options.batch)).by_purpose()
+            by_purpose = price(program, decode(context - 1, plan.options.batch)).by_purpose()
             assert value == (by_purpose[KV_READ].mean if KV_READ in by_purpose else 0)
 
 

@@ -25,7 +25,6 @@ from memfirst.formats.open import open_checkpoint
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.hardware.machines import Machine, catalogue, find_machine
-from memfirst.lower.generic import lower
 from memfirst.models import build
 from memfirst.predict.fitted import ENGINES, TERMS, Cost, Deployment, Measured, Prediction, cost, decode, prefill
 from memfirst.predict.fitted.pieces import MATMUL_LANE, memory_class, pieces
@@ -222,15 +221,15 @@ def test_a_measured_step_is_followed() -> None:
 
 def test_cost_of_a_program() -> None:
     """68 bytes of the embedding's row, 79,360 of layers, 17,664 of the head, 101 positions of two layers."""
-    found = cost(lower(toy_llama()), decode_step(100))
+    found = cost(toy_llama(), decode_step(100))
     assert (found.weights, found.kv, found.experts) == (68 + 79_360 + 17_664, 2 * 101 * 128, 0)
     assert (found.layers, found.codec, found.width, found.tokens, found.sequences) == (2, "q8_0", 64, 1, 1)
-    assert cost(lower(toy_llama()), prefill_step(50)).tokens == 50
+    assert cost(toy_llama(), prefill_step(50)).tokens == 50
 
 
 def test_cost_of_experts() -> None:
     """Two of eight experts for a token; the fewest for four tokens are two, the expectation 5.47."""
-    one, four = (cost(lower(toy_mla()), decode_step(10, n)) for n in (1, 4))
+    one, four = (cost(toy_mla(), decode_step(10, n)) for n in (1, 4))
     assert one.experts == one.least > 0
     assert four.least == one.least and four.experts == pytest.approx(one.least / 2 * 8 * (1 - 0.75**4))
 
@@ -253,7 +252,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 def test_rows_ask_what_graphs_say(name: str, tmp_path: Path) -> None:
     """The shapes that rows are priced from, against the model's own graph: 16-bit weights, KV, operations."""
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]), encoding="utf-8")
-    found = cost(lower(build(open_checkpoint(tmp_path / "config.json"))), decode_step(1023))
+    found = cost(build(open_checkpoint(tmp_path / "config.json")), decode_step(1023))
     shape = models()[name]
     layers, width = int(shape["layers"]), int(shape["width"])
     alike = (r for r in read()[0] if (r.cost.layers, r.cost.width) == (layers, width))

@@ -17,7 +17,7 @@ from memfirst.formats.names import architecture_of
 from memfirst.graph import Graph, Step
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.traffic import NOTHING
-from memfirst.lower import cpu, generic
+from memfirst.lower import cpu
 from memfirst.lower.program import Program
 from memfirst.models import ShapeOnly
 from memfirst.runtime.generation import Generation, Timing
@@ -69,10 +69,15 @@ def build(case: Case) -> Graph:
     return found if case.kv == ("f16", "f16") else with_kv(found, *case.kv)
 
 
-def program(case: Case) -> Program:
+def program(case: Case) -> Graph | Program:
     """As the case wants it lowered."""
     found = build(case)
-    return cpu.lower(found, capacity=128, context=1024, workers=2) if case.cpu else generic.lower(found)
+    return cpu.lower(found, capacity=128, context=1024, workers=2) if case.cpu else found
+
+
+def graph_in(found: Graph | Program) -> Graph:
+    """The graph that was priced."""
+    return found.graph if isinstance(found, Program) else found
 
 
 def counts(case: Case, tokens: int, layer: int, experts: int) -> tuple[int, ...]:
@@ -120,18 +125,18 @@ def expected(case: Case) -> Expected:
     }
 
 
-def found_held(case: Case, found: Program) -> dict[str, object]:
+def found_held(case: Case, found: Graph | Program) -> dict[str, object]:
     """memfirst's figures of what is held."""
     memory = ledger.memory(found, case.contexts)
-    total = sum(prod(w.shape) for w in found.graph.weights().values())
+    total = sum(prod(w.shape) for w in graph_in(found).weights().values())
     return {
         "parameters": total, "stored": memory.weights, "held": memory.kv_held, "allocated": memory.kv_allocated,
     }  # fmt: skip
 
 
-def found_moved(case: Case, found: Program, number: int) -> tuple[Moved, Fraction, Fraction]:
+def found_moved(case: Case, found: Graph | Program, number: int) -> tuple[Moved, Fraction, Fraction]:
     """memfirst's figures of a step, what it streams, and that by token."""
-    priced = ledger.predict(found, as_step(case, number, found.graph))
+    priced = ledger.price(found, as_step(case, number, graph_in(found)))
     by = {purpose: amount for purpose, amount in priced.by_purpose().items() if purpose != "activations"}
     experts = by.pop("experts", NOTHING)
     exact = {name: int(by.pop(name, NOTHING)) for name in Moved.__dataclass_fields__ if "experts" not in name}
@@ -146,17 +151,17 @@ def differences(case: Case, oracle: Expected | None = None) -> list[Difference]:
     found = program(case)
     out = [Difference(key, case.name, value, occupied[key]) for key, value in found_held(case, found).items()
            if value != occupied[key]]  # fmt: skip
-    out += tensors(case, found.graph) + layers(case, found, 0)
+    out += tensors(case, graph_in(found)) + layers(case, found, 0)
     for number, want in enumerate(moved):
         where = f"{case.name}, step {number}"
         out += [Difference(key, where, a, b) for key, a, b in step_figures(case, found, number, want)]
     return out
 
 
-def layers(case: Case, found: Program, number: int) -> list[Difference]:
+def layers(case: Case, found: Graph | Program, number: int) -> list[Difference]:
     """Layers that read other keys, values and states in a step: sums do not show what stands in another layer."""
     by: Counter[int] = Counter()
-    for entry in ledger.predict(found, as_step(case, number, found.graph)).entries:
+    for entry in ledger.price(found, as_step(case, number, graph_in(found))).entries:
         if entry.purpose in ("kv_read", "state_read"):
             by[layer_of(entry.op)] += int(entry.amount)
     want = by_layer(case.model, case.steps[number], (BLOCKS[case.kv[0]], BLOCKS[case.kv[1]]))
@@ -164,7 +169,7 @@ def layers(case: Case, found: Program, number: int) -> list[Difference]:
     return [Difference("by_layer", f"{case.name}, layer {i}, step {number}", by[i], want.get(i)) for i in rest]
 
 
-def step_figures(case: Case, found: Program, number: int, want: Moved) -> Iterator[tuple[str, object, object]]:
+def step_figures(case: Case, found: Graph | Program, number: int, want: Moved) -> Iterator[tuple[str, object, object]]:
     """Figures of one step that differ: (purpose, memfirst's, the oracle's)."""
     got, streamed, by_token = found_moved(case, found, number)
     tokens = max(1, sum(s.new for s in case.steps[number]))
@@ -188,7 +193,7 @@ def tensors(case: Case, found: Graph) -> list[Difference]:
 def line_differences(case: Case) -> list[Difference]:
     """The line that an answer ends with, after the case's first step: megabytes are of 1,000,000 bytes."""
     found = program(case)
-    priced, memory = ledger.predict(found, as_step(case, 0, found.graph)), ledger.memory(found, case.contexts)
+    priced, memory = ledger.price(found, as_step(case, 0, graph_in(found))), ledger.memory(found, case.contexts)
     growth = price(case.model, [Sequence(1)], lambda kind, layer: BLOCKS[case.table[kind, layer]]).kv_read // 2
     answer = SimpleNamespace(timing=Timing(decode_steps=1, decode_s=1.0), stop_reason="")
     text = Report(cast(Generation, answer), priced, memory, growth, None).line()

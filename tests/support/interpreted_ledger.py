@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from memfirst import ledger
 from memfirst.backends.interpreted import InterpretedBackend
 from memfirst.graph import Step
 from memfirst.graph.ops.linear import Linear
@@ -25,7 +26,6 @@ from memfirst.graph.traffic import ACTIVATIONS, EMBEDDING, HEAD, KV_READ, KV_WRI
 from memfirst.kernels.cpu import q4_0
 from memfirst.kernels.cpu.simd import bits, load_w
 from memfirst.kernels.cpu.spans import Owner, Span, SpanLog, Touched
-from memfirst.ledger import predict
 from memfirst.lower.program import Program
 from tests.support.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, fill_cache, options, tiny
 
@@ -41,7 +41,7 @@ def backend(architecture: str, codec: str, tied: bool = True, threads: int = 1) 
 
 def price(program: Program, step: Step) -> Bytes:
     out: Bytes = Counter()
-    for entry in predict(program, step).entries:
+    for entry in ledger.price(program, step).entries:
         if entry.purpose != ACTIVATIONS:
             out[entry.op, entry.purpose] += int(entry.amount)
     return out

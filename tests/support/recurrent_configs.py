@@ -8,7 +8,6 @@ from typing import Any
 from memfirst import ledger, models
 from memfirst.formats.names import architecture_of
 from memfirst.graph import Graph, StateCache, Step
-from memfirst.lower.generic import lower
 from memfirst.models import ShapeOnly
 
 Config = dict[str, Any]
@@ -120,6 +119,6 @@ def states(graph: Graph) -> list[StateCache]:
 
 
 def price(graph: Graph, step: Step) -> Mapping[str, int]:
-    found = dict(ledger.table(ledger.predict(lower(graph), step)))
+    found = dict(ledger.table(ledger.price(graph, step)))
     assert found.pop("activations") > 0
     return found

@@ -23,7 +23,7 @@ from memfirst.graph.traffic import exactly
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Key, Library, Progress
 from memfirst.kernels.cpu.team import Native, Team, native
-from memfirst.ledger import Entry, Ledger, Memory, memory, predict
+from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.program import Call, Program
 
@@ -134,7 +134,7 @@ class CpuBackend:
 
     def predicted(self, step: Step) -> Ledger:
         """What `step` will move: the price of the program that does it."""
-        return predict(self.program(step.tokens).program, step)
+        return price(self.program(step.tokens).program, step)
 
     def counted(self) -> NDArray[np.int64]:
         """Bytes that each worker read in each call of each program so far, for `moved` and `recorded`."""

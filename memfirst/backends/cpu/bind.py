@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.codecs.base import F32, ROWS
+from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
@@ -89,8 +89,8 @@ class Bound:
         """The output's first `rows` [rows, vocab]; the same array whenever asked again."""
         if rows not in self._logits:
             vocab = self.program.graph.vocab_size
-            width = -(-vocab // ROWS) * ROWS  # padding is computed too
-            output: F32 = self.arrays["buffer", "output"][: rows * width].reshape(rows, width)
+            buffer, stride = self.program.output.buffer, self.program.output.stride  # padding is computed too
+            output: F32 = self.arrays["buffer", buffer][: rows * stride].reshape(rows, stride)
             self._logits[rows] = output[:, :vocab]
         return self._logits[rows]
 
@@ -117,8 +117,8 @@ class Bound:
     def _matrices(self, phase: Phase) -> list[int]:
         """Address and bytes of the matrices that the tasks of a phase begin with; they lie one behind the other."""
         firsts = [call for task in phase.tasks for call in task.calls[:1] if call.kernel.startswith("matmul.")]
-        refs = [dict(call.args)["w"] for call in firsts]
-        found = [self.arrays[ref.space, ref.name] for ref in refs if isinstance(ref, Ref)]
+        refs = {ref.name: ref for call in firsts if isinstance(ref := dict(call.args)["w"], Ref)}
+        found = [self.arrays[ref.space, ref.name] for ref in refs.values()]
         return [found[0].ctypes.data if found else 0, sum(array.nbytes for array in found)]
 
     def _address(self, call: Call, entries: Mapping[Key, Entry]) -> list[int]:
@@ -137,4 +137,9 @@ class Bound:
         dtype, place = self._places[operand.space, operand.name]
         if dtype != ARRAYS[kind]:
             raise TypeError(f"a kernel wants an array of {kind}, {operand.name} has {dtype}")
-        return place
+        if not operand.offset:
+            return place
+        address, size = place
+        if not 0 <= operand.offset <= size:
+            raise TypeError(f"{operand.name} has {size} items, the program wants those from {operand.offset} on")
+        return [address + operand.offset * np.dtype(dtype).itemsize, size - operand.offset]

@@ -12,8 +12,7 @@ from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.codecs.base import F32
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
-from memfirst.ledger import Ledger, Memory, memory, predict
-from memfirst.lower.generic import lower
+from memfirst.ledger import Ledger, Memory, memory, price
 
 
 class SlowBackend:
@@ -23,7 +22,7 @@ class SlowBackend:
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint) -> None:
         self._reference = ReferenceBackend(graph, checkpoint)
-        self._program = lower(graph)
+        self._graph = graph
 
     def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:
         """Logits [step.logits, vocab]."""
@@ -31,11 +30,11 @@ class SlowBackend:
 
     def predicted(self, step: Step) -> Ledger:
         """Bytes of the weights as stored, and of an f16 cache."""
-        return predict(self._program, step)
+        return price(self._graph, step)
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """As `predicted` counts: weights as stored, an f16 cache."""
-        return memory(self._program, contexts)
+        return memory(self._graph, contexts)
 
     def counted(self) -> NDArray[np.int64]:
         """Nothing is counted."""

@@ -3,7 +3,8 @@
 import numpy as np
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import add, fma, mul, shl, sub
+from memfirst.kernels.cpu.simd import add as plus
+from memfirst.kernels.cpu.simd import fma, mul, shl, sub
 from memfirst.kernels.cpu.simd16 import (
     as_float16,
     div,
@@ -37,7 +38,7 @@ def exp16(x):
     p = fma(p, f, splat16(2.4022650695910072e-1))
     p = fma(p, f, splat16(6.931471805599453e-1))
     p = fma(p, f, splat16(1.0))
-    return mul(p, as_float16(shl(add(to_int16(n), splat16_i(127)), 23)))
+    return mul(p, as_float16(shl(plus(to_int16(n), splat16_i(127)), 23)))
 
 
 @kernel
@@ -66,7 +67,7 @@ def norm_heads(
                 total = fma(v, v, total)
             r = splat16(np.float32(1.0) / np.sqrt(sum16(total) / np.float32(head_dim) + eps))
             for i in range(0, head_dim, 16):
-                w16 = add(load16(w, i), splat16(offset))
+                w16 = plus(load16(w, i), splat16(offset))
                 store16(y, h + i, mul(mul(load16(y, h + i), r), w16))
     return head_dim * 4 if lo == 0 else 0
 
@@ -91,7 +92,7 @@ def rope(
                 x, y16 = load16(y, at), load16(y, beyond)
                 c, s = load16(cos, angle + i), load16(sin, angle + i)
                 a, b = (x, y16) if SPLIT else (evens16(x, y16), odds16(x, y16))
-                near16, far16 = sub(mul(a, c), mul(b, s)), add(mul(a, s), mul(b, c))
+                near16, far16 = sub(mul(a, c), mul(b, s)), plus(mul(a, s), mul(b, c))
                 store16(y, at, near16 if SPLIT else zip_low16(near16, far16))
                 store16(y, beyond, far16 if SPLIT else zip_high16(near16, far16))
             for i in range(whole, half):
@@ -110,5 +111,17 @@ def glu(g: "f32", u: "f32", out: "f32", step: "i64", count: "int", stride: "int"
     for t in range(step[count]):
         for r in range(t * stride + lo, t * stride + hi, 16):
             x = load16(g, r)
-            store16(out, r, mul(div(x, add(one, exp16(sub(zero, x)))), load16(u, r)))
+            store16(out, r, mul(div(x, plus(one, exp16(sub(zero, x)))), load16(u, r)))
+    return 0
+
+
+@kernel
+def add(
+    a: "f32", b: "f32", out: "f32", step: "i64", count: "int", stride_a: "int", stride_b: "int", stride: "int",
+    worker, lo, hi,
+):  # fmt: skip
+    """out[t, lo:hi] = a[t, lo:hi] + b[t, lo:hi] for all tokens of the step; out may be a or b."""
+    for t in range(step[count]):
+        for r in range(lo, hi):
+            out[t * stride + r] = a[t * stride_a + r] + b[t * stride_b + r]
     return 0

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from memfirst.graph import Graph, decode
 from memfirst.graph.traffic import KV_READ
-from memfirst.ledger import predict
-from memfirst.lower.generic import lower
+from memfirst.ledger import price as priced
 from memfirst.measure.probe.fit import Line
 
 
@@ -45,8 +44,7 @@ def _share(rate: float | None, bandwidth: float | None) -> float | None:
 
 def price(graph: Graph, contexts: Sequence[float]) -> Price:
     """Bytes of `graph`, by a straight line through those of `contexts`: a window or two bend it as they bend times."""
-    program = lower(graph)
-    ledgers = [predict(program, decode(max(0, round(c) - 1))) for c in contexts]
+    ledgers = [priced(graph, decode(max(0, round(c) - 1))) for c in contexts]
     kv = [float(ledger.by_purpose()[KV_READ].mean) if KV_READ in ledger.by_purpose() else 0.0 for ledger in ledgers]
     slope = _slope(contexts, kv)
     mean = sum(contexts) / len(contexts)

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memfirst.errors import MemfirstError
-from memfirst.graph import Step
+from memfirst.graph import Graph, Step
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
-from memfirst.ledger import predict
-from memfirst.lower.program import Program
+from memfirst.ledger import price
 
 ENGINES = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1", "gpt-fast", "mlc", "transformers")
 """Engines whose published speeds the constants are fitted to."""
@@ -103,16 +102,16 @@ class Deployment:
         return _SAME_KERNELS.get(self.engine, self.engine)
 
 
-def cost(program: Program, step: Step) -> Cost:
-    """What `step` costs by a generic Program of the whole model."""
-    by_purpose = predict(program, step).by_purpose()
-    weights = program.weights
+def cost(graph: Graph, step: Step) -> Cost:
+    """What `step` of a whole model costs."""
+    by_purpose = price(graph, step).by_purpose()
+    weights = graph.weights()
     layers = {m.group(1) for name in weights if (m := _LAYER.match(name))}
     codecs: Counter[str] = Counter()
     for weight in weights.values():
         codecs[weight.codec] += weight.nbytes
     return Cost(
-        {p: a.mean for p, a in by_purpose.items() if p in STREAMED}, program.flops(step), step.tokens,
+        {p: a.mean for p, a in by_purpose.items() if p in STREAMED}, graph.flops(step), step.tokens,
         len(layers), codecs.most_common(1)[0][0] if codecs else "f16", len(step.sequences),
-        program.graph.hidden_size, by_purpose[EXPERTS].low if EXPERTS in by_purpose else 0.0,
+        graph.hidden_size, by_purpose[EXPERTS].low if EXPERTS in by_purpose else 0.0,
     )  # fmt: skip

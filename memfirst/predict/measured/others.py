@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step, decode
 from memfirst.graph.traffic import KV_READ
-from memfirst.ledger import predict
-from memfirst.lower import generic
-from memfirst.lower.program import Program
+from memfirst.ledger import price
 from memfirst.predict.llama_bench import Row
 from memfirst.predict.measured.store import Rates, nearest
 
@@ -58,27 +56,26 @@ class Slope:
 
 def explain(graph: Graph, rows: Sequence[Row], rates: Rates | None) -> list[Explained]:
     """Each row beside its bytes: of decoding at its mean context, or of its whole prompt by token."""
-    program = generic.lower(graph)
-    return [_one(program, row, rates) for row in rows if row.n_gen or row.n_prompt]
+    return [_one(graph, row, rates) for row in rows if row.n_gen or row.n_prompt]
 
 
-def _one(program: Program, row: Row, rates: Rates | None) -> Explained:
+def _one(graph: Graph, row: Row, rates: Rates | None) -> Explained:
     ceiling = nearest(rates.read, row.n_threads) if rates and row.n_threads else None
     if row.decodes:
         context = row.n_depth + row.n_gen / 2
-        streamed, kv, flops = _priced(program, decode(round(context)))
+        streamed, kv, flops = _priced(graph, decode(round(context)))
         return Explained(row, context, streamed, kv, flops, ceiling)
     tokens = row.n_prompt + row.n_gen
     past = row.n_depth + row.n_prompt // 2
-    streamed, kv, flops = _priced(program, decode(past))
+    streamed, kv, flops = _priced(graph, decode(past))
     batch = max(1, min(row.n_ubatch or row.n_prompt, row.n_prompt))
     return Explained(row, 0.0, (streamed - kv) / batch * row.n_prompt / tokens + kv / batch, kv / batch, flops, ceiling)
 
 
-def _priced(program: Program, step: Step) -> tuple[float, float, float]:
-    ledger = predict(program, step)
+def _priced(graph: Graph, step: Step) -> tuple[float, float, float]:
+    ledger = price(graph, step)
     kv = ledger.by_purpose().get(KV_READ)
-    return ledger.streamed.mean, kv.mean if kv else 0.0, float(program.flops(step))
+    return ledger.streamed.mean, kv.mean if kv else 0.0, float(graph.flops(step))
 
 
 def slope(explained: Sequence[Explained]) -> Slope | None:

@@ -14,13 +14,12 @@ from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.positions import attended_pairs
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
+from memfirst.lower.specs import KERNELS
+from memfirst.lower.specs import Counts as Amounts
 from memfirst.lower.step_fields import SPLIT, count_of, in_group
 
 LARGEST = CAPACITIES[-1]
 """Tokens of its largest step."""
-
-_SKIPPED = frozenset({"SPLIT"})
-"""Statics that follow from others, or that cost nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,41 +84,20 @@ def _chunks(task: Task, counts: dict[str, int]) -> int:
     return ceil(task.units * counts[task.per] / max(1, task.chunk))
 
 
-def _work(call: Call, rows: int, step: Step, counts: dict[str, int], windows: dict[str, int | None]) -> Work:
-    """Amounts by kernel: weights and passes of a product, values of what follows, positions of attention."""
-    args = dict(call.args)
-    group, kernel = call.kernel.split(".")
+def _work(call: Call, units: int, step: Step, counts: dict[str, int], windows: dict[str, int | None]) -> Work:
+    """What its kernel's spec says of it."""
+    spec, args, statics = KERNELS[call.kernel], dict(call.args), dict(call.statics)
     tokens = counts[next((name for name in ("logits", "any_logits") if count_of(name) == args.get("count")), "tokens")]
-    key = " ".join([call.kernel, *(f"{n}={v}" for n, v in call.statics if n not in _SKIPPED)])
-    if group == "matmul":
-        passes = ceil(tokens / _static(call, "TILE"))
-        return Work(key, 0.0, float(rows * _number(args, "cols") * passes))
-    if group == "embed":
-        return Work(key, 0.0, float(_number(args, "cols") * counts["tokens"]))
-    if kernel in ("quantize", "rms_norm"):
-        return Work(key, 0.0, float(_number(args, "width") * counts["tokens"]))
-    if kernel == "attend":
-        heads = _number(args, "heads")
-        return Work(key, float(_items_of(call, counts) * heads), float(heads * _attended(windows[call.op], step)))
-    if kernel == "merge":
-        heads = _number(args, "heads") * _static(call, "GROUP")
-        return Work(key, 0.0, float(_items_of(call, counts) * heads * _static(call, "DIM")))
-    return Work(key, 0.0, float(rows * tokens))
+    attended = _attended(windows[call.op], step) if call.kernel == "attention.attend" else 0
+    work = spec.work(args, statics, Amounts(units, tokens, _units(args, counts), attended))
+    key = " ".join([call.kernel, *(f"{n}={v}" for n, v in call.statics if n not in spec.untimed)])
+    return Work(key, work.units, work.amount)
 
 
-def _items_of(call: Call, counts: dict[str, int]) -> int:
+def _units(args: Mapping[str, object], counts: dict[str, int]) -> int:
     """Units of the cache group that an attention call works on: its arrays have the group's number in their names."""
-    first = dict(call.args)["first_item" if call.kernel.endswith("merge") else "item_token"]
+    first = args.get("item_token", args.get("first_item"))
     return counts[in_group("items", int(first.name.rsplit(".", 1)[1]))] if isinstance(first, Ref) else 0
-
-
-def _static(call: Call, name: str) -> int:
-    return int(dict(call.statics)[name])
-
-
-def _number(args: Mapping[str, object], name: str) -> int:
-    value = args[name]
-    return value if isinstance(value, int) else 0
 
 
 def _attended(window: int | None, step: Step) -> int:

@@ -1,0 +1,409 @@
+"""The default lowering: one operation at a time, over any values, with any number of consumers.
+
+Each kind of operation has one function here that adds its nodes; an operation whose kind has none is refused by name.
+A value is written over the one before it only where nobody reads that any more.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import singledispatch
+from math import ceil
+
+from memfirst.errors import UnsupportedError
+from memfirst.graph import Graph, Op, Weight
+from memfirst.graph.ops.add import Add
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.rope import HALF, Rope
+from memfirst.graph.ops.select import Select
+from memfirst.graph.ops.slice import Slice
+from memfirst.graph.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS, Read
+from memfirst.lower.nodes import (
+    COLUMNS,
+    ROWS,
+    TOKENS,
+    UNITS,
+    Between,
+    Moves,
+    Node,
+    NodeOperand,
+    Nodes,
+    Storage,
+    Touch,
+    Value,
+)
+from memfirst.lower.packing import family, kernel_of, packed, whole_rows
+from memfirst.lower.program import Call, Ref
+from memfirst.lower.specs import KERNELS
+from memfirst.lower.step_fields import SPLIT, count_of, in_group
+
+SCORES = SPLIT + 64
+"""Floats of working memory of a query head: a split, and room for one that starts inside a group of 16."""
+
+LOGITS = "logits"
+STEP = Ref("step", "step")
+
+Args = dict[str, NodeOperand]
+
+
+class Default:
+    """Lowers a graph op by op.
+
+    capacity  tokens of the largest step
+    context   positions of a sequence at most
+    """
+
+    def __init__(self, graph: Graph, capacity: int, context: int) -> None:
+        self.graph, self.capacity, self.splits = graph, capacity, ceil(context / SPLIT)
+        self.made = Nodes()
+        self.values: dict[str, Value] = {}
+        self.views: dict[str, list[str]] = {}
+        self.pending = Counter(value for op in graph.ops for value in op.inputs)
+        self.readers: dict[str, list[Op]] = {}
+        for op in graph.ops:
+            for value in op.inputs:
+                self.readers.setdefault(value, []).append(op)
+
+    def lower(self) -> Nodes:
+        """All operations, in order."""
+        for op in self.graph.ops:
+            value = self.values[op.output] = lower(op, self)
+            self.views.setdefault(value.storage, []).append(op.output)
+            self.pending.subtract(op.inputs)
+        self.made.output = self.values[self.graph.ops[-1].output]
+        return self.made
+
+    # --- values ----------------------------------------------------------------------------------------
+
+    def input(self, op: Op, index: int = 0) -> Value:
+        """One of an operation's inputs."""
+        return self.values[op.inputs[index]]
+
+    def storage(self, name: str, kind: str, width: int, rows: int = 0, scratch: bool = False) -> Ref:
+        """New memory, as an operand."""
+        self.made.storages[name] = Storage(name, kind, width, rows, scratch)
+        return Ref("value", name)
+
+    def new(self, name: str, width: int, rows: str = TOKENS, stride: int = 0) -> Value:
+        """A value of its own."""
+        self.storage(name, "f32", stride or width)
+        return Value(name, width, stride or width, 0, rows)
+
+    def last_use(self, op: Op, index: int = 0) -> bool:
+        """Whether nobody but `op` reads any column of its input after now: then it may be written over."""
+        name = op.inputs[index]
+        mine = self.values[name]
+        others = (self.values[n] for n in self.views[mine.storage] if n != name and self.pending[n] > 0)
+        return self.pending[name] == op.inputs.count(name) == 1 and not any(mine.overlaps(v) for v in others)
+
+    def writable(self, op: Op, index: int = 0) -> Value:
+        """An operation's input to be changed in place: itself where this is its last use, else a copy."""
+        value = self.input(op, index)
+        return value if self.last_use(op, index) else self.copy(op.output, value, op)
+
+    def copy(self, name: str, value: Value, op: Op) -> Value:
+        """The same columns in memory of their own, row after row; of a Select the rows that it picks."""
+        out = self.new(name, value.width, value.rows)
+        rows = "logit_rows" if value.picked else "all_rows"
+        args: Args = {
+            "x": value.ref, "out": out.ref, "rows": Ref("step", rows), "stride": value.stride, "width": value.width,
+        }  # fmt: skip
+        self.tokens(f"{name}_copy", op, [KERNELS["activations.copy"].call(args, op.name)], [value], [out], value.rows)
+        return out
+
+    def dense(self, value: Value, op: Op) -> Value:
+        """The value where its rows lie one after another; a copy where they do not."""
+        plain = value.stride == value.width and not value.picked
+        return value if plain else self.copy(f"{op.name}_input", value, op)
+
+    # --- nodes -----------------------------------------------------------------------------------------
+
+    def columns(
+        self, name: str, calls: Sequence[Call], reads: Sequence[Value], out: Value, moves: Moves, align: int = ROWS,
+        units: int = 0,
+    ) -> Node:  # fmt: skip
+        """A node over the columns of `out`; `units` of them where padding is computed too."""
+        per = "any_logits" if out.rows == LOGITS else ""
+        units = units or out.width
+        node = Node(
+            name, list(calls), COLUMNS, units, per, [touch(v) for v in reads], [touch(out, units)], moves, align
+        )
+        node.first = Touch(out.storage, out.at, units)
+        self.made.nodes.append(node)
+        return node
+
+    def tokens(
+        self, name: str, op: Op, calls: Sequence[Call], reads: Sequence[Value], outs: Sequence[Value], rows: str,
+        moves: Moves = (), repeats: bool = False,
+    ) -> Node:  # fmt: skip
+        """A node over tokens, or over the rows that need logits."""
+        touched = [touch(v) for v in reads], [touch(v) for v in outs]
+        node = Node(name, list(calls), TOKENS, 1, rows, *touched, moves, 1, repeats)
+        self.made.nodes.append(node)
+        return node
+
+    def of_group(self, op: Attention, name: str) -> Ref:
+        """An array of the step that belongs to an attention's cache group."""
+        return Ref("step", in_group(name, self.graph.group_of[op.cache.name]))
+
+
+def touch(value: Value, width: int = 0) -> Touch:
+    """All columns of a value, with `width` of them where padding counts."""
+    return Touch(value.storage, value.at, width or value.width)
+
+
+def moves(op: Op, *skip: str) -> Moves:
+    """An operation's traffic with packed weights, without some purposes."""
+    found: tuple[Read, ...] = packed(op).reads()
+    return tuple((op.name, read) for read in found if read.purpose not in skip)
+
+
+def weight_ref(weight: Weight) -> Ref:
+    """A stored weight as an operand; an alias is the tensor whose bytes it shares."""
+    return Ref("weight", weight.alias or weight.name)
+
+
+def multiple(op: Op, width: int, of: int) -> None:
+    """UnsupportedError for a width that kernels cannot take."""
+    if width % of:
+        raise UnsupportedError(f"{op.name} has rows of {width}", f"a multiple of {of} on the CPU backend")
+
+
+def plain(op: Op, **values: object) -> None:
+    """UnsupportedError for an attribute that the kernels do not know, unless it has the value that asks nothing."""
+    for name, value in values.items():
+        found = getattr(op, name)
+        if found != value:
+            what = f"the {name} of {op.name}" + (f", {found}" if isinstance(found, int | float | str) else "")
+            raise UnsupportedError(f"no kernel for {what}", f"{name} {value!r}")
+
+
+MAX_GROUP = 32
+"""Query heads over one head of keys: each has accumulators of its own, and 64 take 20 s to compile."""
+
+
+@singledispatch
+def lower(op: Op, d: Default) -> Value:
+    """Adds the nodes of `op`; returns where its output lies."""
+    raise UnsupportedError(f"no kernel for {type(op).__name__} ({op.name})")
+
+
+def lowered(kind: type[Op]) -> bool:
+    """Whether operations of that kind have a default lowering."""
+    return lower.dispatch(kind) is not lower.dispatch(object)
+
+
+@lower.register
+def _(op: Embed, d: Default) -> Value:
+    plain(op, scale=1.0)
+    out = d.new(op.output, op.weight.columns)
+    args: Args = {"w": weight_ref(op.weight), "tokens": Ref("step", "tokens"), "x": out.ref, "cols": op.weight.columns}
+    calls = [KERNELS[f"embed.{kernel_of(op.weight)}"].call(args, op.name, EMBEDDING, CODEC=op.weight.codec)]
+    d.tokens(op.name, op, calls, [], [out], TOKENS, moves(op))
+    return out
+
+
+@lower.register
+def _(op: RMSNorm, d: Default) -> Value:
+    return _norm_heads(op, d) if op.heads else _norm_rows(op, d)
+
+
+def _norm_rows(op: RMSNorm, d: Default) -> Value:
+    """Of whole rows; those that a Select picks are read where they lie."""
+    width = op.weight.columns
+    multiple(op, width, 16)
+    x = d.input(op)
+    x = x if x.stride == width else d.dense(x, op)
+    out = d.new(op.output, width, x.rows)
+    args: Args = {
+        "x": x.ref, "w": weight_ref(op.weight), "out": out.ref, "width": width, "eps": op.eps, "offset": op.offset,
+        "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "private": Between(out.storage),
+    }  # fmt: skip
+    call = KERNELS["activations.rms_norm"].call(args, op.name, HEAD if op.head else WEIGHTS)
+    d.tokens(op.name, op, [call], [x], [out], x.rows, moves(op), repeats=True)
+    return out
+
+
+def _norm_heads(op: RMSNorm, d: Default) -> Value:
+    dim = op.weight.columns
+    multiple(op, dim, 16)
+    y = d.writable(op)
+    args: Args = {
+        "y": y.ref, "w": weight_ref(op.weight), "step": STEP, "count": count_of(y.rows), "stride": y.stride,
+        "head_dim": dim, "eps": op.eps, "offset": op.offset,
+    }  # fmt: skip
+    call = KERNELS["elementwise.norm_heads"].call(args, op.name, WEIGHTS)
+    d.columns(op.name, [call], [y], y, moves(op), dim)
+    return y
+
+
+@lower.register
+def _(op: Linear, d: Default) -> Value:
+    plain(op, scale=1.0, softcap=0.0)
+    w, x = op.weight, d.dense(d.input(op), op)
+    rows, count, purpose = whole_rows(w), count_of(x.rows), HEAD if op.head else WEIGHTS
+    y = d.new(op.output, w.rows, x.rows, stride=rows)
+    args: Args = {"w": weight_ref(w), "y": y.ref, "step": STEP, "count": count, "cols": w.columns, "stride": rows}
+    args["add_to"] = 0
+    kernel, reads = KERNELS[f"matmul.{kernel_of(w)}"], [x]
+    if family(w) == "float":
+        args |= {"x": x.ref, "private": Between(x.storage)}
+    else:
+        int8 = quantized(op, d, x)
+        args |= {name: int8[name] for name in kernel.operands if name in int8}
+        reads = [Value(ref.name, 0, 0) for ref in int8.values() if isinstance(ref, Ref)]
+    tile = min(tile_of(d.capacity), 4) if family(w) == "float" else tile_of(d.capacity)
+    calls = [kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile)]
+    if op.bias is not None:
+        after: Args = {"y": y.ref, "bias": weight_ref(op.bias), "step": STEP, "count": count, "stride": rows}
+        calls.append(KERNELS["elementwise.add_bias"].call(after, op.name, purpose))
+    d.columns(op.name, calls, reads, y, moves(op), units=rows)
+    return y
+
+
+def tile_of(capacity: int) -> int:
+    """Tokens that share one load of a weight's bytes."""
+    return 1 if capacity == 1 else 4 if capacity <= 4 else 8
+
+
+def quantized(op: Linear, d: Default, x: Value) -> Args:
+    """int8 of a matmul's input, made once for all matmuls that read it: with a scale for each 256 columns where one
+    of them is a K-quant, else for each 32."""
+    readers = [r for r in d.readers[op.inputs[0]] if isinstance(r, Linear)]
+    block = 256 if any(family(r.weight) == "k256" for r in readers) else 32
+    multiple(op, x.width, block)
+    name, per32 = f"{op.inputs[0]}.int8", x.width // 32
+    sizes = {"aq": ("i8", x.width), "ad": ("f32", per32), "ao": ("i32", 3 * per32), "af": ("f32", per32),
+             "am": ("i32", x.width // 64), "ap": ("i32", per32)}  # fmt: skip
+    found: Args = {part: Ref("value", f"{name}.{part}") for part in sizes}
+    found["private"] = Between(f"{name}.aq")
+    if f"{name}.aq" in d.made.storages:
+        return found
+    for part, (kind, width) in sizes.items():
+        d.storage(f"{name}.{part}", kind, width)
+    args: Args = {"x": x.ref, "width": x.width, "private_in": Between(x.storage), **found}
+    outs = [Value(f"{name}.{part}", 0, 0) for part in sizes]
+    call = KERNELS["activations.quantize"].call(args, op.name, BLOCK=block)
+    d.tokens(f"{op.name}_input", op, [call], [x], outs, x.rows, repeats=True)
+    return found
+
+
+@lower.register
+def _(op: Rope, d: Default) -> Value:
+    plain(op, long_frequencies=(), start=0)
+    y = d.writable(op)
+    args: Args = {
+        "y": y.ref, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
+        "positions": Ref("step", "positions"), "count": count_of(y.rows), "stride": y.stride,
+        "head_dim": op.head_dim, "half": len(op.frequencies),
+    }  # fmt: skip
+    call = KERNELS["elementwise.rope"].call(args, op.name, SPLIT=int(op.style == HALF))
+    d.columns(op.name, [call], [y], y, moves(op), op.head_dim)
+    return y
+
+
+@lower.register
+def _(op: Attention, d: Default) -> Value:
+    """Keys and values into the cache; scores and weighted values of each split; splits folded together."""
+    _check_attention(op)
+    q, k, v = (d.input(op, i) for i in range(3))
+    c, group = op.cache, op.heads // op.cache.heads
+    _write(op, d, k, keys=True)
+    _write(op, d, v, keys=False)
+    units = max(d.capacity, min(d.capacity, 8) * d.splits)
+    sizes = {"top": op.heads, "total": op.heads, "part": op.heads * c.v_dim}
+    partials: Args = {name: d.storage(f"{op.name}.{name}", "f32", width, units) for name, width in sizes.items()}
+    partial_values = [Value(f"{op.name}.{name}", 0, 0) for name in sizes]
+    args: Args = {"q": q.ref, "scores": d.storage(f"{op.name}.scores", "f32", group * SCORES, 1, scratch=True)}
+    args |= partials | _place(op, d, "keys") | _place(op, d, "values")
+    args |= {n: d.of_group(op, n) for n in ("item_token", "item_split", "item_last", "starts", "charged", "tables")}
+    args |= {"ends": Ref("step", "ends"), "table_at": Ref("step", "table_at"), "heads": c.heads, "scale": op.scale}
+    statics = {"DIM": c.k_dim, "GROUP": group, "AHEAD": int(d.capacity <= 8)}
+    call = KERNELS["attention.attend"].call(args, op.name, KV_READ, **statics)
+    reads = [touch(q), *(Touch(f"cache:{c.name}.{what}") for what in ("keys", "values"))]
+    writes = [touch(v) for v in partial_values] + [Touch(f"{op.name}.scores")]
+    items = d.of_group(op, "items").name
+    d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, writes, moves(op, KV_WRITE), 1))
+    out = d.new(op.output, op.heads * c.v_dim)
+    args = {**partials, "out": out.ref, "first_item": d.of_group(op, "first_item"), "heads": c.heads}
+    args["private"] = Between(out.storage)
+    merge = KERNELS["attention.merge"].call(args, op.name, DIM=c.v_dim, GROUP=group)
+    d.tokens(f"{op.name}_merge", op, [merge], partial_values, [out], TOKENS, repeats=True)
+    return out
+
+
+def _check_attention(op: Attention) -> None:
+    plain(op, softcap=0.0, sinks=None)
+    c = op.cache
+    if c.k_dim != c.v_dim or c.k_dim % 32 or {c.k_codec, c.v_codec} != {"f16"}:
+        raise UnsupportedError(
+            f"{op.name} (dims {c.k_dim}/{c.v_dim}, cache {c.k_codec}/{c.v_codec})",
+            "equal dims that are multiples of 32 and an f16 cache, on the CPU backend",
+        )
+    if op.heads > MAX_GROUP * c.heads:
+        raise UnsupportedError(
+            f"{op.name} has {op.heads} query heads over {c.heads} of keys", f"at most {MAX_GROUP} over each"
+        )
+
+
+def _write(op: Attention, d: Default, x: Value, keys: bool) -> None:
+    c, what = op.cache, "keys" if keys else "values"
+    args: Args = {"k" if keys else "v": x.ref, "slots": d.of_group(op, "slots"), "step": STEP}
+    args |= {"count": count_of(TOKENS), "heads": c.heads, **_place(op, d, what)}
+    call = KERNELS[f"attention.write_{what}"].call(args, op.name, KV_WRITE, DIM=c.k_dim)
+    moved = tuple((n, read) for n, read in moves(op) if read.purpose == KV_WRITE) if keys else ()
+    dim = c.k_dim if keys else c.v_dim
+    node = d.columns(f"{op.name}_{what}", [call], [x], x, moved, dim)
+    node.writes = [Touch(f"cache:{c.name}.{what}")]
+
+
+def _place(op: Attention, d: Default, what: str) -> Args:
+    """Where a layer's keys or values lie in a block of its group."""
+    index = d.graph.group_of[op.cache.name]
+    group = d.graph.cache_groups[index]
+    at = group.offset(op.cache.name) // 2
+    if what == "values":
+        at += op.cache.block * op.cache.heads * op.cache.k_dim
+    return {"cache": Ref("cache", f"kv.{index}"), "page_items": group.block_bytes // 2, f"{what}_at": at}
+
+
+@lower.register
+def _(op: Glu, d: Default) -> Value:
+    plain(op, activation="silu")
+    g, u = d.input(op, 0), d.input(op, 1)
+    multiple(op, op.width, 16)
+    out = d.new(op.output, op.width)
+    args: Args = {"g": g.ref, "u": u.ref, "out": out.ref, "step": STEP, "count": count_of(g.rows), "stride": op.width}
+    d.columns(op.name, [KERNELS["elementwise.glu"].call(args, op.name)], [g, u], out, moves(op))
+    return out
+
+
+@lower.register
+def _(op: Add, d: Default) -> Value:
+    """In place of the first input that nobody else reads."""
+    a, b = d.input(op, 0), d.input(op, 1)
+    if not d.last_use(op, 0) and d.last_use(op, 1):
+        a, b = b, a
+    out = a if d.last_use(op, 0) or d.last_use(op, 1) else d.new(op.output, op.width, a.rows)
+    args: Args = {"a": a.ref, "b": b.ref, "out": out.ref, "step": STEP, "count": count_of(a.rows)}
+    args |= {"stride_a": a.stride, "stride_b": b.stride, "stride": out.stride}
+    d.columns(op.name, [KERNELS["elementwise.add"].call(args, op.name)], [a, b], out, moves(op))
+    return out
+
+
+@lower.register
+def _(op: Select, d: Default) -> Value:
+    """Nothing moves yet: a norm reads the rows where they lie."""
+    x = d.input(op)
+    return Value(x.storage, x.width, x.stride, x.at, LOGITS, picked=True)
+
+
+@lower.register
+def _(op: Slice, d: Default) -> Value:
+    """A view."""
+    return d.input(op).part(op.start, op.width)

@@ -1,0 +1,226 @@
+"""Rules that join nodes. Each leaves every bit and every byte as it was; without them a program has more phases.
+
+    split       a fused tensor's matmul → one matmul for each part that is read by itself
+    accumulate  matmul, then the residual's Add → a matmul that adds to the residual
+    chain       columns that were just computed are worked on while they are in cache: norm of heads, RoPE, cache write,
+                gating, softcap
+    rows        what is done token by token behind each other: norm, then quantization
+
+`MEMFIRST_FUSE=none` turns them off, a list of names leaves only those on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+
+from memfirst.codecs import ROWS as PACK
+from memfirst.errors import ConfigError
+from memfirst.graph import Graph
+from memfirst.lower.nodes import COLUMNS, TOKENS, Node, Nodes, Touch
+from memfirst.lower.packing import rows16_bytes
+from memfirst.lower.program import Call, Operand, Ref
+
+Rule = Callable[[Nodes, Graph], None]
+
+
+def chosen() -> tuple[str, ...]:
+    """The rules that are on, by the environment; ConfigError for a name that is none."""
+    asked = os.environ.get("MEMFIRST_FUSE", "all")
+    names = {"all": tuple(RULES), "none": ()}.get(asked, tuple(asked.split(",")))
+    unknown = set(names) - set(RULES)
+    if unknown:
+        raise ConfigError(f"MEMFIRST_FUSE={asked}", f"all, none, or some of {','.join(RULES)}")
+    return names
+
+
+def fuse(made: Nodes, graph: Graph, names: tuple[str, ...]) -> None:
+    """Applies rules, in their order."""
+    for name, rule in RULES.items():
+        if name in names:
+            rule(made, graph)
+
+
+def split(made: Nodes, graph: Graph) -> None:
+    """Matmuls whose output is only read in parts of whole register rows."""
+    out: list[Node] = []
+    for node in made.nodes:
+        parts = _parts(made, node) if _is_matmul(node) and node.first else []
+        out += [_part(node, graph, part, i) for i, part in enumerate(parts)] if parts else [node]
+    made.nodes = out
+
+
+def _parts(made: Nodes, node: Node) -> list[Touch]:
+    """What others read of a matmul's output, if that cuts it into parts by sixteen columns; else nothing."""
+    whole = node.first
+    touches = {t for n in made.nodes if n is not node for t in (*n.reads, *n.writes) if whole and t.meets(whole)}
+    parts = sorted(touches, key=lambda t: t.at)
+    ends = [p.at + p.width for p in parts]
+    cut = len(parts) > 1 and all(p.width and p.at % PACK == 0 and p.width % PACK == 0 for p in parts)
+    return parts if cut and [p.at for p in parts] == [0, *ends[:-1]] and whole and ends[-1] == whole.width else []
+
+
+def _part(node: Node, graph: Graph, part: Touch, index: int) -> Node:
+    """The matmul of some rows: weight, bias and output begin further on. The first accounts for the traffic of all."""
+    calls = [_shifted(call, graph, part.at) for call in node.calls]
+    name = node.name if index == 0 else f"{node.name}_{index}"
+    moves = node.moves if index == 0 else ()
+    return replace(
+        node, name=name, calls=calls, units=part.width, reads=list(node.reads), writes=[part], moves=moves, first=part
+    )
+
+
+def _shifted(call: Call, graph: Graph, columns: int) -> Call:
+    weights = graph.weights()
+
+    def moved(name: str, operand: Operand) -> Operand:
+        if not isinstance(operand, Ref) or name not in ("w", "y", "bias"):
+            return operand
+        items = columns // PACK * rows16_bytes(weights[operand.name]) if name == "w" else columns
+        return replace(operand, offset=operand.offset + items)
+
+    return replace(call, args=tuple((name, moved(name, operand)) for name, operand in call.args))
+
+
+def accumulate(made: Nodes, graph: Graph) -> None:
+    """A matmul without a bias whose output only an Add reads, which works in place of its other input."""
+    order = Order(made.nodes)
+    for add in [n for n in made.nodes if [c.kernel for c in n.calls] == ["elementwise.add"]]:
+        args = dict(add.calls[0].args)
+        a, b, target = args["a"], args["b"], add.writes[0]
+        if a != args["out"] or not isinstance(a, Ref) or not isinstance(b, Ref):
+            continue
+        touching = order.touching(b.name)
+        if len(touching) != 2 or touching[1] is not add or not _is_matmul(touching[0]):
+            continue
+        source = touching[0]
+        if len(source.calls) != 1 or (b.offset, source.units) != (0, add.units):
+            continue
+        if any(t.meets(target) for n in order.between(source, add, target.storage) for t in (*n.reads, *n.writes)):
+            continue
+        source.calls = [_with(source.calls[0], y=a, add_to=1, stride=args["stride"])]
+        source.moves += add.moves
+        source.reads.append(target)
+        source.writes, source.first = [target], target
+        order.moved(source)
+        order.remove(add)
+        del made.storages[b.name]
+    made.nodes = order.sorted()
+
+
+def chain(made: Nodes, graph: Graph) -> None:
+    """Nodes over the same columns, one behind the other."""
+    order = Order(made.nodes)
+    for node in made.nodes:
+        if node.over != COLUMNS or _is_matmul(node):
+            continue
+        sources = [n for n in order.before(node) if n.over == COLUMNS and _feeds(n, node)]
+        if not sources or any(not _same_columns(n, node) for n in sources):
+            continue
+        last = sources[-1]
+        clear = not any(_conflict(n, node) for n in order.between(last, node, *_storages(node)))
+        clear = clear and not any(_conflict(s, n) for s in sources for n in order.between(s, last, *_storages(s)))
+        if not clear:
+            continue
+        joined = sources[0]
+        for other in (*sources[1:], node):
+            joined.follow(other)
+        order.moved(joined, last)
+        for other in (*sources[1:], node):
+            order.remove(other)
+    made.nodes = order.sorted()
+
+
+def rows(made: Nodes, graph: Graph) -> None:
+    """Nodes over the same tokens that every worker may do for itself, one behind the other."""
+    order = Order(made.nodes)
+    for node in made.nodes:
+        if node.over != TOKENS or not node.repeats:
+            continue
+        sources = [n for n in order.before(node) if _feeds(n, node)]
+        source = sources[-1] if sources else None
+        if source is None or source.over != TOKENS or not source.repeats or source.per != node.per:
+            continue
+        if not any(_conflict(n, node) for n in order.between(source, node, *_storages(node))):
+            source.follow(node)
+            order.remove(node)
+            order.moved(source)
+    made.nodes = order.sorted()
+
+
+class Order:
+    """Nodes by place and by the storages that they touch, while rules move and remove them."""
+
+    def __init__(self, nodes: list[Node]) -> None:
+        self._place = {node: i for i, node in enumerate(nodes)}
+        self._by_storage: dict[str, list[Node]] = {}
+        for node in nodes:
+            for name in _storages(node):
+                self._by_storage.setdefault(name, []).append(node)
+
+    def touching(self, storage: str) -> list[Node]:
+        """Those that touch a storage, in order."""
+        return sorted((n for n in self._by_storage.get(storage, ()) if n in self._place), key=self._place.__getitem__)
+
+    def before(self, node: Node) -> list[Node]:
+        """Those before `node` that touch what it touches, in order."""
+        place = self._place[node]
+        found = {n for name in _storages(node) for n in self._by_storage[name] if self._place.get(n, place) < place}
+        return sorted(found, key=self._place.__getitem__)
+
+    def between(self, first: Node, last: Node, *storages: str) -> list[Node]:
+        """Those between two that touch one of the storages."""
+        low, high = self._place[first], self._place[last]
+        return [n for name in storages for n in self._by_storage[name] if low < self._place.get(n, low) < high]
+
+    def remove(self, node: Node) -> None:
+        """It is part of another now."""
+        del self._place[node]
+
+    def moved(self, node: Node, to: Node | None = None) -> None:
+        """It touches more than before; `to`: it stands where that one stood."""
+        if to is not None and to is not node:
+            self._place[node] = self._place[to]
+        for name in _storages(node):
+            if node not in self._by_storage.setdefault(name, []):
+                self._by_storage[name].append(node)
+
+    def sorted(self) -> list[Node]:
+        """All that are left."""
+        return sorted(self._place, key=self._place.__getitem__)
+
+
+def _storages(node: Node) -> set[str]:
+    return {t.storage for t in (*node.reads, *node.writes)}
+
+
+RULES: dict[str, Rule] = {"split": split, "accumulate": accumulate, "chain": chain, "rows": rows}
+
+
+def _is_matmul(node: Node) -> bool:
+    return node.calls[0].kernel.startswith("matmul.")
+
+
+def _feeds(source: Node, node: Node) -> bool:
+    """Whether `node` needs what `source` writes."""
+    return any(w.meets(r) for w in source.writes for r in (*node.reads, *node.writes))
+
+
+def _conflict(first: Node, second: Node) -> bool:
+    """Whether their order matters."""
+    a = any(w.meets(t) for w in first.writes for t in (*second.reads, *second.writes))
+    return a or any(w.meets(t) for w in second.writes for t in first.reads)
+
+
+def _same_columns(source: Node, node: Node) -> bool:
+    """Whether `node`, on some columns, needs only what `source` made on the same ones."""
+    if source.per != node.per or source.units != node.units or source.first is None:
+        return False
+    met = [t for t in (*node.reads, *node.writes) if any(w.meets(t) for w in source.writes)]
+    made = [w for w in source.writes if any(w.meets(t) for t in met)]
+    return all(t.at == w.at for t in met for w in made)
+
+
+def _with(call: Call, **new: Operand) -> Call:
+    return replace(call, args=tuple((name, new.get(name, operand)) for name, operand in call.args))

@@ -1,0 +1,39 @@
+"""How the CPU keeps a weight, and which kernels read it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from memfirst import codecs
+from memfirst.graph import Op, Weight
+
+
+def cpu_weight(weight: Weight) -> Weight:
+    """Matrices packed by sixteen rows, vectors as float32."""
+    return weight.packed() if len(weight.shape) > 1 else replace(weight, codec="f32")
+
+
+def packed(op: Op) -> Op:
+    """`op` with weights as the CPU keeps them: its traffic is then what the kernels move."""
+    return op.with_weights({w.name: cpu_weight(w) for w in op.weights})
+
+
+def whole_rows(weight: Weight) -> int:
+    """Rows with padding: what a matmul writes for each token."""
+    return weight.rows + cpu_weight(weight).padding
+
+
+def family(weight: Weight) -> str:
+    """Which kernels read it: "block32", "k256", "float", or another without kernels here."""
+    return codecs.get(weight.codec).family
+
+
+def kernel_of(weight: Weight) -> str:
+    """The kernel of its family: Q6_K's scales differ from those of the other K-quants."""
+    kind = family(weight)
+    return {"float": "floats", "k256": "q6_k" if weight.codec == "q6_k" else "k256"}.get(kind, kind)
+
+
+def rows16_bytes(weight: Weight) -> int:
+    """Bytes of sixteen rows, as they lie together."""
+    return codecs.ROWS * weight.row_bytes

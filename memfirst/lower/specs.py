@@ -1,0 +1,135 @@
+"""What each CPU kernel is, for those who do not import kernels: its operands, its range, and its work.
+
+A kernel's text is in `memfirst.kernels.cpu`; a test holds the operands here against its signature. Lowering makes its
+calls from this, `predict.measured` times and predicts by `work`, and the tables of docs/kernels.md list it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from memfirst.lower.nodes import COLUMNS, TOKENS, UNITS, NodeOperand
+from memfirst.lower.program import Call
+
+Args = Mapping[str, NodeOperand]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a call's work depends on: the step's tokens that it runs for, units of attention, positions attended."""
+
+    rows: int
+    tokens: int
+    units: int = 0
+    attended: int = 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """Fixed costs (`units`) and items of the rate that a kernel is timed by."""
+
+    units: float
+    amount: float
+
+
+WorkOf = Callable[[Mapping[str, object], Mapping[str, object], Counts], Work]
+"""(operands, statics, counts) -> work."""
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One kernel.
+
+    name      module.function in memfirst.kernels.cpu
+    over      what its range lo..hi counts
+    operands  in the order of its signature
+    statics   compiled in; those in `untimed` do not change its rate
+    work      what its time is in proportion to
+    """
+
+    name: str
+    over: str
+    operands: tuple[str, ...]
+    statics: tuple[str, ...]
+    work: WorkOf
+    untimed: tuple[str, ...] = ()
+
+    def call(self, args: Args, op: str, purpose: str = "", **statics: int | str) -> Call:
+        """A call; TypeError where operands or statics are not the kernel's."""
+        if set(args) != set(self.operands) or set(statics) != set(self.statics):
+            raise TypeError(f"{self.name} takes {self.operands} {self.statics}, not {tuple(args)} {tuple(statics)}")
+        ordered = tuple((name, args[name]) for name in self.operands)
+        return Call(self.name, tuple(sorted(statics.items())), ordered, op, purpose)  # type: ignore[arg-type]
+
+
+def _int(values: Mapping[str, object], name: str) -> int:
+    value = values[name]
+    return int(value) if isinstance(value, int | str) else 0
+
+
+def _matmul(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """Weights, once for each tile of tokens."""
+    tile = _int(statics, "TILE")
+    return Work(0.0, float(n.rows * _int(args, "cols") * -(-n.tokens // tile)))
+
+
+def _columns(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.rows * n.tokens))
+
+
+def _width(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(_int(args, "width") * n.tokens))
+
+
+def _embed(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(_int(args, "cols") * n.tokens))
+
+
+def _attend(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    heads = _int(args, "heads")
+    return Work(float(n.units * heads), float(heads * n.attended))
+
+
+def _merge(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.units * _int(args, "heads") * _int(statics, "GROUP") * _int(statics, "DIM")))
+
+
+def _spec(name: str, over: str, operands: str, statics: str, work: WorkOf, untimed: str = "") -> KernelSpec:
+    return KernelSpec(name, over, tuple(operands.split()), tuple(statics.split()), work, tuple(untimed.split()))
+
+
+_AFTER = "step count stride"
+_INT8 = "w aq ad {} y step count cols stride private add_to"
+
+KERNELS: Mapping[str, KernelSpec] = {
+    spec.name: spec
+    for spec in (
+        *(_spec(f"embed.{kind}", TOKENS, "w tokens x cols", "CODEC", _embed) for kind in ("block32", "k256", "q6_k")),
+        _spec("embed.floats", TOKENS, "w tokens x cols", "CODEC", _embed),
+        _spec("activations.rms_norm", TOKENS, "x w out rows width eps offset private", "", _width),
+        _spec("activations.quantize", TOKENS, "x aq ad ao af am ap width private_in private", "BLOCK", _width),
+        _spec("matmul.block32", COLUMNS, _INT8.format("ao af"), "CODEC TILE", _matmul),
+        _spec("matmul.k256", COLUMNS, _INT8.format("am"), "CODEC TILE", _matmul),
+        _spec("matmul.q6_k", COLUMNS, _INT8.format("ap"), "CODEC TILE", _matmul),
+        _spec("matmul.floats", COLUMNS, "w x y step count cols stride private add_to", "CODEC TILE", _matmul),
+        _spec("elementwise.add_bias", COLUMNS, f"y bias {_AFTER}", "", _columns),
+        _spec("elementwise.add", COLUMNS, "a b out step count stride_a stride_b stride", "", _columns),
+        _spec("elementwise.norm_heads", COLUMNS, f"y w {_AFTER} head_dim eps offset", "", _columns),
+        _spec("elementwise.rope", COLUMNS, f"y cos sin positions {_AFTER} head_dim half", "SPLIT", _columns, "SPLIT"),
+        _spec("elementwise.glu", COLUMNS, f"g u out {_AFTER}", "", _columns),
+        _spec("attention.write_keys", COLUMNS, "k cache slots step count heads page_items keys_at", "DIM", _columns),
+        _spec(
+            "attention.write_values", COLUMNS, "v cache slots step count heads page_items values_at", "DIM", _columns
+        ),
+        _spec(
+            "attention.attend",
+            UNITS,
+            "q cache scores top total part item_token item_split item_last starts ends charged tables table_at heads "
+            "page_items keys_at values_at scale",
+            "DIM GROUP AHEAD",
+            _attend,
+        ),
+        _spec("attention.merge", TOKENS, "top total part out first_item heads private", "DIM GROUP", _merge),
+    )
+}
