@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memfirst.lower.nodes import TOKENS, Node, Touch
+from memfirst.lower.nodes import TOKENS, Between, Node, Touch
+from memfirst.lower.program import Ref
 
 
 @dataclass
@@ -66,8 +67,8 @@ class Dependencies:
         return levels
 
     def misplaced(self, levels: list[int], private: set[int]) -> set[int]:
-        """Prologues that more than one phase reads, that read what their own phase writes, whose inputs that phase
-        writes over, or whose range is not that of the phase's other prologues."""
+        """Prologues that more than one phase reads, or a kernel that knows no private copies; that read what their own
+        phase writes, or whose inputs it writes over; or whose range is not that of the phase's other prologues."""
         wrong = set()
         per: dict[int, str] = {}
         for k, others in enumerate(self.others):
@@ -78,9 +79,21 @@ class Dependencies:
                 wrong.add(i)
             if any(levels[j] >= level for j in self.sources[i] if j not in private):
                 wrong.add(i)
+            if any(self._takes_shared(i, k) for k in self.readers[i]):
+                wrong.add(i)
             if per.setdefault(level, self.nodes[i].per) != self.nodes[i].per:
                 wrong.add(i)
         return wrong
+
+    def _takes_shared(self, i: int, k: int) -> bool:
+        """Whether node `k` reads what `i` writes by a kernel that knows no private copies."""
+        made = {t.storage for t in self.nodes[i].writes}
+        for call in self.nodes[k].calls:
+            read = {o.name for _, o in call.args if isinstance(o, Ref) and o.space == "value"}
+            known = {o.storage for _, o in call.args if isinstance(o, Between)}
+            if read & made and not known & made:
+                return True
+        return False
 
 
 def _meet(first: list[Touch], second: list[Touch]) -> bool:

@@ -144,6 +144,22 @@ def _place(args: tuple[tuple[str, object], ...]) -> tuple[str, int] | None:
     return (found.name, found.offset) if isinstance(found, Ref) and found.space == "buffer" else None
 
 
+@pytest.mark.parametrize("fused", ["all", "none"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_private_copies_are_read_by_kernels_that_know_them(name: str, fused: str) -> None:
+    """A kernel without a `private` operand would read the first worker's copy while that one still writes it."""
+    with rules(fused):
+        program = cpu.lower(changed(name, "q4_0")[0], 1, 1024, 2)
+    private = {b.name for b in program.buffers if b.private}
+    assert private
+    for call in program.calls:
+        args = dict(call.args)
+        used = {v.name for v in args.values() if isinstance(v, Ref) and v.space == "buffer"} & private
+        scratch = {v.name for k, v in args.items() if k == "scores" and isinstance(v, Ref)}
+        if used - scratch:
+            assert program.capacity in (args.get("private"), args.get("private_in")), call
+
+
 def test_buffers_are_shared_over_layers() -> None:
     """Twice the layers need no more working memory."""
     small, large = (_buffers(cpu.lower(tiny("llama", "q4_0", num_hidden_layers=n)[0], 256, 1024, 2)) for n in (2, 4))
