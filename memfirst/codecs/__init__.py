@@ -1,7 +1,7 @@
 """Weight formats: what their bytes mean (`dequantize`), how to write them, and how the kernels want them.
 
 `CODECS` are those that memfirst reads (kernels run them by family; MXFP4 has none yet); `BLOCK_TYPES` are all
-that a GGUF file can hold, with their sizes.
+that a GGUF file can hold, with their sizes; `sized` also knows what safetensors files hold in groups (`grouped`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from types import MappingProxyType
 from memfirst.codecs import bf16, f16, f32, iq4_nl, mxfp4, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0
 from memfirst.codecs.base import F32, ROWS, U8, BlockType, Codec
 from memfirst.codecs.block_types import BLOCK_TYPES, block_type
+from memfirst.codecs.grouped import grouped
 from memfirst.errors import UnsupportedError
 
-__all__ = ["BLOCK_TYPES", "CODECS", "F32", "ROWS", "U8", "BlockType", "Codec", "block_type", "get"]
+__all__ = ["BLOCK_TYPES", "CODECS", "F32", "ROWS", "U8", "BlockType", "Codec", "block_type", "get", "sized"]
 
 CODECS: Mapping[str, Codec] = MappingProxyType(
     {
@@ -23,6 +24,11 @@ CODECS: Mapping[str, Codec] = MappingProxyType(
     }
 )
 """By name, lower case."""
+
+
+def sized(name: str) -> BlockType:
+    """The size of any weight format that a graph may name, with a codec or without; KeyError for no format."""
+    return BLOCK_TYPES.get(name) or grouped(name) or BLOCK_TYPES[name]
 
 
 def get(name: str) -> Codec:

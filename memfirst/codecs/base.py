@@ -52,6 +52,10 @@ class BlockType:
             raise ValueError(f"{n_weights} weights do not fill {self.name} blocks of {self.block}")
         return n_weights // self.block * self.block_bytes
 
+    def matrix_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of `rows` rows of `columns` weights, which fill whole blocks."""
+        return rows * (columns // self.block * self.block_bytes)
+
 
 @dataclass(frozen=True)
 class Codec(BlockType):

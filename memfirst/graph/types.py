@@ -86,8 +86,7 @@ class Weight:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
-        kind = codecs.BLOCK_TYPES[self.codec]
-        return self.columns // kind.block * kind.block_bytes
+        return codecs.sized(self.codec).matrix_bytes(1, self.columns)
 
     @property
     def lookup_bytes(self) -> int:
@@ -97,7 +96,7 @@ class Weight:
     @property
     def matrix_bytes(self) -> int:
         """Bytes of one matrix, padding included."""
-        return (self.rows + self.padding) * self.row_bytes
+        return codecs.sized(self.codec).matrix_bytes(self.rows + self.padding, self.columns)
 
     @property
     def nbytes(self) -> int:

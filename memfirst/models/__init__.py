@@ -59,7 +59,11 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
         config = architecture.from_gguf(checkpoint.metadata, checkpoint.tensors, allow_unknown)
     else:
         architecture = BY_MODEL_TYPE.get(str(checkpoint.metadata.get("model_type")), architecture)
-        config = architecture.from_hf(checkpoint.metadata, allow_unknown)
+        scheme = quantized.scheme_of(checkpoint.metadata)
+        if scheme and checkpoint.tensors and scheme.method not in quantized.AS_STORED:
+            found = f"a safetensors folder of weights quantized by {scheme.method}"
+            raise UnsupportedError(found, "a GGUF file to run, or its config.json alone to be priced")
+        config = architecture.from_hf(quantized.without(checkpoint.metadata), allow_unknown)
     if not checkpoint.tensors:
         return architecture.build(config, ShapeOnly(quantized.stated(checkpoint.metadata)))
     if checkpoint.kind == "hf" and checkpoint.architecture not in TABLES:

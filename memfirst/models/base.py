@@ -98,7 +98,7 @@ class ShapeOnly:
 
 
 def _check_blocks(name: str, codec: str, shape: tuple[int, ...]) -> None:
-    kind = codecs.BLOCK_TYPES[codec]
+    kind = codecs.sized(codec)
     if shape[-1] % kind.block:
         raise ConfigError(f"rows of {name} have {shape[-1]} weights", f"whole {codec} blocks of {kind.block}")
 

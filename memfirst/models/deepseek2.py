@@ -15,7 +15,7 @@ from math import log, sqrt
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
 from memfirst.graph.ops.latent import LatentAttention
-from memfirst.models import decoder, experts, quantized, rope
+from memfirst.models import decoder, experts, rope
 from memfirst.models import reader as limits
 from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
@@ -121,7 +121,6 @@ def _refuse_variants(r: ConfigReader) -> None:
         r.only(key, (allowed,))
     for key in HARMLESS_HF:
         r.raw(key)
-    quantized.check(r, "fp8")
 
 
 def _rank(r: ConfigReader, key: str, default: int | None = None) -> int:

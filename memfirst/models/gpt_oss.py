@@ -7,7 +7,7 @@ from dataclasses import replace
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.glu import ALPHA, CLAMPED, LIMIT
-from memfirst.models import decoder, experts, quantized, windows
+from memfirst.models import decoder, experts, windows
 from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.decoder import Config, Family
@@ -43,7 +43,6 @@ def _experts(r: ConfigReader, c: Config) -> MoE:
     moe = experts.read_hf(r, c.intermediate_size[0])
     r.only("experts_per_token", (moe.num_experts_per_tok,))
     r.raw("initial_context_length")  # rope_scaling says it too
-    quantized.check(r, quantized.MXFP4)
     return moe
 
 

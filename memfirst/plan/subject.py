@@ -16,7 +16,7 @@ from memfirst.errors import ModelNotFoundError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph
-from memfirst.models.quantized import MXFP4
+from memfirst.models import quantized
 from memfirst.plan.priced import Priced
 from memfirst.transform.recode import mixed, with_kv
 
@@ -86,13 +86,15 @@ def subject(
         name, codec = _split(name)
     checkpoint = open_checkpoint(path) if path else _catalogued(name)
     try:
+        if codec and not checkpoint.tensors:  # whatever the config says it was quantized to
+            checkpoint.metadata = quantized.without(checkpoint.metadata)
         origin = _built(checkpoint, name, allow_unknown)
     finally:
         checkpoint.close()
     found = Subject(name, str(path or ""), origin, origin, _stated(checkpoint, origin), unknown=allow_unknown)
     if codec:
         return found.recoded(codec)
-    usual = "" if checkpoint.tensors else _usual(checkpoint, name, engine)
+    usual = "" if checkpoint.tensors else _usual(checkpoint, name, engine, catalogued=path is None)
     return replace(found.recoded(usual), assumed=True) if usual else found
 
 
@@ -137,16 +139,18 @@ def _known(checkpoint: Checkpoint) -> str:
 
 
 def _stated(checkpoint: Checkpoint, graph: Graph) -> str:
-    """The mix that a GGUF file says it is in, else the codec of most bytes."""
+    """The mix that a GGUF file says it is in, the method that a config names, else the codec of most bytes."""
     stated = checkpoint.metadata.get("general.file_type") if checkpoint.kind == "gguf" else None
+    if checkpoint.kind == "hf" and not checkpoint.tensors and (scheme := quantized.scheme_of(checkpoint.metadata)):
+        return scheme.method
     by_type = {mix.file_type: name for name, mix in PRICED.items()}
     return by_type.get(stated) if isinstance(stated, int) and stated in by_type else Priced(graph).codec  # type: ignore[return-value]
 
 
-def _usual(checkpoint: Checkpoint, name: str, engine: str) -> str:
-    """A mix, or "" for the weights as published."""
-    quantization = checkpoint.metadata.get("quantization_config")
-    if engine.startswith("vllm") or (isinstance(quantization, Mapping) and quantization.get("quant_method") == MXFP4):
+def _usual(checkpoint: Checkpoint, name: str, engine: str, catalogued: bool) -> str:
+    """A mix, or "" for the weights as published: by vLLM, as gpt-oss is, or of a config that says how they are."""
+    scheme = quantized.scheme_of(checkpoint.metadata) if checkpoint.kind == "hf" else None
+    if engine.startswith("vllm") or (scheme and (not catalogued or scheme.codec == quantized.MXFP4)):
         return ""
     entry = find_model(name)
     return entry.quant.lower() if entry and entry.quant.lower() in PRICED else USUAL

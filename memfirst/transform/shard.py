@@ -193,7 +193,7 @@ class _Part:
 
     def _columns(self, weight: Weight) -> Weight:
         columns = self._share(weight.columns, weight.name)
-        block = codecs.BLOCK_TYPES[weight.codec].block
+        block = codecs.sized(weight.codec).block
         if columns % block:
             found = f"{weight.name}: {columns} columns a device"
             raise UnsupportedError(found, f"whole {weight.codec} blocks of {block}")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from memfirst.catalog.configs import configs
+from memfirst.catalog.configs import configs, find_config
 from memfirst.cli import run_command
 from memfirst.convert.synthetic import synthetic, write
 from memfirst.convert.synthetic_shapes import NAMED
@@ -257,7 +257,7 @@ def test_a_file_is_planned_by_its_header(folder: Path) -> None:
     [
         ({"model_type": "novel", "hidden_size": 64, "num_hidden_layers": 3}, UnsupportedError,
          "'novel' is not known here; known of it: num_hidden_layers 3, hidden_size 64"),
-        ({"model_type": "llama", "hidden_size": 64}, ConfigError, "num_attention_heads is missing"),
+        ({"model_type": "llama", "hidden_size": 64}, ConfigError, "num_hidden_layers is missing"),
         ({"hidden_size": 64}, MemfirstError, "model_type"),
     ],
     ids=["architecture", "config", "no architecture"],
@@ -283,6 +283,22 @@ def test_unknown_hyperparameters_may_be_ignored(folder: Path) -> None:
     with pytest.raises(ConfigError, match="novel_thing"):
         subject(str(folder / "config.json"))
     assert subject(str(folder / "config.json"), allow_unknown=True).parameters == row.parameters
+
+
+@pytest.mark.parametrize("engine", ["", "vllm"])
+def test_a_config_that_says_how_it_is_quantized_is_priced_so(folder: Path, engine: str) -> None:
+    """Llama 3.1 8B in AWQ, 5.73 GB, whoever runs it; another codec where one is asked for."""
+    config = dict(find_config("llama-3.1:8b").config)
+    path = folder / "config.json"
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+    path.write_text(json.dumps(config | {"quantization_config": awq}))
+    found = subject(str(path), engine=engine)
+    assert (found.codec, found.assumed) == ("awq", False)
+    assert sum(w.nbytes for w in found.graph.weights().values()) == 5_728_387_072
+    path.write_text(json.dumps(config | {"quantization_config": {"quant_method": "unheard_of"}}))
+    with pytest.raises(UnsupportedError, match=r"unheard-of.*--codec"):
+        subject(str(path), engine=engine)
+    assert subject(str(path), "q8_0", engine).graph == subject("llama-3.1:8b", "q8_0").graph
 
 
 def test_missing_names() -> None:

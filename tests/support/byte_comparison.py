@@ -19,7 +19,7 @@ from memfirst.graph.ops.experts import Experts
 from memfirst.graph.traffic import NOTHING
 from memfirst.lower import cpu
 from memfirst.lower.program import Program
-from memfirst.models import ShapeOnly
+from memfirst.models import ShapeOnly, quantized
 from memfirst.runtime.generation import Generation, Timing
 from memfirst.runtime.report import Report
 from memfirst.transform.recode import layer_of, with_kv
@@ -65,7 +65,7 @@ def build(case: Case) -> Graph:
         chosen = case.table.get(kind_and_layer(name), "f32")
         return chosen if shape[-1] % BLOCKS[chosen][0] == 0 else "f32"
 
-    found = architecture.build(architecture.from_hf(case.config, False), ShapeOnly(codec))
+    found = architecture.build(architecture.from_hf(quantized.without(case.config), False), ShapeOnly(codec))
     return found if case.kv == ("f16", "f16") else with_kv(found, *case.kv)
 
 

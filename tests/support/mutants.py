@@ -6,6 +6,7 @@ from tests.support.planting import Mutant
 
 GRAPH, TRAFFIC, KV = "memfirst.graph.types", "memfirst.graph.traffic", "memfirst.graph.types:KVCache"
 MODELS, OPS = "memfirst.models", "memfirst.graph.ops"
+BLOCKS = "memfirst.codecs.base:BlockType"
 
 KEYS_AND_VALUES = (
     Mutant("values are not cached", f"{KV}.position_bytes", " + self.v_bytes", "",
@@ -81,11 +82,11 @@ WEIGHTS = (
            "llama", "embedding"),
     Mutant("a packed row comes alone", f"{GRAPH}:Weight.lookup_bytes", " * (PACK if", " * (1 if", "packed",
            "embedding"),
-    Mutant("scales are free", f"{GRAPH}:Weight.row_bytes", "kind.block_bytes", "(kind.block_bytes // 4 * 4 or 2)",
+    Mutant("scales are free", f"{BLOCKS}.matrix_bytes", "self.block_bytes", "(self.block_bytes // 4 * 4 or 2)",
            "llama", "weights stored"),
-    Mutant("bytes by whole weights", f"{GRAPH}:Weight.row_bytes", "* kind.block_bytes",
-           "* (kind.block_bytes // kind.block * kind.block or kind.block_bytes)", "untied", "weights stored"),
-    Mutant("padding is free", f"{GRAPH}:Weight.matrix_bytes", "(self.rows + self.padding)", "self.rows", "packed",
+    Mutant("bytes by whole weights", f"{BLOCKS}.matrix_bytes", "* self.block_bytes",
+           "* (self.block_bytes // self.block * self.block or self.block_bytes)", "untied", "weights stored"),
+    Mutant("padding is free", f"{GRAPH}:Weight.matrix_bytes", "self.rows + self.padding", "self.rows", "packed",
            "head stored"),
     Mutant("nothing is padded", f"{GRAPH}:Weight.packed", "-self.rows % PACK", "0", "packed", "head stored"),
     Mutant("q, k and v have no biases", f"{MODELS}.builder:Builder._qkv", "width, h.bias)", "width, False)", "llama",

@@ -43,7 +43,8 @@ UNPACK = {"float": 2.0, "legacy": 4.0, "k": 8.0, "i": 12.0, "group": 4.0, "fp4":
 """Operations to unpack and multiply a weight, by class of codec, in units of a float32 operation."""
 
 _CLASSES = {"f32": "float", "f16": "float", "bf16": "float", "mxfp4": "fp4", "nvfp4": "fp4",
-            "gptq4": "group", "gptq8": "group", "awq": "group", "exl2": "group", "int4": "group"}  # fmt: skip
+            "gptq4": "group", "gptq8": "group", "awq": "group", "exl2": "group", "int4": "group",
+            "nf4": "fp4", "f4": "fp4"}  # fmt: skip
 _BITS = {"gptq4": 4.3, "gptq8": 8.3, "awq": 4.3, "exl2": 4.0, "int4": 4.5, "int8": 8.0}
 
 
@@ -59,6 +60,7 @@ class Piece:
 
 def codec_class(codec: str) -> str:
     """The class of a codec: what unpacking one of its weights takes."""
+    codec = codec.partition("-")[0]  # without the size of its groups
     if codec in _CLASSES:
         return _CLASSES[codec]
     return "i" if codec.startswith("iq") else "k" if codec.endswith("_k") else "legacy"
@@ -66,8 +68,10 @@ def codec_class(codec: str) -> str:
 
 def bits_per_weight(codec: str) -> float:
     """Bits of a weight, scales included; 4.5 for a codec that nobody described."""
-    known = codecs.BLOCK_TYPES.get(codec)
-    return 8 * known.block_bytes / known.block if known else _BITS.get(codec, 4.5)
+    try:
+        return codecs.sized(codec).bits_per_weight
+    except KeyError:
+        return _BITS.get(codec, 4.5)
 
 
 def backend(machine: Machine) -> str:
