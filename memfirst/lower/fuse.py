@@ -44,17 +44,18 @@ def fuse(made: Nodes, graph: Graph, names: tuple[str, ...]) -> None:
 
 def split(made: Nodes, graph: Graph) -> None:
     """Matmuls whose output is only read in parts of whole register rows."""
-    out: list[Node] = []
+    order, out = Order(made.nodes), list[Node]()
     for node in made.nodes:
-        parts = _parts(made, node) if _is_matmul(node) and node.first else []
+        parts = _parts(order, node) if _is_matmul(node) and node.first else []
         out += [_part(node, graph, part, i) for i, part in enumerate(parts)] if parts else [node]
     made.nodes = out
 
 
-def _parts(made: Nodes, node: Node) -> list[Touch]:
+def _parts(order: Order, node: Node) -> list[Touch]:
     """What others read of a matmul's output, if that cuts it into parts by sixteen columns; else nothing."""
     whole = node.first
-    touches = {t for n in made.nodes if n is not node for t in (*n.reads, *n.writes) if whole and t.meets(whole)}
+    others = [n for n in order.touching(whole.storage) if n is not node] if whole else []
+    touches = {t for n in others for t in (*n.reads, *n.writes) if whole and t.meets(whole)}
     parts = sorted(touches, key=lambda t: t.at)
     ends = [p.at + p.width for p in parts]
     cut = len(parts) > 1 and all(p.width and p.at % PACK == 0 and p.width % PACK == 0 for p in parts)

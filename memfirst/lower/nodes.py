@@ -81,6 +81,14 @@ class Touch:
             return True
         return self.at < other.at + other.width and other.at < self.at + self.width
 
+    def within(self, outer: Touch) -> bool:
+        """Whether `outer` covers it."""
+        if self.storage != outer.storage:
+            return False
+        if not outer.width:
+            return True
+        return bool(self.width) and outer.at <= self.at and self.at + self.width <= outer.at + outer.width
+
 
 @dataclass(eq=False)
 class Node:
@@ -111,18 +119,10 @@ class Node:
         made = list(self.writes)
         self.calls += other.calls
         self.moves += other.moves
-        self.reads += [t for t in other.reads if not any(_within(t, w) for w in made)]
+        self.reads += [t for t in other.reads if not any(t.within(w) for w in made)]
         self.writes += other.writes
         self.align = lcm(self.align, other.align)
         self.repeats = self.repeats and other.repeats
-
-
-def _within(inner: Touch, outer: Touch) -> bool:
-    if inner.storage != outer.storage:
-        return False
-    if not outer.width:
-        return True
-    return bool(inner.width) and outer.at <= inner.at and inner.at + inner.width <= outer.at + outer.width
 
 
 @dataclass(frozen=True)

@@ -45,16 +45,20 @@ class Dependencies:
         self.sources: list[list[int]] = []
         self.others: list[list[int]] = []
         self.readers: list[list[int]] = [[] for _ in nodes]
-        touched: dict[str, list[int]] = {}
+        written: dict[str, list[tuple[Touch, int]]] = {}
+        read: dict[str, list[tuple[Touch, int]]] = {}
         for k, node in enumerate(nodes):
-            touches = (*node.reads, *node.writes)
-            near = sorted({j for t in touches for j in touched.get(t.storage, ())})
-            self.sources.append([j for j in near if _meet(nodes[j].writes, node.reads)])
-            self.others.append([j for j in near if _meet(nodes[j].writes + nodes[j].reads, node.writes)])
+            self.sources.append(sorted({j for t in node.reads for w, j in written.get(t.storage, ()) if w.meets(t)}))
+            after = {j for t in node.writes for old in (written, read) for w, j in old.get(t.storage, ()) if w.meets(t)}
+            self.others.append(sorted(after))
             for j in self.sources[k]:
                 self.readers[j].append(k)
-            for name in {t.storage for t in touches}:
-                touched.setdefault(name, []).append(k)
+            for t in node.writes:  # whoever comes later waits for this node, and it for what it writes over
+                for old in (written, read):
+                    old[t.storage] = [(w, j) for w, j in old.get(t.storage, ()) if not w.within(t)]
+                written[t.storage].append((t, k))
+            for t in node.reads:
+                read.setdefault(t.storage, []).append((t, k))
 
     def levels(self, private: set[int]) -> list[int]:
         """The phase of each node; a prologue's is that of the nodes that read it."""
@@ -94,7 +98,3 @@ class Dependencies:
             if read & made and not known & made:
                 return True
         return False
-
-
-def _meet(first: list[Touch], second: list[Touch]) -> bool:
-    return any(a.meets(b) for a in first for b in second)
