@@ -200,9 +200,9 @@ def lowered(kind: type[Op]) -> bool:
 
 @lower.register
 def _(op: Embed, d: Default) -> Value:
-    plain(op, scale=1.0)
     out = d.new(op.output, op.weight.columns)
     args: Args = {"w": weight_ref(op.weight), "tokens": Ref("step", "tokens"), "x": out.ref, "cols": op.weight.columns}
+    args["scale"] = op.scale
     calls = [KERNELS[f"embed.{kernel_of(op.weight)}"].call(args, op.name, EMBEDDING, CODEC=op.weight.codec)]
     d.tokens(op.name, op, calls, [], [out], TOKENS, moves(op))
     return out
@@ -215,14 +215,12 @@ def _(op: RMSNorm, d: Default) -> Value:
 
 def _norm_rows(op: RMSNorm, d: Default) -> Value:
     """Of whole rows; those that a Select picks are read where they lie."""
-    width = op.weight.columns
-    multiple(op, width, 16)
-    x = d.input(op)
-    x = x if x.stride == width else d.dense(x, op)
+    width, x = op.weight.columns, d.input(op)
     out = d.new(op.output, width, x.rows)
     args: Args = {
-        "x": x.ref, "w": weight_ref(op.weight), "out": out.ref, "width": width, "eps": op.eps, "offset": op.offset,
+        "x": x.ref, "w": weight_ref(op.weight), "out": out.ref, "width": width, "stride": x.stride, "eps": op.eps,
         "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "private": Between(out.storage),
+        "offset": op.offset,
     }  # fmt: skip
     call = KERNELS["activations.rms_norm"].call(args, op.name, HEAD if op.head else WEIGHTS)
     d.tokens(op.name, op, [call], [x], [out], x.rows, moves(op), repeats=True)
@@ -231,7 +229,6 @@ def _norm_rows(op: RMSNorm, d: Default) -> Value:
 
 def _norm_heads(op: RMSNorm, d: Default) -> Value:
     dim = op.weight.columns
-    multiple(op, dim, 16)
     y = d.writable(op)
     args: Args = {
         "y": y.ref, "w": weight_ref(op.weight), "step": STEP, "count": count_of(y.rows), "stride": y.stride,
@@ -286,7 +283,7 @@ def quantized(op: Linear, d: Default, x: Value) -> Args:
         return found
     for part, (kind, width) in sizes.items():
         d.storage(f"{name}.{part}", kind, width)
-    args: Args = {"x": x.ref, "width": x.width, "private_in": Between(x.storage), **found}
+    args: Args = {"x": x.ref, "width": x.width, "stride": x.stride, "private_in": Between(x.storage), **found}
     outs = [Value(f"{name}.{part}", 0, 0) for part in sizes]
     call = KERNELS["activations.quantize"].call(args, op.name, BLOCK=block)
     d.tokens(f"{op.name}_input", op, [call], [x], outs, x.rows, repeats=True)
@@ -295,11 +292,11 @@ def quantized(op: Linear, d: Default, x: Value) -> Args:
 
 @lower.register
 def _(op: Rope, d: Default) -> Value:
-    plain(op, long_frequencies=(), start=0)
+    plain(op, long_frequencies=())
     y = d.writable(op)
     args: Args = {
         "y": y.ref, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
-        "positions": Ref("step", "positions"), "count": count_of(y.rows), "stride": y.stride,
+        "rope_at": Ref("step", "positions"), "count": count_of(y.rows), "stride": y.stride, "start": op.start,
         "head_dim": op.head_dim, "half": len(op.frequencies),
     }  # fmt: skip
     call = KERNELS["elementwise.rope"].call(args, op.name, SPLIT=int(op.style == HALF))
@@ -374,12 +371,11 @@ def _place(op: Attention, d: Default, what: str) -> Args:
 
 @lower.register
 def _(op: Glu, d: Default) -> Value:
-    plain(op, activation="silu")
     g, u = d.input(op, 0), d.input(op, 1)
-    multiple(op, op.width, 16)
     out = d.new(op.output, op.width)
     args: Args = {"g": g.ref, "u": u.ref, "out": out.ref, "step": STEP, "count": count_of(g.rows), "stride": op.width}
-    d.columns(op.name, [KERNELS["elementwise.glu"].call(args, op.name)], [g, u], out, moves(op))
+    args |= {"stride_g": g.stride, "stride_u": u.stride}
+    d.columns(op.name, [KERNELS["elementwise.glu"].call(args, op.name, ACT=op.activation)], [g, u], out, moves(op))
     return out
 
 

@@ -100,24 +100,37 @@ def _spec(name: str, over: str, operands: str, statics: str, work: WorkOf, untim
 
 
 _AFTER = "step count stride"
+_ONE = "x out step count stride_x stride"
+_PAIR = "a b out step count stride_a stride_b stride"
 _INT8 = "w aq ad {} y step count cols stride private add_to"
 
 KERNELS: Mapping[str, KernelSpec] = {
     spec.name: spec
     for spec in (
-        *(_spec(f"embed.{kind}", TOKENS, "w tokens x cols", "CODEC", _embed) for kind in ("block32", "k256", "q6_k")),
-        _spec("embed.floats", TOKENS, "w tokens x cols", "CODEC", _embed),
-        _spec("activations.rms_norm", TOKENS, "x w out rows width eps offset private", "", _width),
-        _spec("activations.quantize", TOKENS, "x aq ad ao af am ap width private_in private", "BLOCK", _width),
+        *(
+            _spec(f"embed.{kind}", TOKENS, "w tokens x cols scale", "CODEC", _embed)
+            for kind in ("block32", "k256", "q6_k")
+        ),
+        _spec("embed.floats", TOKENS, "w tokens x cols scale", "CODEC", _embed),
+        _spec("activations.rms_norm", TOKENS, "x w out rows width stride eps offset private", "", _width),
+        _spec("activations.layer_norm", TOKENS, "x w bias out rows width stride groups eps private", "", _width),
+        _spec("activations.copy", TOKENS, "x out rows stride width", "", _width),
+        _spec("activations.quantize", TOKENS, "x aq ad ao af am ap width stride private_in private", "BLOCK", _width),
         _spec("matmul.block32", COLUMNS, _INT8.format("ao af"), "CODEC TILE", _matmul),
         _spec("matmul.k256", COLUMNS, _INT8.format("am"), "CODEC TILE", _matmul),
         _spec("matmul.q6_k", COLUMNS, _INT8.format("ap"), "CODEC TILE", _matmul),
         _spec("matmul.floats", COLUMNS, "w x y step count cols stride private add_to", "CODEC TILE", _matmul),
         _spec("elementwise.add_bias", COLUMNS, f"y bias {_AFTER}", "", _columns),
-        _spec("elementwise.add", COLUMNS, "a b out step count stride_a stride_b stride", "", _columns),
+        _spec("elementwise.add", COLUMNS, _PAIR, "", _columns),
+        _spec("elementwise.multiply", COLUMNS, _PAIR, "", _columns),
+        _spec("elementwise.scale", COLUMNS, f"{_ONE} factor", "", _columns),
+        _spec("elementwise.softcap", COLUMNS, f"{_ONE} cap", "", _columns),
+        _spec("elementwise.activate", COLUMNS, _ONE, "ACT", _columns),
         _spec("elementwise.norm_heads", COLUMNS, f"y w {_AFTER} head_dim eps offset", "", _columns),
-        _spec("elementwise.rope", COLUMNS, f"y cos sin positions {_AFTER} head_dim half", "SPLIT", _columns, "SPLIT"),
-        _spec("elementwise.glu", COLUMNS, f"g u out {_AFTER}", "", _columns),
+        _spec(
+            "elementwise.rope", COLUMNS, f"y cos sin rope_at {_AFTER} head_dim start half", "SPLIT", _columns, "SPLIT"
+        ),
+        _spec("elementwise.glu", COLUMNS, "g u out step count stride_g stride_u stride", "ACT", _columns),
         _spec("attention.write_keys", COLUMNS, "k cache slots step count heads page_items keys_at", "DIM", _columns),
         _spec(
             "attention.write_values", COLUMNS, "v cache slots step count heads page_items values_at", "DIM", _columns

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import erf
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,9 @@ def quantize(x: F32, block: int) -> dict[str, Any]:
         "am": zeros("i32", tokens, width // 64), "ap": zeros("i32", tokens, width // 32),
     }  # fmt: skip
     flat = {name: array.reshape(-1) for name, array in made.items()}
-    call("activations.quantize", 0, tokens, x=x, width=width, private_in=0, private=0, BLOCK=block, **flat)
+    call(
+        "activations.quantize", 0, tokens, x=x, width=width, stride=width, private_in=0, private=0, BLOCK=block, **flat
+    )
     return made
 
 
@@ -94,23 +97,44 @@ def test_odd_values_end_in_numbers_or_nan_and_not_in_a_crash(value: float) -> No
     assert y.shape == (1, ROWS)
 
 
+@pytest.mark.parametrize("width", [96, 8, 40])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_rms_norm_of_chosen_rows(offset: float) -> None:
-    x, w = random(4, 96), random(96, seed=1)
-    rows, out = np.array([3, 0, 3], np.int32), zeros("f32", 3, 96)
-    read = call("activations.rms_norm", 0, 3, x=x, w=w, out=out.reshape(-1), rows=rows, width=96, eps=1e-5,
-                offset=offset, private=0)  # fmt: skip
-    wide = x[rows].astype(np.float64)
+def test_rms_norm_of_chosen_rows_of_a_wider_matrix(offset: float, width: int) -> None:
+    x, w = random(4, width + 24), random(width, seed=1)
+    rows, out = np.array([3, 0, 3], np.int32), zeros("f32", 3, width)
+    read = call("activations.rms_norm", 0, 3, x=x.reshape(-1)[8:], w=w, out=out.reshape(-1), rows=rows, width=width,
+                stride=width + 24, eps=1e-5, offset=offset, private=0)  # fmt: skip
+    wide = x[rows, 8 : 8 + width].astype(np.float64)
     expected = wide / np.sqrt((wide**2).mean(1, keepdims=True) + 1e-5) * (w + offset)
     np.testing.assert_allclose(out, expected, rtol=3e-6, atol=1e-7)
-    assert read == 96 * 4
+    assert read == width * 4
+
+
+@pytest.mark.parametrize(("width", "groups"), [(64, 1), (56, 1), (96, 2), (120, 3)])
+def test_layer_norm(width: int, groups: int) -> None:
+    x, w, bias = random(3, width + 8) + np.float32(3), random(width, seed=1), random(width, seed=2)
+    rows, out = np.array([2, 0], np.int32), zeros("f32", 2, width)
+    read = call("activations.layer_norm", 0, 2, x=x.reshape(-1), w=w, bias=bias, out=out.reshape(-1), rows=rows,
+                width=width, stride=width + 8, groups=groups, eps=1e-5, private=0)  # fmt: skip
+    parts = x[rows, :width].astype(np.float64).reshape(2, groups, -1)
+    parts = (parts - parts.mean(2, keepdims=True)) / np.sqrt(parts.var(2, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(out, parts.reshape(2, width) * w + bias, rtol=1e-5, atol=2e-6)
+    assert read == width * 8
+
+
+@pytest.mark.parametrize("width", [1, 16, 40])
+def test_rows_that_are_picked(width: int) -> None:
+    x, rows, out = random(3, 50), np.array([2, 0, 2, 1], np.int32), zeros("f32", 4, width)
+    call("activations.copy", 1, 4, x=x.reshape(-1)[5:], out=out.reshape(-1), rows=rows, stride=50, width=width)
+    np.testing.assert_array_equal(out[1:], x[rows[1:], 5 : 5 + width])
+    assert not out[0].any()
 
 
 def test_workers_fill_copies_of_their_own() -> None:
     x, w, out = random(2, 32), random(32, seed=1), zeros("f32", 6, 32)
     rows = np.arange(2, dtype=np.int32)
-    call("activations.rms_norm", 0, 2, worker=1, x=x, w=w, out=out.reshape(-1), rows=rows, width=32, eps=1e-5,
-         offset=0.0, private=4)  # fmt: skip
+    call("activations.rms_norm", 0, 2, worker=1, x=x, w=w, out=out.reshape(-1), rows=rows, width=32, stride=32,
+         eps=1e-5, offset=0.0, private=4)  # fmt: skip
     assert not out[:4].any()
     assert out[4:].all()
 
@@ -184,13 +208,13 @@ def test_the_largest_weights_and_activations_fit_the_sums(codec_name: str) -> No
 
 @pytest.mark.parametrize("codec_name", CODECS)
 def test_look_ups_are_the_definition_bit_for_bit(codec_name: str) -> None:
-    cols, rows = 512, 3 * ROWS
+    cols, rows, scale = 512, 3 * ROWS, np.float32(22.627417)
     w, weights = matrix(codec_name, rows, cols)
     tokens = np.array([0, ROWS - 1, ROWS, rows - 1, 5], np.int32)
     x = zeros("f32", len(tokens), cols)
     read = call(f"embed.{kernel_of(codec_name)}", 1, 5, w=w, tokens=tokens, x=x.reshape(-1), cols=cols,
-                CODEC=codec_name)  # fmt: skip
-    np.testing.assert_array_equal(x[1:], weights.astype(np.float32)[tokens[1:]])
+                scale=scale, CODEC=codec_name)  # fmt: skip
+    np.testing.assert_array_equal(x[1:], weights.astype(np.float32)[tokens[1:]] * scale)
     assert not x[0].any()
     assert read == 4 * ROWS * w.size // rows
 
@@ -198,45 +222,135 @@ def test_look_ups_are_the_definition_bit_for_bit(codec_name: str) -> None:
 # --- what follows a product --------------------------------------------------------------------------------
 
 
-def test_bias() -> None:
+@pytest.mark.parametrize(("lo", "hi"), [(16, 32), (0, 48), (16, 43), (32, 35)])
+def test_bias(lo: int, hi: int) -> None:
     y, bias = guarded(random(3, 48)).reshape(3, 48), random(48, seed=1)
     expected = y.copy()
-    expected[:, 16:32] += bias[16:32]
-    assert call("elementwise.add_bias", 16, 32, y=y.reshape(-1), bias=bias, step=counts(3), count=0, stride=48) == 64
+    expected[:, lo:hi] += bias[lo:hi]
+    read = call("elementwise.add_bias", lo, hi, y=y.reshape(-1), bias=bias, step=counts(3), count=0, stride=48)
+    assert read == (hi - lo) * 4
     np.testing.assert_array_equal(y, expected)
 
 
+def columns(kernel: str, *given: F32, out: int = -1, **operands: Any) -> F32:
+    """A kernel on columns 16..43 of 3 rows, operands in matrices of their own widths; `out`: which one it is put into
+    (-1: a new one). Returns those columns, and checks the others."""
+    names = {1: ("x",), 2: ("g", "u") if kernel.endswith("glu") else ("a", "b")}[len(given)]
+    width, lo, hi = given[0].shape[1], 16, 43
+    wide = {
+        n: guarded(np.pad(x, ((0, 0), (0, 8 * (i + 1))))) for i, (n, x) in enumerate(zip(names, given, strict=True))
+    }
+    target = wide[names[out]] if out >= 0 else zeros("f32", 3, width + 32).reshape(-1)
+    before = target.copy()
+    strides: dict[str, Any] = {f"stride_{n}": width + 8 * (i + 1) for i, n in enumerate(names)}
+    stride = len(target) // 3
+    call(f"elementwise.{kernel}", lo, hi, **wide, **strides, out=target, stride=stride, step=counts(3), count=0,
+         **operands)  # fmt: skip
+    found, before = target.reshape(3, stride), before.reshape(3, stride)
+    np.testing.assert_array_equal(np.delete(found, np.s_[lo:hi], 1), np.delete(before, np.s_[lo:hi], 1))
+    result: F32 = found[:, lo:hi]
+    return result
+
+
+@pytest.mark.parametrize("out", [-1, 0, 1])
+def test_sums_and_products_of_columns(out: int) -> None:
+    a, b = random(3, 48), random(3, 48, seed=1)
+    np.testing.assert_array_equal(columns("add", a, b, out=out), (a + b)[:, 16:43])
+    np.testing.assert_array_equal(columns("multiply", a, b, out=out), (a * b)[:, 16:43])
+
+
+@pytest.mark.parametrize("out", [-1, 0])
+def test_scaled_and_capped_columns(out: int) -> None:
+    x = random(3, 48) * np.float32(30)
+    np.testing.assert_array_equal(columns("scale", x, factor=0.3, out=out), (x * np.float32(0.3))[:, 16:43])
+    capped = 30 * np.tanh(x.astype(np.float64) / 30)
+    np.testing.assert_allclose(columns("softcap", x, cap=30.0, out=out), capped[:, 16:43], rtol=1e-6)
+
+
+def test_softcap_of_everything() -> None:
+    """Small values as they were, large ones at the cap; a NaN is one still."""
+    x = np.float32([0, 1e-30, -1e-6, 1e-3, 4, -60, 400, 3e38, np.inf, -np.inf, np.nan])
+    out = zeros("f32", len(x))
+    call("elementwise.softcap", 0, len(x), x=x, out=out, step=counts(1), count=0, stride_x=0, stride=0, cap=50.0)
+    np.testing.assert_allclose(out, 50 * np.tanh(x.astype(np.float64) / 50), rtol=1e-6)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x / 2 * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3))),
+    "gelu_erf": lambda x: x / 2 * (1 + np.vectorize(erf)(x / 2**0.5)),
+    "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations(name: str) -> None:
+    x = np.concatenate([np.linspace(-12, 12, 4700), [0, -0.0, 1e-30]]).astype(np.float32)
+    out = zeros("f32", len(x))
+    call("elementwise.activate", 0, len(x), x=x, out=out, step=counts(1), count=0, stride_x=0, stride=0, ACT=name)
+    expected = FUNCTIONS[name](x.astype(np.float64))
+    # where 1 + tanh x cancels, what is left is as exact as 1 was
+    np.testing.assert_allclose(out, expected, rtol=1e-6, atol=3e-6 if name.startswith("gelu") else 1e-37)
+    y = columns("activate", random(3, 48), out=0, ACT=name)
+    np.testing.assert_allclose(y, FUNCTIONS[name](random(3, 48).astype(np.float64))[:, 16:43], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("out", [-1, 0, 1])
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_erf", "relu", "swiglu_clamped"])
+def test_gated_units(name: str, out: int) -> None:
+    """Gate and up as columns of wider matrices; gpt-oss's unit holds its inputs within ±7."""
+    g, u = random(3, 48) * np.float32(5), random(3, 48, seed=1) * np.float32(5)
+    found = columns("glu", g, u, out=out, ACT=name)
+    g, u = g[:, 16:43].astype(np.float64), u[:, 16:43].astype(np.float64)
+    if name == "swiglu_clamped":
+        gate = np.minimum(g, 7)
+        expected = gate / (1 + np.exp(-1.702 * gate)) * (np.clip(u, -7, 7) + 1)
+    else:
+        expected = FUNCTIONS[name](g) * u
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=2e-5 if name.startswith("gelu") else 1e-6)
+
+
+@pytest.mark.parametrize("dim", [64, 8, 24, 80])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_norm_of_heads(offset: float) -> None:
-    y, w = guarded(random(2, 192)).reshape(2, 192), random(64, seed=1)
-    heads = y.astype(np.float64).reshape(2, 3, 64)
-    expected = heads / np.sqrt((heads**2).mean(2, keepdims=True) + 1e-6) * (w + offset)
+def test_norm_of_heads(offset: float, dim: int) -> None:
+    """Of the middle columns of a wider matrix, as those of k in a fused q, k and v."""
+    whole, w = guarded(random(2, 4 * dim)).reshape(2, 4 * dim), random(dim, seed=1)
+    heads = whole.astype(np.float64).reshape(2, 4, dim)
+    expected = heads.copy()
+    expected[:, 1:] = heads[:, 1:] / np.sqrt((heads[:, 1:] ** 2).mean(2, keepdims=True) + 1e-6) * (w + offset)
     read = [
-        call("elementwise.norm_heads", lo, hi, y=y.reshape(-1), w=w, step=counts(2), count=0, stride=192, head_dim=64,
-             eps=1e-6, offset=offset) for lo, hi in ((0, 64), (64, 192))
+        call("elementwise.norm_heads", lo, hi, y=whole.reshape(-1)[dim:], w=w, step=counts(2), count=0, stride=4 * dim,
+             head_dim=dim, eps=1e-6, offset=offset) for lo, hi in ((0, dim), (dim, 3 * dim))
     ]  # fmt: skip
-    np.testing.assert_allclose(y, expected.reshape(2, 192), rtol=3e-6, atol=1e-7)
-    assert read == [256, 0], "the weight counts once a step"
+    np.testing.assert_allclose(whole, expected.reshape(2, -1), rtol=3e-6, atol=1e-7)
+    assert read == [dim * 4, 0], "the weight counts once a step"
 
 
-@pytest.mark.parametrize("half", [8, 16, 20, 32])
+@pytest.mark.parametrize(("dim", "start", "half"), [(64, 0, 8), (64, 0, 16), (64, 0, 20), (64, 0, 32), (72, 8, 5),
+                                                    (80, 48, 16), (8, 0, 1)])  # fmt: skip
 @pytest.mark.parametrize("split", [0, 1])
-def test_rope(split: int, half: int) -> None:
-    """Heads of 64 of which 2 · half values turn; middle heads only."""
+def test_rope(split: int, dim: int, start: int, half: int) -> None:
+    """2 · half values of each head from `start` on, in the middle heads only; rows of the tables as they are given."""
     angles = np.outer(np.arange(50), 10000.0 ** (-np.arange(half) / half))
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    before, positions = random(2, 256), np.array([49, 3], np.int32)
-    y = guarded(before).reshape(2, 256)
-    call("elementwise.rope", 64, 192, y=y.reshape(-1), cos=cos.reshape(-1), sin=sin.reshape(-1), positions=positions,
-         step=counts(2), count=0, stride=256, head_dim=64, half=half, SPLIT=split)  # fmt: skip
-    expected = before.astype(np.float64).reshape(2, 4, 64)
-    a, b = (np.s_[:half], np.s_[half : 2 * half]) if split else (np.s_[: 2 * half : 2], np.s_[1 : 2 * half : 2])
-    turned = expected.copy()
-    c, s = cos[positions][:, None], sin[positions][:, None]
-    turned[..., a] = expected[..., a] * c - expected[..., b] * s
-    turned[..., b] = expected[..., a] * s + expected[..., b] * c
-    expected[:, 1:3] = turned[:, 1:3]
-    np.testing.assert_allclose(y, expected.reshape(2, 256), rtol=0, atol=1e-6)
+    before, rows = random(2, 4 * dim), np.array([49, 3], np.int32)
+    y = guarded(before).reshape(2, 4 * dim)
+    call("elementwise.rope", dim, 3 * dim, y=y.reshape(-1), cos=cos.reshape(-1), sin=sin.reshape(-1), rope_at=rows,
+         step=counts(2), count=0, stride=4 * dim, head_dim=dim, start=start, half=half, SPLIT=split)  # fmt: skip
+    expected = before.astype(np.float64).reshape(2, 4, dim)
+    end = start + 2 * half
+    a, b = (np.s_[start : start + half], np.s_[start + half : end])
+    if not split:
+        a, b = np.s_[start:end:2], np.s_[start + 1 : end : 2]
+    rotated = expected.copy()
+    c, s = cos[rows][:, None], sin[rows][:, None]
+    rotated[..., a] = expected[..., a] * c - expected[..., b] * s
+    rotated[..., b] = expected[..., a] * s + expected[..., b] * c
+    expected[:, 1:3] = rotated[:, 1:3]
+    np.testing.assert_allclose(y, expected.reshape(2, -1), rtol=0, atol=1e-6)
 
 
 def test_glu_and_its_exp() -> None:
@@ -252,6 +366,6 @@ def silu(g: F32) -> F32:
     padded = np.concatenate([g, np.zeros(-len(g) % 16, np.float32)])
     out = zeros("f32", len(padded))
     call("elementwise.glu", 0, len(padded), g=padded, u=np.ones_like(padded), out=out, step=counts(1), count=0,
-         stride=len(padded))  # fmt: skip
+         stride_g=0, stride_u=0, stride=0, ACT="silu")  # fmt: skip
     found: F32 = out[: len(g)]
     return found

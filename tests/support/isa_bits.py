@@ -29,7 +29,8 @@ def look_up(codec: str) -> bytes:
     w, _ = matrix(codec, 3 * ROWS, 512)
     x = zeros("f32", 3, 512)
     tokens = np.array([1, ROWS + 2, 3 * ROWS - 1], np.int32)
-    call(f"embed.{kernel_of(codec)}", 0, 3, w=w, tokens=tokens, x=x.reshape(-1), cols=512, CODEC=codec)
+    call(f"embed.{kernel_of(codec)}", 0, 3, w=w, tokens=tokens, x=x.reshape(-1), cols=512, scale=1.0,
+         CODEC=codec)  # fmt: skip
     return x.tobytes()
 
 
@@ -39,7 +40,7 @@ def every_half() -> tuple[bytes, bytes]:
     halves = np.where((halves & 0x7FFF) > 0x7C00, 0, halves).astype(np.uint16)
     wide = zeros("f32", len(halves))
     call("embed.floats", 0, 1, w=np.repeat(halves, ROWS).view(np.uint8), tokens=np.zeros(1, np.int32), x=wide,
-         cols=len(halves), CODEC="f16")  # fmt: skip
+         cols=len(halves), scale=1.0, CODEC="f16")  # fmt: skip
     assert wide.tobytes() == halves.view(np.float16).astype(np.float32).tobytes()
     finite = wide[np.isfinite(wide)]
     around = np.concatenate([finite, finite * np.float32(1 + 2**-11), finite * np.float32(1 + 2**-12), finite * 2])

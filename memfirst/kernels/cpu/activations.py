@@ -1,19 +1,21 @@
-"""Inputs of products: RMS norm, and quantization to int8 with the sums that offsets and minimums need."""
+"""Inputs of matmuls: norms, rows that are picked, and quantization to int8 with the sums that offsets need."""
 
 import numpy as np
 
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import fma, maximum, mul, sub
+from memfirst.kernels.cpu.simd import add, fma, maximum, mul, sub
 from memfirst.kernels.cpu.simd16 import (
     as_float16,
     lane,
     load16,
+    load16_first,
     magnitude16,
     max16_i,
     rint,
     splat16,
     splat16_i,
     store16,
+    store16_first,
     store16_i8,
     sum16,
     sum16_i,
@@ -21,35 +23,106 @@ from memfirst.kernels.cpu.simd16 import (
 )
 
 
+@inline
+def sum_squares(x, at, width):
+    """The sum of squares of `width` floats."""
+    total, last = splat16(0.0), width // 16 * 16
+    for i in range(0, last, 16):
+        v = load16(x, at + i)
+        total = fma(v, v, total)
+    if last < width:
+        v = load16_first(x, at + last, width - last)
+        total = fma(v, v, total)
+    return sum16(total)
+
+
 @kernel
 def rms_norm(
-    x: "f32", w: "f32", out: "f32", rows: "i32", width: "int", eps: "float", offset: "float", private: "int",
-    worker, lo, hi,
+    x: "f32", w: "f32", out: "f32", rows: "i32", width: "int", stride: "int", eps: "float", offset: "float",
+    private: "int", worker, lo, hi,
 ):  # fmt: skip
     """out[t] = x[rows[t]] / rms(x[rows[t]]) · (w + offset) for tokens lo..hi; returns the bytes of w, once a step.
 
-    width    a multiple of 16
     rows     which row of x is token t's
+    stride   floats between rows of x
     private  token rows between workers' own outputs (0: shared)
     """
+    last, n = width // 16 * 16, width % 16
     for t in range(lo, hi):
-        source, target = rows[t] * width, (worker * private + t) * width
-        total = splat16(0.0)
-        for i in range(0, width, 16):
-            v = load16(x, source + i)
-            total = fma(v, v, total)
-        mean = sum16(total) / np.float32(width)
+        source, target = rows[t] * stride, (worker * private + t) * width
+        mean = sum_squares(x, source, width) / np.float32(width)
         r = splat16(np.float32(1.0) / np.sqrt(mean + eps))
         o = splat16(offset)
-        for i in range(0, width, 16):
-            store16(out, target + i, mul(mul(load16(x, source + i), r), add_offset(load16(w, i), o)))
+        for i in range(0, last, 16):
+            store16(out, target + i, mul(mul(load16(x, source + i), r), add(load16(w, i), o)))
+        if n:
+            v = mul(mul(load16_first(x, source + last, n), r), add(load16_first(w, last, n), o))
+            store16_first(out, target + last, n, v)
     return width * 4 if lo == 0 else 0
 
 
 @inline
-def add_offset(w, offset):
-    """w + offset (Gemma stores norms minus one)."""
-    return fma(splat16(1.0), w, offset)
+def _sum(x, at, width):
+    """The sum of `width` floats."""
+    total, last = splat16(0.0), width // 16 * 16
+    for i in range(0, last, 16):
+        total = add(total, load16(x, at + i))
+    if last < width:
+        total = add(total, load16_first(x, at + last, width - last))
+    return sum16(total)
+
+
+@inline
+def _distances(x, at, width, mean):
+    """The sum of squared distances of `width` floats from their mean."""
+    total, last, m = splat16(0.0), width // 16 * 16, splat16(mean)
+    for i in range(0, last, 16):
+        v = sub(load16(x, at + i), m)
+        total = fma(v, v, total)
+    out = sum16(total)
+    for i in range(last, width):  # lanes that are no value would count the mean
+        out += (x[at + i] - mean) * (x[at + i] - mean)
+    return out
+
+
+@kernel
+def layer_norm(
+    x: "f32", w: "f32", bias: "f32", out: "f32", rows: "i32", width: "int", stride: "int", groups: "int",
+    eps: "float", private: "int", worker, lo, hi,
+):  # fmt: skip
+    """out[t] = (x − mean) / sqrt(variance + eps) · w + bias of row rows[t], each of `groups` parts by itself.
+
+    Operands as in `rms_norm`. Returns the bytes of w and bias, once a step.
+    """
+    part = width // groups
+    last, n = part // 16 * 16, part % 16
+    for t in range(lo, hi):
+        for p in range(0, width, part):
+            source, target = rows[t] * stride + p, (worker * private + t) * width + p
+            mean = _sum(x, source, part) / np.float32(part)
+            variance = _distances(x, source, part, mean) / np.float32(part)
+            r, m = splat16(np.float32(1.0) / np.sqrt(variance + eps)), splat16(mean)
+            for i in range(0, last, 16):
+                v = mul(sub(load16(x, source + i), m), r)
+                store16(out, target + i, fma(v, load16(w, p + i), load16(bias, p + i)))
+            if n:
+                v = mul(sub(load16_first(x, source + last, n), m), r)
+                v = fma(v, load16_first(w, p + last, n), load16_first(bias, p + last, n))
+                store16_first(out, target + last, n, v)
+    return width * 8 if lo == 0 else 0
+
+
+@kernel
+def copy(x: "f32", out: "f32", rows: "i32", stride: "int", width: "int", worker, lo, hi):
+    """out[t] = `width` floats of row rows[t] of x, for tokens lo..hi; `stride` floats between rows of x."""
+    last = width // 16 * 16
+    for t in range(lo, hi):
+        source, target = rows[t] * stride, t * width
+        for i in range(0, last, 16):
+            store16(out, target + i, load16(x, source + i))
+        if last < width:
+            store16_first(out, target + last, width - last, load16_first(x, source + last, width - last))
+    return 0
 
 
 @inline
@@ -102,14 +175,14 @@ def _pair(low, high):
 @kernel
 def quantize(
     x: "f32", aq: "i8", ad: "f32", ao: "i32", af: "f32", am: "i32", ap: "i32",
-    width: "int", private_in: "int", private: "int", worker, lo, hi, *, BLOCK,
+    width: "int", stride: "int", private_in: "int", private: "int", worker, lo, hi, *, BLOCK,
 ):  # fmt: skip
     """int8 of tokens lo..hi, one scale for each BLOCK columns: x ≈ ad · aq, |aq| <= 127.
 
     The largest value becomes ±127, ±126 or ±125, whichever leaves the least squared error (the first of equals): on
     Gaussian blocks of 32, 0.88 of what ±127 alone leaves, of 256 0.97.
 
-    x         [tokens, width]
+    x         [tokens, width], rows `stride` floats apart
     aq        [tokens, width]
     ad, af    scale, scale · sum [tokens, width/32]
     ao        −8 · sum, −16 · sum, −128 · sum [tokens, 3, width/32]: what codecs with offsets start from
@@ -117,7 +190,7 @@ def quantize(
     private_in, private  token rows between workers' own inputs and outputs (0: shared)
     """
     for t in range(lo, hi):
-        source, target = (worker * private_in + t) * width, (worker * private + t) * width
+        source, target = (worker * private_in + t) * stride, (worker * private + t) * width
         for b in range(0, width, BLOCK):
             scale, inverse = _scale(x, source + b, BLOCK)
             to_steps = splat16(inverse)

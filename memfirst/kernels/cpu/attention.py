@@ -12,7 +12,7 @@ For each KV head, keys lie as [PAGE/16, head_dim, 16] (lanes are positions: scor
 
 import numpy as np
 
-from memfirst.kernels.cpu.elementwise import exp16
+from memfirst.kernels.cpu.functions import exp16
 from memfirst.kernels.cpu.lang import inline, kernel, lanes, static
 from memfirst.kernels.cpu.simd import LANES, add, fma, mul, prefetch, sub
 from memfirst.kernels.cpu.simd16 import (

@@ -19,7 +19,7 @@ from typing import Any
 from memfirst.kernels.cpu import lang
 
 Static = int | str
-"""A static parameter: a number, or the name of a module of this package (a codec's reader)."""
+"""A static parameter: a number, a word, or where its name ends in CODEC the name of a module of this package."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Specialise(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         value = self.values.get(node.id)
-        return ast.Constant(value) if isinstance(value, int) else node
+        return ast.Constant(value) if isinstance(value, int | str) else node
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         value = self.values.get(node.value.id) if isinstance(node.value, ast.Name) else None
@@ -104,9 +104,9 @@ def _joined(node: ast.Attribute) -> str:
 
 
 def resolve(statics: Mapping[str, Static]) -> dict[str, Any]:
-    """Static values as a kernel sees them: names of modules become the modules."""
+    """Static values as a kernel sees them: names of codecs become the modules that read them."""
     package = __package__ or ""
-    return {k: import_module(f"{package}.{v}") if isinstance(v, str) else v for k, v in statics.items()}
+    return {k: import_module(f"{package}.{v}") if k.endswith("CODEC") else v for k, v in statics.items()}
 
 
 def specialise(function: Callable[..., Any], values: Mapping[str, Any], name: str) -> Callable[..., Any]:

@@ -1,53 +1,176 @@
-"""What follows a product, on the rows that were just made: bias, norm of heads, RoPE, gating, and exp."""
+"""What works on columns lo..hi of all tokens, or of all rows that need logits: bias, sums, gates, norm of heads, RoPE.
+
+A matrix [rows, width] has its rows `stride` floats apart, so a range of columns of a wider one is an operand too; an
+operand of another name has its own, as `stride_a`. `step[count]` is how many rows there are. An output may be one of
+the inputs, on the same columns. Ranges are of any width: what is left of one behind its last 16 columns is a masked
+vector, as its neighbours may be another worker's.
+"""
 
 import numpy as np
 
-from memfirst.kernels.cpu.lang import inline, kernel
+from memfirst.kernels.cpu.activations import sum_squares
+from memfirst.kernels.cpu.functions import (
+    gelu16,
+    gelu_erf16,
+    relu2_16,
+    relu16,
+    sigmoid16,
+    silu16,
+    softcap16,
+    swiglu_clamped16,
+    tanh16,
+)
+from memfirst.kernels.cpu.lang import kernel
 from memfirst.kernels.cpu.simd import add as plus
-from memfirst.kernels.cpu.simd import fma, mul, shl, sub
+from memfirst.kernels.cpu.simd import mul, sub
 from memfirst.kernels.cpu.simd16 import (
-    as_float16,
-    div,
     evens16,
-    larger,
     load16,
+    load16_first,
     odds16,
-    rint,
-    smaller,
     splat16,
-    splat16_i,
     store16,
-    sum16,
-    to_int16,
+    store16_first,
     zip_high16,
     zip_low16,
 )
 
 
-@inline
-def exp16(x):
-    """e^x, relative error below 3e-7: 2^n by shifting n into the exponent, 2^f (|f| <= 1/2) by its Taylor series."""
-    x = smaller(splat16(87.33654), larger(splat16(-87.33654), x))  # ± 126 · ln 2; NaN stays
-    n = rint(mul(x, splat16(1.4426950408889634)))
-    f = fma(x, splat16(1.4426950216293335), sub(splat16(0.0), n))  # log2 e in two parts: x · log2 e − n to 2^-24
-    f = fma(x, splat16(1.92596299e-8), f)
-    p = splat16(1.5403530393381609e-4)
-    p = fma(p, f, splat16(1.3333558146428443e-3))
-    p = fma(p, f, splat16(9.618129107628477e-3))
-    p = fma(p, f, splat16(5.5504108664821576e-2))
-    p = fma(p, f, splat16(2.4022650695910072e-1))
-    p = fma(p, f, splat16(6.931471805599453e-1))
-    p = fma(p, f, splat16(1.0))
-    return mul(p, as_float16(shl(plus(to_int16(n), splat16_i(127)), 23)))
+@kernel
+def add_bias(y: "f32", bias: "f32", step: "i64", count: "int", stride: "int", worker, lo, hi):
+    """y[t, lo:hi] += bias[lo:hi]; returns the bytes of the bias."""
+    last = lo + (hi - lo) // 16 * 16
+    for t in range(step[count]):
+        for r in range(lo, last, 16):
+            store16(y, t * stride + r, plus(load16(y, t * stride + r), load16(bias, r)))
+        if last < hi:
+            at, n = t * stride + last, hi - last
+            store16_first(y, at, n, plus(load16_first(y, at, n), load16_first(bias, last, n)))
+    return (hi - lo) * 4
 
 
 @kernel
-def add_bias(y: "f32", bias: "f32", step: "i64", count: "int", stride: "int", worker, lo, hi):
-    """y[t, lo:hi] += bias[lo:hi] for all tokens of the step; returns the bytes of the bias."""
+def add(
+    a: "f32", b: "f32", out: "f32", step: "i64", count: "int", stride_a: "int", stride_b: "int", stride: "int",
+    worker, lo, hi,
+):  # fmt: skip
+    """out[t, lo:hi] = a + b."""
+    last = lo + (hi - lo) // 16 * 16
     for t in range(step[count]):
-        for r in range(lo, hi):
-            y[t * stride + r] += bias[r]
-    return (hi - lo) * 4
+        i, j, k = t * stride_a, t * stride_b, t * stride
+        for r in range(lo, last, 16):
+            store16(out, k + r, plus(load16(a, i + r), load16(b, j + r)))
+        if last < hi:
+            n = hi - last
+            store16_first(out, k + last, n, plus(load16_first(a, i + last, n), load16_first(b, j + last, n)))
+    return 0
+
+
+@kernel
+def multiply(
+    a: "f32", b: "f32", out: "f32", step: "i64", count: "int", stride_a: "int", stride_b: "int", stride: "int",
+    worker, lo, hi,
+):  # fmt: skip
+    """out[t, lo:hi] = a · b."""
+    last = lo + (hi - lo) // 16 * 16
+    for t in range(step[count]):
+        i, j, k = t * stride_a, t * stride_b, t * stride
+        for r in range(lo, last, 16):
+            store16(out, k + r, mul(load16(a, i + r), load16(b, j + r)))
+        if last < hi:
+            n = hi - last
+            store16_first(out, k + last, n, mul(load16_first(a, i + last, n), load16_first(b, j + last, n)))
+    return 0
+
+
+@kernel
+def scale(
+    x: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", factor: "float", worker, lo, hi
+):
+    """out[t, lo:hi] = x · factor."""
+    last = lo + (hi - lo) // 16 * 16
+    for t in range(step[count]):
+        i, k = t * stride_x, t * stride
+        for r in range(lo, last, 16):
+            store16(out, k + r, mul(load16(x, i + r), splat16(factor)))
+        if last < hi:
+            store16_first(out, k + last, hi - last, mul(load16_first(x, i + last, hi - last), splat16(factor)))
+    return 0
+
+
+@kernel
+def softcap(
+    x: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", cap: "float", worker, lo, hi
+):
+    """out[t, lo:hi] = cap · tanh(x / cap)."""
+    last = lo + (hi - lo) // 16 * 16
+    for t in range(step[count]):
+        i, k = t * stride_x, t * stride
+        for r in range(lo, last, 16):
+            store16(out, k + r, softcap16(load16(x, i + r), cap))
+        if last < hi:
+            store16_first(out, k + last, hi - last, softcap16(load16_first(x, i + last, hi - last), cap))
+    return 0
+
+
+@kernel
+def activate(
+    x: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", worker, lo, hi, *, ACT
+):  # fmt: skip
+    """out[t, lo:hi] = f(x), ACT: its name in `functions`, without the 16."""
+    for t in range(step[count]):
+        for r in range(lo, hi, 16):
+            n = min(hi - r, 16)
+            at, to = t * stride_x + r, t * stride + r
+            v = load16(x, at) if n == 16 else load16_first(x, at, n)
+            if ACT == "tanh":
+                y = tanh16(v)
+            elif ACT == "sigmoid":
+                y = sigmoid16(v)
+            elif ACT == "silu":
+                y = silu16(v)
+            elif ACT == "gelu":
+                y = gelu16(v)
+            elif ACT == "gelu_erf":
+                y = gelu_erf16(v)
+            elif ACT == "relu":
+                y = relu16(v)
+            elif ACT == "relu2":
+                y = relu2_16(v)
+            if n == 16:
+                store16(out, to, y)
+            else:
+                store16_first(out, to, n, y)
+    return 0
+
+
+@kernel
+def glu(
+    g: "f32", u: "f32", out: "f32", step: "i64", count: "int", stride_g: "int", stride_u: "int", stride: "int",
+    worker, lo, hi, *, ACT,
+):  # fmt: skip
+    """out[t, lo:hi] = f(g) · u, ACT: silu, gelu, gelu_erf or relu; swiglu_clamped: gpt-oss's unit of both."""
+    for t in range(step[count]):
+        for r in range(lo, hi, 16):
+            n = min(hi - r, 16)
+            i, j, k = t * stride_g + r, t * stride_u + r, t * stride + r
+            v = load16(g, i) if n == 16 else load16_first(g, i, n)
+            w = load16(u, j) if n == 16 else load16_first(u, j, n)
+            if ACT == "silu":
+                y = mul(silu16(v), w)
+            elif ACT == "gelu":
+                y = mul(gelu16(v), w)
+            elif ACT == "gelu_erf":
+                y = mul(gelu_erf16(v), w)
+            elif ACT == "relu":
+                y = mul(relu16(v), w)
+            elif ACT == "swiglu_clamped":
+                y = swiglu_clamped16(v, w)
+            if n == 16:
+                store16(out, k, y)
+            else:
+                store16_first(out, k, n, y)
+    return 0
 
 
 @kernel
@@ -55,38 +178,40 @@ def norm_heads(
     y: "f32", w: "f32", step: "i64", count: "int", stride: "int", head_dim: "int", eps: "float", offset: "float",
     worker, lo, hi,
 ):  # fmt: skip
-    """RMS norm of each head of rows lo..hi by itself, in place; lo and hi are multiples of `head_dim`.
+    """RMS norm of each head of columns lo..hi by itself, in place; lo and hi are multiples of `head_dim`.
 
     Returns the bytes of w, once a step.
     """
+    last, n = head_dim // 16 * 16, head_dim % 16
     for t in range(step[count]):
         for h in range(t * stride + lo, t * stride + hi, head_dim):
-            total = splat16(0.0)
-            for i in range(0, head_dim, 16):
-                v = load16(y, h + i)
-                total = fma(v, v, total)
-            r = splat16(np.float32(1.0) / np.sqrt(sum16(total) / np.float32(head_dim) + eps))
-            for i in range(0, head_dim, 16):
-                w16 = plus(load16(w, i), splat16(offset))
-                store16(y, h + i, mul(mul(load16(y, h + i), r), w16))
+            mean = sum_squares(y, h, head_dim) / np.float32(head_dim)
+            r, o = splat16(np.float32(1.0) / np.sqrt(mean + eps)), splat16(offset)
+            for i in range(0, last, 16):
+                store16(y, h + i, mul(mul(load16(y, h + i), r), plus(load16(w, i), o)))
+            if n:
+                v = mul(mul(load16_first(y, h + last, n), r), plus(load16_first(w, last, n), o))
+                store16_first(y, h + last, n, v)
     return head_dim * 4 if lo == 0 else 0
 
 
 @kernel
 def rope(
-    y: "f32", cos: "f32", sin: "f32", positions: "i32", step: "i64", count: "int", stride: "int",
-    head_dim: "int", half: "int", worker, lo, hi, *, SPLIT,
+    y: "f32", cos: "f32", sin: "f32", rope_at: "i32", step: "i64", count: "int", stride: "int",
+    head_dim: "int", start: "int", half: "int", worker, lo, hi, *, SPLIT,
 ):  # fmt: skip
-    """Rotates each head of rows lo..hi in place by its token's position.
+    """Rotates values start..start + 2·half of each head of columns lo..hi in place, by its token's position.
 
-    cos, sin  [positions, half]
+    cos, sin  [rows, half]
+    rope_at   each token's row of them: its position; of a table whose second half holds LongRoPE's long frequencies
+              the position, or the position + the first half's rows
     SPLIT     0: pairs are neighbours (2i, 2i + 1); 1: pairs are (i, i + half)
     """
     near, far = (1, half) if SPLIT else (2, 1)
     whole = half // 16 * 16
     for t in range(step[count]):
-        angle = positions[t] * half
-        for h in range(t * stride + lo, t * stride + hi, head_dim):
+        angle = rope_at[t] * half
+        for h in range(t * stride + lo + start, t * stride + hi, head_dim):
             for i in range(0, whole, 16):
                 at, beyond = h + i * near, h + i * near + (half if SPLIT else 16)
                 x, y16 = load16(y, at), load16(y, beyond)
@@ -100,28 +225,4 @@ def rope(
                 a, b = y[h + i * near], y[h + i * near + far]
                 y[h + i * near] = a * c - b * s
                 y[h + i * near + far] = a * s + b * c
-    return 0
-
-
-@kernel
-def glu(g: "f32", u: "f32", out: "f32", step: "i64", count: "int", stride: "int", worker, lo, hi):
-    """out[t, lo:hi] = silu(g) · u, silu(x) = x / (1 + e^-x)."""
-    one = splat16(1.0)
-    zero = splat16(0.0)
-    for t in range(step[count]):
-        for r in range(t * stride + lo, t * stride + hi, 16):
-            x = load16(g, r)
-            store16(out, r, mul(div(x, plus(one, exp16(sub(zero, x)))), load16(u, r)))
-    return 0
-
-
-@kernel
-def add(
-    a: "f32", b: "f32", out: "f32", step: "i64", count: "int", stride_a: "int", stride_b: "int", stride: "int",
-    worker, lo, hi,
-):  # fmt: skip
-    """out[t, lo:hi] = a[t, lo:hi] + b[t, lo:hi] for all tokens of the step; out may be a or b."""
-    for t in range(step[count]):
-        for r in range(lo, hi):
-            out[t * stride + r] = a[t * stride_a + r] + b[t * stride_b + r]
     return 0

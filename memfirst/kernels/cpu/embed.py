@@ -10,8 +10,11 @@ from memfirst.kernels.cpu.simd_dot import half_pair
 
 
 @kernel
-def block32(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC):
-    """x[t] = row tokens[t] of w, for tokens lo..hi; w is [rows/16, cols/32, CODEC.STRIDE]. Returns bytes read."""
+def block32(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, lo, hi, *, CODEC):
+    """x[t] = row tokens[t] of w, times `scale`, for tokens lo..hi; returns bytes read.
+
+    w  [rows/16, cols/32, CODEC.STRIDE]
+    """
     blocks = cols // 32
     for t in range(lo, hi):
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
@@ -26,13 +29,13 @@ def block32(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CO
                     v = mul(to_float(sub(v, splat_i(CODEC.OFFSET))), d)
                     if CODEC.HAS_MIN:
                         v = add(v, CODEC.minimum(w, p, part))
-                    x[t * cols + b * 32 + 4 * i + c] = lane(v, k)
+                    x[t * cols + b * 32 + 4 * i + c] = lane(v, k) * scale
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE
 
 
 @kernel
-def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC):
+def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, lo, hi, *, CODEC):
     """As `block32` for Q4_K and Q5_K: (d · scale) · q − dmin · minimum."""
     blocks = cols // 256
     for t in range(lo, hi):
@@ -48,13 +51,13 @@ def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
                     for i in static(8):
                         for c in static(4):
                             v = sub(mul(d, to_float(column(q[i], c))), m)
-                            x[t * cols + b * 256 + (2 * j + h) * 32 + 4 * i + c] = lane(v, k)
+                            x[t * cols + b * 256 + (2 * j + h) * 32 + 4 * i + c] = lane(v, k) * scale
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE
 
 
 @kernel
-def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC):
+def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, lo, hi, *, CODEC):
     """As `block32` for Q6_K: (d · scale) · (q − 32)."""
     blocks = cols // 256
     for t in range(lo, hi):
@@ -69,18 +72,18 @@ def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC
                     for i in static(4):
                         for c in static(4):
                             v = mul(d, to_float(sub(column(q[i], c), splat_i(32))))
-                            x[t * cols + b * 256 + (2 * j + h) * 16 + 4 * i + c] = lane(v, k)
+                            x[t * cols + b * 256 + (2 * j + h) * 16 + 4 * i + c] = lane(v, k) * scale
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE
 
 
 @kernel
-def floats(w: "u8", tokens: "i32", x: "f32", cols: "int", worker, lo, hi, *, CODEC):
+def floats(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, lo, hi, *, CODEC):
     """As `block32` for F32, F16 and BF16."""
     for t in range(lo, hi):
         p, k = tokens[t] // PACK * cols * CODEC.STRIDE, tokens[t] % LANES
         part = tokens[t] % PACK // LANES
         for c in range(cols):
             brought(w, p + c * CODEC.STRIDE, CODEC.STRIDE)
-            x[t * cols + c] = lane(CODEC.value(w, p + c * CODEC.STRIDE, part), k)
+            x[t * cols + c] = lane(CODEC.value(w, p + c * CODEC.STRIDE, part), k) * scale
     return (hi - lo) * cols * CODEC.STRIDE

@@ -107,6 +107,23 @@ def load_f32x16(e: Emitter, x: Any, index: Any) -> Any:
     return load_vector(e, x, index, V(F32, 16))
 
 
+def _first(e: Emitter, n: Any) -> Any:
+    """A mask of the first `n` of 16 lanes."""
+    count = e.splat(e.builder.trunc(n, I32), 16)
+    return e.builder.icmp_signed("<", ir.Constant(V(I32, 16), list(range(16))), count)
+
+
+def load_f32x16_first(e: Emitter, x: Any, index: Any, n: Any) -> Any:
+    kind = V(F32, 16)
+    args = [e.at(x, 0, index, kind), I32(4), _first(e, n), ir.Constant(kind, [0.0] * 16)]
+    return e.call("llvm.masked.load.v16f32.p0", kind, args)
+
+
+def store_f32x16_first(e: Emitter, x: Any, index: Any, n: Any, v: Any) -> None:
+    args = [v, e.at(x, 0, index, v.type), I32(4), _first(e, n)]
+    e.call("llvm.masked.store.v16f32.p0", ir.VoidType(), args)
+
+
 def load_f16x16(e: Emitter, x: Any, index: Any) -> Any:
     return widen(e, load_vector(e, x, index, V(F16, 16)))
 

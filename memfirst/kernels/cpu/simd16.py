@@ -14,6 +14,20 @@ def load16(x, index):
     return read_bytes(x, 4 * index, 64).view(np.float32).copy()
 
 
+@op(emission("load_f32x16_first"), "f32x16")
+def load16_first(x, index, n):
+    """The first `n` floats, and zeros behind them: what follows in memory is not touched."""
+    out = np.zeros(16, np.float32)
+    out[:n] = read_bytes(x, 4 * index, 4 * n).view(np.float32)
+    return out
+
+
+@op(emission("store_f32x16_first"), "void")
+def store16_first(x, index, n, v):
+    """The first `n` of 16 floats."""
+    put(x, index, v[:n])
+
+
 @op(emission("load_f16x16"), "f32x16")
 def load16_f16(x, index):
     """16 f16 of an array of u16, as float32."""
