@@ -21,6 +21,10 @@ class Runtime(Protocol):
     def step(self) -> Step:
         """The step that is being done."""
 
+    @property
+    def context(self) -> int:
+        """Positions that sequences may grow to."""
+
     def weight(self, weight: Weight) -> F32:
         """The whole weight, dequantized, in its logical shape (this device's part of it)."""
 

@@ -13,13 +13,17 @@ from math import ceil
 
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, Op, Weight
+from memfirst.graph.ops.activation import Activation
 from memfirst.graph.ops.add import Add
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.embed import Embed
 from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.layer_norm import LayerNorm
 from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.multiply import Multiply
 from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import HALF, Rope
+from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
 from memfirst.graph.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS, Read
@@ -241,7 +245,7 @@ def _norm_heads(op: RMSNorm, d: Default) -> Value:
 
 @lower.register
 def _(op: Linear, d: Default) -> Value:
-    plain(op, scale=1.0, softcap=0.0)
+    """A matmul; bias, scale and softcap follow on the same rows."""
     w, x = op.weight, d.dense(d.input(op), op)
     rows, count, purpose = whole_rows(w), count_of(x.rows), HEAD if op.head else WEIGHTS
     y = d.new(op.output, w.rows, x.rows, stride=rows)
@@ -259,8 +263,23 @@ def _(op: Linear, d: Default) -> Value:
     if op.bias is not None:
         after: Args = {"y": y.ref, "bias": weight_ref(op.bias), "step": STEP, "count": count, "stride": rows}
         calls.append(KERNELS["elementwise.add_bias"].call(after, op.name, purpose))
+    if op.scale != 1:
+        calls.append(_in_place("scale", op, y, factor=op.scale))
+    if op.softcap:
+        calls.append(_in_place("softcap", op, y, cap=op.softcap))
     d.columns(op.name, calls, reads, y, moves(op), units=rows)
     return y
+
+
+def _in_place(kernel: str, op: Op, y: Value, **more: NodeOperand) -> Call:
+    """An elementwise kernel of one value, over it."""
+    return KERNELS[f"elementwise.{kernel}"].call(_one(y, y) | more, op.name)
+
+
+def _one(x: Value, out: Value) -> Args:
+    """Operands of an elementwise kernel of one input."""
+    count = count_of(x.rows)
+    return {"x": x.ref, "out": out.ref, "step": STEP, "count": count, "stride_x": x.stride, "stride": out.stride}
 
 
 def tile_of(capacity: int) -> int:
@@ -292,7 +311,6 @@ def quantized(op: Linear, d: Default, x: Value) -> Args:
 
 @lower.register
 def _(op: Rope, d: Default) -> Value:
-    plain(op, long_frequencies=())
     y = d.writable(op)
     args: Args = {
         "y": y.ref, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
@@ -382,13 +400,59 @@ def _(op: Glu, d: Default) -> Value:
 @lower.register
 def _(op: Add, d: Default) -> Value:
     """In place of the first input that nobody else reads."""
+    return _pair(op, d, "add", op.width)
+
+
+def _pair(op: Add | Multiply, d: Default, kernel: str, width: int) -> Value:
     a, b = d.input(op, 0), d.input(op, 1)
     if not d.last_use(op, 0) and d.last_use(op, 1):
         a, b = b, a
-    out = a if d.last_use(op, 0) or d.last_use(op, 1) else d.new(op.output, op.width, a.rows)
+    out = a if d.last_use(op, 0) or d.last_use(op, 1) else d.new(op.output, width, a.rows)
     args: Args = {"a": a.ref, "b": b.ref, "out": out.ref, "step": STEP, "count": count_of(a.rows)}
     args |= {"stride_a": a.stride, "stride_b": b.stride, "stride": out.stride}
-    d.columns(op.name, [KERNELS["elementwise.add"].call(args, op.name)], [a, b], out, moves(op))
+    d.columns(op.name, [KERNELS[f"elementwise.{kernel}"].call(args, op.name)], [a, b], out, moves(op))
+    return out
+
+
+@lower.register
+def _(op: Multiply, d: Default) -> Value:
+    """In place of the first input that nobody else reads."""
+    return _pair(op, d, "multiply", op.width)
+
+
+@lower.register
+def _(op: Scale, d: Default) -> Value:
+    return _each(op, d, "scale", {}, factor=op.factor)
+
+
+@lower.register
+def _(op: Activation, d: Default) -> Value:
+    return _each(op, d, "activate", {"ACT": op.function})
+
+
+def _each(op: Scale | Activation, d: Default, kernel: str, statics: dict[str, str], **more: NodeOperand) -> Value:
+    """A function of each value, over the input where nobody else reads it."""
+    x = d.input(op)
+    x = d.dense(x, op) if x.picked else x
+    out = x if d.last_use(op) else d.new(op.output, op.width, x.rows)
+    call = KERNELS[f"elementwise.{kernel}"].call(_one(x, out) | more, op.name, **statics)
+    d.columns(op.name, [call], [x], out, moves(op))
+    return out
+
+
+@lower.register
+def _(op: LayerNorm, d: Default) -> Value:
+    """Of whole rows or of parts of them; those that a Select picks are read where they lie."""
+    width, x = op.weight.columns, d.input(op)
+    out = d.new(op.output, width, x.rows)
+    args: Args = {
+        "x": x.ref, "w": weight_ref(op.weight), "bias": weight_ref(op.bias or op.weight), "out": out.ref,
+        "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "width": width, "stride": x.stride,
+        "groups": op.groups, "eps": op.eps, "private": Between(out.storage),
+    }  # fmt: skip
+    purpose = HEAD if op.head else WEIGHTS
+    call = KERNELS["activations.layer_norm"].call(args, op.name, purpose, BIAS=int(op.bias is not None))
+    d.tokens(op.name, op, [call], [x], [out], x.rows, moves(op), repeats=True)
     return out
 
 

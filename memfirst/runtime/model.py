@@ -193,7 +193,7 @@ def _backend(
         from memfirst.backends.reference.generating import SlowBackend, slow_memory
 
         check_memory(slow_memory(graph, context), context)
-        return SlowBackend(graph, checkpoint)
+        return SlowBackend(graph, checkpoint, context)
     if name != "cpu":
         raise ConfigError(f"the backend {name!r}", "cpu or reference")
     if host.visible_gpu():

@@ -56,7 +56,7 @@ def parity(folder: Path, change: Callable[[Op], Op] = lambda op: op) -> float:
     graph = replace(graph, ops=tuple(change(op) for op in graph.ops))
     expected = np.load(folder / "expected.npz")
     n = len(expected["tokens"])
-    logits = ReferenceBackend(graph, checkpoint).step(one(0, n, **all_rows(n)), expected["tokens"])
+    logits = ReferenceBackend(graph, checkpoint, context=n).step(one(0, n, **all_rows(n)), expected["tokens"])
     return float(np.abs(logits - expected["logits"]).max())
 
 

@@ -265,10 +265,10 @@ def test_turns_of_a_conversation(name: str, tmp_path: Path) -> None:
     """State is kept where a prompt goes on, begun again where it differs before its end, and not lost to a step that
     is interrupted after it computed."""
     graph, checkpoint, _ = opened(tmp_path, SPECS[name])
-    backend, ids = SlowBackend(graph, checkpoint), TOKENS.tolist()
+    backend, ids = SlowBackend(graph, checkpoint, 64), TOKENS.tolist()
 
     def fresh(tokens: list[int]) -> Any:
-        return SlowBackend(graph, checkpoint).step(one(0, len(tokens)), tokens)
+        return SlowBackend(graph, checkpoint, 64).step(one(0, len(tokens)), tokens)
 
     pools = [BlockPool(8) for _ in graph.cache_groups]
     context = Context(BlockTables(graph.cache_groups, pools), 512, recurrent=True)

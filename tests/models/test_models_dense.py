@@ -307,7 +307,8 @@ def logits_of(folder: Path, change: Callable[[Op], Op] = lambda op: op) -> Any:
     checkpoint = open_checkpoint(folder)
     graph = changed(models.build(checkpoint), change)
     tokens = np.load(folder / "expected.npz")["tokens"]
-    return ReferenceBackend(graph, checkpoint).step(one(0, len(tokens), logits=tuple(range(len(tokens)))), tokens)
+    backend = ReferenceBackend(graph, checkpoint, context=len(tokens))
+    return backend.step(one(0, len(tokens), logits=tuple(range(len(tokens)))), tokens)
 
 
 UNWINDOWED = ("phi3_short", "phi3_long", "granite", "smollm3")
@@ -364,17 +365,15 @@ def test_a_wrapped_folder_is_its_text_model(tmp_path: Path) -> None:
         np.testing.assert_array_equal(logits_of(tmp_path), expected)
 
 
-def test_longrope_by_the_length_of_a_sequence() -> None:
-    """Beyond the original context tokens turn by the long divisors, each sequence by its own length."""
+def test_longrope_by_the_context() -> None:
+    """Where sequences may grow beyond the original context, tokens are rotated by the long divisors from the first."""
     graph = graph_of("Phi-4-mini")
     rope = next(op for op in graph.ops if isinstance(op, Rope))
     assert (2 * len(rope.frequencies), rope.head_dim, rope.original) == (96, 128, 4096)
     assert rope.factor == pytest.approx((1 + np.log(32) / np.log(4096)) ** 0.5)
     assert rope.long_frequencies == pytest.approx([f / 32 for f in rope.frequencies])
-    step = Step((Sequence(4095, 1), Sequence(4096, 1), Sequence(0, 0), Sequence(4090, 10)))
-    short, long = np.array(rope.frequencies), np.array(rope.long_frequencies)
-    expected = [4095 * short, 4096 * long, *(p * long for p in range(4090, 4100))]
-    np.testing.assert_allclose(rope._angles(step), expected)
+    assert rope.frequencies_for(4096) == rope.frequencies
+    assert rope.frequencies_for(4097) == rope.long_frequencies
 
 
 @pytest.mark.parametrize(

@@ -185,14 +185,17 @@ def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> L
 
 
 def _rope_tables(graph: Graph, context: int) -> dict[str, NDArray[np.float32]]:
-    """Cosines and sines [context, pairs] of each RoPE; operations that turn alike share theirs."""
+    """Cosines and sines [context, pairs] of each RoPE; operations that rotate alike share theirs."""
     made: dict[Any, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
     out = {}
+    positions = np.arange(context, dtype=np.float64)
     for op in graph.ops:
         if isinstance(op, Rope):
-            key = op.frequencies, op.factor
+            frequencies = op.frequencies_for(context)
+            key = frequencies, op.factor, op.temperature, op.original if op.temperature else 0
             if key not in made:
-                angles = np.outer(np.arange(context, dtype=np.float64), np.array(op.frequencies, np.float64))
-                made[key] = tuple((op.factor * f(angles)).astype(np.float32).reshape(-1) for f in (np.cos, np.sin))  # type: ignore[assignment]
+                angles, factors = np.outer(positions, np.array(frequencies, np.float64)), op.factors(positions)[:, None]
+                cos, sin = ((factors * f(angles)).astype(np.float32).reshape(-1) for f in (np.cos, np.sin))
+                made[key] = cos, sin
             out[f"cos:{op.name}"], out[f"sin:{op.name}"] = made[key]
     return out

@@ -23,6 +23,7 @@ class ReferenceBackend:
     """Runs steps of `graph` with the weights of `checkpoint`, in float32, keys and values included.
 
     all_reduce, all_gather  what the other devices add, where the graph is one device's part
+    context                 positions that sequences may grow to, which LongRoPE asks
     routing                 tokens by expert, for each expert operation of the last step
     """
 
@@ -32,10 +33,11 @@ class ReferenceBackend:
         checkpoint: Checkpoint,
         all_reduce: Collective | None = None,
         all_gather: Collective | None = None,
+        context: int = 0,
     ) -> None:
         if not checkpoint.has_bytes:
             raise UnsupportedError(f"{checkpoint.path} holds no weights", "a model with weights to run")
-        self.graph = graph
+        self.graph, self.context = graph, context
         self.routing: dict[str, tuple[int, ...]] = {}
         self._weights, self._caches = FloatWeights(checkpoint), FloatCaches(graph)
         self._all_reduce, self._all_gather = all_reduce or _alone, all_gather or _alone
@@ -56,7 +58,7 @@ class ReferenceBackend:
 
     def runtime(self, step: Step) -> Run:
         """What one operation's reference asks: for a single operation, outside of `step`."""
-        return Run(step, self._weights, self._caches, self._all_reduce, self._all_gather)
+        return Run(step, self._weights, self._caches, self._all_reduce, self._all_gather, self.context)
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Run:
     caches: FloatCaches
     all_reduce: Collective
     all_gather: Collective
+    context: int
     routing: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def weight(self, weight: Weight) -> F32:

@@ -20,8 +20,8 @@ class SlowBackend:
 
     max_tokens = 256
 
-    def __init__(self, graph: Graph, checkpoint: Checkpoint) -> None:
-        self._reference = ReferenceBackend(graph, checkpoint)
+    def __init__(self, graph: Graph, checkpoint: Checkpoint, context: int) -> None:
+        self._reference = ReferenceBackend(graph, checkpoint, context=context)
         self._graph = graph
 
     def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
-from memfirst.graph.ops.positions import rope_positions, split
+from memfirst.graph.ops.positions import rope_positions
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Read
 
@@ -25,8 +25,8 @@ class Rope(Op):
     factor       multiplies cosine and sine (YaRN's attention factor)
     start        first value of a head that is rotated; those before and after the rotated ones pass
     long_frequencies, original
-                 LongRoPE (Ding et al. 2024, arXiv:2402.13753): of a sequence that has grown beyond `original`
-                 positions, the tokens of the step are rotated by these; what is cached stays as it was
+                 LongRoPE (Ding et al. 2024, arXiv:2402.13753): where sequences may grow beyond `original` positions,
+                 tokens are rotated by these from the first one on, as llama.cpp and vLLM do
     temperature  > 0: of queries, the rotated values are multiplied by 1 + temperature · ln(1 + floor(position /
                  original)) (Llama 4, Ministral 3)
     """
@@ -61,30 +61,25 @@ class Rope(Op):
         (x,) = inputs
         out: F32 = x.reshape(len(x), self.heads, self.head_dim).astype(np.float32)
         first, second = self._pairs(out)
-        angles = self._angles(run.step)[:, None, :]
-        factor = self._factors(run.step)
+        positions = np.asarray(rope_positions(run.step), np.float64)
+        angles = np.outer(positions, self.frequencies_for(run.context))[:, None, :]
+        factor = self.factors(positions)[:, None, None]
         cos = (np.cos(angles) * factor).astype(np.float32)
         sin = (np.sin(angles) * factor).astype(np.float32)
         rotated = first * cos - second * sin, second * cos + first * sin
         first[:], second[:] = rotated
         return out.reshape(x.shape)
 
-    def _factors(self, step: Step) -> NDArray[np.float64]:
-        """[tokens, 1, 1]: what cosine and sine are multiplied by."""
-        positions = np.asarray(rope_positions(step), np.float64)[:, None, None]
+    def factors(self, positions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What cosine and sine are multiplied by at each position."""
         if not self.temperature:
             return np.full_like(positions, self.factor)
         return self.factor * (1 + self.temperature * np.log1p(positions // self.original))
 
-    def _angles(self, step: Step) -> NDArray[np.float64]:
-        """[tokens, pairs] in radians."""
-        positions, short = rope_positions(step), np.asarray(self.frequencies)
-        if not self.long_frequencies:
-            return np.outer(positions, short)
-        parts = [np.zeros((0, len(short)))]
-        for _, (own,) in split(step, positions):
-            parts.append(np.outer(own, self.long_frequencies if own.max() >= self.original else short))
-        return np.concatenate(parts)
+    def frequencies_for(self, context: int) -> tuple[float, ...]:
+        """Radians a position of each pair, where sequences may have up to `context` positions. A choice by each
+        sequence's own length would leave cached keys that were rotated otherwise, and depend on how a prompt is cut."""
+        return self.long_frequencies if self.long_frequencies and context > self.original else self.frequencies
 
     def _pairs(self, x: F32) -> tuple[F32, F32]:
         """Views [n, heads, pairs] of both members of each pair."""

@@ -88,11 +88,12 @@ def _distances(x, at, width, mean):
 @kernel
 def layer_norm(
     x: "f32", w: "f32", bias: "f32", out: "f32", rows: "i32", width: "int", stride: "int", groups: "int",
-    eps: "float", private: "int", worker, lo, hi,
+    eps: "float", private: "int", worker, lo, hi, *, BIAS,
 ):  # fmt: skip
     """out[t] = (x − mean) / sqrt(variance + eps) · w + bias of row rows[t], each of `groups` parts by itself.
 
-    Operands as in `rms_norm`. Returns the bytes of w and bias, once a step.
+    BIAS  0: nothing is added, whatever `bias` is
+    Other operands as in `rms_norm`. Returns the bytes of w and bias, once a step.
     """
     part = width // groups
     last, n = part // 16 * 16, part % 16
@@ -104,12 +105,13 @@ def layer_norm(
             r, m = splat16(np.float32(1.0) / np.sqrt(variance + eps)), splat16(mean)
             for i in range(0, last, 16):
                 v = mul(sub(load16(x, source + i), m), r)
-                store16(out, target + i, fma(v, load16(w, p + i), load16(bias, p + i)))
+                b = load16(bias, p + i) if BIAS else splat16(0.0)
+                store16(out, target + i, fma(v, load16(w, p + i), b))
             if n:
                 v = mul(sub(load16_first(x, source + last, n), m), r)
-                v = fma(v, load16_first(w, p + last, n), load16_first(bias, p + last, n))
-                store16_first(out, target + last, n, v)
-    return width * 8 if lo == 0 else 0
+                b = load16_first(bias, p + last, n) if BIAS else splat16(0.0)
+                store16_first(out, target + last, n, fma(v, load16_first(w, p + last, n), b))
+    return width * 4 * (1 + BIAS) if lo == 0 else 0
 
 
 @kernel
