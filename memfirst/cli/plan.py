@@ -43,6 +43,13 @@ Share = Annotated[
     str, typer.Option("--share", metavar="HOW", help="pipeline: layers one after another; tensor: each layer cut.")
 ]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", min=0, help="Of a processor.", show_default="all")]
+HostBandwidth = Annotated[
+    float,
+    typer.Option(
+        "--host-bandwidth", metavar="GB/S", min=0.0, show_default="assumed by the GPU's kind",
+        help="Memory bandwidth of a GPU's host, whose CPU computes the layers that the GPU has no room for.",
+    ),
+]  # fmt: skip
 Speculate = Annotated[
     str,
     typer.Option(
@@ -81,6 +88,7 @@ def plan(
     devices: Devices = 1,
     share: Share = "pipeline",
     threads: Threads = 0,
+    host_bandwidth: HostBandwidth = 0.0,
     speculate: Speculate = "",
     sweep: Sweep = None,
     plot: Plot = None,
@@ -101,7 +109,7 @@ def plan(
 
     with sources.usage():
         drafts = sources.speculation(speculate)
-        options = Options(codec, kv, ctx, batch, prompt, engine, devices, share, threads, drafts)
+        options = Options(codec, kv, ctx, batch, prompt, engine, devices, share, threads, drafts, 1e9 * host_bandwidth)
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     found = sources.plans(models, sources.places(on or []), rows, allow_unknown)

@@ -209,7 +209,8 @@ def _rate(value: float | None) -> str:
 
 
 def _advice(number: int, advice: Advice) -> Iterator[str]:
-    speed = f"{_rate(advice.rate)} tok/s" if advice.rate else f"at most {_rate(advice.most)} tok/s"
+    between = f" (80 %: {_rate(advice.interval[0])}–{_rate(advice.interval[1])})" if advice.interval else ""
+    speed = f"{_rate(advice.rate)} tok/s{between}" if advice.rate else f"at most {_rate(advice.most)} tok/s"
     if advice.rate is None and advice.most is None:
         speed = "no speed known"
     gain = f"×{advice.gain:.2f}, " if advice.gain is not None else ""

@@ -42,6 +42,7 @@ class Machine:
     dies            chips (or sockets) that share its memory, each with its own part of the bandwidth
     cores           of a processor that computes on them; 0 for GPUs
     slow_bandwidth  of the memory behind a GPU's own as the GPU sees it (its bus); disk_bandwidth: of its disk
+    host_bandwidth  of that memory as the host's processor sees it
     source, known   where the row comes from; "opened", "derived" or "memory" (not re-checked)
     """
 
@@ -60,6 +61,7 @@ class Machine:
     link: Link | None = None
     slow_bandwidth: float | None = None
     disk_bandwidth: float | None = None
+    host_bandwidth: float | None = None
     source: str = ""
     known: str = ""
 
@@ -71,7 +73,8 @@ class Machine:
 
 
 _GIVEN = {"name", "title", "kind", "aliases", "family", "memory_type", "memory_gib", "bandwidth_gbs", "compute_tops",
-          "dies", "cores", "link", "slow_bandwidth_gbs", "disk_bandwidth_gbs", "source", "known"}  # fmt: skip
+          "dies", "cores", "link", "slow_bandwidth_gbs", "disk_bandwidth_gbs", "host_bandwidth_gbs",
+          "source", "known"}  # fmt: skip
 
 
 def _positive(value: object, what: str) -> float:
@@ -125,7 +128,8 @@ def _machine(row: Any, where: str) -> Machine:
         dies=int(_optional(row, "dies", 1, where) or 1), cores=int(_optional(row, "cores", 1, where) or 0),
         compute=_compute(row.get("compute_tops", {}), where), link=_link(row.get("link"), where),
         slow_bandwidth=_optional(row, "slow_bandwidth_gbs", 1e9, where),
-        disk_bandwidth=_optional(row, "disk_bandwidth_gbs", 1e9, where), source=source, known=known,
+        disk_bandwidth=_optional(row, "disk_bandwidth_gbs", 1e9, where),
+        host_bandwidth=_optional(row, "host_bandwidth_gbs", 1e9, where), source=source, known=known,
     )  # fmt: skip
 
 
@@ -158,7 +162,7 @@ def _own() -> tuple[Machine, ...]:
     except FileNotFoundError:
         return ()
     except OSError as error:
-        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="mend it or move it away") from error
+        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="fix or remove it") from error
     if len(data) > _LARGEST_FILE:
         raise FormatError(f"{path} is larger than {_LARGEST_FILE} bytes", "a short list of machines")
     return _rows(data, str(path))

@@ -17,6 +17,7 @@ SHARES = ("pipeline", "tensor")
 DEFAULT_CONTEXT, DEFAULT_PROMPT = 4096, 512
 MOST_DRAFTED, MOST_DEVICES = 64, 1 << 12
 MOST_TOKENS, MOST_SEQUENCES = 1 << 28, 1 << 13
+MOST_BANDWIDTH = 1e14
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Options:
     prompt   tokens before the first answer; 0: DEFAULT_PROMPT, at most the context
     engine   one of ENGINES; "": memfirst on this machine, llama.cpp elsewhere
     threads  of a processor; 0: all
+    host_bandwidth  bytes/s of the memory beside a GPU; 0: as the machine's row says, else assumed
     """
 
     codec: str = ""
@@ -64,6 +66,7 @@ class Options:
     share: str = "pipeline"
     threads: int = 0
     speculation: Speculation | None = None
+    host_bandwidth: float = 0.0
 
     def __post_init__(self) -> None:
         _within("batch", self.batch, 1, MOST_SEQUENCES)
@@ -71,6 +74,8 @@ class Options:
         _within("prompt", self.prompt, 0, MOST_TOKENS)
         _within("devices", self.devices, 1, MOST_DEVICES)
         _within("threads", self.threads, 0, 1 << 12)
+        if not 0 <= self.host_bandwidth <= MOST_BANDWIDTH:
+            raise ConfigError(f"a host of {self.host_bandwidth / 1e9:g} GB/s", f"0 to {MOST_BANDWIDTH / 1e9:g}")
         if self.codec and self.codec.lower() not in PRICED:
             raise UnsupportedError(f"no codec mix is called {self.codec[:40]!r}", f"one of {', '.join(PRICED)}")
         if self.kv not in KV_CODECS:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 HERE = "here"
 """The name of this machine."""
 
-_ON_GPU = ("datacentre-gpu", "gpu", "laptop-gpu")
+ON_GPU = ("datacentre-gpu", "gpu", "laptop-gpu")
+"""Kinds of machines with memory of their own beside the host's."""
+
 _LLAMA = ("llama.cpp", "ollama", "ik_llama.cpp")
 
 
@@ -39,7 +41,7 @@ class Place:
         """How that engine allocates here."""
         name = self.engine(options)
         if name in _LLAMA:
-            name = "llama.cpp-gpu" if self.machine.kind in _ON_GPU else "llama.cpp"
+            name = "llama.cpp-gpu" if self.machine.kind in ON_GPU else "llama.cpp"
         return engine_named(name)
 
     def deployment(self, options: Options) -> Deployment:

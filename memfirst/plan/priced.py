@@ -48,7 +48,7 @@ class Priced:
     @cached_property
     def layers(self) -> int:
         """Layers of the model."""
-        return 1 + max(layer_of(op.name) for op in self.graph.ops)
+        return 1 + max((layer_of(op.name) for op in self.graph.ops), default=-1)
 
     @cached_property
     def codec(self) -> str:

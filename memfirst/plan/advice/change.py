@@ -30,6 +30,7 @@ class Advice:
              where the model did not fit before
     command  the plan with the change; flags: the engine's own way to make it, "" where it has none
     after    that plan; None where a part of the model lies in slower memory
+    interval tokens/s between which 80 % of published speeds are, where `after` does not say
     """
 
     kind: str
@@ -43,6 +44,7 @@ class Advice:
     most: float | None = None
     flags: str = ""
     after: Plan | None = None
+    interval: tuple[float, float] | None = None
 
     def json(self) -> dict[str, Any]:
         """All but the plan."""
@@ -96,4 +98,10 @@ def _chosen(plan: Plan, options: Options) -> list[str]:
     pairs = [("codec", codec, ""), ("ctx", options.context, 0)]
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine")]
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "share", "threads")]
-    return [word for name, value, usual in pairs if value != usual for word in (f"--{name}", str(value))]
+    pairs.append(("host-bandwidth", options.host_bandwidth / 1e9, 0.0))
+    return [
+        word
+        for name, value, usual in pairs
+        if value != usual
+        for word in (f"--{name}", f"{value:g}" if isinstance(value, float) else str(value))
+    ]

@@ -28,6 +28,7 @@ from memfirst.plan.advice.change import (
 from memfirst.plan.advice.flags import flags
 from memfirst.plan.advice.same import GGUF_ENGINES, bits
 from memfirst.plan.fit import largest_context, place
+from memfirst.plan.offload import Offload, offloaded
 from memfirst.transform.recode import described
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
@@ -112,28 +113,48 @@ def _slower(plan: Plan) -> Iterator[Advice]:
     """As many layers (of a mixture, as many layers' experts) as must be, in the memory behind the device's own."""
     if plan.options.devices > 1 or plan.available is None or plan.place.bandwidth(plan.options) is None:
         return
-    tier = "slow" if plan.place.machine.slow_bandwidth else "disk"
-    what = "experts" if plan.distinct else "layers"
+    step = decode_step(plan.context - 1, plan.options.batch)
+    found = offloaded(plan.subject, plan.place, plan.options, plan.context, step)
+    yield from [_on_host(plan, found)] if found else _streamed(plan)
+
+
+def _on_host(plan: Plan, found: Offload) -> Advice:
+    """Computed by the CPU where it lies: a speed is predicted."""
+    split, batch = found.placement, plan.options.batch
+    source = ", assumed: --host-bandwidth" if found.assumed else ""
+    moved = f"{split.layers} layers" if split.what == "layers" else f"the experts of {split.layers} layers"
+    change = (
+        f"{moved} on the CPU, {found.host_bytes / 1e9:.1f} GB of them read in each step (host's memory"
+        f" {found.host_bandwidth / 1e9:.0f} GB/s{source})"
+    )
+    how = f"-ngl {found.gpu_layers}" if split.what == "layers" else f"--n-cpu-moe {split.layers}"
+    flag = f"llama-server {how}" if plan.engine != "ollama" else ""
+    return Advice(
+        SLOW, change, EXACT, plan.nbytes, batch / found.seconds, split.fast.total, command(plan), None, None, flag,
+        interval=(batch / found.high, batch / found.low),
+    )  # fmt: skip
+
+
+def _streamed(plan: Plan) -> Iterator[Advice]:
+    """Read over the bus, or from disk, in each step: a bound."""
+    machine = plan.place.machine
+    tier, what = "slow" if machine.slow_bandwidth else "disk", "experts" if plan.distinct else "layers"
     contexts, kv = [plan.context] * plan.options.batch, (plan.options.kv, plan.options.kv)
     try:
         found = place(
-            plan.subject.graph, plan.available, contexts, engine=plan.memory.engine, kv=kv, what=what, tier=tier
+            plan.subject.graph, plan.available or 0, contexts, engine=plan.memory.engine, kv=kv, what=what, tier=tier
         )
     except MemfirstError:
         return
     if not found.fits or found.moved > MOST_MOVED:
         return
-    rate = plan.place.machine.slow_bandwidth or plan.place.machine.disk_bandwidth or DISK
+    rate = machine.slow_bandwidth or machine.disk_bandwidth or DISK
     reads = found.reads(decode_step(plan.context - 1, plan.options.batch))
     seconds = reads["fast"].mean / (plan.place.bandwidth(plan.options) or rate) + reads[tier].mean / rate
     where = f"behind the bus ({rate / 1e9:.1f} GB/s)" if tier == "slow" else f"on disk (read at {rate / 1e9:.1f} GB/s)"
     moved = f"{found.layers} layers" if what == "layers" else f"the experts of {found.layers} layers"
     there = f"{found.moved / 1e9:.1f} GB there, {reads[tier].mean / 1e9:.1f} of them read in each step"
-    change = f"{moved} {where}: {there}"
     most = plan.options.batch / seconds
-    layers = max(0, plan.subject.priced("f16").layers - found.layers)
-    flag = f"llama-server -ngl {layers}" if what == "layers" else f"llama-server --n-cpu-moe {found.layers}"
-    llama = plan.engine in ("llama.cpp", "ik_llama.cpp") and tier == "slow"
     yield Advice(
-        SLOW, change, EXACT, plan.nbytes, None, found.fast.total, command(plan), None, most, flag if llama else "",
-    )  # fmt: skip
+        SLOW, f"{moved} {where}: {there}", EXACT, plan.nbytes, None, found.fast.total, command(plan), None, most
+    )
