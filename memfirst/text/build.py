@@ -1,70 +1,133 @@
-"""Builds the `tokenizers` engine that merges: from a vocabulary's parts, directly.
+"""Encodes text with the `tokenizers` library, from a vocabulary's parts.
 
-Built at each start rather than read from a cache: 49,152 tokens and 48,900 merges take 50 ms from lists
-of Python, and 70 ms from the engine's own JSON: a cache on disk would make the start slower.
+Building the library's BPE model of 262,144 tokens takes over a second: 515,000 merges as Python objects, then
+as four hash look-ups each. But a text can only become tokens that are parts of it. So the first texts are encoded
+by the same model with only the tokens that are parts of the text (some hundred, 1 ms), which gives the same ids;
+the whole model is built when many or long texts come, which pay for it.
 """
 
 from __future__ import annotations
 
+import json
+import re
+import threading
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from memfirst.errors import TokenizerError
 from memfirst.text.bytes_of_tokens import SPACE
+from memfirst.text.controls import Added
+from memfirst.text.merges import ListedMerges, Merges, ScoredMerges
 from memfirst.text.pretokenizers import pre_tokenizer, splitting
 from memfirst.text.vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
 
 if TYPE_CHECKING:
-    from tokenizers import AddedToken, Tokenizer
+    from tokenizers import Tokenizer
 
-MAX_PIECE_CHARS = 1 << 23
-"""All SentencePiece tokens together: each character is one place to split a piece at (0.2 us)."""
-
-
-Pair = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Added:
-    """A token that is matched in the text before it is cut into words; control tokens only when asked."""
-
-    text: str
-    id: int
-    control: bool
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = False
+PARTIAL_CHARS = 1 << 15
+"""Characters that are encoded by partial models before the whole one is built: some 0.2 s of partial models."""
+PARTIAL_COST = 256
+"""What a text costs besides its characters: a partial model takes about 1 ms to build."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the engine needs.
+    """What an encoder needs."""
 
-    ids            token -> id
-    merges         pairs, in order of priority
-    added          in order of id
-    normalizer     as in a tokenizer.json, or None
-    splitter       its `pre_tokenizer`, or None where text is not cut into words
-    """
-
+    tokens: list[str]
+    """Text by id, added tokens included; "" where an id is not used."""
     ids: dict[str, int]
-    merges: list[Pair]
+    """Text to id, of the tokens that merges build."""
+    merges: Merges
     added: list[Added]
+    """In order of id."""
     normalizer: dict[str, Any] | None
+    """As in a tokenizer.json."""
     splitter: dict[str, Any] | None
+    """Its `pre_tokenizer`; None where text is not split into words."""
     whole_words: bool = False
+    """A word that is a token is that token, whatever the merges say."""
     byte_fallback: bool = False
     fuse_unknown: bool = False
     unknown: str | None = None
 
 
-def build(parts: Parts) -> Tokenizer:
-    """The engine for these parts; TokenizerError where it refuses them."""
-    import json
+class Encoder:
+    """Text to ids, where text is only text: control tokens are not looked for. Safe to use from several threads."""
 
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._matched = [token for token in parts.added if not token.control]
+        self._shell = _shell(parts)
+        self._lengths = sorted({*map(len, parts.ids)})
+        self._always = _always(parts)
+        self._credit = PARTIAL_CHARS
+        self._whole: Tokenizer | None = None
+        self._lock = threading.Lock()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text; TokenizerError if it is not valid Unicode."""
+        try:
+            matched = [token for token in self._matched if token.text in text]
+            if self._needs_whole(text, matched):
+                return self._ids(self._whole_model(), text)
+            tokens = [*self._used(text, matched)]
+            engine = _engine(self._parts, self._shell, tokens, matched)
+            return [self._id(tokens[id]) for id in self._ids(engine, text)]
+        except (TypeError, UnicodeError) as error:
+            raise TokenizerError("the text is not valid Unicode", do="pass UTF-8 text") from error
+
+    def _needs_whole(self, text: str, matched: list[Added]) -> bool:
+        with self._lock:
+            self._credit -= len(text) + PARTIAL_COST
+            if self._whole is not None or self._credit < 0:
+                return True
+        # How such tokens match depends on their neighbours and on the normalizer: the library's business.
+        odd = self._matched if self._parts.normalizer else matched
+        return any(not token.plain for token in odd)
+
+    def _whole_model(self) -> Tokenizer:
+        with self._lock:
+            if self._whole is None:
+                self._whole = _engine(self._parts, self._shell, None, self._matched)
+            return self._whole
+
+    def _ids(self, engine: Tokenizer, text: str) -> list[int]:
+        ids: list[int] = engine.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _id(self, token: str) -> int:
+        found = self._parts.ids.get(token)
+        return next(added.id for added in self._matched if added.text == token) if found is None else found
+
+    def _used(self, text: str, matched: list[Added]) -> set[str]:
+        """Tokens that may come out: all that are parts of the text's words, and those that need no text."""
+        found = {*self._always, *(token.text for token in matched)}
+        known = self._parts.ids.keys()
+        for word in {*self._words(text, matched)}:
+            for length in self._lengths:
+                if length > len(word):
+                    break
+                found |= {word[i : i + length] for i in range(len(word) - length + 1)} & known
+        return found
+
+    def _words(self, text: str, matched: list[Added]) -> Iterator[str]:
+        """Of the whole text, and of each gap between the added tokens: a gap is normalized by itself."""
+        gaps = re.split("|".join(re.escape(token.text) for token in matched), text) if matched else []
+        normalizer, splitter = self._shell.normalizer, self._shell.pre_tokenizer
+        for part in {text, *gaps}:
+            normal = part if normalizer is None else normalizer.normalize_str(part)
+            yield from [normal] if splitter is None else (word for word, _ in splitter.pre_tokenize_str(normal))
+
+
+def parts_of(vocabulary: Vocabulary) -> Parts:
+    """A GGUF vocabulary's parts."""
+    return _byte_level(vocabulary) if vocabulary.model == "gpt2" else _sentence_piece(vocabulary)
+
+
+def _shell(parts: Parts) -> Tokenizer:
+    """The library's pipeline with an empty model; TokenizerError where it refuses a step."""
     from tokenizers import Tokenizer
 
     shell: dict[str, Any] = {
@@ -75,93 +138,78 @@ def build(parts: Parts) -> Tokenizer:
         "model": {"type": "BPE", "vocab": {}, "merges": []},
     }
     try:
-        engine = Tokenizer.from_str(json.dumps(shell))
-        engine.model = _model(parts)
-        engine.add_tokens([_added(token) for token in parts.added])
-    except Exception as error:  # the engine raises bare exceptions
+        return Tokenizer.from_str(json.dumps(shell))
+    except Exception as error:  # the library raises bare exceptions
         raise TokenizerError(f"the vocabulary does not hold together: {error}"[:300]) from error
-    for token in parts.added:
-        if engine.token_to_id(token.text) != token.id:
-            found = f"the added token {token.text[:40]!r} can't have id {token.id}"
-            raise TokenizerError(found, "ids without gaps")
+
+
+def _engine(parts: Parts, shell: Tokenizer, tokens: list[str] | None, matched: list[Added]) -> Tokenizer:
+    """The pipeline with a model of these tokens, numbered from 0; of all of them under their own ids for None."""
+    from tokenizers import AddedToken, Tokenizer
+    from tokenizers.models import BPE
+
+    if tokens is None:
+        # Added tokens beside the vocabulary would be numbered anew.
+        ids = {**parts.ids, **{token.text: token.id for token in matched}}
+        merges = parts.merges.every()
+    else:
+        ids = dict(zip(tokens, range(len(tokens)), strict=True))
+        merges = parts.merges.building(token for token in tokens if token in parts.ids)
+    try:
+        model = BPE(
+            vocab=ids,
+            merges=merges,
+            ignore_merges=parts.whole_words,
+            byte_fallback=parts.byte_fallback,
+            fuse_unk=parts.fuse_unknown,
+            unk_token=parts.unknown,
+        )
+        engine = Tokenizer(model)
+        if shell.normalizer is not None:
+            engine.normalizer = shell.normalizer
+        if shell.pre_tokenizer is not None:
+            engine.pre_tokenizer = shell.pre_tokenizer
+        flags = [{key: getattr(token, key) for key in _FLAGS} for token in matched]
+        engine.add_tokens([AddedToken(token.text, **how) for token, how in zip(matched, flags, strict=True)])
+    except Exception as error:  # the library raises bare exceptions
+        raise TokenizerError(f"the vocabulary does not hold together: {error}"[:300]) from error
     return engine
 
 
-def parts_of(vocabulary: Vocabulary) -> Parts:
-    """A GGUF vocabulary's parts."""
-    return _byte_level(vocabulary) if vocabulary.model == "gpt2" else _sentence_piece(vocabulary)
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
-def without_controls(merges: list[Pair], controls: set[str], known: dict[str, int]) -> list[Pair]:
-    """The merges that don't build a control token: text must never become one unasked.
-
-    Looks at the controls' splits first (17 to 1000 tokens), and at all merges only where one could be built.
-    """
-    splits = {(text[:i], text[i:]) for text in controls for i in range(1, len(text))}
-    if any(left in known and right in known for left, right in splits):
-        return [pair for pair in merges if pair not in splits]
-    return merges
-
-
-def pairs_of(merges: list[str]) -> list[Pair]:
-    """Each "left right" as a pair, cut all at once: 5 ms for 48,900, against 25 ms one by one."""
-    text = "\n".join(merges)
-    if text.count(" ") != len(merges) or text.count("\n") >= len(merges) or not all(" " in m for m in merges):
-        raise TokenizerError("a merge that is not two tokens with a space between", '"left right"')
-    parts = iter(text.replace(" ", "\n").split("\n"))
-    return list(zip(parts, parts, strict=True))
-
-
-def _model(parts: Parts) -> Any:
-    from tokenizers.models import BPE
-
-    return BPE(
-        vocab=parts.ids,
-        merges=parts.merges,
-        ignore_merges=parts.whole_words,
-        byte_fallback=parts.byte_fallback,
-        fuse_unk=parts.fuse_unknown,
-        unk_token=parts.unknown,
-    )
-
-
-def _added(token: Added) -> AddedToken:
-    from tokenizers import AddedToken
-
-    return AddedToken(
-        token.text,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=token.control,
-    )
+def _always(parts: Parts) -> Collection[str]:
+    """Tokens that stand for characters the vocabulary lacks."""
+    fallback = [f"<0x{byte:02X}>" for byte in range(256)] if parts.byte_fallback else []
+    return [token for token in [*fallback, parts.unknown] if token is not None and token in parts.ids]
 
 
 def _added_of(vocabulary: Vocabulary) -> list[Added]:
     ids = vocabulary.ids_of_type(CONTROL, UNKNOWN, USER_DEFINED)
-    return [Added(vocabulary.tokens[id], id, int(vocabulary.types[id]) != USER_DEFINED) for id in ids]
+    types = vocabulary.types[ids].tolist()
+    return [Added(vocabulary.tokens[id], id, kind != USER_DEFINED) for id, kind in zip(ids, types, strict=True)]
 
 
 def _byte_level(vocabulary: Vocabulary) -> Parts:
     entry = pre_tokenizer(vocabulary.pre)
-    ids = {token: id for id, token in enumerate(vocabulary.tokens)}
     added = _added_of(vocabulary)
-    controls = {token.text for token in added if token.control}
-    merges = without_controls(pairs_of(vocabulary.merges), controls, ids)
-    return Parts(ids, merges, added, None, splitting(entry.patterns), whole_words=entry.whole_words)
+    controls = frozenset(token.text for token in added if token.control)
+    merges = ListedMerges(vocabulary.merges, vocabulary.ids, controls)
+    splitter = splitting(entry.patterns)
+    return Parts(vocabulary.tokens, vocabulary.ids, merges, added, None, splitter, whole_words=entry.whole_words)
 
 
 def _sentence_piece(vocabulary: Vocabulary) -> Parts:
-    """SentencePiece merges the neighbours whose union has the highest score: the same as merges by rank."""
-    ids = {token: id for id, token in enumerate(vocabulary.tokens)}
     steps: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
     if vocabulary.add_space_prefix:
         steps.insert(0, {"type": "Prepend", "prepend": SPACE})
     unknown = vocabulary.special_ids.get("unknown")
+    fixed = frozenset(vocabulary.tokens[id] for id in vocabulary.ids_of_type(CONTROL, UNKNOWN, BYTE))
     return Parts(
-        ids,
-        _merges_by_score(vocabulary, ids),
+        vocabulary.tokens,
+        vocabulary.ids,
+        ScoredMerges(vocabulary.tokens, vocabulary.ids, vocabulary.scores, fixed),
         _added_of(vocabulary),
         {"type": "Sequence", "normalizers": steps},
         None,
@@ -169,21 +217,3 @@ def _sentence_piece(vocabulary: Vocabulary) -> Parts:
         fuse_unknown=True,
         unknown=None if unknown is None else vocabulary.tokens[unknown],
     )
-
-
-def _merges_by_score(vocabulary: Vocabulary, ids: dict[str, int]) -> list[Pair]:
-    """Every way to build a piece from two others, best score first, of equal scores the lower id.
-
-    Of one piece's splits that with the longest left part comes first: SentencePiece merges from the left.
-    """
-    if sum(map(len, vocabulary.tokens)) > MAX_PIECE_CHARS:
-        found = "a SentencePiece vocabulary too large to derive its merges"
-        raise TokenizerError(found, f"at most {MAX_PIECE_CHARS} characters")
-    fixed = set(vocabulary.ids_of_type(CONTROL, UNKNOWN, BYTE))
-    merges: list[Pair] = []
-    for id in np.argsort(-vocabulary.scores, kind="stable").tolist():
-        if id not in fixed:
-            piece = vocabulary.tokens[id]
-            splits = ((piece[:i], piece[i:]) for i in range(len(piece) - 1, 0, -1))
-            merges += [pair for pair in splits if pair[0] in ids and pair[1] in ids]
-    return merges

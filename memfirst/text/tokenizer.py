@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from memfirst.errors import TokenizerError
 from memfirst.text import tokenizer_json, vocabulary
-from memfirst.text.build import Parts, build, parts_of
+from memfirst.text.build import Encoder, Parts, parts_of
 from memfirst.text.bytes_of_tokens import byte_alphabet, byte_level, plain, sentence_piece
-
-if TYPE_CHECKING:
-    import tokenizers
+from memfirst.text.controls import ControlTokens
 
 MAX_TEXT_CHARS = 1 << 26
 """Longest text to encode: 67 M characters, some 16 M tokens."""
@@ -52,15 +49,17 @@ class Tokenizer:
 
     def __init__(self, parts: Parts, rules: Rules, spelled: bool) -> None:
         self.rules, self.special_ids, self.stop_ids = rules, rules.special_ids, rules.stop_ids
-        self._engine: tokenizers.Tokenizer = build(parts)
+        self._encoder = Encoder(parts)
         self._spell = byte_level if spelled else sentence_piece
-        self._whole_words = parts.whole_words
-        self.controls: Mapping[int, str] = {token.id: token.text for token in parts.added if token.control}
+        self._tokens, self._ids, self._whole_words = parts.tokens, parts.ids, parts.whole_words
+        controls = [token for token in parts.added if token.control]
+        self.controls: Mapping[int, str] = {token.id: token.text for token in controls}
         """Control tokens: id -> text. They take effect only where `special` is asked for."""
-        self._plain = {token.id: plain(token.text) for token in parts.added}
+        self._control_tokens = ControlTokens(controls)
+        self._added = {token.id: plain(token.text) for token in parts.added}
+        self._added_ids = {token.text: token.id for token in parts.added}
         self._pieces: dict[int, bytes] = {}
-        self._lock = threading.Lock()
-        self.vocab_size = 1 + max(parts.ids.values() | self._plain.keys())
+        self.vocab_size = len(parts.tokens)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
@@ -87,11 +86,17 @@ class Tokenizer:
         return cls(parts, rules_of(spec, parts, folder), tokenizer_json.is_byte_level(parts))
 
     def encode(self, text: str, special: bool = False, bos: bool | None = None) -> list[int]:
-        """Ids of a text. Its control tokens (`<|im_end|>`) are plain text unless `special`.
+        """Token ids of a text.
 
-        bos   whether to put BOS first; None: as the model was trained, and not twice.
+        Args:
+            text: At most MAX_TEXT_CHARS characters.
+            special: Whether control tokens (`<|im_end|>`) in the text take effect; else they are plain text.
+            bos: Whether to put BOS first; None for what the model was trained with, and never twice.
+
+        Raises:
+            TokenizerError: The text is not valid Unicode or too long, or the model has no BOS token.
         """
-        ids = self._encode(text, special)
+        ids = self._encode(text, b"" if special else None)
         if bos is None:
             bos = self.rules.add_bos and not (special and ids[:1] == [self.special_ids.get("bos")])
         if not bos:
@@ -99,6 +104,15 @@ class Tokenizer:
         if "bos" not in self.special_ids:
             raise TokenizerError("this model has no BOS token", do="encode without it")
         return [self.special_ids["bos"], *ids]
+
+    def encode_marked(self, text: str, literal: bytes) -> list[int]:
+        """Token ids of a text of mixed origin, without BOS.
+
+        Args:
+            text: As for `encode`.
+            literal: One byte for each character; a control token takes effect where all of its bytes are 0.
+        """
+        return self._encode(text, literal)
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
         """The text of a whole sequence; control tokens appear only if `special`, bad bytes as U+FFFD."""
@@ -114,12 +128,11 @@ class Tokenizer:
 
     def token(self, id: int) -> str:
         """The token as the vocabulary spells it, or "" where the id is not used."""
-        return self._engine.id_to_token(id) or "" if 0 <= id < self.vocab_size else ""
+        return self._tokens[id] if 0 <= id < self.vocab_size else ""
 
     def token_id(self, text: str) -> int | None:
         """The id of a token spelled as in the vocabulary, or None."""
-        found = self._engine.token_to_id(text)
-        return None if found is None else int(found)
+        return self._ids.get(text, self._added_ids.get(text))
 
     def _look_up(self, id: int) -> bytes:
         if not 0 <= id < self.vocab_size:
@@ -127,22 +140,23 @@ class Tokenizer:
             if id < 0:
                 raise TokenizerError(f"the token id {id}", "0 or more")
             return b""
-        return self._plain[id] if id in self._plain else self._spell(self.token(id))
+        return self._added[id] if id in self._added else self._spell(self.token(id))
 
-    def _encode(self, text: str, special: bool) -> list[int]:
+    def _encode(self, text: str, literal: bytes | None) -> list[int]:
+        """Control tokens take effect where `literal` leaves them; None for nowhere."""
+        if not isinstance(text, str):
+            raise TokenizerError(f"a prompt of type {type(text).__name__}", "text", "decode bytes as UTF-8 first")
         if len(text) > MAX_TEXT_CHARS:
             raise TokenizerError(f"a text of {len(text)} characters", f"at most {MAX_TEXT_CHARS}")
-        try:
-            with self._lock:  # the flag belongs to the engine, not to the call
-                self._engine.encode_special_tokens = not special
-                ids: list[int] = self._engine.encode(text, add_special_tokens=False).ids
-        except (TypeError, UnicodeError) as error:
-            raise TokenizerError("the text is not valid Unicode", do="pass UTF-8 text") from error
-        return ids if special or not self._whole_words else self._defused(ids)
+        parts = [text] if literal is None else self._control_tokens.split(text, literal)
+        ids: list[int] = []
+        for part in parts:
+            ids += [part] if isinstance(part, int) else self._defused(self._encoder.encode(part))
+        return ids
 
     def _defused(self, ids: list[int]) -> list[int]:
         """A word that is spelled like a control token stays text: one token for each of its bytes."""
-        if self.controls.keys().isdisjoint(ids):
+        if not self._whole_words or self.controls.keys().isdisjoint(ids):
             return ids
         return [part for id in ids for part in (self._bytes_of(id) if id in self.controls else [id])]
 

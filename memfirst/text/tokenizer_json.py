@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from memfirst.errors import ModelNotFoundError, TokenizerError, UnsupportedError
-from memfirst.text.build import Added, Parts, without_controls
+from memfirst.text.build import Parts
 from memfirst.text.bytes_of_tokens import SPACE
+from memfirst.text.controls import Added
+from memfirst.text.merges import ListedMerges
 from memfirst.text.pretokenizers import KNOWN_PATTERNS
 from memfirst.text.vocabulary import MAX_MERGES, MAX_TOKENS, check_tokens
 
@@ -56,13 +58,14 @@ def parts_of_json(spec: Mapping[str, Any]) -> Parts:
         raise UnsupportedError(f"a tokenizer.json of type {str(model.get('type'))[:40]!r}", "plain 'BPE'")
     ids = _vocabulary(_object(model.get("vocab"), "model.vocab"))
     added = _added_tokens(spec.get("added_tokens") or [])
-    controls = {token.text for token in added if token.control}
+    controls = frozenset(token.text for token in added if token.control)
     unknown = model.get("unk_token")
     if unknown is not None and not (isinstance(unknown, str) and unknown in ids):
         raise TokenizerError(f"unk_token is {str(unknown)[:40]!r}", "a token of the vocabulary")
     return Parts(
+        tokens=_by_id(ids, added),
         ids=ids,
-        merges=without_controls(_merges(model.get("merges")), controls, ids),
+        merges=ListedMerges(_merges(model.get("merges")), ids, controls),
         added=added,
         normalizer=_steps(spec.get("normalizer"), "normalizers", _NORMALIZERS),
         splitter=_steps(spec.get("pre_tokenizer"), "pretokenizers", _SPLITTERS),
@@ -112,14 +115,26 @@ def _vocabulary(found: dict[str, Any]) -> dict[str, int]:
     return found
 
 
-def _merges(found: Any) -> list[tuple[str, str]]:
-    """Pairs, written as "left right" or as ["left", "right"]."""
+def _by_id(ids: dict[str, int], added: list[Added]) -> list[str]:
+    """Text by id, "" where an id is not used; TokenizerError if an added token takes another's id."""
+    pairs = [*ids.items(), *((token.text, token.id) for token in added)]
+    tokens = [""] * (1 + max(id for _, id in pairs))
+    for text, id in pairs:
+        if tokens[id] not in ("", text) or ids.get(text, id) != id:
+            found = f"the token {text[:40]!r} can't have id {id}"
+            raise TokenizerError(found, "one id for each token")
+        tokens[id] = text
+    return tokens
+
+
+def _merges(found: Any) -> list[str]:
+    """As "left right", though they may be written as ["left", "right"]."""
     if not isinstance(found, list) or len(found) > MAX_MERGES:
         raise TokenizerError("model.merges is not a list of pairs", f"at most {MAX_MERGES}")
-    pairs = [merge.split(" ", 1) if isinstance(merge, str) else merge for merge in found]
-    if not all(isinstance(pair, list) and [type(part) for part in pair] == [str, str] for pair in pairs):
+    merges = [" ".join(merge) if type(merge) is list and {*map(type, merge)} <= {str} else merge for merge in found]
+    if not {*map(type, merges)} <= {str}:
         raise TokenizerError("a merge that is not a pair", '"left right" or ["left", "right"]')
-    return [(left, right) for left, right in pairs]
+    return merges
 
 
 def _added_tokens(found: Any) -> list[Added]:

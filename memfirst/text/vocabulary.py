@@ -46,6 +46,7 @@ class Vocabulary:
     model: str
     pre: str
     tokens: list[str]
+    ids: dict[str, int]
     types: NDArray[np.int32]
     scores: NDArray[np.float32]
     merges: list[str]
@@ -68,12 +69,14 @@ def from_metadata(metadata: Mapping[str, Any]) -> Vocabulary:
         raise UnsupportedError(found, "'gpt2' (byte-level BPE) or 'llama' (SentencePiece)")
     bos_by_default = pre_tokenizer(pre).add_bos if model == "gpt2" else True
     tokens = _tokens(metadata)
+    ids = check_tokens(tokens)
     types = _numbers(metadata, "token_type", len(tokens), np.int32, NORMAL)
     special_ids = _special_ids(metadata, len(tokens))
     return Vocabulary(
         model=model,
         pre=pre,
         tokens=tokens,
+        ids=ids,
         types=types,
         scores=_numbers(metadata, "scores", len(tokens) if model == "llama" else 0, np.float32),
         merges=_merges(metadata) if model == "gpt2" else [],
@@ -94,15 +97,17 @@ def stop_ids(special_ids: Mapping[str, int], controls: Iterable[tuple[str, int]]
     return frozenset([*named, *known.values()])
 
 
-def check_tokens(tokens: list[str]) -> None:
-    """Bounds on a vocabulary's text, and no two tokens alike."""
-    if len(set(tokens)) < len(tokens):
+def check_tokens(tokens: list[str]) -> dict[str, int]:
+    """Text -> index; TokenizerError for more text than MAX_CHARS, and for two tokens alike."""
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    if len(ids) < len(tokens):
         twice = Counter(tokens).most_common(1)[0][0]
         raise TokenizerError(f"the token {twice[:40]!r} has two ids", "every token once")
     lengths = list(map(len, tokens))
     if max(lengths, default=0) > MAX_TOKEN_CHARS or sum(lengths) > MAX_CHARS:
         found = f"tokens of up to {max(lengths)} characters, {sum(lengths)} in all"
         raise TokenizerError(found, f"at most {MAX_TOKEN_CHARS} and {MAX_CHARS}")
+    return ids
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
@@ -112,7 +117,6 @@ def _tokens(metadata: Mapping[str, Any]) -> list[str]:
         raise TokenizerError("a vocabulary without tokens", "tokenizer.ggml.tokens")
     if "" in tokens:
         tokens = [token or f"[EMPTY_{id}]" for id, token in enumerate(tokens)]
-    check_tokens(tokens)
     return tokens
 
 

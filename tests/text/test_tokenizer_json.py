@@ -59,7 +59,7 @@ def sentence_piece_spec() -> dict[str, Any]:
     model = {
         "type": "BPE",
         "vocab": parts.ids,
-        "merges": parts.merges,
+        "merges": parts.merges.every(),
         "byte_fallback": True,
         "unk_token": "<unk>",
     }
@@ -116,7 +116,8 @@ WRONG_JSON: dict[str, Any] = {
     ),
     "a normalizer with data": ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
     "a huge id": ("added_tokens", [{"id": 1 << 40, "content": "<x>", "special": True}]),
-    "a gap": ("added_tokens", [{"id": 9999, "content": "<x>", "special": True}]),
+    "another token's id": ("added_tokens", [{"id": 2999, "content": "<x>", "special": True}]),
+    "two ids": ("added_tokens", [{"id": 9999, "content": "<s>", "special": True}]),
     "a bad behaviour": (
         "pre_tokenizer",
         {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Explode"},
