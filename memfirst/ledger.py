@@ -77,7 +77,7 @@ def memory(model: Graph | Program, contexts: Iterable[int], workers: int = 1) ->
     """Memory for sequences that hold `contexts` tokens each; a graph has no buffers."""
     lengths = tuple(contexts)
     graph, weights, buffers = (
-        (model.graph, model.weights, sum(b.nbytes(model.capacity, workers) for b in model.buffers))
+        (model.graph, model.weights, model.buffer_bytes(workers))
         if isinstance(model, Program)
         else (model, model.weights(), 0)
     )

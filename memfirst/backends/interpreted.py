@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
+from memfirst.backends.base import StepResult
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.cpu.bind import Bound
-from memfirst.codecs.base import F32, ROWS
+from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step, Weight
@@ -154,11 +155,11 @@ class InterpretedBackend(CpuBackend):
         }
         return bound
 
-    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:
+    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
         self.log.clear()
-        logits = super().step(step, tokens)
+        result = super().step(step, tokens)
         nothing_compiled()
-        return logits
+        return result
 
 
 def _blocks(weight: Weight) -> Block | None:

@@ -129,6 +129,11 @@ class Program:
     weights: Mapping[str, Weight]
     output: Output
 
+    def buffer_bytes(self, workers: int) -> int:
+        """Bytes of all buffers; that of the logits exists twice, so that they outlive the next step."""
+        copies = {self.output.buffer: 2}
+        return sum(copies.get(b.name, 1) * b.nbytes(self.capacity, workers) for b in self.buffers)
+
     @property
     def tasks(self) -> tuple[Task, ...]:
         """All tasks in order."""

@@ -197,9 +197,7 @@ class Bench:
         ops = tuple(self.ops(moved, decoding))
         ceilings.append(backend.read_bandwidth(0.25))
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)
-        before = backend.counted()
-        backend.step(last, self.ids[-1:])
-        recorded = backend.recorded(last, before, backend.counted())
+        recorded = backend.recorded(last, backend.step(last, self.ids[-1:]))
         return Measured(
             self.model.checkpoint.path or "synthetic", backend.options.threads, self.prompt, self.generate,
             median(ceilings), self.prompt / prefill_s, len(times) / sum(times), backend.predicted(last), recorded,

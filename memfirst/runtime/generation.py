@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from memfirst.codecs.base import F32
+from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
-from memfirst.ledger import Ledger, Memory
+from memfirst.ledger import Ledger
 from memfirst.runtime.cache import BlockTables
 from memfirst.runtime.sampling import Sampler
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
@@ -23,32 +20,6 @@ if TYPE_CHECKING:
 
 EOS, LENGTH, STOP, CONTEXT = "eos", "length", "stop", "context"
 """Why an answer ended: the model said so, `max_tokens`, a stop string, or a full context (the policy: it stops)."""
-
-
-class Backend(Protocol):
-    """What does steps."""
-
-    @property
-    def max_tokens(self) -> int:
-        """Most new tokens of one step."""
-
-    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:
-        """Logits [step.logits, vocab], valid until the next step."""
-
-    def predicted(self, step: Step) -> Ledger:
-        """What `step` will move."""
-
-    def memory(self, contexts: Iterable[int]) -> Memory:
-        """What is held for sequences of these lengths."""
-
-    def counted(self) -> NDArray[np.int64]:
-        """Bytes counted so far, for `recorded`."""
-
-    def recorded(self, step: Step, before: NDArray[np.int64], after: NDArray[np.int64]) -> Ledger:
-        """What was moved between two counts of which `step` was the only one."""
-
-    def close(self) -> None:
-        """Release threads and memory."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +36,7 @@ class Token:
     id: int
     _step: Step = field(repr=False)
     _backend: Backend = field(repr=False)
-    _counts: tuple[NDArray[np.int64], NDArray[np.int64]] = field(repr=False)
+    _result: StepResult = field(repr=False)
 
     @property
     def predicted(self) -> Ledger:
@@ -73,7 +44,7 @@ class Token:
 
     @property
     def recorded(self) -> Ledger:
-        return self._backend.recorded(self._step, *self._counts)
+        return self._backend.recorded(self._step, self._result)
 
 
 class Context:
@@ -101,7 +72,9 @@ class Context:
         self.ids = self.ids[:same]
         return same
 
-    def run(self, backend: Backend, ids: Sequence[int], logits: tuple[int, ...] | None = None) -> tuple[Step, F32]:
+    def run(
+        self, backend: Backend, ids: Sequence[int], logits: tuple[int, ...] | None = None
+    ) -> tuple[Step, StepResult]:
         """Do one step of new tokens. Interrupted, the context is as if it had not begun."""
         past = len(self.ids)
         self.blocks.reserve(past + len(ids))
@@ -173,7 +146,7 @@ class Generation:
             self._final = self._describe(self)
         return self._final
 
-    def _prefill(self) -> tuple[Step, F32]:
+    def _prefill(self) -> tuple[Step, StepResult]:
         """The prompt in steps; logits of its last token. Returns to Python between steps, so that Ctrl-C is felt."""
         start = time.perf_counter()
         self.timing.reused_tokens = self._context.rewind(self._prompt)
@@ -188,14 +161,10 @@ class Generation:
         return result
 
     def _run(self) -> Iterator[Token]:
-        before = self._backend.counted()
-        step, logits = self._prefill()
-        after = self._backend.counted()
+        step, result = self._prefill()
         start = time.perf_counter()
-        row, rows = logits[0], logits
         while True:
-            if rows is not logits:
-                row, rows = logits[0], logits
+            row = result.logits[0]
             id = self._sampler.sample(row)
             text = self._accept(id)
             self.timing.tokens = len(self.ids)
@@ -203,13 +172,11 @@ class Generation:
                 self.first_token_at = time.time()
             self.timing.decode_s += time.perf_counter() - start
             if text or self.stop_reason != EOS:
-                yield Token(text, id, step, self._backend, (before, after))
+                yield Token(text, id, step, self._backend, result)
             if self.stop_reason:
                 return
             start = time.perf_counter()
-            before = after
-            step, logits = self._context.run(self._backend, [id])
-            after = self._backend.counted()
+            step, result = self._context.run(self._backend, [id])
             self.timing.steps_s += time.perf_counter() - start
             self.timing.decode_steps += 1
             self.last_step = step

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from memfirst.backends.base import Backend
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ from memfirst.ledger import Ledger, Memory, memory
 from memfirst.models import build
 from memfirst.progress import Progress, Silent
 from memfirst.runtime.cache import BlockPool, BlockTables
-from memfirst.runtime.generation import Backend, Context, Generation
+from memfirst.runtime.generation import Context, Generation
 from memfirst.runtime.report import Report
 from memfirst.runtime.sampling import Sampler, SamplingParams
 from memfirst.runtime.startup import Stages
@@ -97,8 +98,7 @@ class Model:
             raise CapacityError(
                 f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", "raise --ctx"
             )
-        chooser = getattr(self.backend, "chooser", None)  # the reference backend leaves it to NumPy
-        sampler = Sampler(params or SamplingParams(), self.graph.vocab_size, top=chooser and chooser())
+        sampler = Sampler(params or SamplingParams(), self.graph.vocab_size, top=self.backend.top())
         return Generation(self._sequence, self.backend, self.tokenizer, ids, sampler, max_tokens, stop, self._describe)
 
     def encode(self, prompt: str | Messages) -> list[int]:
@@ -113,7 +113,7 @@ class Model:
         self._sequence.rewind([])
         for start in range(0, len(tokens), self.backend.max_tokens):
             part = list(tokens[start : start + self.backend.max_tokens])
-            out[start : start + len(part)] = self._sequence.run(self.backend, part, tuple(range(len(part))))[1]
+            out[start : start + len(part)] = self._sequence.run(self.backend, part, tuple(range(len(part))))[1].logits
         return out
 
     def price(self, step: Step | None = None, context: int = 0) -> Ledger:
@@ -131,11 +131,10 @@ class Model:
 
     def _describe(self, generation: Generation) -> Report:
         step, backend = generation.last_step, self.backend
-        measure = getattr(backend, "read_bandwidth", None)
         caches = [c for c in self.graph.caches if isinstance(c, KVCache)]
         return Report(
             generation, backend.predicted(step) if step else None, self.memory([len(self._sequence.ids)]),
-            sum(c.position_bytes for c in caches), measure, self.stages.seconds,
+            sum(c.position_bytes for c in caches), backend.read_bandwidth, self.stages.seconds,
             self.stages.since_start(generation.first_token_at),
             {"model": self.checkpoint.path, "context": self.context},
         )  # fmt: skip

@@ -33,7 +33,7 @@ class Report:
     ledger: Ledger | None
     memory: Memory
     kv_position: int
-    bandwidth: Callable[[], float] | None
+    bandwidth: Callable[[], float | None] | None
     startup_s: dict[str, float] = field(default_factory=dict)
     first_token_s: float = 0.0
     more: dict[str, Any] = field(default_factory=dict)

@@ -12,11 +12,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.backends.base import Top
 from memfirst.errors import BackendError, ConfigError
 
 F32 = NDArray[np.float32]
@@ -26,23 +26,6 @@ I64 = NDArray[np.int64]
 
 Reduce = Callable[[F32, float], tuple[float, float]]
 """(logits f32 [vocab], 1/temperature) -> (max, sum of exp((logit - max)/temperature)); may be compiled."""
-
-
-class Top(Protocol):
-    """Finds the likeliest tokens; may be compiled. It belongs to one sampler."""
-
-    @property
-    def most(self) -> int:
-        """The largest k."""
-
-    def __call__(
-        self, logits: F32, seen: I32, count: int, k: int, penalty: float
-    ) -> tuple[list[int], list[float], int]:
-        """The k largest of logits f32 [vocab] once those of seen[:count] are penalised; the array is left as it was.
-
-        Gives ids and values, the largest first, of equals the lower id, without -inf; and how many more equal the least
-        of the k, or -1 for NaN or +inf. `logits` is writable, aligned and contiguous; `seen` is always the same array.
-        """
 
 
 LANES = 64

@@ -48,7 +48,7 @@ def cpu(made: list[CpuBackend], architecture: str, codec: str, threads: int = 1,
 
 
 def step(backend: CpuBackend, step: Step, tokens: Any) -> F32:
-    return backend.step(step, np.asarray(tokens, np.int32)).copy()
+    return backend.step(step, np.asarray(tokens, np.int32)).logits.copy()
 
 
 # --- the reference ---------------------------------------------------------------------------------------
@@ -142,10 +142,7 @@ def bytes_of(ledger: Ledger) -> Counter[tuple[str, str]]:
 def test_recorded_bytes_are_the_predicted(made: list[CpuBackend], architecture: str, codec: str, threads: int) -> None:
     backend = cpu(made, architecture, codec, threads)
     for name, what in STEPS.items():
-        backend.program(what.tokens)
-        before = backend.counted()
-        backend.step(what, apart(what))
-        recorded = bytes_of(backend.recorded(what, before, backend.counted()))
+        recorded = bytes_of(backend.recorded(what, backend.step(what, apart(what))))
         assert recorded == bytes_of(backend.predicted(what)), name
         assert any(purpose == HEAD for _, purpose in recorded) == (what.logits > 0)
 
@@ -260,6 +257,62 @@ def test_close_ends_the_threads() -> None:
     backend.step(batch((0, 1)), [1])
     backend.close()
     assert threading.active_count() == before
+
+
+def test_a_dropped_backend_ends_its_threads_before_its_memory_goes() -> None:
+    """Workers that still spin read the records of the last step: unmapped under them, that was a crash."""
+    before = threading.active_count()
+    for _ in range(20):
+        CpuBackend(*tiny("llama", "q4_0"), options(3)).step(batch((0, 3)), [1, 2, 3])
+    assert threading.active_count() == before
+
+
+def test_a_closed_backend_says_so() -> None:
+    backend = CpuBackend(*tiny("llama", "q4_0"), options(2))
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.step(batch((0, 1)), [1])
+
+
+# --- what a step gives -------------------------------------------------------------------------------------
+
+
+def test_logits_outlive_the_next_step(made: list[CpuBackend]) -> None:
+    """Also where the next one runs another program; the ledger of a step can be asked for later."""
+    backend = cpu(made, "llama", "q4_0")
+    steps = [batch((5, 1)), batch((40, 1)), batch((0, 9)), batch((7, 1), (9, 1))]
+    results = [backend.step(what, apart(what)) for what in steps]
+    for what, result in zip(steps, results, strict=True):
+        assert bytes_of(backend.recorded(what, result)) == bytes_of(backend.predicted(what))
+    for what in steps:
+        result = backend.step(what, apart(what))
+        kept = result.logits.copy()
+        after = backend.step(batch((3, 1)), [7]).logits
+        assert result.logits.tobytes() == kept.tobytes() != after.tobytes()
+
+
+def test_a_copied_block_is_a_past(made: list[CpuBackend]) -> None:
+    backend = cpu(made, "qwen3", "q4_0")
+    first = step(backend, batch((40, 1)), [5])
+    what = batch((40, 1), (40, 1))
+    backend.copy_block(0, what.sequences[0].tables[0][0], what.sequences[1].tables[0][0])
+    both = step(backend, what, [5, 5])
+    assert both[1].tobytes() == first[0].tobytes()
+
+
+def test_what_it_holds_is_what_it_says(made: list[CpuBackend]) -> None:
+    """A pool of one context for several sequences is as large as that for one; logits have two arrays."""
+    graph, checkpoint = tiny("llama", "q4_0")
+    made += [CpuBackend(graph, checkpoint, CpuOptions(1, 512, n, pool=1)) for n in (1, 8)]
+    for backend in made:
+        memory = backend.memory([512])
+        assert sum(storage.nbytes for storage in backend.block_storage) == memory.kv_allocated
+        bound = backend.program(1)
+        buffers = [array for (space, _), array in bound.arrays.items() if space == "buffer"]
+        assert sum(array.nbytes for array in buffers) + bound.arrays["buffer", bound.program.output.buffer].nbytes == (
+            memory.buffers
+        )
 
 
 # --- limits ------------------------------------------------------------------------------------------------

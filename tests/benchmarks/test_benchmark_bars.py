@@ -169,9 +169,7 @@ def test_depth_counts_the_cache_that_is_read():
     with depth.load("tiny-llama:q4_0", 1, 400) as model:
         measured = depth.Depth(model, 300)
         backend = measured.backend
-        before = backend.counted()
-        backend.step(measured.step(300), measured.tokens[:1])
-        deep = backend.recorded(measured.step(300), before, backend.counted())
+        deep = backend.recorded(measured.step(300), backend.step(measured.step(300), measured.tokens[:1]))
         per_position = 2 * 2 * 2 * 64 * 2  # layers, K and V, heads, values, bytes
         assert measured.added_bytes() == 300 * per_position
         assert int(deep.by_purpose()["kv_read"]) == 301 * per_position

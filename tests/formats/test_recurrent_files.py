@@ -268,19 +268,19 @@ def test_turns_of_a_conversation(name: str, tmp_path: Path) -> None:
     backend, ids = SlowBackend(graph, checkpoint, 64), TOKENS.tolist()
 
     def fresh(tokens: list[int]) -> Any:
-        return SlowBackend(graph, checkpoint, 64).step(one(0, len(tokens)), tokens)
+        return SlowBackend(graph, checkpoint, 64).step(one(0, len(tokens)), tokens).logits
 
     pools = [BlockPool(8) for _ in graph.cache_groups]
     context = Context(BlockTables(graph.cache_groups, pools), 512, recurrent=True)
     context.run(backend, ids[:10])
     assert context.rewind(ids[:14]) == 10
-    np.testing.assert_allclose(context.run(backend, ids[10:14])[1], fresh(ids[:14]), atol=CLOSE, rtol=0)
+    np.testing.assert_allclose(context.run(backend, ids[10:14])[1].logits, fresh(ids[:14]), atol=CLOSE, rtol=0)
     with pytest.raises(KeyboardInterrupt):
         context.run(Interrupted(backend), ids[14:20])
-    np.testing.assert_allclose(context.run(backend, ids[14:16])[1], fresh(ids[:16]), atol=CLOSE, rtol=0)
+    np.testing.assert_allclose(context.run(backend, ids[14:16])[1].logits, fresh(ids[:16]), atol=CLOSE, rtol=0)
     other = [*ids[:12], 1, 2, 3]
     assert context.rewind(other) == 0
-    np.testing.assert_allclose(context.run(backend, other)[1], fresh(other), atol=CLOSE, rtol=0)
+    np.testing.assert_allclose(context.run(backend, other)[1].logits, fresh(other), atol=CLOSE, rtol=0)
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from memfirst import models
+from memfirst.backends.base import StepResult
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.convert.mixes import MIXES
@@ -82,7 +83,8 @@ def run_two_steps(backend: ReferenceBackend | CpuBackend, graph: Graph) -> None:
     with np.errstate(all="ignore"):
         for past, tokens in ((0, [0, 1 % vocabulary, vocabulary - 1]), (3, [2 % vocabulary])):
             step = Step((Sequence(past, len(tokens), tables=((0,),) * len(graph.cache_groups)),))
-            logits = backend.step(step, np.array(tokens, np.int32))
+            result = backend.step(step, np.array(tokens, np.int32))
+            logits = result.logits if isinstance(result, StepResult) else result
             if logits.shape != (1, vocabulary):
                 raise AssertionError(f"logits {logits.shape}, vocabulary {vocabulary}")
 

@@ -43,9 +43,9 @@ def run(graph: Graph, backend: CpuBackend | ReferenceBackend, steps: list[Step])
         if isinstance(backend, ReferenceBackend):
             out.append(backend.step(step, tokens))
             continue
-        before = backend.counted()
-        out.append(np.array(backend.step(step, tokens)))
-        recorded = {k: int(v) for k, v in backend.recorded(step, before, backend.counted()).by_purpose().items()}
+        result = backend.step(step, tokens)
+        out.append(result.logits.copy())
+        recorded = {k: int(v) for k, v in backend.recorded(step, result).by_purpose().items()}
         predicted = {k: int(v) for k, v in backend.predicted(step).by_purpose().items() if k != "activations"}
         assert recorded == predicted
     return out
@@ -180,9 +180,7 @@ def test_a_step_without_logits_skips_the_head(architecture: str) -> None:
     graph, checkpoint = tiny(architecture, "q4_0")
     backend = CpuBackend(graph, checkpoint, options(1))
     step = batch((0, 3), logits=())
-    before = backend.counted()
-    backend.step(step, [1, 2, 3])
-    assert "head" not in backend.recorded(step, before, backend.counted()).by_purpose()
+    assert "head" not in backend.recorded(step, backend.step(step, [1, 2, 3])).by_purpose()
     backend.close()
 
 

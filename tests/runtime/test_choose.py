@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memfirst.backends.cpu.topk import KEY, Chooser
+from memfirst.backends.cpu.topk import KEY, TopK
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu.team import native
 from memfirst.runtime.sampling import GREEDY, Sampler, SamplingParams
@@ -21,8 +21,8 @@ BAD = {"nan": math.nan, "inf": math.inf}
 REFUSED = "expected finite numbers; the weights or a kernel are broken"
 
 
-def chooser() -> Chooser:
-    return Chooser(native(library().load([KEY])[KEY]))
+def chooser() -> TopK:
+    return TopK(native(library().load([KEY])[KEY]))
 
 
 def found(logits: np.ndarray, seen: list[int], k: int, penalty: float) -> tuple[list[int], list[float], int]:

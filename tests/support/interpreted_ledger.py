@@ -84,7 +84,7 @@ def check_reuse(log: Log, program: Program, step: Step) -> None:
 
 def check(made: InterpretedBackend, step: Step) -> np.ndarray:
     fill_cache(made)
-    logits = made.step(step, apart(step)).copy()
+    logits = made.step(step, apart(step)).logits.copy()
     program, log = made.program(step.tokens).program, made.log.touched
     assert moved(log) == price(program, step)
     check_reuse(log, program, step)
@@ -140,7 +140,7 @@ def test_two_workers_load_matrices_once_and_repeat_only_what_they_prepare() -> N
         step = STEPS[name]
         expected = check(one, step)
         fill_cache(two)
-        np.testing.assert_array_equal(two.step(step, apart(step)), expected)
+        np.testing.assert_array_equal(two.step(step, apart(step)).logits, expected)
         program = two.program(step.tokens).program
         assert moved(two.log.touched) == price(program, step)
         for op in program.graph.ops:
@@ -152,7 +152,7 @@ def test_two_workers_load_matrices_once_and_repeat_only_what_they_prepare() -> N
 def test_the_likeliest_tokens_interpreted() -> None:
     """Bounds are checked here; with a tail, a penalty, a tie at the edge, and NaN."""
     logits = np.round(np.random.default_rng(3).standard_normal(150) * 4).astype(np.float32)
-    window, top = np.array([7, 7, 149], np.int32), backend("llama", "q4_0").chooser()
+    window, top = np.array([7, 7, 149], np.int32), backend("llama", "q4_0").top()
     for k in (1, 5, 150):
         scores = logits.copy()
         scores[[7, 149]] = [x / 1.5 if x > 0 else x * 1.5 for x in logits[[7, 149]]]

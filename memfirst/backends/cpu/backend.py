@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
 from memfirst.backends.cpu.bandwidth import read_bandwidth
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts
 from memfirst.backends.cpu.pack import pack_weights
 from memfirst.backends.cpu.step import StepArrays
-from memfirst.backends.cpu.topk import KEY, Chooser
-from memfirst.codecs.base import F32
-from memfirst.errors import CapacityError
+from memfirst.backends.cpu.topk import KEY, TopK
+from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
 from memfirst.graph.ops.rope import Rope
@@ -27,17 +28,26 @@ from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.program import Call, Program
 
-STATES_PER_SEQUENCE = 2
-"""Slots of recurrent state: the one that a step reads is what an interrupted step goes back to."""
-
 
 @dataclass(frozen=True)
 class CpuOptions:
-    """How to run: worker threads, positions of context for each sequence, sequences at once."""
+    """How to run.
+
+    threads    worker threads
+    context    positions of one sequence at most
+    sequences  sequences of one step at most
+    pool       whole contexts of KV cache, shared by all sequences; default one for each sequence
+    """
 
     threads: int
     context: int
     sequences: int = 1
+    pool: int | None = None
+
+    def blocks(self, graph: Graph) -> tuple[int, ...]:
+        """Blocks of each cache group."""
+        contexts = self.pool or self.sequences
+        return tuple(contexts * g.cache.most_blocks(self.context, CAPACITIES[-1]) for g in graph.cache_groups)
 
 
 class CpuBackend:
@@ -59,9 +69,7 @@ class CpuBackend:
         self.graph, self.options, self._progress = graph, options, progress
         self.library = self.make_library()
         self._programs: dict[int, Bound] = {}
-        self.blocks = tuple(
-            options.sequences * group.cache.most_blocks(options.context, CAPACITIES[-1]) for group in graph.cache_groups
-        )
+        self.blocks = options.blocks(graph)
         """Blocks of each cache group."""
         self.slots = STATES_PER_SEQUENCE * options.sequences
         """Slots of recurrent state: a step reads one and writes another."""
@@ -77,7 +85,10 @@ class CpuBackend:
         self._tables = _rope_tables(graph, options.context)
         stage("weights")
         self.team = self.make_team(options.threads, self.library)
+        # However the backend goes, its threads end before the memory that they read is unmapped.
+        self._end = weakref.finalize(self, self.team.close)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
+        self._counted: NDArray[np.int64] | None = None  # as the last step left them: one copy a step, not two
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         self._bind(program)
         stage("program")
@@ -123,21 +134,35 @@ class CpuBackend:
             self._bind(lower(self.graph, capacity, self.options.context, self.options.threads))
         return self._programs[capacity]
 
-    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:
-        """Do a step; logits [step.logits, vocab] (a view that the next step overwrites)."""
-        count = len(tokens)
-        bound = self.program(count)
+    @property
+    def max_sequences(self) -> int:
+        """Most sequences of one step."""
+        return self.options.sequences
+
+    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
+        """Do a step of `tokens`."""
+        if not self._end.alive:
+            raise BackendError("a step of a closed backend", "one that is open", "load the model again")
+        bound = self.program(len(tokens))
+        before, self._counted = self._counts.copy() if self._counted is None else self._counted, None
         self.team.begin()
+        bound.alternate()
         rows = self._arrays.fill(step, tokens, self.options.threads)
         self.team.run(bound.walk_args, len(bound.program.phases))
-        return bound.logits(rows)
+        self._counted = after = self._counts.copy()
+        return StepResult(bound.logits(rows), (before, after))
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copy a block of a cache group."""
+        storage = self.block_storage[group]
+        storage[target] = storage[source]
 
     def predicted(self, step: Step) -> Ledger:
         """What `step` will move: the price of the program that does it."""
         return price(self.program(step.tokens).program, step)
 
     def counted(self) -> NDArray[np.int64]:
-        """Bytes that each worker read in each call of each program so far, for `moved` and `recorded`."""
+        """Bytes that each worker read in each call of each program so far, for `moved`."""
         return self._counts.copy()
 
     def moved(self, before: NDArray[np.int64], after: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -154,13 +179,13 @@ class CpuBackend:
         """The calls that `moved` and `spent` are of."""
         return [call for bound in self._programs.values() for call in bound.calls]
 
-    def recorded(self, step: Step, before: NDArray[np.int64], after: NDArray[np.int64]) -> Ledger:
-        """What the kernels read between two counts, by operation and purpose."""
-        return ledger_of(self.calls(), self.moved(before, after), step.tokens)
+    def recorded(self, step: Step, result: StepResult) -> Ledger:
+        """What the kernels read in a step, by operation and purpose."""
+        return ledger_of(self.calls(), self.moved(*result.counts), step.tokens)
 
-    def chooser(self) -> Chooser:
+    def top(self) -> TopK:
         """What finds a sampler's candidates, for one sampler."""
-        return Chooser(self.make_native(self.library.load([KEY])[KEY]))
+        return TopK(self.make_native(self.library.load([KEY])[KEY]))
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """What is held for sequences of these lengths."""
@@ -172,7 +197,7 @@ class CpuBackend:
 
     def close(self) -> None:
         """End the worker threads."""
-        self.team.close()
+        self._end()
 
 
 def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> Ledger:

@@ -69,6 +69,12 @@ class Bound:
         for b in program.buffers:
             self.arrays["buffer", b.name] = arena.array(b.kind, b.items(program.capacity, team.threads))
         self._places = {key: (array.dtype.name, [array.ctypes.data, array.size]) for key, array in self.arrays.items()}
+        # Logits alternate between two arrays, so that those of a step outlive the next one without a copy (20 us).
+        first = self.arrays["buffer", program.output.buffer]
+        self._outputs: tuple[F32, F32] = (first, arena.array("f32", first.size))
+        self._output_addresses = tuple(array.ctypes.data for array in self._outputs)
+        self._turn = 0
+        self._output_words: list[tuple[Any, int, int]] = []  # a record, the word of an address, its offset
         self.calls: list[Call] = []
         self._keep: list[Any] = [arrays]  # records hold addresses: what they point at must live as long
         self._tables(program, entries)
@@ -83,16 +89,23 @@ class Bound:
         self._walk = np.array([*words, team.patience, team.threads], np.int64)
         self.walk_args: int = self._walk.ctypes.data
         """Address of the walk's arguments."""
-        self._logits: dict[int, F32] = {}
+        self._logits: dict[tuple[int, int], F32] = {}
+
+    def alternate(self) -> None:
+        """The next step writes its logits into the other array; before the step begins."""
+        self._turn ^= 1
+        address = self._output_addresses[self._turn]
+        for words, at, offset in self._output_words:
+            words[at] = address + offset
 
     def logits(self, rows: int) -> F32:
-        """The output's first `rows` [rows, vocab]; the same array whenever asked again."""
-        if rows not in self._logits:
-            vocab = self.program.graph.vocab_size
-            buffer, stride = self.program.output.buffer, self.program.output.stride  # padding is computed too
-            output: F32 = self.arrays["buffer", buffer][: rows * stride].reshape(rows, stride)
-            self._logits[rows] = output[:, :vocab]
-        return self._logits[rows]
+        """The last step's logits [rows, vocab]: of two arrays, each the same object whenever it comes again."""
+        key = self._turn, rows
+        if key not in self._logits:
+            vocab, stride = self.program.graph.vocab_size, self.program.output.stride  # padding is computed too
+            output: F32 = self._outputs[self._turn][: rows * stride].reshape(rows, stride)
+            self._logits[key] = output[:, :vocab]
+        return self._logits[key]
 
     def _tables(self, program: Program, entries: Mapping[Key, Entry]) -> None:
         phases: list[list[int]] = []
@@ -125,7 +138,15 @@ class Bound:
         """The kernel's address, and that of its record."""
         self.calls.append(call)
         entry, operands = entries[call.key], dict(call.args)
-        record = np.array([w for name, kind in entry.params for w in self._words(operands[name], kind)], np.int64)
+        words: list[int] = []
+        outputs = []
+        for name, kind in entry.params:
+            operand = operands[name]
+            if isinstance(operand, Ref) and (operand.space, operand.name) == ("buffer", self.program.output.buffer):
+                outputs.append((len(words), operand.offset * self._outputs[0].itemsize))
+            words += self._words(operand, kind)
+        record = np.array(words, np.int64)
+        self._output_words += [(record.data, at, offset) for at, offset in outputs]
         self._keep.append(record)
         return [entry.address, record.__array_interface__["data"][0]]
 

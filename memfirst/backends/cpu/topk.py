@@ -18,7 +18,7 @@ KEY: Key = ("choose.top", ())
 LOGITS, SEEN, KEPT, IDS, VALUES, VOCAB, COUNT, K, PENALTY, WORDS = 0, 2, 4, 6, 8, 10, 11, 12, 13, 14
 
 
-class Chooser:
+class TopK:
     """The `Top` of one sampler: its record is kept, and only what changed is written anew."""
 
     most = 256
@@ -41,7 +41,7 @@ class Chooser:
     def __call__(
         self, logits: F32, seen: NDArray[np.int32], count: int, k: int, penalty: float
     ) -> tuple[list[int], list[float], int]:
-        """As `sampling.Top` says; BackendError for more than there is room for."""
+        """As `backends.base.Top` says; BackendError for more than there is room for."""
         if not 0 < k <= self.most or not 0 <= count <= len(seen):
             raise BackendError(f"the {k} largest after {count} tokens", f"up to {self.most} after {len(seen)}")
         if seen is not self._seen:

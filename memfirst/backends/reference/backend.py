@@ -1,4 +1,4 @@
-"""The meaning of a graph: each operation's NumPy float32 reference, in order. Slow, and the judge."""
+"""The meaning of a graph: each operation's NumPy float32 reference, in order. Slow; the ground truth for tests."""
 
 from __future__ import annotations
 
@@ -55,6 +55,10 @@ class ReferenceBackend:
                     values.pop(name, None)
         self.routing = run.routing
         return values[self.graph.ops[-1].output]
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copy a block of a cache group."""
+        self._caches.copy_block(group, source, target)
 
     def runtime(self, step: Step) -> Run:
         """What one operation's reference asks: for a single operation, outside of `step`."""

@@ -13,9 +13,15 @@ class FloatCaches:
     """Position p of a sequence is row p % block of entry p // block of its group's block table."""
 
     def __init__(self, graph: Graph) -> None:
-        self._group_of = graph.group_of
+        self._group_of, self._groups = graph.group_of, graph.cache_groups
         self._blocks: dict[tuple[str, int], tuple[F32, F32]] = {}  # (cache, block): k and v [block, heads, dim]
         self._states: dict[tuple[str, int], F32] = {}
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copy a block of all caches of a group."""
+        for cache in self._groups[group].caches:
+            keys, values = self._block_to_read(cache, source)
+            self._blocks[cache.name, target] = keys.copy(), values.copy()
 
     def write_kv(self, cache: KVCache, sequence: Sequence, k: F32, v: F32) -> None:
         """Store k [new, heads, k_dim] and v [new, heads, v_dim] after the past."""

@@ -8,41 +8,52 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
 from memfirst.backends.reference.backend import ReferenceBackend
-from memfirst.codecs.base import F32
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
 from memfirst.ledger import Ledger, Memory, memory, price
+
+NOTHING: NDArray[np.int64] = np.zeros(0, np.int64)
 
 
 class SlowBackend:
     """Steps by NumPy float32; priced as one operation a task."""
 
-    max_tokens = 256
+    max_tokens, max_sequences = 256, 8
+    slots = STATES_PER_SEQUENCE * max_sequences
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, context: int) -> None:
+        self.graph = graph
         self._reference = ReferenceBackend(graph, checkpoint, context=context)
-        self._graph = graph
+        self.blocks = tuple(group.cache.most_blocks(context, self.max_tokens) for group in graph.cache_groups)
+        """One context of each cache group, shared by all sequences."""
 
-    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> F32:
-        """Logits [step.logits, vocab]."""
-        return self._reference.step(step, np.asarray(tokens, np.int32))
+    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
+        """Do a step; no kernel counts."""
+        return StepResult(self._reference.step(step, np.asarray(tokens, np.int32)), (NOTHING, NOTHING))
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copy a block of a cache group."""
+        self._reference.copy_block(group, source, target)
 
     def predicted(self, step: Step) -> Ledger:
         """Bytes of the weights as stored, and of an f16 cache."""
-        return price(self._graph, step)
+        return price(self.graph, step)
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """As `predicted` counts: weights as stored, an f16 cache."""
-        return memory(self._graph, contexts)
+        return memory(self.graph, contexts)
 
-    def counted(self) -> NDArray[np.int64]:
-        """Nothing is counted."""
-        return np.zeros(0, np.int64)
-
-    def recorded(self, step: Step, before: NDArray[np.int64], after: NDArray[np.int64]) -> Ledger:
-        """Nothing was recorded."""
+    def recorded(self, step: Step, result: StepResult) -> Ledger:
+        """Nothing was counted."""
         return Ledger((), step.tokens)
+
+    def top(self) -> None:
+        """NumPy does it."""
+
+    def read_bandwidth(self, seconds: float = 0.33) -> None:
+        """Not measured: time goes into arithmetic here."""
 
     def close(self) -> None:
         """Nothing to end."""

@@ -1,0 +1,94 @@
+"""What the engine asks of a backend. Optional abilities are methods that return None where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst.codecs.base import F32
+from memfirst.graph import Graph, Step
+from memfirst.ledger import Ledger, Memory
+
+STATES_PER_SEQUENCE = 2
+"""Slots of recurrent state: a step reads one and writes the other, so that an interrupted step loses nothing."""
+
+
+class Top(Protocol):
+    """Finds the likeliest tokens; may be compiled. It belongs to one sampler."""
+
+    @property
+    def most(self) -> int:
+        """The largest k."""
+
+    def __call__(
+        self, logits: F32, seen: NDArray[np.int32], count: int, k: int, penalty: float
+    ) -> tuple[list[int], list[float], int]:
+        """The k largest of logits f32 [vocab] once those of seen[:count] are penalized; the array is left as it was.
+
+        Gives ids and values, the largest first, of equals the lower id, without -inf; and how many more equal the least
+        of the k, or -1 for NaN or +inf. `logits` is writable, aligned and contiguous; `seen` is always the same array.
+        """
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step gave.
+
+    logits  f32 [step.logits, vocab], valid until the next step but one; the same array object may come again
+    counts  bytes counted by the kernels before and after it, for `Backend.recorded`
+    """
+
+    logits: F32
+    counts: tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+class Backend(Protocol):
+    """Executes one forward step for a batch. Not for use from several threads at once: the engine sees to that."""
+
+    @property
+    def graph(self) -> Graph:
+        """The model that it runs."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most new tokens of one step."""
+
+    @property
+    def max_sequences(self) -> int:
+        """Most sequences of one step."""
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Blocks of each cache group."""
+
+    @property
+    def slots(self) -> int:
+        """Slots of recurrent state."""
+
+    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
+        """Do a step of `tokens`, those of one sequence after those of another."""
+
+    def copy_block(self, group: int, source: int, target: int) -> None:
+        """Copy a block of a cache group: how a sequence goes on from a prefix that ends within a block."""
+
+    def predicted(self, step: Step) -> Ledger:
+        """What `step` will move."""
+
+    def recorded(self, step: Step, result: StepResult) -> Ledger:
+        """What it moved; empty where the backend does not count."""
+
+    def memory(self, contexts: Iterable[int]) -> Memory:
+        """What is held for sequences of these lengths."""
+
+    def top(self) -> Top | None:
+        """A compiled search for a sampler's candidates, for one sampler; None: NumPy does it."""
+
+    def read_bandwidth(self, seconds: float = 0.33) -> float | None:
+        """Bytes per second that the backend's threads read just now; None where it is not measured."""
+
+    def close(self) -> None:
+        """Release threads and memory. A second call does nothing."""
