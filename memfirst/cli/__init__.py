@@ -6,11 +6,12 @@ Exit codes: 0 done; 1 failed, with one line on stderr; 2 bad usage; 130 interrup
 from __future__ import annotations
 
 import gc
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from memfirst import __version__
+from memfirst.cli import streams
 from memfirst.errors import MemfirstError
 
 DONE, FAILED, USAGE, INTERRUPTED, CLOSED_PIPE = 0, 1, 2, 130, 141
@@ -27,38 +28,38 @@ def main() -> None:
 
 def run_command(args: Sequence[str]) -> int:
     """Run one command; returns its exit code, whatever happens short of a bug."""
+    streams.prepare()
+    code = _guarded(_dispatch, args)
+    return code or _guarded(streams.flush)
+
+
+def _guarded(call: Callable[..., int | None], *args: Any) -> int:
+    """Call it; its exit code, or the code of what it raised."""
     try:
-        code = _dispatch(args)
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
+        return call(*args) or DONE
     except MemfirstError as e:
         return fail(e)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _forget_stdout()
+        streams.drop(sys.stdout)
         return CLOSED_PIPE
+    except OSError as e:  # a file, a folder or a stream that the system refuses: no bug of ours
+        streams.settle()
+        return fail(MemfirstError(f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror or e)))
 
 
 def fail(error: MemfirstError) -> int:
     """One line on stderr, however many the message has."""
-    print("memfirst:", " ".join(str(error).split()), file=sys.stderr)
+    streams.note(f"memfirst: {' '.join(str(error).split())}")
     return FAILED
 
 
 def _dispatch(args: Sequence[str]) -> int:
     """Parse and call; without arguments, the help page."""
     if list(args) == ["--version"]:
-        print(f"memfirst {__version__}")
+        streams.write(f"memfirst {__version__}")
         return DONE
     from memfirst.cli.app import call
 
     return call(list(args) or ["--help"])
-
-
-def _forget_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's own last flush stays quiet too."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)

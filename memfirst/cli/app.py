@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from memfirst.cli.probe import probe
 from memfirst.cli.pull import pull
 from memfirst.cli.rm import rm
 from memfirst.cli.run import run
+from memfirst.cli.streams import note
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
@@ -68,5 +68,5 @@ def call(args: list[str]) -> int:
 
 def _bad_usage(error: Any) -> int:
     path = error.ctx.command_path if error.ctx else "memfirst"
-    print(f"memfirst: {error.format_message()} See: {path} --help", file=sys.stderr)
+    note(f"memfirst: {error.format_message()} See: {path} --help")
     return USAGE

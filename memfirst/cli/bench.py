@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from memfirst.cli import streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
 from memfirst.progress import Progress
 
@@ -81,11 +82,11 @@ def bench(
     if llama_bench:
         from memfirst.predict.llama_bench import write_rows
 
-        print(write_rows(measured.rows()))
+        streams.write(write_rows(measured.rows()))
     elif as_json:
         print_json(measured.report())
     else:
-        print(measured.page())
+        streams.write(measured.page())
 
 
 def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:
@@ -102,7 +103,7 @@ def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:
         graph = build(open_checkpoint(_resolved(model, offline, report)))
     found = others.explain(graph, read_rows(rows), load())
     if not as_json:
-        print(others.page(found))
+        streams.write(others.page(found))
         return
     grows = others.slope(found)
     each = [

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from memfirst.cli.streams import can_show, is_terminal, note, write
 from memfirst.progress import Progress, Silent
 
 
 def print_json(data: Any) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+    """One JSON object on stdout, with escapes for what its encoding does not have."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, default=str)
+    write(text if can_show(text) else json.dumps(data, indent=2, default=str))
 
 
 def size(nbytes: float) -> str:
@@ -46,7 +48,7 @@ def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
 def progress(quiet: bool = False, notes: bool = False) -> Iterator[Progress]:
     """Bars and notes where stderr is a terminal, else nothing; with `notes`, these anywhere. The bars are gone at
     the end."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not is_terminal(sys.stderr):
         yield Silent() if quiet or not notes else Notes()
         return
     bars = Bars()
@@ -61,7 +63,7 @@ class Notes(Silent):
 
     def note(self, text: str) -> None:
         """One line."""
-        print(text, file=sys.stderr)
+        note(text)
 
 
 class Bars:
@@ -74,7 +76,7 @@ class Bars:
     def note(self, text: str) -> None:
         """A line above the bars."""
         if self._bars is None:
-            print(text, file=sys.stderr)
+            note(text)
         else:
             self._bars.console.print(text, markup=False, highlight=False)
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.cli.options import Json, Model, Offline
+from memfirst.cli.streams import write
 
 Tensors = Annotated[bool, typer.Option("--tensors", help="List every tensor too.")]
 
@@ -31,7 +32,7 @@ def inspect(model: Model, tensors: Tensors = False, offline: Offline = False, as
         if as_json:
             print_json(facts)
         else:
-            print(page(facts))
+            write(page(facts))
     finally:
         checkpoint.close()
 

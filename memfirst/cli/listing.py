@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from memfirst.cli.options import Json
+from memfirst.cli.streams import write
 
 Catalogue = Annotated[bool, typer.Option("--catalogue", help="List the names that can be pulled instead.")]
 
@@ -29,9 +30,9 @@ def _print_pulled(as_json: bool) -> None:
         print_json({"models": [{k: getattr(m, k) for k in keys} for m in found]})
     elif found:
         rows = [(m.name, size(m.size), str(m.path)) for m in found]
-        print(table([("name", "size", "path"), *rows], numbers=[1]))
+        write(table([("name", "size", "path"), *rows], numbers=[1]))
     else:
-        print("no model is in the cache; pull one of: memfirst list --catalogue")
+        write("no model is in the cache; pull one of: memfirst list --catalogue")
 
 
 def _print_catalogue(as_json: bool) -> None:
@@ -44,4 +45,4 @@ def _print_catalogue(as_json: bool) -> None:
         print_json({"catalogue": rows})
     else:
         cells = [(m.name, m.architecture, m.quant, f"hf:{m.repo}", m.license.name) for m in models()]
-        print(table([("name", "architecture", "default", "from", "license"), *cells]))
+        write(table([("name", "architecture", "default", "from", "license"), *cells]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memfirst.cli.options import Json
+from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
     from memfirst.predict.measured import Rates
@@ -47,7 +48,7 @@ def machine(action: What = Action.measure, *, as_json: Json = False) -> None:
 
         print_json(asdict(rates))
     else:
-        print(page(rates))
+        write(page(rates))
 
 
 def _shown() -> Rates:
@@ -118,4 +119,4 @@ def _list(as_json: bool) -> None:
     for m in found:
         memory = f"{m.memory / 2**30:.0f}" if m.memory else "-"
         rows.append([m.name, memory, f"{m.bandwidth / 1e9:.0f}" if m.bandwidth else "-", m.kind, m.known])
-    print(table(rows, numbers=(1, 2)))
+    write(table(rows, numbers=(1, 2)))

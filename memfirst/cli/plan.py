@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memfirst.cli.options import MODEL_HELP, Json
+from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
     from memfirst.plan import Plan
@@ -123,19 +124,19 @@ def plan(
     if as_json:
         _print_json(found, ran, bool(axes))
     elif ran:
-        print(f"\n{ran.page()}")
+        write(f"\n{ran.page()}")
 
 
 def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool) -> None:
-    from memfirst.cli.plan_page import FITTING, comparison, page, print_csv
+    from memfirst.cli.plan_page import FITTING, comparison, csv_rows, page
     from memfirst.plan.advice import advise, best
 
     if as_csv:
-        print_csv([p.row() for p in found])
+        write(csv_rows([p.row() for p in found]))
     elif swept or len(found) > 1:
-        print(comparison(found))
+        write(comparison(found))
     else:
-        print(page(found[0], best(advise(found[0]), FITTING if found[0].fits is False else 3)))
+        write(page(found[0], best(advise(found[0]), FITTING if found[0].fits is False else 3)))
 
 
 def _print_json(found: tuple[Plan, ...], ran: Any, swept: bool) -> None:

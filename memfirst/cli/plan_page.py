@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import Any
@@ -244,8 +244,10 @@ def _row(plan: Plan) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
+def csv_rows(rows: Sequence[Mapping[str, Any]]) -> str:
     """A header, then a line a plan; what is not known is empty."""
-    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    return text.getvalue().removesuffix("\n")

@@ -13,6 +13,7 @@ import typer
 
 from memfirst.catalog.models import find_model
 from memfirst.errors import MemfirstError, ModelNotFoundError
+from memfirst.hub.names import exists
 from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}
@@ -63,7 +64,7 @@ def plans(models: Sequence[str], where: Sequence[Place], rows: Sequence[Options]
 
 def local(name: str) -> Path | None:
     """Files of `name` on this disk, in the cache or at a path; None for a name of the catalogue without files."""
-    if Path(name).expanduser().exists():
+    if exists(Path(name).expanduser()):
         return Path(name).expanduser()
     base = name.rpartition(":")[0]
     if not name.startswith("hf:") and not find_model(name) and not (base and find_model(base)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from memfirst.cli.options import MODEL_HELP, Json
+from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,7 +126,7 @@ def probe(
     if as_json:
         print_json(found.json())
     else:
-        print(printable(found.page()))
+        write(printable(found.page()))
 
 
 def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:

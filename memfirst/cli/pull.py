@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memfirst.cli.options import Json, Model, Offline
+from memfirst.cli.streams import write
 
 
 def pull(model: Model, offline: Offline = False, as_json: Json = False) -> None:
@@ -19,4 +20,4 @@ def pull(model: Model, offline: Offline = False, as_json: Json = False) -> None:
     if as_json:
         print_json({"model": model, "path": str(path.absolute())})
     else:
-        print(path.absolute())
+        write(str(path.absolute()))

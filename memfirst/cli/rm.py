@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memfirst.cli.options import Json, Model
+from memfirst.cli.streams import write
 
 
 def rm(model: Model, as_json: Json = False) -> None:
@@ -17,4 +18,4 @@ def rm(model: Model, as_json: Json = False) -> None:
     if as_json:
         print_json({"removed": gone.name, "size": gone.size})
     else:
-        print(f"removed {gone.name} ({size(gone.size)})")
+        write(f"removed {gone.name} ({size(gone.size)})")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.catalog.models import DEFAULT_MODEL
+from memfirst.cli import streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
 
 
@@ -113,7 +114,9 @@ def run(
 def read_prompt(prompt: str | None) -> str | None:
     """-p, else all of standard input, else None: a terminal, so chat. A usage error where it is empty."""
     if prompt is None:
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin is None:
+            raise typer.BadParameter("standard input is closed: give -p TEXT")
+        if sys.stdin.isatty():
             return None
         try:
             prompt = sys.stdin.buffer.read().decode("utf-8")
@@ -133,12 +136,10 @@ def answer(model: Any, prompt: Any, request: Any, as_json: bool) -> None:
     generation = engine.generate(model, prompt, request)
     for token in generation:
         if not as_json:
-            sys.stdout.write(token.text)
-            sys.stdout.flush()
+            streams.write(token.text, end="", flush=True)
     if as_json:
         print_json(generation.report())
         return
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    print(generation.line(), file=sys.stderr)
+    streams.write("", flush=True)
+    streams.note(generation.line())
     engine.say_if_full(generation)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from memfirst.cli.streams import is_terminal
+
 PERIOD_S = 0.1
 """Ten changes a second are as many as can be read."""
 
@@ -22,7 +24,7 @@ class StatusLine:
 
     def __init__(self) -> None:
         capable = os.environ.get("TERM", "dumb") not in ("", "dumb") and os.name == "posix"
-        self.active = capable and sys.stdout.isatty() and shutil.get_terminal_size().lines >= 4
+        self.active = capable and is_terminal(sys.stdout) and shutil.get_terminal_size().lines >= 4
         self._shown_at = 0.0
         self._rows = 0
 

@@ -64,11 +64,21 @@ def parse(name: str) -> Path | Ref:
     if name.startswith("hf:"):
         repo, _, quant = name[3:].partition(":")
         return _ref(repo, quant)
-    if name and "\0" not in name and Path(name).expanduser().exists():
-        return Path(name).expanduser()
+    if name and "\0" not in name and exists(path := Path(name).expanduser()):
+        return path
     if ref := _catalogued(name):
         return ref
     raise _unknown(name)
+
+
+def exists(path: Path) -> bool:
+    """Whether a file or folder is there; ModelNotFoundError where a folder above it may not be entered."""
+    try:
+        return path.exists()
+    except PermissionError as error:
+        raise ModelNotFoundError(f"cannot look for {path}: {error.strerror}") from error
+    except OSError:  # longer than any name of a file
+        return False
 
 
 def _catalogued(name: str) -> Ref | None:

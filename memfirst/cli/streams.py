@@ -1,0 +1,89 @@
+"""Standard output, error and input as a command may find them: closed, a terminal, full, unable to show a character."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, TextIO
+
+from memfirst.errors import MemfirstError
+
+
+def prepare() -> None:
+    """From now on what a stream's encoding cannot show is replaced, whoever prints it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def write(text: str, end: str = "\n", flush: bool = False) -> None:
+    """A command's result, on stdout. Without a stdout it goes nowhere.
+
+    Raises MemfirstError where there is no room for it, BrokenPipeError where nobody reads it.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(text + end)
+        if flush:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _lost(error) from error
+
+
+def flush() -> None:
+    """Write what is buffered; raises as `write` does. The last thing that a command does."""
+    write("", end="", flush=True)
+
+
+def settle() -> None:
+    """Write what is buffered if that can be done, else forget it: an error is reported already."""
+    try:
+        flush()
+    except (MemfirstError, BrokenPipeError):
+        drop(sys.stdout)
+
+
+def note(text: str) -> None:
+    """A line for the user, on stderr; nothing where there is none or no room on it."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+    except OSError:
+        drop(sys.stderr)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person sees (or types) it."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+def can_show(text: str) -> bool:
+    """Whether stdout's encoding has every character."""
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def drop(stream: TextIO | None) -> None:
+    """Point a stream at nothing, so that the interpreter's own last flush stays quiet too."""
+    if stream is None:
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, stream.fileno())
+    except (OSError, ValueError):  # no file beneath: nothing to flush either
+        pass
+    finally:
+        os.close(null)
+
+
+def _lost(error: OSError) -> MemfirstError:
+    drop(sys.stdout)
+    return MemfirstError(f"cannot write to standard output: {error.strerror or error}")
