@@ -130,6 +130,46 @@ _GPT_OSS: Table = {
     _BLOCK + "mlp.router.bias": ("blk.{}.ffn_gate_inp.bias", identity),
 }
 
+_NAMED_AFTER: Table = {
+    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
+    _BLOCK + "post_feedforward_layernorm.weight": ("blk.{}.post_ffw_norm.weight", identity),
+}
+_POST_NORMS: Table = {**_QWEN2, **_QK_NORMS, **_NAMED_AFTER}
+_GLM4: Table = {
+    **_QWEN2,
+    _BLOCK + "post_self_attn_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
+    _BLOCK + "post_mlp_layernorm.weight": ("blk.{}.post_ffw_norm.weight", identity),
+    _BLOCK + "mlp.gate_up_proj.weight": ("blk.{}.ffn_up.weight", identity),
+}
+_HUNYUAN: Table = {
+    **_QWEN2,
+    **_FFN_BIASES,
+    _BLOCK + "self_attn.query_layernorm.weight": ("blk.{}.attn_q_norm.weight", identity),
+    _BLOCK + "self_attn.key_layernorm.weight": ("blk.{}.attn_k_norm.weight", identity),
+}
+
+
+def _biased(rows: Mapping[str, str]) -> Table:
+    """Weights and biases of these modules."""
+    return {f"{hf}.{what}": (f"{gguf}.{what}", identity) for hf, gguf in rows.items() for what in ("weight", "bias")}
+
+
+_LAYER_NORMS: Table = {
+    **_QWEN2,
+    **_biased({_BLOCK + "input_layernorm": "blk.{}.attn_norm", _BLOCK + "post_attention_layernorm": "blk.{}.ffn_norm"}),
+    **_biased({"model.norm": "output_norm"}),
+}
+_STARCODER2: Table = {
+    **_LAYER_NORMS,
+    **_biased({_BLOCK + "mlp.c_fc": "blk.{}.ffn_up", _BLOCK + "mlp.c_proj": "blk.{}.ffn_down"}),
+}
+_PHI2: Table = {
+    **_LAYER_NORMS,
+    **_biased({_BLOCK + "mlp.fc1": "blk.{}.ffn_up", _BLOCK + "mlp.fc2": "blk.{}.ffn_down"}),
+    **_biased({_BLOCK + "self_attn.dense": "blk.{}.attn_output"}),
+    **_biased({"model.final_layernorm": "output_norm", "lm_head": "output"}),
+}
+
 _LLAMA: Table = {**_TOP, **_NORMS_AND_FFN, **_FFN_BIASES, **_attention(pair_query_rows, pair_key_rows)}
 
 TABLES: Mapping[str, Table] = {
@@ -140,7 +180,18 @@ TABLES: Mapping[str, Table] = {
     "qwen3": {**_QWEN2, **_QK_NORMS},
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA3,
+    "phi2": _PHI2,
     "phi3": _PHI3,
+    "mistral3": _LLAMA,
+    "olmo2": _POST_NORMS,
+    "exaone4": _POST_NORMS,
+    "seed_oss": {**_QWEN2, **_FFN_BIASES, **_NAMED_AFTER},
+    "hunyuan-dense": _HUNYUAN,
+    "ernie4_5": {**_QWEN2, **_FFN_BIASES},
+    "glm4": _GLM4,
+    "cohere2": _QWEN2,
+    "starcoder2": _STARCODER2,
+    "stablelm": _LAYER_NORMS,
     "qwen3moe": {**_QWEN2, **_QK_NORMS},
     "deepseek2": _DEEPSEEK2,
     "gpt-oss": _GPT_OSS,
@@ -149,7 +200,12 @@ TABLES: Mapping[str, Table] = {
 
 ARCHITECTURES: Mapping[str, str] = {
     "mistral": "llama",
+    "ministral": "llama",
     "mixtral": "llama",
+    "ministral3": "mistral3",
+    "phi": "phi2",
+    "olmo3": "olmo2",
+    "hunyuan_v1_dense": "hunyuan-dense",
     "qwen3_moe": "qwen3moe",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
@@ -182,6 +238,19 @@ CLASSES: Mapping[str, str] = {
     "Gemma3ForConditionalGeneration": "gemma3",
     "Phi3ForCausalLM": "phi3",
     "GraniteForCausalLM": "granite",
+    "MistralForCausalLM": "llama",
+    "Ministral3ForCausalLM": "mistral3",
+    "Olmo2ForCausalLM": "olmo2",
+    "Olmo3ForCausalLM": "olmo2",
+    "Exaone4ForCausalLM": "exaone4",
+    "SeedOssForCausalLM": "seed_oss",
+    "HunYuanDenseV1ForCausalLM": "hunyuan-dense",
+    "Ernie4_5ForCausalLM": "ernie4_5",
+    "Glm4ForCausalLM": "glm4",
+    "Cohere2ForCausalLM": "cohere2",
+    "Starcoder2ForCausalLM": "starcoder2",
+    "StableLmForCausalLM": "stablelm",
+    "PhiForCausalLM": "phi2",
     "SmolLM3ForCausalLM": "smollm3",
 }
 """config.json `architectures[0]`, for configs without a `model_type`."""
@@ -225,6 +294,13 @@ def text_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return beside | {key: value for key, value in text.items() if value is not None}
 
 
+def attention_only(config: Mapping[str, Any]) -> bool:
+    """Whether a Granite 4 hybrid has no state-space layer and no experts: then it is a dense Granite."""
+    kinds = config.get("layer_types")
+    every = isinstance(kinds, list) and bool(kinds) and all(kind in ("attention", "full_attention") for kind in kinds)
+    return every and not config.get("num_local_experts")
+
+
 BESIDE = ("model_type", "architectures", "dtype", "torch_dtype", "quantization_config", "tie_word_embeddings")
 
 
@@ -235,6 +311,8 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     """
     config = text_of(config)
     kind = config.get("model_type")
+    if kind == "granitemoehybrid" and attention_only(config):
+        return "granite"
     if isinstance(kind, str) and kind:
         return ARCHITECTURES.get(kind, kind)
     if isinstance(config.get("ssm_cfg"), dict):  # state-spaces' own configs name no type

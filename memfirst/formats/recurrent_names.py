@@ -166,11 +166,12 @@ _VIEWS: Mapping[str, Mapping[str, Row]] = {
     "jamba": _views(_first("mamba"), "model"),
     "granitehybrid": _views({**_second("mamba"), **_ROUTED}, "model"),
     "granitehybrid dense": _views({**_second("mamba"), **_DENSE}, "model"),
+    "granite": _views(_DENSE, "model"),
 }
 
 
 def views(architecture: str, key: str, config: Config) -> Row:
-    """What of GGUF's is in the tensor of that name (`{}` for the layer); Granite without experts calls the
+    """What of GGUF's is in the tensor of that name (`{}` for the layer); Granite 4 without experts calls the
     feed-forward that every token passes by other names."""
     dense = architecture == "granitehybrid" and not config.get("num_local_experts")
     return _VIEWS.get(f"{architecture} dense" if dense else architecture, {}).get(key, ())

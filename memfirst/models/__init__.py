@@ -8,7 +8,7 @@ from typing import Any
 
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.formats.names import TABLES
+from memfirst.formats.names import TABLES, text_of
 from memfirst.graph import Graph
 from memfirst.models import quantized
 from memfirst.models.base import Architecture, CheckpointWeights, ShapeOnly, WeightProvider
@@ -34,17 +34,21 @@ class _Registry(Mapping[str, Architecture[Any]]):
 
 
 _NAMED_AS_THEIR_FILE = (
-    *("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "granite", "smollm3", "deepseek2"),
+    *("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi2", "phi3", "granite", "smollm3", "deepseek2"),
+    *("olmo2", "exaone4", "seed_oss", "ernie4_5", "glm4", "cohere2", "starcoder2", "stablelm"),
     *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba"),
 )
 
 ARCHITECTURES: Mapping[str, Architecture[Any]] = _Registry(
     {name: name for name in _NAMED_AS_THEIR_FILE}
     | {"qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "granitehybrid": "granite_hybrid"}
+    | {"hunyuan-dense": "hunyuan_dense", "mistral3": "ministral3"}
 )
 """By GGUF's name."""
 
-BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = _Registry({"mistral": "mistral", "mixtral": "mixtral"})
+BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = _Registry(
+    {"mistral": "mistral", "ministral": "mistral", "mixtral": "mixtral"}
+)
 """By config.json's `model_type`, where GGUF has the same name for something that is read otherwise."""
 
 
@@ -58,7 +62,7 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
     if checkpoint.kind == "gguf":
         config = architecture.from_gguf(checkpoint.metadata, checkpoint.tensors, allow_unknown)
     else:
-        architecture = BY_MODEL_TYPE.get(str(checkpoint.metadata.get("model_type")), architecture)
+        architecture = BY_MODEL_TYPE.get(str(text_of(checkpoint.metadata).get("model_type")), architecture)
         scheme = quantized.scheme_of(checkpoint.metadata)
         if scheme and checkpoint.tensors and scheme.method not in quantized.AS_STORED:
             found = f"a safetensors folder of weights quantized by {scheme.method}"

@@ -38,8 +38,11 @@ KEYS: Keys = {
 }
 """What every dense decoder has, by its name in config.json: its name in GGUF."""
 
-LAYER_NORM_KEYS: Keys = {key: gguf for key, gguf in KEYS.items() if key != "rms_norm_eps"}
-"""The same without RMS norms' epsilon: each of those architectures calls its own otherwise."""
+LAYER_NORM_KEYS: Keys = {key: gguf for key, gguf in KEYS.items() if key != "rms_norm_eps"} | {
+    "layer_norm_eps": "attention.layer_norm_epsilon",
+    "norm_epsilon": "attention.layer_norm_epsilon",
+}
+"""The same with layer norms, whose epsilon has two names in config.json."""
 
 HARMLESS_GGUF = frozenset({"rope.scaling.finetuned", "tensor_data_layout", "pooling_type", "attention.causal"})
 HARMLESS_HF = frozenset(
@@ -49,10 +52,23 @@ HARMLESS_HF = frozenset(
         *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id", "eod_token_id", "max_length", "auto_map"),
         *("initializer_range", "attention_dropout", "pretraining_tp", "is_llama_config", "hidden_dropout"),
         *("cache_implementation", "embd_pdrop", "resid_pdrop", "residual_dropout", "embedding_dropout"),
-        *("unsloth_fixed", "unsloth_version"),
+        *("unsloth_fixed", "unsloth_version", "_num_labels", "id2label", "label2id", "problem_type", "finetuning_task"),
+        *("output_attentions", "output_hidden_states", "output_scores", "return_dict", "return_dict_in_generate"),
+        *("chunk_size_feed_forward", "use_bfloat16", "torchscript", "tie_encoder_decoder", "is_decoder", "prefix"),
+        *("decoder_start_token_id", "sep_token_id", "forced_bos_token_id", "forced_eos_token_id", "tokenizer_class"),
+        *("task_specific_params", "cross_attention_hidden_size", "tf_legacy_loss", "suppress_tokens"),
+        *("begin_suppress_tokens", "bad_words_ids", "do_sample", "early_stopping", "exponential_decay_length_penalty"),
+        *("min_length", "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p"),
+        *("typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "num_return_sequences"),
+        *("encoder_no_repeat_ngram_size", "remove_invalid_values"),
     )
 )
-"""Keys that training, sampling or another engine reads: they change nothing here."""
+"""Keys that training, sampling or another engine reads, and what PretrainedConfig has for every kind of model."""
+DECODER_ONLY = {
+    "is_encoder_decoder": (False,), "add_cross_attention": (False,), "pruned_heads": ({},),
+    "rope_interleaved": (False,), "use_mrope": (False,),
+}  # fmt: skip
+"""Keys of PretrainedConfig, and of other engines, that would change a decoder unless they have these values."""
 
 WRAPPER = frozenset(
     (
@@ -66,7 +82,7 @@ WRAPPER = frozenset(
 )
 """Keys beside `text_config`: of the vision tower, which decoding text does not read, and of other engines."""
 
-ACTIVATIONS = {"silu": ("silu",), "gelu": ("gelu_pytorch_tanh",), "gelu_tanh": ("gelu_pytorch_tanh", "gelu_new")}
+ACTIVATIONS = {"silu": ("silu",), "gelu": ("gelu_pytorch_tanh", "gelu_new")}
 """By activation, what config.json calls it."""
 
 
@@ -139,8 +155,9 @@ class Family:
     """The head is the embedding where config.json does not say."""
     grouped: bool = True
     """config.json states num_key_value_heads; in Llama's, absent means as many as heads."""
-    qkv_bias: bool = False
-    """q, k and v always have biases, and the output none."""
+    biases: tuple[str | bool, str | bool, str | bool] = ("attention_bias", "attention_bias", "mlp_bias")
+    """config.json's flags of biases on q, k and v, on attention's output, and in the feed-forward; or what always
+    holds."""
     eps: tuple[str, float] = ("rms_norm_eps", 1e-6)
     """What config.json calls the norms' epsilon, and what its absence means there."""
 
@@ -173,6 +190,20 @@ def read(r: ConfigReader, family: Family) -> Config:
     return found.windowed(family.windows(r, layers))
 
 
+def rotated_in_windows(r: ConfigReader, c: Config, theta: float | None = None) -> Config:
+    """`c` whose layers with a window rotate by a theta of their own and no scaling: see `rope.in_windows`."""
+    whole = c.heads[0].rotation
+    local = rope.in_windows(r, whole, theta) if whole else None
+    return replace(c, heads=tuple(replace(h, rotation=local) if h.window else h for h in c.heads))
+
+
+def rotated_only_in_windows(c: Config) -> Config:
+    """`c` whose layers without a window do not rotate (NoPE), where it has windows at all (Cohere 2, EXAONE 4)."""
+    if not any(h.window for h in c.heads):
+        return c
+    return replace(c, heads=tuple(h if h.window else replace(h, rotation=None) for h in c.heads))
+
+
 def _kv_default(r: ConfigReader, family: Family, heads: tuple[int, ...]) -> int | None:
     return heads[0] if r.gguf or not family.grouped else None
 
@@ -183,11 +214,13 @@ def _head_dim(hidden: int, heads: tuple[int, ...]) -> int | None:
 
 def _biases(r: ConfigReader, family: Family) -> tuple[bool, bool, bool]:
     """Whether q, k and v, the attention's output, and the feed-forward have biases."""
-    if r.gguf:
-        there = [f"blk.0.{name}.bias" in r.tensors for name in ("attn_q", "attn_output", "ffn_up")]
-        return family.qkv_bias or there[0], there[1], there[2]
-    bias = r.flag("attention_bias")
-    return bias or family.qkv_bias, bias and not family.qkv_bias, r.flag("mlp_bias")
+    names = (("attn_q", "attn_qkv"), ("attn_output",), ("ffn_up",))
+    qkv, output, mlp = (
+        flag is True or any(f"blk.0.{name}.bias" in r.tensors for name in parts) if r.gguf
+        else flag if isinstance(flag, bool) else r.flag(flag)
+        for flag, parts in zip(family.biases, names, strict=True)
+    )  # fmt: skip
+    return qkv, output, mlp
 
 
 def tied(r: ConfigReader, default: bool) -> bool:
@@ -209,8 +242,8 @@ def _refuse_variants(r: ConfigReader, family: Family) -> None:
     """Values that would mean another arithmetic."""
     for key in ("hidden_act", "hidden_activation"):
         r.only(key, ACTIVATIONS[family.activation])
-    r.only("rope_interleaved", (False,))
-    r.only("use_mrope", (False,))
+    for key, allowed in DECODER_ONLY.items():
+        r.only(key, allowed)
     if r.gguf:
         r.plain.only("attention.causal", (True,))
 
@@ -219,15 +252,23 @@ Layer = Callable[[Builder, int, str, Any], str]
 """(builder, index, residual, config) -> the residual after the layer."""
 
 
-def build(c: Config, w: WeightProvider, layer: Layer) -> Graph:
+Norm = Callable[[Builder, str], str]
+
+
+def last_norm(b: Builder, x: str) -> str:
+    """RMS norm before the head."""
+    return b.rms_norm("output_norm", x, head=True)
+
+
+def build(c: Config, w: WeightProvider, layer: Layer, norm: Norm = last_norm, head_bias: bool = False) -> Graph:
     """Embedding, layers, norm, head."""
     c = c.windowed(c.windows)
     b = Builder(w, c.hidden_size, c.eps)
     x = b.embed(c.vocab_size, c.embedding_multiplier)
     for i in range(c.layers):
         x = layer(b, i, x, c)
-    normed = b.rms_norm("output_norm", b.select(x), head=True)
-    b.head(normed, c.vocab_size, c.tie_word_embeddings, c.logits_multiplier, c.softcap)
+    normed = norm(b, b.select(x))
+    b.head(normed, c.vocab_size, c.tie_word_embeddings, c.logits_multiplier, c.softcap, head_bias)
     return b.graph(c.architecture, c.vocab_size, c.max_position_embeddings)
 
 

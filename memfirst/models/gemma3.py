@@ -7,11 +7,10 @@ text model is built and priced. There its embedding has 262,208 rows, in GGUF th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from memfirst.errors import UnsupportedError
-from memfirst.models import decoder, gemma2, rope, windows
+from memfirst.models import decoder, gemma2, windows
 from memfirst.models.builder import HEAD
 from memfirst.models.decoder import Config, Family
 from memfirst.models.reader import ConfigReader
@@ -36,9 +35,7 @@ def read(r: ConfigReader) -> Config:
     c = gemma2.scaled(r, decoder.read(r, FAMILY), DEEPEST).attention(qk_norm=HEAD)
     if scores := gemma2.softcap(r, "attn_logit_softcapping"):
         raise UnsupportedError(f"attn_logit_softcapping is {scores}", "none, in Gemma 3")
-    whole = c.heads[0].rotation
-    local = rope.in_windows(r, whole, LOCAL_THETA) if whole else None
-    return replace(c, heads=tuple(replace(h, rotation=local) if h.window else h for h in c.heads))
+    return decoder.rotated_in_windows(r, c, LOCAL_THETA)
 
 
 ARCHITECTURE = decoder.architecture("gemma3", read, gemma2.build, gemma2.KEYS, SHARED)

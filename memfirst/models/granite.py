@@ -1,11 +1,14 @@
 """Granite (dense, 3.x) is Llama with four multipliers: of the embedding, the scores, what a layer adds, the logits.
 
-In GGUF its heads rotate in adjacent pairs, as Llama's do.
+In GGUF its heads rotate in adjacent pairs, as Llama's do. Granite 4's models without state-space layers (micro, 1B,
+350M) are the same, with the config.json and the keys of its hybrids.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
@@ -16,12 +19,23 @@ from memfirst.models.decoder import PAIRS, Family
 from memfirst.models.reader import ConfigReader, Keys
 
 FAMILY = Family("granite", windows.unused, PAIRS, tied=True)
+HYBRID_HF = (
+    *("mamba_chunk_size", "mamba_conv_bias", "mamba_d_conv", "mamba_d_head", "mamba_d_state", "mamba_expand"),
+    *("mamba_n_groups", "mamba_n_heads", "mamba_proj_bias", "num_experts_per_tok", "output_router_logits"),
+    *("router_aux_loss_coef", "time_step_limit", "time_step_min", "time_step_max", "layer_types", "num_local_experts"),
+    *("attention_head_type", "shared_intermediate_size"),
+)
+HYBRID_GGUF = (*("conv_kernel", "state_size", "group_count", "inner_size", "time_step_rank"),)
+"""Keys of parts that an attention-only Granite 4 has not."""
 KEYS: Keys = decoder.KEYS | {
     "embedding_multiplier": "embedding_scale",
     "residual_multiplier": "residual_scale",
     "attention_multiplier": "attention.scale",
     "logits_scaling": "logit_scale",
 }
+
+
+MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,14 @@ class Config(decoder.Config):
 
 def read(r: ConfigReader) -> Config:
     """The multipliers, all of them stated; GGUF's `rope.scaling.finetuned` false: heads are not rotated."""
+    if r.gguf:
+        for key in HYBRID_GGUF:
+            r.plain.raw(f"ssm.{key}")
+        r.plain.raw("expert_shared_feed_forward_length")
+    else:
+        r.only("position_embedding_type", ("rope", "nope"))
+        r.only("normalization_function", ("rmsnorm",))
+        r.only("init_method", ("mup",))
     c = decoder.read(r, FAMILY)
     if c.moe is not None:
         raise ConfigError("a dense granite with experts", "none")
@@ -45,9 +67,8 @@ def read(r: ConfigReader) -> Config:
             "logits_multiplier": 1 / r.single("logits_scaling"),
         }
     ).attention(scale=r.single("attention_multiplier"))
-    if r.gguf and not r.plain.flag("rope.scaling.finetuned", True):
-        return found.attention(rotation=None)
-    return found
+    still = not r.plain.flag("rope.scaling.finetuned", True) if r.gguf else r.raw("position_embedding_type") == "nope"
+    return found.attention(rotation=None) if still else found
 
 
 def layer(b: Builder, i: int, x: str, c: Config) -> str:
@@ -65,4 +86,14 @@ def build(c: Config, w: WeightProvider) -> Graph:
     return decoder.build(c, w, layer)
 
 
-ARCHITECTURE = decoder.architecture("granite", read, build, KEYS)
+def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
+    """Read a config.json of `granite`, or of a `granitemoehybrid` in which every layer attends."""
+    if config.get("model_type") == "granitemoehybrid":
+        shared = config.get("shared_intermediate_size", config.get("intermediate_size"))
+        rest = {key: value for key, value in config.items() if key not in HYBRID_HF}
+        config = dict.fromkeys(MULTIPLIERS, 1.0) | rest | {"intermediate_size": shared}
+    return ENTRY.from_hf(config, allow_unknown)
+
+
+ENTRY = decoder.architecture("granite", read, build, KEYS)
+ARCHITECTURE = replace(ENTRY, from_hf=from_hf)

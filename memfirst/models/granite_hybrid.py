@@ -8,7 +8,7 @@ from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
-from memfirst.models import experts, mamba2, recurrent
+from memfirst.models import decoder, experts, mamba2, recurrent
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder, Heads
@@ -22,7 +22,7 @@ HARMLESS_GGUF = frozenset(
         *("attention.key_length", "attention.value_length"),
     )
 )
-HARMLESS_HF = recurrent.HARMLESS_HF | {"rope_theta", "rope_scaling", "rope_parameters", "normalization_function"}
+HARMLESS_HF = frozenset(("rope_theta", "rope_scaling", "rope_parameters", "normalization_function"))
 """Rotary numbers are written, and used by none of its layers."""
 
 
@@ -73,7 +73,7 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
         moe=moe,
         shared_intermediate_size=shared if moe else width,
         attention=tuple(n > 0 for n in kv),
-        vocab_size=recurrent.vocab_size(r, metadata),
+        vocab_size=decoder.vocab_size(r),
         max_position_embeddings=r.integer("context_length", limits.MAX_CONTEXT),
         rms_norm_eps=r.number("attention.layer_norm_rms_epsilon", high=1.0),
         tie_word_embeddings="output.weight" not in tensors,
@@ -116,7 +116,7 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
         residual_multiplier=r.number("residual_multiplier", 1.0),
         logits_scaling=r.number("logits_scaling", 1.0),
     )  # fmt: skip
-    r.check_unknown(HARMLESS_HF, allow_unknown)
+    recurrent.check_unknown(r, allow_unknown, HARMLESS_HF)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
-from memfirst.models import experts, mamba, recurrent
+from memfirst.models import decoder, experts, mamba, recurrent
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder, Heads
@@ -53,7 +53,7 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
         intermediate_size=width,
         attention=tuple(n > 0 for n in kv),
         routed=tuple(f"blk.{i}.ffn_gate_inp.weight" in tensors for i in range(layers)),
-        vocab_size=recurrent.vocab_size(r, metadata),
+        vocab_size=decoder.vocab_size(r),
         max_position_embeddings=r.integer("context_length", limits.MAX_CONTEXT),
         rms_norm_eps=eps,
         tie_word_embeddings="output.weight" not in tensors,
@@ -100,7 +100,7 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
         tie_word_embeddings=r.flag("tie_word_embeddings"),
     )
     r.raw("n_ctx")  # the context under a second name
-    r.check_unknown(recurrent.HARMLESS_HF, allow_unknown)
+    recurrent.check_unknown(r, allow_unknown)
     return found
 
 

@@ -11,8 +11,8 @@ from memfirst.graph import Graph
 from memfirst.graph.ops.conv import CausalConv1d
 from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.scan import SelectiveScan
+from memfirst.models import decoder, recurrent
 from memfirst.models import reader as limits
-from memfirst.models import recurrent
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
@@ -83,7 +83,7 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
     config = Config(
         mixer=read_mixer(r, r.integer("embedding_length", limits.MAX_WIDTH)),
         num_hidden_layers=r.integer("block_count", limits.MAX_LAYERS),
-        vocab_size=recurrent.vocab_size(r, metadata),
+        vocab_size=decoder.vocab_size(r),
         layer_norm_epsilon=r.number("attention.layer_norm_rms_epsilon", high=1.0),
         tie_word_embeddings="output.weight" not in tensors,
         context=r.integer("context_length", limits.MAX_CONTEXT),
@@ -112,7 +112,7 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
         layer_norm_epsilon=r.number("layer_norm_epsilon", 1e-5, high=1.0),
         tie_word_embeddings=r.flag("tie_word_embeddings"),
     )
-    r.check_unknown(recurrent.HARMLESS_HF, allow_unknown)
+    recurrent.check_unknown(r, allow_unknown)
     return found
 
 

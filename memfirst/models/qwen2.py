@@ -6,11 +6,12 @@ from memfirst.models import decoder, llama, windows
 from memfirst.models.decoder import Config, Family
 from memfirst.models.reader import ConfigReader
 
-FAMILY = Family("qwen2", windows.flagged, qkv_bias=True)
+FAMILY = Family("qwen2", windows.flagged, biases=(True, False, "mlp_bias"))
 
 
 def read(r: ConfigReader) -> Config:
     """All as in Llama; the window is off in published models."""
+    r.raw("attention_bias")  # some configs state it; q, k and v have biases whatever it says
     return decoder.read(r, FAMILY)
 
 

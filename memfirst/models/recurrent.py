@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from typing import Any
 
 from memfirst.errors import ConfigError
+from memfirst.models import decoder
 from memfirst.models import reader as limits
 from memfirst.models.builder import Heads
 from memfirst.models.reader import ConfigReader
@@ -16,11 +17,8 @@ CONTEXT = 1 << 20
 MAX_STATE, MAX_KERNEL = 1 << 12, 1 << 6
 """Larger than any model's, like the limits of `memfirst.models.reader`."""
 
-HARMLESS_HF = frozenset(
+HARMLESS_HF = decoder.HARMLESS_HF | frozenset(
     (
-        *("architectures", "model_type", "_name_or_path", "transformers_version", "auto_map", "id2label"),
-        *("dtype", "torch_dtype", "attn_implementation", "_attn_implementation_autoset", "use_cache"),
-        *("bos_token_id", "eos_token_id", "pad_token_id", "initializer_range", "attention_dropout"),
         *("num_logits_to_keep", "output_router_logits", "router_aux_loss_coef", "use_mamba_kernels"),
         *("fused_add_norm", "residual_in_fp32", "rescale_prenorm_residual", "pad_vocab_size_multiple"),
         *("time_step_floor", "time_step_init_scheme", "time_step_max", "time_step_min", "time_step_scale"),
@@ -31,16 +29,6 @@ HARMLESS_HF = frozenset(
 
 HARMLESS_GGUF = frozenset({"feed_forward_length", "attention.head_count", "tensor_data_layout"})
 """Keys that converters write for models that have no such thing."""
-
-
-def vocab_size(r: ConfigReader, metadata: Mapping[str, Any]) -> int:
-    """Rows of the embedding: the vocabulary's length, where the file holds one."""
-    tokens = metadata.get("tokenizer.ggml.tokens")
-    count = len(tokens) if isinstance(tokens, Sized) and len(tokens) else None
-    stated = r.integer("vocab_size", limits.MAX_VOCAB, default=count)
-    if count is not None and count != stated:
-        raise ConfigError(f"vocab_size is {stated}", f"{count}, the number of tokens in the file")
-    return stated
 
 
 def from_native(config: Mapping[str, Any], renamed: Mapping[str, str]) -> Mapping[str, Any]:
@@ -97,3 +85,10 @@ def _infinite(value: Any) -> bool:
     if isinstance(value, dict):
         value = value.get("__float__")
     return value in ("Infinity", "inf") or value == float("inf")
+
+
+def check_unknown(r: ConfigReader, allow_unknown: bool, more: frozenset[str] = frozenset()) -> None:
+    """The last step of reading a config.json: every other key is harmless, these here and `more` included."""
+    for key, allowed in decoder.DECODER_ONLY.items():
+        r.only(key, allowed)
+    r.check_unknown(HARMLESS_HF | more, allow_unknown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil, floor, log, pi, sqrt
+from math import ceil, floor, isclose, log, pi, sqrt
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph.ops.rope import HALF
@@ -58,10 +58,6 @@ class Rotation:
     """Llama 4's: queries are multiplied by 1 + temperature · ln(1 + floor(position / original context))."""
     local: bool = False
     """A layer with a window that no scaling stretches, whatever divisors the file has (Gemma 3, OLMo 3)."""
-
-    def __post_init__(self) -> None:
-        if self.temperature and not (self.scaling and self.scaling.original):
-            raise ConfigError("a temperature by position without an original context", "YaRN's")
 
     @property
     def in_window(self) -> Rotation:
@@ -199,6 +195,8 @@ def _read_parameters(values: object, r: ConfigReader, context: int, head_dim: in
     theta *= _stretch(reader, dims)
     scaling = _scaling_of(reader, context, r)
     temperature = reader.number("llama_4_scaling_beta", 0.0, low=-MIN, high=16.0)
+    if temperature and (scaling is None or scaling.kind != "yarn"):
+        raise ConfigError("llama_4_scaling_beta without an original context", "YaRN's")
     reader.check_unknown(HARMLESS, allow_unknown=False)
     return Rotation(theta, dims, default.style, scaling, temperature)
 
@@ -285,7 +283,7 @@ def _read_gguf(r: ConfigReader, context: int, dims: int, style: str) -> Rotation
     theta = r.number("rope.freq_base", 10000.0, low=1.0)
     factor = r.number("rope.scaling.factor", r.number("rope.scale_linear", 1.0, low=MIN), low=MIN)
     temperature = r.number("attention.temperature_scale", 0.0, low=-MIN, high=16.0)
-    plain = Rotation(theta, dims, style, temperature=temperature)
+    plain = Rotation(theta, dims, style)
     original = r.integer("rope.scaling.original_context_length", MAX_CONTEXT, default=context)
     multiplier = r.number("rope.scaling.attn_factor", 1.0)
     kind = r.raw("rope.scaling.type", "linear" if factor != 1 else "none")
@@ -293,24 +291,34 @@ def _read_gguf(r: ConfigReader, context: int, dims: int, style: str) -> Rotation
         return replace(plain, scaling=RopeScaling(kind, context / original, original, attention_factor=multiplier))
     if kind not in ("none", "linear", "yarn"):
         raise UnsupportedError(f"rope.scaling.type is {str(kind)[:40]!r}", "none, linear, yarn or longrope")
+    if temperature and kind != "yarn":
+        raise ConfigError("attention.temperature_scale without an original context", "YaRN's")
     if kind == "none" or (kind == "linear" and factor == 1):
         return plain
     if kind == "linear":
         return replace(plain, scaling=RopeScaling(kind, factor))
-    return replace(plain, scaling=_yarn_of_gguf(r, factor, original, multiplier))
+    return replace(plain, scaling=_yarn_of_gguf(r, factor, original, multiplier), temperature=temperature)
 
 
 def _yarn_of_gguf(r: ConfigReader, factor: float, original: int, multiplier: float) -> RopeScaling:
-    """`yarn_attn_factor` multiplies YaRN's own factor; `yarn_log_multiplier` is mscale_all_dim, of mscale 1."""
+    """`yarn_log_multiplier` is mscale_all_dim, of mscale 1.
+
+    `yarn_attn_factor` holds one of two things, since llama.cpp's converter writes config.json's `attn_factor`, which
+    multiplies YaRN's own factor, and its `attention_factor`, which takes its place. The latter is published as YaRN's
+    own (OLMo 3), the former never is (DeepSeek-R1's 8B: its inverse).
+    """
     r.only("rope.scaling.yarn_ext_factor", (1.0, -1.0))  # negative: not stated
     all_dim = r.number("rope.scaling.yarn_log_multiplier", 0.0, low=-MIN, high=16.0)
     grown = yarn_attention_factor(factor) / (yarn_attention_factor(factor, all_dim) if all_dim else 1.0)
+    stated = r.number("rope.scaling.yarn_attn_factor", 1.0, high=64.0)
+    if isclose(stated, yarn_attention_factor(factor), rel_tol=1e-4):
+        stated = 1.0
     return RopeScaling(
         "yarn",
         factor,
         original,
         fast=r.number("rope.scaling.yarn_beta_fast", 32.0, low=MIN),
         slow=r.number("rope.scaling.yarn_beta_slow", 1.0, low=MIN),
-        attention_factor=multiplier * grown * r.number("rope.scaling.yarn_attn_factor", 1.0, high=64.0),
+        attention_factor=multiplier * grown * stated,
         mscale_all_dim=all_dim,
     )

@@ -12,8 +12,8 @@ from memfirst.graph.ops.multiply import Multiply
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.stacked_linear import StackedLinear
 from memfirst.graph.ops.wkv6 import Wkv6
+from memfirst.models import decoder, recurrent
 from memfirst.models import reader as limits
-from memfirst.models import recurrent
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
@@ -65,7 +65,7 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
         intermediate_size=r.integer("feed_forward_length", limits.MAX_WIDTH),
         time_mix_extra_dim=r.integer("time_mix_extra_dim", limits.MAX_WIDTH),
         time_decay_extra_dim=r.integer("time_decay_extra_dim", limits.MAX_WIDTH),
-        vocab_size=recurrent.vocab_size(r, metadata),
+        vocab_size=decoder.vocab_size(r),
         layer_norm_epsilon=r.number("attention.layer_norm_epsilon", high=1.0),
         separate_lerps="blk.0.time_mix_lerp_w.weight" in tensors,
         rescale_every=r.integer("rescale_every_n_layers", limits.MAX_LAYERS, default=0, low=0),
@@ -98,7 +98,8 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
         layer_norm_epsilon=r.number("layer_norm_epsilon", 1e-5, high=1.0),
         context=r.integer("context_length", limits.MAX_CONTEXT, default=recurrent.CONTEXT),
     )
-    r.check_unknown(recurrent.HARMLESS_HF | {"num_attention_heads", "rescale_every", "model_version"}, allow_unknown)
+    more = frozenset(("num_attention_heads", "rescale_every", "model_version"))
+    recurrent.check_unknown(r, allow_unknown, more)
     return found
 
 

@@ -11,8 +11,8 @@ from memfirst.graph import Graph
 from memfirst.graph.ops.blend import Blend
 from memfirst.graph.ops.multiply import Multiply
 from memfirst.graph.ops.wkv7 import HeadBonus, ScaledKey, Wkv7
+from memfirst.models import decoder, recurrent
 from memfirst.models import reader as limits
-from memfirst.models import recurrent
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
@@ -58,7 +58,7 @@ def from_gguf(metadata: Mapping[str, Any], tensors: Container[str], allow_unknow
         a_low_rank_dim=r.integer("attention.iclr_lora_rank", limits.MAX_WIDTH),
         v_low_rank_dim=r.integer("attention.value_residual_mix_lora_rank", limits.MAX_WIDTH),
         gate_low_rank_dim=r.integer("attention.gate_lora_rank", limits.MAX_WIDTH),
-        vocab_size=recurrent.vocab_size(r, metadata),
+        vocab_size=decoder.vocab_size(r),
         norm_eps=r.number("attention.layer_norm_epsilon", high=1.0),
         context=r.integer("context_length", limits.MAX_CONTEXT),
     )
@@ -92,7 +92,7 @@ def from_hf(config: Mapping[str, Any], allow_unknown: bool = False) -> Config:
         norm_eps=r.number("norm_eps", 1e-5, high=1.0),
         context=r.integer("max_position_embeddings", limits.MAX_CONTEXT, default=recurrent.CONTEXT),
     )
-    r.check_unknown(HARMLESS_HF, allow_unknown)
+    recurrent.check_unknown(r, allow_unknown, HARMLESS_HF)
     return found
 
 

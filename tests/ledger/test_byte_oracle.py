@@ -51,6 +51,12 @@ def test_random_models_have_the_bytes_that_the_oracle_counts(model_type: str) ->
         assert differences(tiny(model_type, seed, **kinds(seed))) == []
 
 
+def test_a_granite_4_without_state_space_layers_has_the_bytes_that_the_oracle_counts() -> None:
+    dense = {"layer_types": ["attention"] * 6, "num_local_experts": 0, "position_embedding_type": "rope"}
+    for seed in SEEDS:
+        assert differences(tiny("granitemoehybrid", seed, dense, **kinds(seed))) == []
+
+
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
 def test_models_packed_for_the_cpu_have_the_bytes_that_the_oracle_counts(model_type: str) -> None:
     for seed in SEEDS:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
+from math import log
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,16 @@ from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
 from memfirst.ledger import price, table
 from memfirst.models.smollm3 import without_rope
-from tests.models.test_models import NASTY
+from tests.models.test_models import NASTY, rope_of
+from tests.models.test_models import gguf as gguf_file
 from tests.support import dense_gguf
 from tests.support.dense_configs import MODELS
 from tests.support.make_parity_fixture import CASES, FOLDER
 from tests.support.tiny_models import options, tiny
 from tests.support.toy import one
 
-FAMILIES = [name for name in CASES if name.startswith(("mistral", "qwen2_", "gemma", "phi3", "granite", "smollm3"))]
+OTHERS = ("llama", "qwen2", "qwen3", "qwen3_yarn")
+FAMILIES = [name for name in CASES if not name.startswith("llama_") and name not in OTHERS]
 
 
 class Bare:
@@ -73,7 +76,7 @@ def test_the_registry_has_every_file_and_names_each_as_itself() -> None:
     defined = {path.stem for path in files if "\nARCHITECTURE" in path.read_text(encoding="utf-8")}
     found = [models.ARCHITECTURES[name] for name in models.ARCHITECTURES] + list(models.BY_MODEL_TYPE.values())
     imported = [import_module(f"memfirst.models.{stem}").ARCHITECTURE for stem in defined]
-    assert len(defined) == len(found) and set(map(id, found)) == set(map(id, imported))
+    assert len(defined) == len(set(map(id, found))) and set(map(id, found)) == set(map(id, imported))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -253,15 +256,25 @@ def test_a_gguf_file_gives_the_same_graph(name: str, tmp_path: Path) -> None:
     folder = open_checkpoint(FOLDER / name)
     file = open_checkpoint(dense_gguf.write(FOLDER / name, tmp_path / "model.gguf"))
     expected, found = models.build(folder), models.build(file)
-    if name in ("mistral_window", "qwen2_window"):
+    if name in ("mistral_window", "qwen2_window", "starcoder2"):
         expected = changed(expected, without_window)
     if name.startswith("gemma"):  # 1/sqrt(head_dim), where the fixture's query_pre_attn_scalar is 20
         found = changed(found, lambda op: replace(op, scale=20**-0.5) if isinstance(op, Attention) else op)
+    if name in ("exaone4", "hunyuan"):  # divisors, and a theta, that GGUF holds as float32
+        found = replace(found, ops=tuple(map(with_angles_of, found.ops, expected.ops)))
     assert found.ops == expected.ops
     assert found.caches == expected.caches
     assert found == expected
     for tensor in found.weights():
         assert np.array_equal(folder.read(tensor), file.read(tensor)), tensor
+
+
+def with_angles_of(op: Op, other: Op) -> Op:
+    """`op` with the frequencies of `other`, which are the same within float32."""
+    if not isinstance(op, Rope) or not isinstance(other, Rope):
+        return op
+    np.testing.assert_allclose(op.frequencies, other.frequencies, rtol=3e-7)
+    return replace(op, frequencies=other.frequencies)
 
 
 def changed(graph: Graph, change: Callable[[Op], Op]) -> Graph:
@@ -283,7 +296,7 @@ def test_the_price_of_a_gguf_file(name: str, tmp_path: Path) -> None:
     """Bytes of the tensors as the `gguf` package counts them: all but a looked-up embedding and rope divisors."""
     path = dense_gguf.write(FOLDER / name, tmp_path / "model.gguf")
     sizes = {t.name: int(t.n_bytes) for t in gguf.GGUFReader(path).tensors}
-    expected = sum(size for tensor, size in sizes.items() if not tensor.startswith("rope_factors"))
+    expected = sum(size for tensor, size in sizes.items() if not tensor.startswith("rope_f"))
     if "output.weight" in sizes:
         expected -= sizes["token_embd.weight"]
     bytes_of = table(price(models.build(open_checkpoint(path)), decode(0)))
@@ -311,7 +324,10 @@ def logits_of(folder: Path, change: Callable[[Op], Op] = lambda op: op) -> Any:
     return backend.step(one(0, len(tokens), logits=tuple(range(len(tokens)))), tokens)
 
 
-UNWINDOWED = ("phi3_short", "phi3_long", "granite", "smollm3")
+UNWINDOWED = (
+    *("phi3_short", "phi3_long", "granite", "granite4", "smollm3", "ministral3", "olmo2", "exaone4"),
+    *("seed_oss", "hunyuan", "ernie4_5", "glm4", "stablelm", "phi2"),
+)
 
 
 def wider(op: Op) -> Op:
@@ -326,10 +342,14 @@ def unscaled(op: Op) -> Op:
     return replace(op, scale=1.0) if isinstance(op, Embed) else op
 
 
+def steady(op: Op) -> Op:
+    return replace(op, temperature=0.0) if isinstance(op, Rope) else op
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [*((name, wider) for name in FAMILIES if name not in UNWINDOWED), ("gemma2", halved),
-     ("gemma2", unscaled), ("gemma3", unscaled), ("granite", unscaled)],
+     ("ministral3", steady), ("gemma2", unscaled), ("gemma3", unscaled), ("granite", unscaled)],
 )  # fmt: skip
 def test_the_fixtures_see_a_wrong_attribute(name: str, change: Callable[[Op], Op]) -> None:
     """A window one position wider, another softcap, an embedding as it is stored: none passes for the same."""
@@ -436,3 +456,140 @@ def test_any_value_builds_or_is_refused(name: str) -> None:
                 continue
             ropes = [op for op in graph.ops if isinstance(op, Rope)]
             assert all(np.isfinite((*op.frequencies, *op.long_frequencies, op.factor)).all() for op in ropes[:3])
+
+
+# what public files have
+
+
+YARN_FILE: dict[str, Any] = {
+    "llama.rope.scaling.type": "yarn",
+    "llama.rope.scaling.factor": 4.0,
+    "llama.rope.scaling.original_context_length": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("stated", "factor"),
+    [
+        ({}, 1 + 0.1 * log(4)),
+        ({"llama.rope.scaling.yarn_attn_factor": 0.878, "llama.rope.scaling.yarn_ext_factor": 1.0}, 0.9997),
+        ({"llama.rope.scaling.attn_factor": 0.5}, 0.5 + 0.05 * log(4)),
+        ({"llama.rope.scaling.yarn_attn_factor": float(np.float32(1 + 0.1 * log(4)))}, 1 + 0.1 * log(4)),
+        ({"llama.rope.scaling.yarn_log_multiplier": 1.0}, 1.0),
+        ({"llama.rope.scaling.yarn_log_multiplier": 0.5}, (1 + 0.1 * log(4)) / (1 + 0.05 * log(4))),
+    ],
+)
+def test_yarns_explicit_factors_in_gguf(stated: dict[str, Any], factor: float) -> None:
+    """They multiply YaRN's own, but for one that states just that (OLMo 3's `attention_factor`)."""
+    found = rope_of(models.build(gguf_file(YARN_FILE | stated)))
+    assert found.factor == pytest.approx(factor, rel=1e-4)
+    with pytest.raises(UnsupportedError, match="yarn_ext_factor"):
+        models.build(gguf_file(YARN_FILE | {"llama.rope.scaling.yarn_ext_factor": 0.5}))
+    fast = rope_of(models.build(gguf_file(YARN_FILE | {"llama.rope.scaling.yarn_beta_fast": 1.5})))
+    assert fast.frequencies != found.frequencies
+
+
+@pytest.mark.parametrize(
+    ("stated", "factor"),
+    [({}, 1 + 0.1 * log(4)), ({"attn_factor": 0.878}, 0.9997), ({"attention_factor": 0.7}, 0.7),
+     ({"attn_factor": 2.0, "attention_factor": 0.7}, 0.7), ({"mscale": 1.0, "mscale_all_dim": 1.0}, 1.0)],
+)  # fmt: skip
+def test_yarns_explicit_factors_in_config_json(stated: dict[str, Any], factor: float) -> None:
+    """`attention_factor` takes the place of YaRN's own, `attn_factor` multiplies it."""
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192, **stated}
+    assert rope_of(graph_of("Llama-3.1-8B", rope_scaling=scaling)).factor == pytest.approx(factor, rel=1e-4)
+
+
+def test_layers_may_differ_in_heads_and_widths() -> None:
+    """A list of equal numbers is as one number; of other numbers each layer has its own."""
+    same = {"llama.attention.head_count_kv": [2, 2], "llama.attention.head_count": np.array([4, 4], np.int32)}
+    assert models.build(gguf_file(same)) == models.build(gguf_file())
+    rows = {"blk.1.attn_k.weight": np.ones((16, 64), "f4"), "blk.1.attn_v.weight": np.ones((16, 64), "f4")}
+    wide = {"blk.1.ffn_gate.weight": (32, 64), "blk.1.ffn_up.weight": (32, 64), "blk.1.ffn_down.weight": (64, 32)}
+    other = {name.replace(".", "__"): array for name, array in rows.items()}
+    other |= {name.replace(".", "__"): np.ones(shape, "f4") for name, shape in wide.items()}
+    change = {"llama.attention.head_count_kv": [2, 1], "llama.feed_forward_length": [96, 32]}
+    graph = models.build(gguf_file(change, **other))
+    assert [c.heads for c in graph.caches if isinstance(c, KVCache)] == [2, 1]
+    assert graph.weights()["blk.1.ffn_up.weight"].rows == 32
+
+
+SAVED = {
+    "return_dict": True, "output_hidden_states": False, "output_attentions": False, "is_encoder_decoder": False,
+    "chunk_size_feed_forward": 0, "id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}, "problem_type": None,
+    "use_bfloat16": False, "pruned_heads": {}, "tie_encoder_decoder": False, "torchscript": False, "top_k": 50,
+    "temperature": 1.0, "architectures": ["LlamaForCausalLM"], "finetuning_task": None, "prefix": None,
+    "add_cross_attention": False, "is_decoder": False, "cross_attention_hidden_size": None, "quantization_config": None,
+}  # fmt: skip
+
+
+def test_a_config_saved_with_every_default_is_the_same_model() -> None:
+    """What PretrainedConfig has for every kind of model, and keys that are null, change nothing."""
+    assert graph_of("Llama-3.1-8B", **SAVED) == graph_of("Llama-3.1-8B")
+    for key, value in (("is_encoder_decoder", True), ("add_cross_attention", True), ("pruned_heads", {"0": [1]})):
+        with pytest.raises(MemfirstError, match=key):
+            graph_of("Llama-3.1-8B", **SAVED | {key: value})
+
+
+def test_numbers_and_dtypes_as_other_tools_write_them() -> None:
+    """`torch.bfloat16`, a dtype by part of the model, whole numbers as floats."""
+    plain = graph_of("Llama-3.1-8B")
+    assert graph_of("Llama-3.1-8B", torch_dtype="torch.bfloat16") == plain
+    assert graph_of("Llama-3.1-8B", torch_dtype={"": "bfloat16", "vision_config": "float32"}) == plain
+    assert graph_of("Llama-3.1-8B", max_position_embeddings=8192.0) == plain
+    halves = graph_of("Llama-3.1-8B", torch_dtype="float8_e4m3fn")
+    assert halves.weights()["blk.0.attn_q.weight"].codec == "f8_e4m3"
+    for wrong in ("torch.int3", {"": "int3"}, 16):
+        with pytest.raises(ConfigError, match="dtype"):
+            graph_of("Llama-3.1-8B", torch_dtype=wrong)
+
+
+def test_a_wrapper_around_a_known_text_model_is_that_model() -> None:
+    """Qwen3-VL by its text_config; Mistral Small 3.1, whose rows are paired by the text model's heads."""
+    scaling = {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"}
+    text = MODELS["Qwen3-8B"][0] | {"model_type": "qwen3_vl_text", "rope_scaling": scaling}
+    outer = {"model_type": "qwen3_vl", "image_token_id": 151655, "tie_word_embeddings": False, "vision_config": {}}
+    wrapped = models.build(Bare(outer | {"text_config": text}))  # type: ignore[arg-type]
+    assert wrapped == graph_of("Qwen3-8B")
+    with pytest.raises(ConfigError, match="audio_config"):
+        models.build(Bare(outer | {"text_config": text, "audio_config": {}}))  # type: ignore[arg-type]
+
+
+def test_keys_whose_value_is_what_happens_anyway() -> None:
+    """Qwen3-Coder states biases, norms and a shared expert that Qwen3-MoE has or has not."""
+    from tests.support.experts_configs import QWEN3_30B
+
+    stated = {"qkv_bias": False, "use_qk_norm": True, "shared_expert_intermediate_size": 0}
+    plain = models.build(Bare(QWEN3_30B))  # type: ignore[arg-type]
+    assert models.build(Bare(QWEN3_30B | stated)) == plain  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="use_qk_norm"):
+        models.build(Bare(QWEN3_30B | stated | {"use_qk_norm": False}))  # type: ignore[arg-type]
+
+
+def test_a_local_layer_keeps_its_theta_where_its_window_never_applies() -> None:
+    """A context not longer than the window: nothing is cut off, and heads are rotated as they were trained."""
+    short, long = (graph_of("Gemma-3-1B", max_position_embeddings=n) for n in (512, 32768))
+    assert [c.window for c in short.caches if isinstance(c, KVCache)] == [None] * 26
+    angles = [[op.frequencies for op in graph.ops if isinstance(op, Rope)] for graph in (short, long)]
+    assert angles[0] == angles[1]
+
+
+def test_a_temperature_grows_with_the_position() -> None:
+    """Ministral 3's queries: 1 below the original context, then 1 + 0.1 · ln(1 + floor(position / 16384))."""
+    ropes = [op for op in graph_of("Ministral-3-8B").ops if isinstance(op, Rope)]
+    assert [(op.temperature, op.original) for op in ropes[:2]] == [(0.1, 16384), (0.0, 0)]
+    step = Step((Sequence(16382, 4), Sequence(49152, 1)))
+    expected = [1, 1, 1 + 0.1 * log(2), 1 + 0.1 * log(2), 1 + 0.1 * log(4)]
+    np.testing.assert_allclose(ropes[0]._factors(step)[:, 0, 0], expected)
+
+
+def test_where_layers_rotate() -> None:
+    """Cohere 2 and EXAONE 4 32B only in windows; OLMo 3 everywhere, scaled only without one."""
+    for name in ("Command-R7B", "EXAONE-4.0-32B"):
+        graph = graph_of(name)
+        rotated = {op.name.split(".")[1] for op in graph.ops if isinstance(op, Rope)}
+        local = {c.name.split(".")[1] for c in graph.caches if isinstance(c, KVCache) and c.window}
+        assert rotated == local and len(local) == 3 * len(graph.caches) // 4
+    ropes = [op for op in graph_of("OLMo-3-7B").ops if isinstance(op, Rope)][::2]
+    assert [op.factor == 1 for op in ropes] == [True, True, True, False] * 8
+    assert len({op.frequencies for op in ropes}) == 2

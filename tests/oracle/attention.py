@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.oracle.parts import Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
+from tests.oracle.parts import LOGITS, Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,15 @@ def head_norms(i: int, s: Sizes) -> Iterator[Tensor]:
 
 
 def llama(c: Config) -> Model:
-    """Llama, Mistral, Qwen2, Qwen3, Granite, SmolLM3: two norms, attention and a SwiGLU."""
+    """Llama, Mistral, Qwen2, Qwen3, Granite, SmolLM3, ERNIE, Hunyuan: two norms, attention and a SwiGLU."""
     s = sizes(c)
 
     def tensors() -> Iterator[Tensor]:
         for i in range(s.layers):
             yield from norms(i, s.d, "attn_norm", "ffn_norm")
-            yield from qkvo(i, s, "qkvo" if c.get("attention_bias") else "qkv" * (c["model_type"] == "qwen2"))
-            if c["model_type"].startswith("qwen3"):
+            everywhere = c.get("attention_bias") or c.get("use_bias")
+            yield from qkvo(i, s, "qkvo" if everywhere else "qkv" * (c["model_type"] == "qwen2"))
+            if c["model_type"].startswith(("qwen3", "hunyuan")):
                 yield from head_norms(i, s)
             yield from feed_forward(c, s, i)
         yield from outside(c, c.get("tie_word_embeddings", False))
@@ -78,7 +79,7 @@ def feed_forward(c: Config, s: Sizes, i: int) -> Iterator[Tensor]:
         yield from routed(i, s.d, c["moe_intermediate_size"], c["num_experts"], c["num_experts_per_tok"])
     else:
         yield from swiglu(i, s.d, s.ffn)
-        if c.get("mlp_bias"):
+        if c.get("mlp_bias") or c.get("use_bias"):
             yield from in_layer(i, {"ffn_gate.bias": (s.ffn,), "ffn_up.bias": (s.ffn,), "ffn_down.bias": (s.d,)})
 
 
@@ -88,7 +89,10 @@ def windows(c: Config) -> list[int | None]:
     if c["model_type"].startswith("qwen"):
         first = c.get("max_window_layers", n) if c.get("use_sliding_window") else n
         return [window if i >= first else None for i in range(n)]
-    return [window if c["model_type"] in ("mistral", "mixtral", "phi3") else None] * n
+    return [window if c["model_type"] in WINDOWED else None] * n
+
+
+WINDOWED = ("mistral", "ministral", "ministral3", "mixtral", "phi3")
 
 
 def gemma(c: Config) -> Model:
@@ -121,6 +125,87 @@ def phi3(c: Config) -> Model:
         yield from outside(c, c.get("tie_word_embeddings", False))
 
     return model(tensors(), keys(s, windows(c)))
+
+
+def post_norm(c: Config) -> Model:
+    """OLMo 2 and 3, EXAONE 4: norms after both halves, and of q and k: OLMo's of whole rows, EXAONE's of a head."""
+    s = sizes(c)
+    rows = (s.head_dim, s.head_dim) if c["model_type"] == "exaone4" else (s.heads * s.head_dim, s.kv * s.head_dim)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from qkvo(i, s)
+            yield from in_layer(i, {"attn_q_norm": rows[:1], "attn_k_norm": rows[1:]})
+            yield from norms(i, s.d, "post_attention_norm", "post_ffw_norm")
+            yield from swiglu(i, s.d, s.ffn)
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    window = c.get("sliding_window")
+    return model(tensors(), keys(s, [window if (i + 1) % 4 else None for i in range(s.layers)]))
+
+
+def seed_oss(c: Config) -> Model:
+    """Llama with biases on q, k and v."""
+    s = sizes(c)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "post_attention_norm")
+            yield from qkvo(i, s, "qkv" * c["attention_bias"] + "o" * c["attention_out_bias"])
+            yield from swiglu(i, s.d, s.ffn)
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    return model(tensors(), keys(s, [None] * s.layers))
+
+
+def glm4(c: Config) -> Model:
+    """Four norms a layer, biases on q, k and v, gate and up in one matrix."""
+    s = sizes(c)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+            yield from qkvo(i, s, "qkv" if c["attention_bias"] else "")
+            yield from in_layer(i, {"ffn_up": (2 * s.ffn, s.d), "ffn_down": (s.d, s.ffn)})
+        yield from outside(c, False)
+
+    return model(tensors(), keys(s, [None] * s.layers))
+
+
+def cohere2(c: Config) -> Model:
+    """One norm a layer, without a bias, for both halves; a window in three layers of four; a tied head."""
+    s = sizes(c)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm")
+            yield from qkvo(i, s)
+            yield from swiglu(i, s.d, s.ffn)
+        yield from outside(c, True)
+
+    return model(tensors(), keys(s, [None if i % 4 == 3 else c["sliding_window"] for i in range(s.layers)]))
+
+
+def layer_normed(c: Config) -> Model:
+    """StableLM (SwiGLU), StarCoder2 and Phi-2 (no gate): norms have a weight and a bias; Phi-2 has one a layer."""
+    s, kind = sizes(c), c["model_type"]
+    biased = {"stablelm": "qkv" * c.get("use_qkv_bias", False)}.get(kind, "qkvo")
+    names = ["attn_norm"] if kind == "phi" else ["attn_norm", "ffn_norm"]
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, *names, *(f"{name}.bias" for name in names))
+            yield from qkvo(i, s, biased)
+            if kind == "stablelm":
+                yield from swiglu(i, s.d, s.ffn)
+            else:
+                yield from in_layer(i, {"ffn_up": (s.ffn, s.d), "ffn_down": (s.d, s.ffn)})
+                yield from in_layer(i, {"ffn_up.bias": (s.ffn,), "ffn_down.bias": (s.d,)})
+        yield from outside(c, kind == "starcoder2", biased_norms=True)
+        if kind == "phi":
+            yield Tensor("output.bias", -1, (c["vocab_size"],), LOGITS)
+
+    return model(tensors(), keys(s, [c.get("sliding_window") if kind == "starcoder2" else None] * s.layers))
 
 
 def gpt_oss(c: Config) -> Model:
@@ -175,5 +260,9 @@ def deepseek(c: Config) -> Model:
 FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "granite", "smollm3"), llama),
     **dict.fromkeys(("gemma2", "gemma3_text"), gemma),
-    "phi3": phi3, "gpt_oss": gpt_oss, "deepseek_v2": deepseek, "deepseek_v3": deepseek,
+    **dict.fromkeys(("ministral", "ministral3", "ernie4_5", "hunyuan_v1_dense"), llama),
+    **dict.fromkeys(("olmo2", "olmo3", "exaone4"), post_norm),
+    **dict.fromkeys(("starcoder2", "stablelm", "phi"), layer_normed),
+    "seed_oss": seed_oss, "glm4": glm4, "cohere2": cohere2, "phi3": phi3,
+    "gpt_oss": gpt_oss, "deepseek_v2": deepseek, "deepseek_v3": deepseek,
 }  # fmt: skip

@@ -210,9 +210,64 @@ def granite_hybrid(r: Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def olmo2(r: Random) -> dict[str, Any]:
+    return transformer(r) | {"head_dim": None}
+
+
+def windowed(r: Random) -> dict[str, Any]:
+    return transformer(r, layers=5) | {"head_dim": None, "sliding_window": r.choice([20, 60])}
+
+
+def exaone4(r: Random) -> dict[str, Any]:
+    return transformer(r, layers=5) | {"head_dim": 128, "sliding_window": r.choice([None, 33])}
+
+
+def cohere2(r: Random) -> dict[str, Any]:
+    return layer_norms(r, "layer_norm_eps", 6) | {"sliding_window": r.choice([20, 60]), "logit_scale": 0.25}
+
+
+def layer_norms(r: Random, eps: str, layers: int = 0) -> dict[str, Any]:
+    found = transformer(r, layers)
+    del found["rms_norm_eps"], found["tie_word_embeddings"]
+    return found | {eps: 1e-5}
+
+
+def seed_oss(r: Random) -> dict[str, Any]:
+    biases = {"attention_bias": r.random() < 0.7, "attention_out_bias": r.random() < 0.3}
+    return transformer(r) | {"head_dim": 96} | biases
+
+
+def glm4(r: Random) -> dict[str, Any]:
+    return transformer(r) | {"head_dim": 64, "attention_bias": r.random() < 0.5, "tie_word_embeddings": False}
+
+
+def ernie(r: Random) -> dict[str, Any]:
+    return transformer(r) | {"head_dim": 128, "use_bias": r.random() < 0.5}
+
+
+def ministral3(r: Random) -> dict[str, Any]:
+    scaling = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 128}
+    return mistral(r) | {"rope_parameters": scaling | {"rope_theta": 1e6, "llama_4_scaling_beta": 0.1}}
+
+
+def starcoder2(r: Random) -> dict[str, Any]:
+    return layer_norms(r, "norm_epsilon") | {"sliding_window": r.choice([None, 44])}
+
+
+def stablelm(r: Random) -> dict[str, Any]:
+    return layer_norms(r, "layer_norm_eps") | {"use_qkv_bias": r.random() < 0.5, "partial_rotary_factor": 0.25}
+
+
+def phi2(r: Random) -> dict[str, Any]:
+    return layer_norms(r, "layer_norm_eps") | {"num_key_value_heads": None, "partial_rotary_factor": 0.5}
+
+
 CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "llama": llama, "mistral": mistral, "mixtral": lambda r: mistral(r) | experts(r), "qwen2": qwen2, "qwen3": qwen,
     "qwen3_moe": qwen3_moe, "gemma2": gemma2, "gemma3_text": gemma3, "phi3": lambda r: mistral(r) | {"head_dim": None},
+    "ministral": mistral, "ministral3": ministral3, "olmo2": olmo2, "olmo3": windowed, "exaone4": exaone4,
+    "seed_oss": seed_oss, "hunyuan_v1_dense": lambda r: transformer(r) | {"head_dim": 128}, "ernie4_5": ernie,
+    "glm4": glm4, "cohere2": cohere2, "starcoder2": starcoder2, "stablelm": stablelm, "phi": phi2,
     "granite": granite, "smollm3": transformer, "gpt_oss": gpt_oss, "deepseek_v2": deepseek,
     "deepseek_v3": deepseek_v3, "mamba": mamba, "falcon_mamba": mamba, "mamba2": mamba2, "rwkv6": rwkv6,
     "rwkv7": rwkv7, "jamba": jamba, "granitemoehybrid": granite_hybrid,

@@ -2,7 +2,7 @@
 
 Sizes are those that the publishers state or that litgpt 0.5.13, mlc-llm and gemma_pytorch agree on: parameters
 (a tied head once), parameters that a decoded token streams (without the looked-up embedding of an untied model),
-and bytes of keys and values a token in f16. SmolLM3's are computed by hand from its fields.
+and bytes of keys and values a token in f16. SmolLM3's, and those from OLMo 2 on, are computed by hand from the fields.
 """
 
 from __future__ import annotations
@@ -112,6 +112,113 @@ PHI4_MINI = PHI35 | {
     "partial_rotary_factor": 0.75, "tie_word_embeddings": True,
 }  # fmt: skip
 
+OLMO2 = {
+    "architectures": ["Olmo2ForCausalLM"], "model_type": "olmo2", "hidden_act": "silu", "rms_norm_eps": 1e-6,
+    "attention_bias": False, "max_position_embeddings": 4096, "rope_scaling": None, "rope_theta": 500000,
+    "tie_word_embeddings": False, "pad_token_id": 100277,
+}  # fmt: skip
+OLMO3 = OLMO2 | {
+    "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "max_position_embeddings": 65536,
+    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] * 8,
+    "rope_scaling": {"attention_factor": 1.2079441541679836, "beta_fast": 32, "beta_slow": 1, "factor": 8.0,
+                     "original_max_position_embeddings": 8192, "rope_type": "yarn"},
+    "sliding_window": 4096,
+}  # fmt: skip
+SEED_OSS = {
+    "architectures": ["SeedOssForCausalLM"], "model_type": "seed_oss", "attention_bias": True, "head_dim": 128,
+    "attention_out_bias": False, "attention_dropout": 0.1, "residual_dropout": 0.1, "hidden_act": "silu",
+    "max_position_embeddings": 524288, "mlp_bias": False, "rms_norm_eps": 1e-6, "rope_theta": 10000000.0,
+    "rope_scaling": {"rope_type": "default"}, "tie_word_embeddings": False, "pretraining_tp": 1, "pad_token_id": 1,
+}  # fmt: skip
+EXAONE4 = {
+    "architectures": ["Exaone4ForCausalLM"], "model_type": "exaone4", "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 65536, "rope_theta": 1000000, "head_dim": 64, "tie_word_embeddings": True,
+    "rope_scaling": STRETCHED, "sliding_window": None, "sliding_window_pattern": None,
+    "layer_types": ["full_attention"] * 30, "pad_token_id": 0,
+}  # fmt: skip
+EXAONE4_32B = EXAONE4 | {
+    "max_position_embeddings": 131072, "tie_word_embeddings": False, "rope_scaling": STRETCHED | {"factor": 16.0},
+    "sliding_window": 4096, "sliding_window_pattern": "LLLG", "head_dim": 128,
+    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"] * 16,
+}  # fmt: skip
+GLM4 = {
+    "architectures": ["Glm4ForCausalLM"], "model_type": "glm4", "attention_bias": True, "head_dim": 128,
+    "hidden_act": "silu", "max_position_embeddings": 32768, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0, "tie_word_embeddings": False, "pad_token_id": 151329,
+}  # fmt: skip
+COHERE2 = {
+    "architectures": ["Cohere2ForCausalLM"], "model_type": "cohere2", "attention_bias": False, "hidden_act": "silu",
+    "cache_implementation": "hybrid", "head_dim": 128, "layer_norm_eps": 1e-5, "layer_switch": 4, "logit_scale": 0.25,
+    "max_position_embeddings": 8192, "order_of_interleaved_layers": "local_attn_first", "rope_scaling": None,
+    "position_embedding_type": "rope_gptj", "rope_theta": 50000, "rotary_pct": 1.0, "sliding_window": 4096,
+    "sliding_window_pattern": 4, "use_embedding_sharing": True, "use_gated_activation": True,
+    "use_parallel_block": True, "use_parallel_embedding": True, "pad_token_id": 0,
+}  # fmt: skip
+ERNIE = {
+    "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "hidden_act": "silu", "head_dim": 128,
+    "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 500000, "use_bias": False,
+    "tie_word_embeddings": True, "pad_token_id": 0,
+}  # fmt: skip
+HUNYUAN = {
+    "architectures": ["HunYuanDenseV1ForCausalLM"], "model_type": "hunyuan_v1_dense", "attention_bias": False,
+    "attention_head_dim": 128, "head_dim": 128, "hidden_act": "silu", "max_position_embeddings": 32768,
+    "mlp_bias": False, "norm_type": "rms", "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "use_cla": False,
+    "rope_scaling": {"alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+                     "mscale_all_dim": 1.0, "type": "dynamic"},
+    "tie_word_embeddings": True, "use_qk_norm": True, "use_rotary_pos_emb": True, "pad_token_id": 127961,
+}  # fmt: skip
+STARCODER2 = {
+    "architectures": ["Starcoder2ForCausalLM"], "model_type": "starcoder2", "activation_function": None,
+    "embedding_dropout": 0.1, "residual_dropout": 0.1, "attention_dropout": 0.1, "hidden_act": "gelu_pytorch_tanh",
+    "max_position_embeddings": 16384, "mlp_type": "default", "norm_epsilon": 1e-5, "norm_type": "layer_norm",
+    "rope_theta": 999999.4420358813, "sliding_window": 4096, "use_bias": True,
+}  # fmt: skip
+STABLELM2 = {
+    "architectures": ["StableLmForCausalLM"], "model_type": "stablelm", "hidden_act": "silu", "layer_norm_eps": 1e-5,
+    "max_position_embeddings": 4096, "partial_rotary_factor": 0.25, "rope_theta": 10000, "use_qkv_bias": True,
+    "tie_word_embeddings": False, "hidden_dropout": 0.0, "use_parallel_residual": False, "qk_layernorm": False,
+}  # fmt: skip
+PHI2 = {
+    "architectures": ["PhiForCausalLM"], "model_type": "phi", "hidden_act": "gelu_new", "layer_norm_eps": 1e-5,
+    "embd_pdrop": 0.0, "resid_pdrop": 0.1, "max_position_embeddings": 2048, "partial_rotary_factor": 0.4,
+    "qk_layernorm": False, "rope_scaling": None, "rope_theta": 10000.0, "tie_word_embeddings": False,
+}  # fmt: skip
+GRANITE4 = {
+    "architectures": ["GraniteMoeHybridForCausalLM"], "model_type": "granitemoehybrid", "attention_bias": False,
+    "attention_multiplier": 0.015625, "embedding_multiplier": 12, "hidden_act": "silu", "init_method": "mup",
+    "layer_types": ["attention"] * 40, "logits_scaling": 10, "mamba_chunk_size": 256, "mamba_conv_bias": True,
+    "mamba_d_conv": 4, "mamba_d_head": 32, "mamba_d_state": 256, "mamba_expand": 2, "mamba_n_groups": 1,
+    "mamba_n_heads": 128, "mamba_proj_bias": False, "max_position_embeddings": 131072, "rope_theta": 10000000,
+    "normalization_function": "rmsnorm", "num_experts_per_tok": 0, "num_local_experts": 0, "rope_scaling": None,
+    "output_router_logits": False, "position_embedding_type": "rope", "residual_multiplier": 0.22,
+    "rms_norm_eps": 1e-5, "router_aux_loss_coef": 0.01, "shared_intermediate_size": 8192,
+    "tie_word_embeddings": True, "pad_token_id": 100256,
+}  # fmt: skip
+
+
+def mistral3(kind: str, layers: int, d: int, ffn: int, **more: Any) -> dict[str, Any]:
+    """Mistral Small 3.1 and Ministral 3: a text model beside a vision tower."""
+    text = {
+        "model_type": kind, "hidden_size": d, "num_hidden_layers": layers, "num_attention_heads": 32, "head_dim": 128,
+        "num_key_value_heads": 8, "intermediate_size": ffn, "vocab_size": 131072, "hidden_act": "silu",
+        "rms_norm_eps": 1e-5, "sliding_window": None, "attention_dropout": 0.0, "use_cache": True,
+        "initializer_range": 0.02, **more,
+    }  # fmt: skip
+    return {
+        "architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "image_token_index": 10,
+        "multimodal_projector_bias": False, "projector_hidden_act": "gelu", "spatial_merge_size": 2,
+        "text_config": text, "torch_dtype": "bfloat16", "transformers_version": "4.50.0.dev0",
+        "vision_config": {"model_type": "pixtral"}, "vision_feature_layer": -1,
+    }  # fmt: skip
+
+
+SMALL_31 = {"max_position_embeddings": 131072, "rope_theta": 1000000000.0}
+MINISTRAL3 = {
+    "max_position_embeddings": 262144, "tie_word_embeddings": False,
+    "rope_parameters": {"rope_type": "yarn", "rope_theta": 1000000.0, "factor": 16.0, "beta_fast": 32.0,
+                        "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.1,
+                        "original_max_position_embeddings": 16384, "type": "yarn"},
+}  # fmt: skip
 MODELS: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "Llama-2-7B": (sized(LLAMA2, 4096, 32, 32, 32, 11008, 32000), 6738415616, 6607343616, 524288),
     "Llama-3.1-8B": (sized(LLAMA, 4096, 32, 32, 8, 14336, 128256), 8030261248, 7504924672, 131072),
@@ -164,6 +271,23 @@ MODELS: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "Phi-3-mini": (sized(PHI3, 3072, 32, 32, 32, 8192, 32064), 3821079552, 3722578944, 393216),
     "Phi-3.5-mini": (sized(PHI35, 3072, 32, 32, 32, 8192, 32064), 3821079552, 3722578944, 393216),
     "Phi-4": (sized(PHI4, 5120, 40, 40, 10, 17920, 100352), 14659507200, 14145704960, 204800),
+    "OLMo-2-1B": (sized(OLMO2, 2048, 16, 16, 16, 8192, 100352), 1484916736, 1279395840, 131072),
+    "OLMo-2-7B": (sized(OLMO2, 4096, 32, 32, 32, 11008, 100352), 7298617344, 6887575552, 524288),
+    "OLMo-2-13B": (sized(OLMO2, 5120, 40, 40, 40, 13824, 100352), 13716198400, 13202396160, 819200),
+    "OLMo-3-7B": (sized(OLMO3, 4096, 32, 32, 32, 11008, 100278), 7298011136, 6887272448, 524288),
+    "Mistral-Small-3.1": (mistral3("mistral", 40, 5120, 32768, **SMALL_31), 23572403200, 22901314560, 163840),
+    "Ministral-3-8B": (mistral3("ministral3", 34, 4096, 14336, **MINISTRAL3), 8489553920, 7952683008, 139264),
+    "Seed-OSS-36B": (sized(SEED_OSS, 5120, 64, 80, 8, 27648, 155136), 36151104512, 35356808192, 262144),
+    "EXAONE-4.0-1.2B": (sized(EXAONE4, 2048, 30, 32, 8, 4096, 102400), 1279391488, 1279391488, 61440),
+    "EXAONE-4.0-32B": (sized(EXAONE4_32B, 5120, 64, 40, 8, 27392, 102400), 32003216384, 31478928384, 262144),
+    "GLM-4-9B": (sized(GLM4, 4096, 40, 32, 2, 13696, 151552), 9400279040, 8779522048, 40960),
+    "Command-R7B": (sized(COHERE2, 4096, 32, 32, 8, 14336, 256000), 8028033024, 8028033024, 131072),
+    "ERNIE-4.5-0.3B": (sized(ERNIE, 1024, 18, 16, 2, 3072, 103424), 360748032, 360748032, 18432),
+    "Hunyuan-7B": (sized(HUNYUAN, 4096, 32, 32, 8, 14336, 128167), 7504568320, 7504568320, 131072),
+    "StarCoder2-3B": (sized(STARCODER2, 3072, 30, 24, 2, 12288, 49152), 3030371328, 3030371328, 30720),
+    "StableLM-2-1.6B": (sized(STABLELM2, 2048, 24, 32, 32, 5632, 100352), 1644515328, 1438994432, 196608),
+    "Phi-2": (sized(PHI2, 2560, 32, 32, 32, 10240, 51200), 2779683840, 2648611840, 327680),
+    "Granite-4.0-micro": (sized(GRANITE4, 2560, 40, 40, 8, 8192, 100352), 3402836480, 3402836480, 81920),
     "Phi-4-mini": (sized(PHI4_MINI, 3072, 32, 24, 8, 8192, 200064), 3836021760, 3836021760, 131072),
 }  # fmt: skip
 """By name: config.json, parameters, parameters streamed for a token, bytes of keys and values a token.

@@ -23,7 +23,29 @@ GEMMA = PARTS | {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
-NAMES = {"mistral": "llama", "gemma3_text": "gemma3"}
+AFTER = PARTS | {
+    "post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm",
+}  # fmt: skip
+GLM4 = PARTS | {"post_self_attn_layernorm": "post_attention_norm", "post_mlp_layernorm": "post_ffw_norm"}
+HUNYUAN = PARTS | {"self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm"}
+UNGATED = PARTS | {
+    "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down", "mlp.fc1": "ffn_up", "mlp.fc2": "ffn_down",
+    "self_attn.dense": "attn_output",
+}  # fmt: skip
+TENSORS = {
+    "gemma2": GEMMA, "gemma3": GEMMA, "olmo2": AFTER, "exaone4": AFTER, "seed_oss": AFTER, "glm4": GLM4,
+    "hunyuan-dense": HUNYUAN, "starcoder2": UNGATED, "phi2": UNGATED,
+}  # fmt: skip
+NAMES = {
+    "mistral": "llama", "gemma3_text": "gemma3", "ministral3": "mistral3", "olmo3": "olmo2", "phi": "phi2",
+    "granitemoehybrid": "granite",
+    "hunyuan_v1_dense": "hunyuan-dense",
+}  # fmt: skip
+PAIRED = ("llama", "granite", "smollm3", "mistral3")
+TOP = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.final_layernorm": "output_norm",
+    "lm_head": "output",
+}  # fmt: skip
 
 
 def arrays(folder: Path) -> tuple[Arrays, str]:
@@ -52,11 +74,23 @@ def permuted(rows: np.ndarray[Any, Any], heads: int) -> np.ndarray[Any, Any]:
     return np.concatenate([np.stack(np.split(head, 2), 1).reshape(head.shape) for head in np.split(rows, heads)])
 
 
+def split(found: Arrays) -> Arrays:
+    """Granite 4's gate and up, which are one matrix in the folder, as two."""
+    out: Arrays = {}
+    for hf, bits in found.items():
+        if "shared_mlp.input_linear" in hf:
+            for part, rows in zip(("gate", "up"), np.split(bits, 2), strict=True):
+                out[hf.replace("shared_mlp.input_linear", f"mlp.{part}_proj")] = rows
+        else:
+            out[hf.replace("shared_mlp.output_linear", "mlp.down_proj")] = bits
+    return out
+
+
 def name_of(hf: str, names: dict[str, str]) -> str:
     """GGUF's name of a tensor."""
-    top = {"model.embed_tokens.weight": "token_embd.weight", "model.norm.weight": "output_norm.weight"}
-    if hf in top or hf == "lm_head.weight":
-        return top.get(hf, "output.weight")
+    module, _, what = hf.rpartition(".")
+    if module in TOP:
+        return f"{TOP[module]}.{what}"
     _, _, layer, rest = hf.split(".", 3)
     part, _, what = rest.rpartition(".")
     return f"blk.{layer}.{names[part]}.{what}"
@@ -66,18 +100,22 @@ def write(folder: Path, path: Path) -> Path:
     """`folder` as a GGUF file at `path`."""
     config = json.loads((folder / "config.json").read_text())
     arch = NAMES.get(config["model_type"], config["model_type"])
+    if shared := config.get("shared_intermediate_size"):  # Granite 4, whose published files have both alike
+        config["intermediate_size"] = shared
     out = gguf.GGUFWriter(path, arch)
     out.add_tokenizer_model("llama")
     out.add_token_list([f"t{i}" for i in range(config["vocab_size"])])
     _sizes(out, config)
     writers = {
         "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "gemma2": _gemma2,
-        "gemma3": _gemma3, "phi3": _phi3,
+        "gemma3": _gemma3, "phi3": _phi3, "mistral3": _mistral3, "olmo2": _olmo2, "exaone4": _exaone4,
+        "seed_oss": _qwen, "hunyuan-dense": _hunyuan, "ernie4_5": _qwen, "glm4": _partial, "cohere2": _cohere2,
+        "starcoder2": _qwen, "stablelm": _stablelm, "phi2": _partial,
     }  # fmt: skip
-    writers[arch](out, config)
+    (_granite4 if "shared_intermediate_size" in config else writers[arch])(out, config)
     found, kind = arrays(folder)
-    for hf, bits in found.items():
-        _tensor(out, name_of(hf, GEMMA if "gemma" in arch else PARTS), bits, kind, config, arch)
+    for hf, bits in split(found).items():
+        _tensor(out, name_of(hf, TENSORS.get(arch, PARTS)), bits, kind, config, arch)
     for step in (out.write_header_to_file, out.write_kv_data_to_file, out.write_tensors_to_file, out.close):
         step()
     return path
@@ -88,7 +126,7 @@ def _tensor(
 ) -> None:
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     part = name.split(".")[-2]
-    if arch in ("llama", "granite", "smollm3") and part in heads:
+    if arch in PAIRED and part in heads:
         bits = permuted(bits, heads[part])
     if bits.ndim == 1:
         shift = 1 if "gemma" in arch and "norm" in name else 0
@@ -106,8 +144,12 @@ def _sizes(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_block_count(c["num_hidden_layers"])
     out.add_feed_forward_length(c["intermediate_size"])
     out.add_head_count(c["num_attention_heads"])
-    out.add_head_count_kv(c["num_key_value_heads"])
-    out.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    kv = c["num_key_value_heads"]
+    out.add_head_count_kv([kv] * c["num_hidden_layers"] if "mamba_n_heads" in c else kv)
+    if "rms_norm_eps" in c:
+        out.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    else:
+        out.add_layer_norm_eps(c["norm_epsilon"] if "norm_epsilon" in c else c["layer_norm_eps"])
     out.add_file_type(1)
     if c.get("head_dim"):
         out.add_key_length(c["head_dim"])
@@ -126,6 +168,20 @@ def _granite(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_embedding_scale(c["embedding_multiplier"])
     out.add_residual_scale(c["residual_multiplier"])
     out.add_logit_scale(c["logits_scaling"])
+
+
+def _granite4(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """Attention only: keys of the hybrids all the same, and KV heads as a list."""
+    _granite(out, c)
+    out.add_ssm_conv_kernel(c["mamba_d_conv"])
+    out.add_ssm_state_size(c["mamba_d_state"])
+    out.add_ssm_group_count(c["mamba_n_groups"])
+    out.add_ssm_inner_size(c["mamba_expand"] * c["hidden_size"])
+    out.add_ssm_time_step_rank(c["mamba_n_heads"])
+    out.add_expert_shared_feed_forward_length(c["shared_intermediate_size"])
+    out.add_expert_count(0)
+    out.add_expert_used_count(0)
+    out.add_rope_scaling_finetuned(True)
 
 
 def _qwen(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
@@ -163,3 +219,91 @@ def _phi3(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
         out.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(scale) / np.log(original))))
         for kind in ("long", "short"):
             out.add_tensor(f"rope_factors_{kind}.weight", np.array(rope[f"{kind}_factor"], "f4"))
+
+
+def _mistral3(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    rope = c["rope_parameters"]
+    _llama(out, c)
+    _yarn(out, rope)
+    out.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+    out.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
+
+
+def _yarn(out: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
+    out.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    out.add_rope_scaling_factor(rope["factor"])
+    out.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if "beta_fast" in rope:
+        out.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
+        out.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
+
+
+def _olmo2(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """OLMo 3 too, whose layers with and without a window have a theta each."""
+    if c["model_type"] == "olmo2":
+        _qwen(out, c)
+        return
+    full, local = (c["rope_parameters"][f"{kind}_attention"] for kind in ("full", "sliding"))
+    _yarn(out, full)
+    out.add_rope_freq_base(full["rope_theta"])
+    out.add_rope_freq_base_swa(local["rope_theta"])
+    _windows(out, c)
+
+
+def _windows(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_sliding_window(c["sliding_window"])
+    out.add_sliding_window_pattern([kind == "sliding_attention" for kind in c["layer_types"]])
+
+
+def _exaone4(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """Llama 3's scaling is a tensor of divisors."""
+    rope = c["rope_parameters"]
+    out.add_vocab_size(c["vocab_size"])
+    out.add_rope_freq_base(rope["rope_theta"])
+    if c["sliding_window"]:
+        _windows(out, c)
+    if rope["rope_type"] == "llama3":
+        out.add_tensor("rope_freqs.weight", np.array(llama3_divisors(rope, c["head_dim"]), "f4"))
+
+
+def llama3_divisors(rope: dict[str, Any], head_dim: int) -> list[float]:
+    """By wavelength, as the converter has them: 1 below, the factor above, and between them the blend."""
+    old, low, high = (rope[k] for k in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor"))
+    found = []
+    for i in range(0, head_dim, 2):
+        wave = 2 * np.pi * rope["rope_theta"] ** (i / head_dim)
+        smooth = (old / wave - low) / (high - low)
+        blend = 1 / ((1 - smooth) / rope["factor"] + smooth)
+        found.append(1.0 if wave < old / high else rope["factor"] if wave > old / low else blend)
+    return found
+
+
+def _hunyuan(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """The fixed stretch is in the theta."""
+    rope, dim = c["rope_parameters"], c["head_dim"]
+    out.add_rope_freq_base(rope["rope_theta"] * rope["alpha"] ** (dim / (dim - 2)))
+    out.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    out.add_rope_scaling_factor(1)
+    out.add_rope_scaling_orig_ctx_len(c["max_position_embeddings"])
+
+
+def _partial(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """GLM-4 and Phi-2, whose converter writes no theta: that of the fixture is not 10000."""
+    head = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    out.add_rope_dimension_count(int(c["rope_parameters"]["partial_rotary_factor"] * head))
+    _qwen(out, c)
+
+
+def _stablelm(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    _partial(out, c)
+    out.add_parallel_residual(c["use_parallel_residual"])
+
+
+def _cohere2(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """The period of the windows is not written: 4."""
+    out.add_logit_scale(c["logit_scale"])
+    out.add_sliding_window(c["sliding_window"])
+    out.add_vocab_size(c["vocab_size"])
+    out.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
+    out.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    _qwen(out, c)

@@ -41,6 +41,11 @@ BY_LAYER = {
 }
 TOKENS_OF_ITS_OWN = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 PLAIN_ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}}
+GROWING = {
+    **YARN, "original_max_position_embeddings": 16, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
+    "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5,
+}  # fmt: skip
 WINDOW = {"sliding_window": 9, **PLAIN_ROPE}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -86,8 +91,61 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "smollm3": ("SmolLM3", {"num_hidden_layers": 4, "tie_word_embeddings": False, **TOKENS_OF_ITS_OWN, **PLAIN_ROPE}),
+    "ministral3": ("Ministral3", {"head_dim": 8, "rope_parameters": GROWING, **TOKENS_OF_ITS_OWN}),
+    "olmo2": ("Olmo2", {**TOKENS_OF_ITS_OWN, **PLAIN_ROPE}),
+    "olmo3": (
+        "Olmo3",
+        {
+            **TOKENS_OF_ITS_OWN,
+            "sliding_window": 9,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+                "full_attention": {**YARN, "rope_theta": 500.0},
+            },
+        },
+    ),
+    "exaone4": (
+        "Exaone4",
+        {"rope_parameters": LLAMA3, "sliding_window": None, "head_dim": 8, "layer_types": ["full_attention"] * 2},
+    ),
+    "exaone4_window": ("Exaone4", {**WINDOW, "head_dim": 8, "sliding_window_pattern": 2, "tie_word_embeddings": True}),
+    "seed_oss": ("SeedOss", {"head_dim": 12, "attention_bias": True, **TOKENS_OF_ITS_OWN, **PLAIN_ROPE}),
+    "hunyuan": (
+        "HunYuanDenseV1",
+        {
+            "head_dim": 12,
+            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10.0, "alpha": 50.0, "factor": 1.0},
+            **TOKENS_OF_ITS_OWN,
+        },
+    ),
+    "ernie4_5": ("Ernie4_5", {"head_dim": 12, "use_bias": True, **PLAIN_ROPE}),
+    "glm4": ("Glm4", {"head_dim": 12, "attention_bias": True, **TOKENS_OF_ITS_OWN, **PARTIAL}),
+    "cohere2": ("Cohere2", {**WINDOW, "layer_norm_eps": 1e-5, "logit_scale": 0.5, "num_hidden_layers": 4}),
+    "starcoder2": ("Starcoder2", {**WINDOW, **TOKENS_OF_ITS_OWN}),
+    "stablelm": ("StableLm", {"use_qkv_bias": True, **PARTIAL}),
+    "phi2": ("Phi", {"num_key_value_heads": 4, "intermediate_size": 128, **PARTIAL}),
+    "granite4": (
+        "GraniteMoeHybrid",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 0.5,
+            "layer_types": ["attention"] * 2,
+            "num_local_experts": 0,
+            "num_experts_per_tok": 0,
+            "shared_intermediate_size": 56,
+            "position_embedding_type": "rope",
+            "mamba_n_heads": 8,
+            **TOKENS_OF_ITS_OWN,
+            **PLAIN_ROPE,
+        },
+    ),
 }
 """By name: transformers' family, and what its config changes of SMALL."""
+
+LAYER_NORMS = ("Cohere2", "Starcoder2", "StableLm", "Phi")
 
 
 def make(name: str, folder: Path, seed: int, dtype: str) -> None:
@@ -96,9 +154,10 @@ def make(name: str, folder: Path, seed: int, dtype: str) -> None:
     import transformers
 
     family, changes = CASES[name]
+    small = {key: value for key, value in SMALL.items() if key != "rms_norm_eps" or family not in LAYER_NORMS}
     torch.manual_seed(seed)
     text = "Text" if family == "Gemma3" else ""
-    config = getattr(transformers, f"{family}{text}Config")(**{**SMALL, **changes}, dtype="float32")
+    config = getattr(transformers, f"{family}{text}Config")(**{**small, **changes}, dtype="float32")
     config._attn_implementation = "eager"
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     _spread(model, dtype)
