@@ -120,10 +120,10 @@ class Default:
         self.tokens(f"{name}_copy", op, [KERNELS["activations.copy"].call(args, op.name)], [value], [out], value.rows)
         return out
 
-    def dense(self, value: Value, op: Op) -> Value:
-        """The value where its rows lie one after another; a copy where they do not."""
+    def dense(self, value: Value, op: Op, index: int = 0) -> Value:
+        """An input where its rows lie one after another; a copy where they do not."""
         plain = value.stride == value.width and not value.picked
-        return value if plain else self.copy(f"{op.name}_input", value, op)
+        return value if plain else self.copy(f"{op.name}_input_{index}", value, op)
 
     # --- nodes -----------------------------------------------------------------------------------------
 
@@ -326,7 +326,7 @@ def _(op: Rope, d: Default) -> Value:
 def _(op: Attention, d: Default) -> Value:
     """Keys and values into the cache; scores and weighted values of each split; splits folded together."""
     _check_attention(op)
-    q, k, v = (d.input(op, i) for i in range(3))
+    q, k, v = (d.dense(d.input(op, i), op, i) for i in range(3))
     c, group = op.cache, op.heads // op.cache.heads
     _write(op, d, k, keys=True)
     _write(op, d, v, keys=False)

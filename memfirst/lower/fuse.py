@@ -4,6 +4,7 @@
     accumulate  matmul, then the residual's Add → a matmul that adds to the residual
     chain       columns that were just computed are worked on while they are in cache: norm of heads, RoPE, cache write,
                 gating, softcap
+    add_rows    an Add of what was just normed (a post-norm) goes token by token, behind the norm
     rows        what is done token by token behind each other: norm, then quantization
 
 `MEMFIRST_FUSE=none` turns them off, a list of names leaves only those on.
@@ -21,6 +22,7 @@ from memfirst.graph import Graph
 from memfirst.lower.nodes import COLUMNS, TOKENS, Node, Nodes, Touch
 from memfirst.lower.packing import rows16_bytes
 from memfirst.lower.program import Call, Operand, Ref
+from memfirst.lower.specs import KERNELS
 
 Rule = Callable[[Nodes, Graph], None]
 
@@ -133,6 +135,26 @@ def chain(made: Nodes, graph: Graph) -> None:
     made.nodes = order.sorted()
 
 
+def add_rows(made: Nodes, graph: Graph) -> None:
+    """A norm whose output only an Add reads: both by tokens, one behind the other."""
+    order = Order(made.nodes)
+    for add in [n for n in made.nodes if [c.kernel for c in n.calls] == ["elementwise.add"]]:
+        args = dict(add.calls[0].args)
+        touching = order.touching(b.name) if isinstance(b := args["b"], Ref) else []
+        if len(touching) != 2 or touching[1] is not add or (touching[0].over, touching[0].per) != (TOKENS, TOKENS):
+            continue
+        norm = touching[0]
+        if any(_conflict(n, add) for n in order.between(norm, add, *_storages(add))):
+            continue
+        operands = {name: args[name] for name in ("a", "b", "out", "stride_a", "stride_b", "stride")}
+        add.calls = [KERNELS["activations.add_rows"].call({**operands, "width": add.units}, add.calls[0].op)]
+        add.over, add.units, add.per, add.align, add.first = TOKENS, 1, TOKENS, 1, None
+        norm.follow(add)
+        order.remove(add)
+        order.moved(norm)
+    made.nodes = order.sorted()
+
+
 def rows(made: Nodes, graph: Graph) -> None:
     """Nodes over the same tokens that every worker may do for itself, one behind the other."""
     order = Order(made.nodes)
@@ -196,7 +218,13 @@ def _storages(node: Node) -> set[str]:
     return {t.storage for t in (*node.reads, *node.writes)}
 
 
-RULES: dict[str, Rule] = {"split": split, "accumulate": accumulate, "chain": chain, "rows": rows}
+RULES: dict[str, Rule] = {
+    "split": split,
+    "accumulate": accumulate,
+    "add_rows": add_rows,
+    "chain": chain,
+    "rows": rows,
+}
 
 
 def _is_matmul(node: Node) -> bool:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,12 @@ from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.convert.synthetic import synthetic
 from memfirst.errors import BackendError, CapacityError
-from memfirst.graph import Graph, Op, Step
-from memfirst.graph.ops.attention import Attention
-from memfirst.graph.ops.linear import Linear
-from memfirst.graph.runtime import Runtime, Values
+from memfirst.graph import Step
 from memfirst.graph.traffic import ACTIVATIONS, HEAD
 from memfirst.kernels.cpu.walk import PHASE
 from memfirst.ledger import Ledger
 from memfirst.lower.packing import family
-from tests.support.slow_int8 import int8
+from tests.support.cpu_roundings import as_the_cpu
 from tests.support.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, batch, fill_cache, options, tiny
 
 F32 = np.ndarray[Any, np.dtype[np.float32]]
@@ -52,42 +48,6 @@ def step(backend: CpuBackend, step: Step, tokens: Any) -> F32:
 
 
 # --- the reference ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Int8Linear(Linear):
-    """A product of what the CPU multiplies: its input as int8, one scale for each `block` columns."""
-
-    block: int = 32
-
-    def reference(self, run: Runtime, inputs: Values) -> F32:
-        q, scales = int8(inputs[0], self.block)
-        return super().reference(run, [q * np.repeat(scales, self.block, axis=-1)])
-
-
-class F16Attention(Attention):
-    """Attention over keys and values as the CPU keeps them."""
-
-    def reference(self, run: Runtime, inputs: Values) -> F32:
-        q, k, v = inputs
-        return super().reference(run, [q, *(x.astype(np.float16).astype(np.float32) for x in (k, v))])
-
-
-def as_the_cpu(graph: Graph) -> Graph:
-    """The graph with the CPU's roundings as part of its meaning."""
-    kinds: dict[str, set[str]] = {}
-    for op in graph.ops:
-        if isinstance(op, Linear):
-            kinds.setdefault(op.inputs[0], set()).add(family(op.weight))
-
-    def change(op: Op) -> Op:
-        if isinstance(op, Attention):
-            return F16Attention(**vars(op))
-        if isinstance(op, Linear) and family(op.weight) != "float":
-            return Int8Linear(**vars(op), block=256 if "k256" in kinds[op.inputs[0]] else 32)
-        return op
-
-    return replace(graph, ops=tuple(change(op) for op in graph.ops))
 
 
 PROMPT = [17, 200, 3, 99, 258, 45, 130]

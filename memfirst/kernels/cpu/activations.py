@@ -146,6 +146,22 @@ def _error(x, at, size, inverse):
     return sum16(total)
 
 
+@kernel
+def add_rows(
+    a: "f32", b: "f32", out: "f32", stride_a: "int", stride_b: "int", stride: "int", width: "int", worker, lo, hi
+):
+    """out[t] = a[t] + b[t] for tokens lo..hi, as `elementwise.add` does by columns; out may be a or b."""
+    last = width // 16 * 16
+    for t in range(lo, hi):
+        i, j, k = t * stride_a, t * stride_b, t * stride
+        for r in range(0, last, 16):
+            store16(out, k + r, add(load16(a, i + r), load16(b, j + r)))
+        if last < width:
+            n = width - last
+            store16_first(out, k + last, n, add(load16_first(a, i + last, n), load16_first(b, j + last, n)))
+    return 0
+
+
 @inline
 def _largest(x, at, size):
     """The largest |x| of `size` values."""
