@@ -22,11 +22,12 @@ from memfirst.formats.names import (
     TABLES,
     TIED,
     VISION,
-    WRAPPED,
     Transform,
     architecture_of,
     gguf_name,
     identity,
+    inside,
+    text_of,
 )
 from memfirst.formats.safetensors import FLOATS, MAX_TENSORS, SafetensorsFile, StoredTensor, to_f32
 
@@ -57,6 +58,7 @@ class HFCheckpoint:
     def __init__(self, path: str, config: dict[str, Any], files: list[SafetensorsFile]) -> None:
         self.path, self._files = path, files
         self.metadata: Mapping[str, Any] = MappingProxyType(config)
+        self._text = text_of(config)
         self._sources: dict[str, Source] = {}
         self._joined: dict[str, Joined] = {}
         self.ignored: list[str] = []
@@ -82,7 +84,7 @@ class HFCheckpoint:
 
     @property
     def _tied(self) -> bool:
-        stated = self.metadata.get("tie_word_embeddings")
+        stated = self._text.get("tie_word_embeddings")
         return self.architecture in TIED if stated is None else stated is True
 
     def _add(self, file: SafetensorsFile, stored: StoredTensor) -> None:
@@ -93,18 +95,14 @@ class HFCheckpoint:
         if wrapped and VISION.match(stored.name):
             self.ignored.append(stored.name)  # decoding text does not read it
             return
-        inner = WRAPPED.sub("model.", stored.name) if wrapped else stored.name
-        if left_out(self.architecture, inner, self.metadata):
+        inner = inside(stored.name) if wrapped else stored.name
+        if left_out(self.architecture, inner, self._text):
             self.ignored.append(stored.name)
             return
         if self._join(file, stored, inner):
             return
         name, transform = gguf_name(self.architecture, inner) if known else (stored.name, identity)
-        if (
-            known
-            and name == "output.weight"
-            and self.metadata.get("tie_word_embeddings", self.architecture in TIED) is True
-        ):
+        if known and name == "output.weight" and self._tied:
             self.ignored.append(stored.name)  # stored twice: the config says that the embedding is the head
             return
         if transform is not identity and len(stored.shape) not in (1, 2):
@@ -115,10 +113,10 @@ class HFCheckpoint:
 
     def _join(self, file: SafetensorsFile, stored: StoredTensor, inner: str) -> bool:
         """Whether the tensor, called `inner` in its model, is (or holds) a piece of GGUF's: then it is noted."""
-        found = places(self.architecture, inner, self.metadata)
+        found = places(self.architecture, inner, self._text)
         for place in found:
             joined = self._joined.setdefault(place.name, Joined(place.name))
-            joined.pieces.append(Piece(file, stored, place, self.metadata))
+            joined.pieces.append(Piece(file, stored, place, self._text))
         return bool(found)
 
     def read(self, name: str) -> U8:
@@ -133,7 +131,7 @@ class HFCheckpoint:
             data = to_f32(data, source.stored.dtype).view(np.uint8)
         if source.transform is not identity:
             rows = source.stored.shape[0]
-            data = source.transform(data.reshape(rows, -1), self.metadata).reshape(-1)
+            data = source.transform(data.reshape(rows, -1), self._text).reshape(-1)
         data.flags.writeable = False
         return data
 

@@ -264,8 +264,14 @@ HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 WRAPPED = re.compile(r"^(model\.language_model\.|language_model\.model\.)")
 """Where a multimodal model keeps its text model, as newer and older transformers save it."""
 
-VISION = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
+VISION = re.compile(r"^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector)\.")
 """What a multimodal model has beside its text model."""
+
+
+def inside(name: str) -> str:
+    """A wrapped text model's own name of a tensor."""
+    return WRAPPED.sub("model.", name).removeprefix("language_model.")
+
 
 _LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")
 

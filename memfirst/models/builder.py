@@ -288,8 +288,7 @@ def _angles(rotation: Rotation, w: WeightProvider) -> dict[str, Any]:
     if scaling is None:
         return found
     found["factor"] = scaling.attention_factor
-    if scaling.long:
-        long = rope.long_frequencies(rotation.theta, rotation.dims, scaling)
+    if long := rope.long_frequencies(rotation.theta, rotation.dims, scaling):
         found |= {"long_frequencies": long, "original": scaling.original}
     return found
 

@@ -19,11 +19,11 @@ class RopeScaling:
     """How a model was stretched to a longer context."""
 
     kind: str
-    """ "linear", "llama3", "yarn" or "longrope"."""
+    """ "linear", "llama3", "yarn", "longrope" or "dynamic"."""
     factor: float
     """New context / original."""
     original: int = 0
-    """Positions of the original training (llama3, yarn, longrope)."""
+    """Positions of the original training (llama3, yarn, longrope, dynamic)."""
     low: float = 1.0
     """llama3: low_freq_factor."""
     high: float = 4.0
@@ -68,7 +68,7 @@ class Rotation:
 def frequencies(theta: float, dims: int, scaling: RopeScaling | None) -> tuple[float, ...]:
     """Radians a position of each of the dims/2 pairs: theta^(−2i/dims), then scaled."""
     plain = tuple(theta ** (-2 * i / dims) for i in range(dims // 2))
-    if scaling is None:
+    if scaling is None or scaling.kind == "dynamic":
         return plain
     if scaling.kind == "longrope":
         return divided(plain, scaling.short)
@@ -80,7 +80,13 @@ def frequencies(theta: float, dims: int, scaling: RopeScaling | None) -> tuple[f
 
 
 def long_frequencies(theta: float, dims: int, scaling: RopeScaling | None) -> tuple[float, ...]:
-    """Those of a sequence beyond LongRoPE's original context; empty for other scalings."""
+    """Those of sequences beyond the original context; empty for scalings that have one set for all.
+
+    "dynamic" raises the theta with the length of a sequence; here, as in vLLM, once, for the longest.
+    """
+    if scaling and scaling.kind == "dynamic":
+        grown = (scaling.factor**2 - scaling.factor + 1) ** (dims / max(1, dims - 2))
+        return frequencies(theta * grown, dims, None)
     return divided(frequencies(theta, dims, None), scaling.long) if scaling and scaling.long else ()
 
 
@@ -223,9 +229,13 @@ def _scaling_of(values: ConfigReader, context: int, config: ConfigReader) -> Rop
     if kind in ("longrope", "su"):
         key = "original_max_position_embeddings"  # beside the object in Phi-3's own files
         return _longrope(values, context, values.integer(key, MAX_CONTEXT, default=config.raw(key)))
-    if kind not in ("linear", "llama3", "yarn"):
-        raise UnsupportedError(f"rope scaling {str(kind)[:40]!r}", "default, linear, llama3, yarn or longrope")
-    factor = values.number("factor", low=MIN)
+    if kind not in ("linear", "llama3", "yarn", "dynamic"):
+        expected = "default, linear, dynamic, llama3, yarn or longrope"
+        raise UnsupportedError(f"rope scaling {str(kind)[:40]!r}", expected)
+    factor = values.number("factor", low=1.0 - MIN if kind == "dynamic" else MIN)
+    if kind == "dynamic":
+        original = values.integer("original_max_position_embeddings", MAX_CONTEXT, default=context)
+        return RopeScaling(kind, factor, original)
     if kind == "linear":
         return RopeScaling(kind, factor)
     if kind == "llama3":

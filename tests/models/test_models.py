@@ -32,6 +32,7 @@ GGUF: dict[str, Any] = {
     "llama.rope.dimension_count": 16, "llama.rope.freq_base": 5e5,
 }  # fmt: skip
 LLAMA = llama.ARCHITECTURE
+F32 = ShapeOnly("f32")
 HF: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 128, "max_position_embeddings": 256,
@@ -184,7 +185,8 @@ def test_unknown_keys_can_be_allowed() -> None:
         ({"use_sliding_window": True}, "use_sliding_window"),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
         ({"layer_types": ["full_attention", 7]}, "layer_types"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "dynamic"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 0.5}}, "factor"),
+        ({"rope_scaling": {"type": "xpos", "factor": 2.0}}, "xpos"),
         ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0, "extra": 1}}, "extra"),
@@ -248,6 +250,15 @@ def test_scaling_from_gguf() -> None:
     assert found.frequencies[0] == plain.frequencies[0]
     assert found.frequencies[-1] == pytest.approx(plain.frequencies[-1] / 4)
     assert rope_of(models.build(gguf({"llama.rope.scaling.type": "none"}))) == plain
+
+
+def test_dynamic_scaling_by_hand() -> None:
+    """Plain within the trained context; beyond it by a theta that is raised for twice its length."""
+    found = rope_of(LLAMA.build(LLAMA.from_hf({**HF, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, False), F32))
+    plain = rope_of(LLAMA.build(LLAMA.from_hf(HF, False), F32))
+    theta = 5e5 * (2 * 512 / 256 - 1) ** (16 / 14)
+    assert (found.frequencies, found.original) == (plain.frequencies, 256)
+    assert found.long_frequencies == pytest.approx([theta ** (-i / 8) for i in range(8)])
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n.startswith(("llama", "qwen")) and "window" not in n])

@@ -555,6 +555,21 @@ def test_a_wrapper_around_a_known_text_model_is_that_model() -> None:
         models.build(Bare(outer | {"text_config": text, "audio_config": {}}))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("head", ["lm_head.weight", "language_model.lm_head.weight"])
+def test_a_wrapped_folder_is_read_by_its_text_models_sizes(head: str, tmp_path: Path) -> None:
+    """Rows of q and k are paired by the heads that text_config states; wrappers put the head in one of two places."""
+    config = json.loads((FOLDER / "ministral3" / "config.json").read_text())
+    tensors, kind = dense_gguf.arrays(FOLDER / "ministral3")
+    names = {name: name.replace("model.", "model.language_model.", 1) for name in tensors} | {"lm_head.weight": head}
+    inner = {names[k]: dense_gguf.floats(v, kind) for k, v in tensors.items()}
+    inner["model.vision_tower.encoder.weight"] = np.ones((3, 3), "f4")
+    wrapped = {"model_type": "mistral3", "text_config": config, "vision_config": {}, "spatial_merge_size": 2}
+    (tmp_path / "config.json").write_text(json.dumps(wrapped))
+    save_file(inner, tmp_path / "model.safetensors")
+    np.savez(tmp_path / "expected.npz", tokens=np.load(FOLDER / "ministral3" / "expected.npz")["tokens"])
+    np.testing.assert_array_equal(logits_of(tmp_path), logits_of(FOLDER / "ministral3"))
+
+
 def test_keys_whose_value_is_what_happens_anyway() -> None:
     """Qwen3-Coder states biases, norms and a shared expert that Qwen3-MoE has or has not."""
     from tests.support.experts_configs import QWEN3_30B
