@@ -2,19 +2,20 @@
 
 A template comes with the model file, so it is a stranger's program: it runs in `memfirst.text.sandbox`,
 which bounds what it may reach, build and take. A model without a template is a base model: its prompt is
-continued as it is (`-p`), and a chat is refused with that hint; ChatML is used only where the vocabulary
+continued as it is (`--raw`), and a chat is refused with that hint; ChatML is used only where the vocabulary
 has `<|im_start|>`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 from memfirst.errors import TemplateError
+from memfirst.text.tracked import concat, from_messages, marks_of
 
 if TYPE_CHECKING:
     from memfirst.text import Tokenizer
@@ -30,11 +31,12 @@ MIN_SIZE = 1 << 18
 
 CHATML = (
     "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-GUARDS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-"""Noncharacters of Unicode, which no text holds: two of them mark what is not to be a control token."""
+_ROLE = re.compile(r"[\w-]{1,32}\Z")
+"""A role that templates may build a control token of (`<|assistant|>`)."""
+_AS_PRINTED = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 
 Message = Mapping[str, Any]
 
@@ -59,39 +61,78 @@ class ChatTemplate:
         if not source and tokenizer.token_id("<|im_start|>") is not None:
             source = CHATML
         if not source:
-            do = "continue a text instead: pass it with -p"
+            do = "pass --raw to continue the text as it is"
             raise TemplateError("this model has no chat template", "a model made for chat", do)
         names = {kind: tokenizer.token(id) for kind, id in tokenizer.special_ids.items()}
         return cls(source, names.get("bos", ""), names.get("eos", ""))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The text of the chat, ready for the model's answer; `variables` (tools, …) are JSON-like.
+        """The text of the chat, ready for the model's answer.
 
-        TemplateError if the template refuses the messages, fails, or exceeds its limits.
+        Args:
+            messages: Objects with `role` and `content`, which is a text or a list of `{"type": "text", "text": …}`.
+                Keys that are null count as absent.
+            add_generation_prompt: Whether the model is to answer.
+            variables: What else the template reads (tools, …), JSON-like.
+
+        Raises:
+            TemplateError: The template refuses the messages, fails, or exceeds its limits.
         """
-        values = {**variables, "messages": list(messages)}
-        plain, length = _plain(values)
+        return str.__str__(self._render(messages, add_generation_prompt, variables))
+
+    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any) -> list[int]:
+        """Token ids of the rendered chat: the template's control tokens take effect, those in messages are text."""
+        wants_answer = variables.pop("add_generation_prompt", True)
+        text = self._render(messages, wants_answer, variables)
+        return tokenizer.encode_marked(text, marks_of(text))
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
+        known = self._understood(messages)
+        try:
+            return self._once(known, add_generation_prompt, variables)
+        except TemplateError:
+            empty = [{"content": "", **message} for message in known]
+            if empty == known:
+                raise
+            # Some templates want a text beside a message's tool calls, others that there is none.
+            return self._once(empty, add_generation_prompt, variables)
+
+    def _once(self, messages: list[Any], add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
+        plain, length = _tracked({**variables, "messages": messages})
+        if length > MAX_OUTPUT:
+            raise TemplateError(f"a chat of {length} characters", f"at most {MAX_OUTPUT}", "shorten it")
         size = min(MAX_OUTPUT, max(MIN_SIZE, 4 * length))
         names = {
             "bos_token": self._bos,
             "eos_token": self._eos,
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": bool(add_generation_prompt),
         }
         every = {"tools": None, "documents": None, **plain, **names}
-        return str(self._guarded(lambda: self._collect(every, size), size))
+        return cast(str, self._guarded(lambda: self._collect(every, size), size))
 
-    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any) -> list[int]:
-        """Ids of the rendered chat: the template's control tokens take effect, those in messages are text."""
-        before, after = _unused_guards(json.dumps([*messages, variables], ensure_ascii=False, default=str))
-        longest_first = sorted(tokenizer.controls.values(), key=len, reverse=True)
-        controls = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        guarded = [_guard(message, controls, before + r"\g<0>" + after) for message in messages]
-        pieces = self.render(guarded, **variables).split(before)
-        ids = tokenizer.encode(pieces[0], special=True, bos=False)
-        for piece in pieces[1:]:
-            literal, _, rest = piece.partition(after)
-            ids += tokenizer.encode(literal, bos=False) + tokenizer.encode(rest, special=True, bos=False)
-        return ids
+    def _understood(self, messages: Sequence[Message]) -> list[Any]:
+        """The messages as this template reads them: without nulls, and lists of texts as one text if it wants that."""
+        listed = isinstance(messages, Sequence) and not isinstance(messages, str | bytes | bytearray)
+        odd = messages if not listed else next((one for one in messages if not isinstance(one, Mapping)), {})
+        if not isinstance(odd, Mapping) or not listed:
+            raise TemplateError(f"messages of type {type(odd).__name__}", "a list of objects with role and content")
+        known = [_without_nulls(message) for message in messages]
+        lists = [one for one in known if isinstance(one.get("content"), list | tuple)]
+        if lists and not self._reads_parts:
+            for message in lists:
+                message["content"] = "\n".join(_text_of(part) for part in message["content"])
+        return known
+
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """Whether the template takes the text out of a list of parts itself."""
+        probe, size = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}], MIN_SIZE
+        every = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", "messages": probe}
+        try:
+            made = self._guarded(lambda: self._collect(every, size), size)
+        except TemplateError:
+            return False
+        return "probe" in made and not _AS_PRINTED.search(made)
 
     def _collect(self, variables: dict[str, Any], size: int) -> str:
         parts: list[str] = []
@@ -101,7 +142,7 @@ class ChatTemplate:
             if length > size:
                 raise TemplateError("the chat template did not end", f"a chat of at most {size} characters")
             parts.append(part)
-        return "".join(parts)
+        return concat(parts)
 
     def _guarded(self, run: Any, size: int) -> Any:
         """Runs template code under a new budget; whatever it raises becomes a TemplateError."""
@@ -115,37 +156,47 @@ class ChatTemplate:
                 raise
             except Exception as error:  # a template can raise anything that Python can
                 what = str(error)[:300] or type(error).__name__
-                raise TemplateError(f"the chat template failed: {what}", do="try -p for a plain prompt") from None
+                raise TemplateError(
+                    f"the chat template failed: {what}", do="leave --system out, or pass --raw for a plain prompt"
+                ) from None
 
 
-def _plain(values: Any, depth: int = 0) -> tuple[Any, int]:
-    """A copy of JSON-like data, and the characters in it; TemplateError for objects of any other kind."""
+def _tracked(values: Any, depth: int = 0) -> tuple[Any, int]:
+    """A copy of JSON-like data with its text marked, and its characters; TemplateError for objects of other kinds."""
     if depth > 32:
         raise TemplateError("messages nested deeper than 32 levels", "lists and objects of text")
     if isinstance(values, str):
-        return str(values), len(values)
+        return from_messages(values), len(values)
     if values is None or isinstance(values, bool | int | float):
         return values, 8
     if isinstance(values, Mapping):
-        pairs = {str(key): _plain(value, depth + 1) for key, value in values.items()}
-        return {key: value for key, (value, _) in pairs.items()}, sum(len(k) + n for k, (_, n) in pairs.items())
+        pairs = {from_messages(str(key)): _tracked(value, depth + 1) for key, value in values.items()}
+        made = {key: value for key, (value, _) in pairs.items()}
+        if depth == 2 and isinstance(role := made.get("role"), str) and _ROLE.match(role):
+            made["role"] = str.__str__(role)
+        return made, sum(len(key) + length for key, (_, length) in pairs.items())
     if isinstance(values, list | tuple):
-        items = [_plain(value, depth + 1) for value in values]
+        items = [_tracked(value, depth + 1) for value in values]
         return [value for value, _ in items], sum(length for _, length in items)
     raise TemplateError(f"messages that hold a {type(values).__name__}", "text, numbers, lists and objects")
 
 
-def _unused_guards(text: str) -> tuple[str, str]:
-    free = [guard for guard in GUARDS if guard not in text]
-    if len(free) < 2:
-        raise TemplateError("messages that hold Unicode's noncharacters", "text")
-    return free[0], free[1]
-
-
-def _guard(value: Any, controls: re.Pattern[str], marked: str) -> Any:
-    """Puts marks around each control token's text inside a message."""
-    if isinstance(value, str):
-        return controls.sub(marked, value)
+def _without_nulls(value: Any, depth: int = 0) -> Any:
+    """A message without keys that are null, as OpenAI's clients send them; a tool's arguments stay as they are."""
+    if depth > 32:
+        return value  # refused where it is copied
     if isinstance(value, Mapping):
-        return {key: _guard(item, controls, marked) for key, item in value.items()}
-    return [_guard(item, controls, marked) for item in value] if isinstance(value, list | tuple) else value
+        kept = {key: one for key, one in value.items() if one is not None}
+        return {key: one if key == "arguments" else _without_nulls(one, depth + 1) for key, one in kept.items()}
+    return [_without_nulls(one, depth + 1) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _text_of(part: Any) -> str:
+    """The text of one part of a message."""
+    if isinstance(part, str):
+        return part
+    text = part.get("text") if isinstance(part, Mapping) else None
+    if not isinstance(text, str):
+        kind = part.get("type", "?") if isinstance(part, Mapping) else type(part).__name__
+        raise TemplateError(f"a message with a part of type {str(kind)[:40]!r}", "parts of text only")
+    return text

@@ -1,7 +1,8 @@
 """Jinja for templates that strangers wrote: what could grow or run on is counted before it happens.
 
 Jinja's own sandbox keeps a template from Python's internals, but lets it build 300 MB in a second. Here
-1. only the filters, tests and methods that chat templates use exist;
+1. only the filters, tests and methods that chat templates use exist, and text keeps track of what came with the
+   messages (`memfirst.text.tracked`);
 2. concatenation, slices and list, tuple and dict literals are rewritten to calls, so that every operation
    which makes a new value passes through `Budget.admit`: no value, printed out, exceeds the limit, however
    it is nested;
@@ -15,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import count
 from typing import Any
 
 import jinja2
@@ -22,35 +24,23 @@ from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.runtime import LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from memfirst.text import template_filters
+from memfirst.text import template_filters, tracked
 
 METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        [
-            *("strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "replace", "join"),
-            *(
-                "split",
-                "rsplit",
-                "splitlines",
-                "partition",
-                "rpartition",
-                "upper",
-                "lower",
-                "title",
-                "capitalize",
-            ),
-            *("startswith", "endswith", "find", "rfind", "index", "rindex", "count", "isdigit", "isdecimal"),
-            *("isalpha", "isalnum", "isspace", "isupper", "islower", "isnumeric"),
-        ]
-    ),
+    str: frozenset((
+        "strip", "lstrip", "rstrip", "removeprefix", "removesuffix", "replace", "join", "split", "rsplit", "splitlines",
+        "partition", "rpartition", "upper", "lower", "title", "capitalize", "startswith", "endswith", "find", "rfind",
+        "index", "rindex", "count", "isdigit", "isdecimal", "isalpha", "isalnum", "isspace", "isupper", "islower",
+        "isnumeric",
+    )),
     dict: frozenset({"get", "items", "keys", "values"}),
     list: frozenset({"index", "count"}),
     tuple: frozenset({"index", "count"}),
-}
+}  # fmt: skip
 MAX_TURNS = 20_000
 """Longest range."""
 
@@ -131,6 +121,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         )
         self.concat = self._concat  # type: ignore[method-assign]
         self.filters = {name: self._counted(body) for name, body in template_filters.filters(self).items()}
+        self.filters["text_"] = tracked.printed  # of each output: uncounted, `_concat` counts
         self.globals = {
             "range": self._range,
             "dict": dict,
@@ -139,17 +130,25 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             "strftime_now": strftime_now,
         }
 
+    def charge(self, size: int) -> None:
+        """Charge the rendering that runs now."""
+        self.budget.charge(size)
+
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """An arithmetic operator; what it makes is counted before it is made."""
         self.budget.tick()
         self.budget.charge(product_size(operator, left, right))
+        if operator == "%" and isinstance(left, str):
+            return self.budget.admit(tracked.printf(left, right))
         return self.budget.admit(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """A function or method; the two methods that multiply text are counted before."""
+        """A function or method; the methods that multiply text are replaced by counted ones."""
         __self.budget.tick()
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str) and name in ("replace", "join"):
+            for own in ("_loop_vars", "_block_vars"):  # Jinja's own arguments, in every loop and block
+                kwargs.pop(own, None)
             bound = template_filters.replaced if name == "replace" else template_filters.joined
             return bound(__self.budget, owner, *args, **kwargs)
         return __self.budget.admit(super().call(__context, __obj, *args, **kwargs))
@@ -170,8 +169,25 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
             return obj[attribute]
         raise SecurityError(f"it asks for {str(attribute)[:40]!r} of a {type(obj).__name__}")
 
-    def wrap_str_format(self, value: Any) -> None:
-        """No `str.format`: it pads to any width, and templates don't use it."""
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """`str.format` with bounded widths, and attributes only where the sandbox allows them."""
+        owner = getattr(value, "__self__", None)
+        if not (isinstance(owner, str) and callable(value) and value.__name__ == "format"):
+            return None
+        return lambda *args, **named: self._format(owner, args, named)
+
+    def _format(self, form: str, args: tuple[Any, ...], named: dict[str, Any]) -> str:
+        fields, numbers = SandboxedFormatter(self), count()
+        if re.search(r"\{[^{}]*:[^{}]*(\{|\d{4})", form):
+            raise TooMuchError("it formats to a width of more than 999 characters")
+        self.budget.charge(len(form) + form.count("{") * 1000)
+
+        def value_of(name: str) -> Any:
+            first = re.match(r"[^.\[]*", name)
+            numbered = name if first and first[0] else f"{next(numbers)}{name}"
+            return fields.get_field(numbered, args, named)[0]
+
+        return tracked.formatted(form, value_of)
 
     def is_safe_callable(self, obj: Any) -> bool:
         """What Jinja's sandbox allows, and of the types only those that templates construct."""
@@ -183,7 +199,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
     def _concat(self, parts: Any) -> str:
         parts = list(parts)
         self.budget.charge(sum(map(len, parts)))
-        return "".join(parts)
+        return tracked.concat(parts)
 
     def _range(self, *args: int) -> range:
         found = range(*args)
@@ -211,6 +227,11 @@ class Rewriter(NodeTransformer):
         self.generic_visit(node)
         return filtered(nodes.Tuple(node.nodes, "load"), "concat_")
 
+    def visit_Output(self, node: nodes.Output) -> nodes.Node:  # noqa: N802
+        self.generic_visit(node)
+        node.nodes = [one if isinstance(one, nodes.TemplateData) else filtered(one, "text_") for one in node.nodes]
+        return node
+
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
         cut = node.arg
@@ -233,14 +254,14 @@ class Rewriter(NodeTransformer):
 
 
 class GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}` marks the model's words for training; here it is its body."""
+    """`{% generation %}…{% endgeneration %}` marks the model's words for training; here it is its body, in a scope."""
 
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Any) -> Any:
         """The statements up to the end tag."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def filtered(node: nodes.Expr, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
