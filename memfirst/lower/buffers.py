@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memfirst.lower.nodes import Between, Node, Storage
 from memfirst.lower.phases import Stage
-from memfirst.lower.program import Buffer, Call, Ref
+from memfirst.lower.program import Buffer, Call, Operand, Ref
 
 
 @dataclass
@@ -21,14 +21,15 @@ class Assigned:
     def resolve(self, call: Call, capacity: int) -> Call:
         """The call with buffers for operands."""
 
-        def operand(given: object) -> object:
+        args = []
+        for name, given in call.args:
+            operand: Operand | Between = given
             if isinstance(given, Ref) and given.space == "value":
-                return replace(given, space="buffer", name=self.place[given.name])
-            if isinstance(given, Between):
-                return capacity if given.storage in self.private else 0
-            return given
-
-        return replace(call, args=tuple((name, operand(given)) for name, given in call.args))  # type: ignore[misc]
+                operand = Ref("buffer", self.place[given.name], given.offset)
+            elif isinstance(given, Between):
+                operand = capacity if given.storage in self.private else 0
+            args.append((name, operand))
+        return Call(call.kernel, call.statics, tuple(args), call.op, call.purpose)  # type: ignore[arg-type]
 
 
 def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str) -> Assigned:

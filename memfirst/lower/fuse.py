@@ -24,7 +24,7 @@ from memfirst.lower.packing import rows16_bytes
 from memfirst.lower.program import Call, Operand, Ref
 from memfirst.lower.specs import KERNELS
 
-Rule = Callable[[Nodes, Graph], None]
+Rule = Callable[["Order", Nodes, Graph], None]
 
 
 def chosen() -> tuple[str, ...]:
@@ -39,18 +39,19 @@ def chosen() -> tuple[str, ...]:
 
 def fuse(made: Nodes, graph: Graph, names: tuple[str, ...]) -> None:
     """Applies rules, in their order."""
+    order = Order(made.nodes)
     for name, rule in RULES.items():
         if name in names:
-            rule(made, graph)
+            rule(order, made, graph)
+    made.nodes = order.sorted()
 
 
-def split(made: Nodes, graph: Graph) -> None:
+def split(order: Order, made: Nodes, graph: Graph) -> None:
     """Matmuls whose output is only read in parts of whole register rows."""
-    order, out = Order(made.nodes), list[Node]()
-    for node in made.nodes:
+    for node in order.sorted():
         parts = _parts(order, node) if _is_matmul(node) and node.first else []
-        out += [_part(node, graph, part, i) for i, part in enumerate(parts)] if parts else [node]
-    made.nodes = out
+        if parts:
+            order.replace(node, [_part(node, graph, part, i) for i, part in enumerate(parts)])
 
 
 def _parts(order: Order, node: Node) -> list[Touch]:
@@ -86,10 +87,9 @@ def _shifted(call: Call, graph: Graph, columns: int) -> Call:
     return replace(call, args=tuple((name, moved(name, operand)) for name, operand in call.args))
 
 
-def accumulate(made: Nodes, graph: Graph) -> None:
+def accumulate(order: Order, made: Nodes, graph: Graph) -> None:
     """A matmul without a bias whose output only an Add reads, which works in place of its other input."""
-    order = Order(made.nodes)
-    for add in [n for n in made.nodes if [c.kernel for c in n.calls] == ["elementwise.add"]]:
+    for add in [n for n in order.sorted() if [c.kernel for c in n.calls] == ["elementwise.add"]]:
         args = dict(add.calls[0].args)
         a, b, target = args["a"], args["b"], add.writes[0]
         if a != args["out"] or not isinstance(a, Ref) or not isinstance(b, Ref):
@@ -109,13 +109,11 @@ def accumulate(made: Nodes, graph: Graph) -> None:
         order.moved(source)
         order.remove(add)
         del made.storages[b.name]
-    made.nodes = order.sorted()
 
 
-def chain(made: Nodes, graph: Graph) -> None:
+def chain(order: Order, made: Nodes, graph: Graph) -> None:
     """Nodes over the same columns, one behind the other."""
-    order = Order(made.nodes)
-    for node in made.nodes:
+    for node in order.sorted():
         if node.over != COLUMNS or _is_matmul(node):
             continue
         sources = [n for n in order.before(node) if n.over == COLUMNS and _feeds(n, node)]
@@ -132,13 +130,11 @@ def chain(made: Nodes, graph: Graph) -> None:
         order.moved(joined, last)
         for other in (*sources[1:], node):
             order.remove(other)
-    made.nodes = order.sorted()
 
 
-def add_rows(made: Nodes, graph: Graph) -> None:
+def add_rows(order: Order, made: Nodes, graph: Graph) -> None:
     """A norm whose output only an Add reads: both by tokens, one behind the other."""
-    order = Order(made.nodes)
-    for add in [n for n in made.nodes if [c.kernel for c in n.calls] == ["elementwise.add"]]:
+    for add in [n for n in order.sorted() if [c.kernel for c in n.calls] == ["elementwise.add"]]:
         args = dict(add.calls[0].args)
         touching = order.touching(b.name) if isinstance(b := args["b"], Ref) else []
         if len(touching) != 2 or touching[1] is not add or (touching[0].over, touching[0].per) != (TOKENS, TOKENS):
@@ -152,13 +148,11 @@ def add_rows(made: Nodes, graph: Graph) -> None:
         norm.follow(add)
         order.remove(add)
         order.moved(norm)
-    made.nodes = order.sorted()
 
 
-def rows(made: Nodes, graph: Graph) -> None:
+def rows(order: Order, made: Nodes, graph: Graph) -> None:
     """Nodes over the same tokens that every worker may do for itself, one behind the other."""
-    order = Order(made.nodes)
-    for node in made.nodes:
+    for node in order.sorted():
         if node.over != TOKENS or not node.repeats:
             continue
         sources = [n for n in order.before(node) if _feeds(n, node)]
@@ -169,14 +163,13 @@ def rows(made: Nodes, graph: Graph) -> None:
             source.follow(node)
             order.remove(node)
             order.moved(source)
-    made.nodes = order.sorted()
 
 
 class Order:
     """Nodes by place and by the storages that they touch, while rules move and remove them."""
 
     def __init__(self, nodes: list[Node]) -> None:
-        self._place = {node: i for i, node in enumerate(nodes)}
+        self._place: dict[Node, float] = {node: i for i, node in enumerate(nodes)}
         self._by_storage: dict[str, list[Node]] = {}
         for node in nodes:
             for name in _storages(node):
@@ -200,6 +193,13 @@ class Order:
     def remove(self, node: Node) -> None:
         """It is part of another now."""
         del self._place[node]
+
+    def replace(self, node: Node, parts: list[Node]) -> None:
+        """These stand in its place."""
+        place = self._place.pop(node)
+        for i, part in enumerate(parts):
+            self._place[part] = place + i / len(parts)
+            self.moved(part)
 
     def moved(self, node: Node, to: Node | None = None) -> None:
         """It touches more than before; `to`: it stands where that one stood."""

@@ -22,7 +22,7 @@ Moves = tuple[tuple[str, Read], ...]
 """Traffic, each with the name of the operation that it belongs to."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Value:
     """An operation's output in memory: `width` floats a row, rows `stride` apart, from column `at` of a storage on.
 
@@ -65,7 +65,7 @@ class Storage:
     scratch: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Touch:
     """A part of a storage that a node reads or writes; `width` 0: all of it."""
 

@@ -37,7 +37,7 @@ class Buffer:
         return self.items(capacity, workers) * _ITEMSIZE[self.kind]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ref:
     """An operand that is an array: a buffer, a weight, a cache's storage, or one of the step's own arrays.
 
@@ -52,7 +52,7 @@ class Ref:
 Operand = Ref | int | float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """One kernel with its static parameters and its operands by parameter name.
 
