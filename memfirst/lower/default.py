@@ -260,15 +260,27 @@ def _(op: Linear, d: Default) -> Value:
         reads = [Value(ref.name, 0, 0) for ref in int8.values() if isinstance(ref, Ref)]
     tile = min(tile_of(d.capacity), 4) if family(w) == "float" else tile_of(d.capacity)
     calls = [kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile)]
+    after = _after(op, y, count, purpose)
+    if rows == w.rows:
+        d.columns(op.name, calls + after, reads, y, moves(op))
+        return y
+    d.columns(op.name, calls, reads, y, moves(op), units=rows)
+    if after:  # a bias has no padding
+        d.columns(f"{op.name}_after", after, [y], y, ())
+    return y
+
+
+def _after(op: Linear, y: Value, count: int, purpose: str) -> list[Call]:
+    """Bias, scale and softcap, in place."""
+    calls = []
     if op.bias is not None:
-        after: Args = {"y": y.ref, "bias": weight_ref(op.bias), "step": STEP, "count": count, "stride": rows}
-        calls.append(KERNELS["elementwise.add_bias"].call(after, op.name, purpose))
+        args: Args = {"y": y.ref, "bias": weight_ref(op.bias), "step": STEP, "count": count, "stride": y.stride}
+        calls.append(KERNELS["elementwise.add_bias"].call(args, op.name, purpose))
     if op.scale != 1:
         calls.append(_in_place("scale", op, y, factor=op.scale))
     if op.softcap:
         calls.append(_in_place("softcap", op, y, cap=op.softcap))
-    d.columns(op.name, calls, reads, y, moves(op), units=rows)
-    return y
+    return calls
 
 
 def _in_place(kernel: str, op: Op, y: Value, **more: NodeOperand) -> Call:

@@ -35,6 +35,10 @@ def shrunk(config: Mapping[str, Any], head_dim: int, layers: int = 4) -> dict[st
         "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": layers, "num_attention_heads": 4,
         "num_key_value_heads": 2, "vocab_size": 260, "max_position_embeddings": 512, "head_dim": head_dim,
     }  # fmt: skip
+    if "attention_head_dim" in small:
+        small["attention_head_dim"] = head_dim
+    if int(head_dim * small.get("partial_rotary_factor", 1.0)) % 2:
+        small["partial_rotary_factor"] = 0.5
     for key in ("layer_types", "no_rope_layers"):
         if isinstance(small.get(key), list):
             small[key] = small[key][:layers]
