@@ -49,7 +49,7 @@ NOTHING = exactly(0)
 
 
 @dataclass(frozen=True)
-class Read:
+class Traffic:
     """One kind of traffic of one operation."""
 
     @property
@@ -63,7 +63,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class WeightRead(Read):
+class WeightTraffic(Traffic):
     """A whole weight, once, if any token needs it; `head`: if any token needs logits."""
 
     weight: Weight
@@ -79,7 +79,7 @@ class WeightRead(Read):
 
 
 @dataclass(frozen=True)
-class RowRead(Read):
+class RowTraffic(Traffic):
     """One row of an embedding for each token, with those packed beside it: they share cache lines."""
 
     weight: Weight
@@ -93,7 +93,7 @@ class RowRead(Read):
 
 
 @dataclass(frozen=True)
-class ExpertRead(Read):
+class ExpertTraffic(Traffic):
     """The experts that at least one token is routed to, of `weight` [experts, …]; `k` a token.
 
     Before the run, routing is taken as uniform: E·(1 − (1 − k/E)^n) distinct experts for n tokens, at least k
@@ -122,7 +122,7 @@ class ExpertRead(Read):
 
 
 @dataclass(frozen=True)
-class KVTraffic(Read):
+class KVTraffic(Traffic):
     """What a step reads from (or writes to) a KV cache, each sequence by itself."""
 
     cache: KVCache
@@ -138,7 +138,7 @@ class KVTraffic(Read):
 
 
 @dataclass(frozen=True)
-class StateTraffic(Read):
+class StateTraffic(Traffic):
     """Recurrent state: one slot read, or one written, per sequence."""
 
     cache: StateCache
@@ -153,7 +153,7 @@ class StateTraffic(Read):
 
 
 @dataclass(frozen=True)
-class CollectiveTraffic(Read):
+class CollectiveTraffic(Traffic):
     """Bytes that each device sends to combine a value of `width` floats a token across `degree` devices.
 
     A ring all-reduce sends 2·(p − 1)/p of the value, an all-gather (p − 1)/p.
@@ -176,7 +176,7 @@ class CollectiveTraffic(Read):
 
 
 @dataclass(frozen=True)
-class ActivationTraffic(Read):
+class ActivationTraffic(Traffic):
     """Values between operations: they live in cache, and are listed apart. `head`: only for logits."""
 
     floats_per_token: int

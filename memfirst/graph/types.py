@@ -19,7 +19,7 @@ from memfirst import codecs
 if TYPE_CHECKING:
     from memfirst.codecs.base import F32
     from memfirst.graph.runtime import Runtime, Values
-    from memfirst.graph.traffic import Read
+    from memfirst.graph.traffic import Traffic
 
 
 PACK = codecs.ROWS
@@ -315,7 +315,7 @@ class Op(ABC):
         """The weights it uses."""
 
     @abstractmethod
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         """The memory it moves, as a function of the step."""
 
     @abstractmethod
@@ -378,9 +378,9 @@ class Graph:
         return tuple(c for c in self.caches if isinstance(c, StateCache))
 
     @property
-    def moves(self) -> Iterator[tuple[str, Read]]:
+    def moves(self) -> Iterator[tuple[str, Traffic]]:
         """The traffic of all operations, with weights as stored, each with its operation's name."""
-        return ((op.name, read) for op in self.ops for read in op.reads())
+        return ((op.name, read) for op in self.ops for read in op.traffic())
 
     def flops(self, step: Step) -> int:
         """Floating-point operations of a step."""

@@ -26,7 +26,7 @@ from memfirst.graph.ops.rope import HALF, Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
-from memfirst.graph.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS, Read
+from memfirst.graph.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS, Traffic
 from memfirst.lower.nodes import (
     COLUMNS,
     ROWS,
@@ -163,7 +163,7 @@ def touch(value: Value, width: int = 0) -> Touch:
 
 def moves(op: Op, *skip: str) -> Moves:
     """An operation's traffic with packed weights, without some purposes."""
-    found: tuple[Read, ...] = packed(op).reads()
+    found: tuple[Traffic, ...] = packed(op).traffic()
     return tuple((op.name, read) for read in found if read.purpose not in skip)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from math import lcm
 
-from memfirst.graph.traffic import Read
+from memfirst.graph.traffic import Traffic
 from memfirst.lower.program import Call, Operand, Ref
 
 COLUMNS, TOKENS, UNITS = "columns", "tokens", "units"
@@ -18,7 +18,7 @@ COLUMNS, TOKENS, UNITS = "columns", "tokens", "units"
 ROWS = 16
 """Chunks of columns are multiples of this: the widest register takes 16."""
 
-Moves = tuple[tuple[str, Read], ...]
+Moves = tuple[tuple[str, Traffic], ...]
 """Traffic, each with the name of the operation that it belongs to."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step, Weight
-from memfirst.graph.traffic import Read
+from memfirst.graph.traffic import Traffic
 
 _ITEMSIZE = {"u8": 1, "i8": 1, "u16": 2, "i32": 4, "f32": 4, "i64": 8}
 
@@ -85,13 +85,13 @@ class Task:
     calls: tuple[Call, ...]
     units: int
     chunk: int
-    reads: tuple[Read, ...]
+    reads: tuple[Traffic, ...]
     owners: tuple[str, ...] = ()
     per: str = ""
     reuse: int = 1
 
     @property
-    def moves(self) -> tuple[tuple[str, Read], ...]:
+    def moves(self) -> tuple[tuple[str, Traffic], ...]:
         """Each read with the operation that it belongs to."""
         return tuple(zip(self.owners or (self.name,) * len(self.reads), self.reads, strict=True))
 
@@ -150,7 +150,7 @@ class Program:
         return frozenset(c.key for c in self.calls)
 
     @property
-    def moves(self) -> Iterator[tuple[str, Read]]:
+    def moves(self) -> Iterator[tuple[str, Traffic]]:
         """The traffic of all tasks, each with the name of the operation that it belongs to."""
         return (move for task in self.tasks for move in task.moves)
 

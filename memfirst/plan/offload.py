@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from memfirst.errors import MemfirstError
 from memfirst.graph import Graph, Op, Step
-from memfirst.graph.traffic import ExpertRead
+from memfirst.graph.traffic import ExpertTraffic
 from memfirst.hardware.machines import Machine
 from memfirst.plan.fit.tiers import Placement
 from memfirst.plan.fit.tiers import place as placed
@@ -123,6 +123,6 @@ def halves(graph: Graph, split: Placement) -> tuple[Graph, Graph]:
     def on_host(op: Op) -> bool:
         if not 0 <= layer_of(op.name) < split.layers:
             return False
-        return split.what == "layers" or any(isinstance(read, ExpertRead) for read in op.reads())
+        return split.what == "layers" or any(isinstance(read, ExpertTraffic) for read in op.traffic())
 
     return tuple(replace(graph, ops=tuple(op for op in graph.ops if on_host(op) is side)) for side in (False, True))  # type: ignore[return-value]

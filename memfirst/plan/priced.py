@@ -1,7 +1,7 @@
 """A graph as few distinct operations, each with how many times it occurs: to price many steps of it quickly.
 
 The 80 layers of a model differ in their names only, so a step is priced by some 30 operations instead of 1300. The
-formulas are the operations' own (`reads`, `flops`): what is said here is what `memfirst.ledger` says.
+formulas are the operations' own (`traffic`, `flops`): what is said here is what `memfirst.ledger` says.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
-from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertRead, Read
+from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
 from memfirst.predict.fitted import Cost
 from memfirst.transform.recode import layer_of
 
@@ -24,7 +24,7 @@ class Kind:
     """Operations that differ in names only: one of them, its streamed reads, and how many there are."""
 
     op: Op
-    reads: tuple[Read, ...]
+    reads: tuple[Traffic, ...]
     count: int
 
 
@@ -88,18 +88,18 @@ class Priced:
         return sum(count * read.amount(step).low for read, count in self._kv_reads)
 
     @cached_property
-    def _kv_reads(self) -> tuple[tuple[Read, int], ...]:
+    def _kv_reads(self) -> tuple[tuple[Traffic, int], ...]:
         return tuple((read, k.count) for k in self.kinds for read in k.reads if read.purpose == KV_READ)
 
     def routed(self) -> tuple[int, int] | None:
         """(experts, those that a token picks) of the layers that route; None for a dense model."""
-        reads = (read for kind in self.kinds for read in kind.reads if isinstance(read, ExpertRead))
+        reads = (read for kind in self.kinds for read in kind.reads if isinstance(read, ExpertTraffic))
         first = next(reads, None)
         return (first.weight.shape[0], first.k) if first else None
 
 
-def _streamed(op: Op) -> tuple[Read, ...]:
-    return tuple(read for read in op.reads() if read.purpose in STREAMED)
+def _streamed(op: Op) -> tuple[Traffic, ...]:
+    return tuple(read for read in op.traffic() if read.purpose in STREAMED)
 
 
 def _times(amount: Amount, count: int) -> Amount:

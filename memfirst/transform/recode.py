@@ -9,7 +9,7 @@ from memfirst.convert.mixes import Model, fit, priced_mix, tensor_codec
 from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
-from memfirst.graph.traffic import ExpertRead
+from memfirst.graph.traffic import ExpertTraffic
 
 
 def mixed(graph: Graph, name: str) -> Graph:
@@ -33,14 +33,14 @@ def described(graph: Graph) -> Model:
     layers = 1 + max((layer_of(name) for name in weights), default=-1)
     attention = (op for op in graph.ops if isinstance(op, Attention | LatentAttention))
     first = next((op for op in attention if layer_of(op.name) == 0), None)
-    reads = (read for op in graph.ops for read in op.reads())
+    reads = (read for op in graph.ops for read in op.traffic())
     return Model(
         graph.architecture,
         layers,
         heads=first.heads if first else 0,
         kv_heads=first.cache.heads if first else 0,
         tied="output.weight" not in weights,
-        experts=max((r.weight.shape[0] for r in reads if isinstance(r, ExpertRead)), default=0),
+        experts=max((r.weight.shape[0] for r in reads if isinstance(r, ExpertTraffic)), default=0),
         attention_layers=tuple(i for i in range(layers) if _has_v(i, weights)),
     )
 

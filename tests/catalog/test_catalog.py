@@ -17,7 +17,7 @@ from memfirst.catalog.models import models as hub_models
 from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
 from memfirst.graph import Graph, KVCache, StateCache
 from memfirst.graph.ops.conv import CausalConv1d
-from memfirst.graph.traffic import ExpertRead, WeightRead
+from memfirst.graph.traffic import ExpertTraffic, WeightTraffic
 
 TABLE = json.loads((Path(__file__).parent.parent / "data" / "model_table.json").read_text())["models"]
 NAMES = [row["name"] for row in TABLE]
@@ -42,10 +42,10 @@ def streamed(found: Graph) -> int:
     """Parameters that one token reads; looked-up rows of the embedding are none."""
     count = 0
     for op in found.ops:
-        for read in op.reads():
-            if isinstance(read, WeightRead):
+        for read in op.traffic():
+            if isinstance(read, WeightTraffic):
                 count += prod(read.weight.shape)
-            elif isinstance(read, ExpertRead):
+            elif isinstance(read, ExpertTraffic):
                 count += prod(read.weight.shape) * read.k // read.weight.shape[0]
     return count
 

@@ -75,7 +75,7 @@ def test_linear_with_bias() -> None:
     x, w, b = draw(2, 5), draw(3, 5), draw(3)
     expected = [[sum(float(x[t, i]) * w[r, i] for i in range(5)) + b[r] for r in range(3)] for t in range(2)]
     close(Bench(op, w=w, b=b)(one(0, 2), x), expected)
-    assert [r.amount(one(0, 2)).low for r in op.reads()] == [60, 12, 2 * 8 * 4]
+    assert [r.amount(one(0, 2)).low for r in op.traffic()] == [60, 12, 2 * 8 * 4]
     assert op.flops(one(0, 2)) == 2 * (2 * 15 + 3)
 
 

@@ -207,7 +207,7 @@ def test_prices(op: Op, weights: int, state: int, flops: int) -> None:
     """Bytes of weights and of state (read and written) of a step; arithmetic by token. A chunk moves the same bytes."""
 
     def moved(step: Step, kind: str) -> int:
-        return sum(r.amount(step).low for r in op.reads() if r.purpose.startswith(kind))
+        return sum(r.amount(step).low for r in op.traffic() if r.purpose.startswith(kind))
 
     for step in (decode(5), prefill(9, past=3)):
         assert (moved(step, "weights"), moved(step, "state")) == (weights, state)
@@ -219,7 +219,7 @@ def test_what_precedes_the_head_counts_with_it() -> None:
     """A final layer norm is read only where logits are asked for."""
     norm: Any = LayerNorm("n", ("x",), "y", weight("w", 4), weight("b", 4), 1e-5, head=True)
     silent = Step((one(0, 3, logits=()).sequences[0],))
-    assert {r.purpose: r.amount(decode(1)).low for r in norm.reads()} == {"head": 16, ACTIVATIONS: 32}
-    assert sum(r.amount(silent).low for r in norm.reads()) == norm.flops(silent) == 0
+    assert {r.purpose: r.amount(decode(1)).low for r in norm.traffic()} == {"head": 16, ACTIVATIONS: 32}
+    assert sum(r.amount(silent).low for r in norm.traffic()) == norm.flops(silent) == 0
     scale = Scale("s", ("x",), "y", 4, 2.0, head=True)
     assert scale.flops(silent) == 0 and scale.flops(decode(1, batch=3)) == 12

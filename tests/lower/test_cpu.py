@@ -121,7 +121,7 @@ def test_phases_follow_dependencies() -> None:
     assert place["blk.0.attn_norm"] < place["blk.0.attn_q"] == place["blk.0.attn_k"] == place["blk.0.attn_v"]
     assert place["blk.0.attn_q_rope"] < place["blk.0.attn"] < place["blk.0.attn_output"]
     moved = [(op, read.purpose) for op, read in program.moves]
-    assert len(moved) == sum(len(op.reads()) for op in graph.ops if not isinstance(op, Select))
+    assert len(moved) == sum(len(op.traffic()) for op in graph.ops if not isinstance(op, Select))
 
 
 @pytest.mark.parametrize("capacity", [1, 4, 256])

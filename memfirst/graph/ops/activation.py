@@ -11,7 +11,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.ops.glu import gelu, sigmoid
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 
 def tanh(x: F32) -> F32:
@@ -40,7 +40,7 @@ class Activation(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return (ActivationTraffic(2 * self.width),)
 
     def flops(self, step: Step) -> int:

@@ -13,7 +13,7 @@ from memfirst.graph import KVCache, Op, Step, Weight
 from memfirst.graph.ops.linear import soft_capped
 from memfirst.graph.ops.positions import attended_pairs, split, visible
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, KVTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, KVTraffic, Traffic, WeightTraffic
 
 BLOCK = 256
 """Queries scored at a time: 256 × 8192 keys × 4 B = 8 MB of scores."""
@@ -46,10 +46,10 @@ class Attention(Op):
         """Floats a row of the output."""
         return self.heads * self.cache.v_dim
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         c = self.cache
         floats = self.heads * (c.k_dim + c.v_dim) + c.heads * (c.k_dim + c.v_dim)
-        sinks = tuple(WeightRead(w) for w in self.weights)
+        sinks = tuple(WeightTraffic(w) for w in self.weights)
         return (KVTraffic(c, write=True), KVTraffic(c), *sinks, ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Blend(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return (ActivationTraffic(4 * self.width),)
 
     def flops(self, step: Step) -> int:

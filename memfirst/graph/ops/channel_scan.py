@@ -10,7 +10,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, StateCache, Step, Weight
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class ChannelScan(Op):
         """Channels."""
         return self.a.rows
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         floats = 3 * self.width + 2 * self.a.columns
-        weights = (WeightRead(w) for w in self.weights)
+        weights = (WeightTraffic(w) for w in self.weights)
         return (*state_traffic(self.cache), *weights, ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, CollectiveTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, CollectiveTraffic, Traffic
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class AllReduce(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         moved = CollectiveTraffic(self.width, self.degree, head=self.head)
         return moved, ActivationTraffic(2 * self.width, self.head)
 
@@ -51,7 +51,7 @@ class AllGather(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         moved = CollectiveTraffic(self.width, self.degree, gather=True, head=self.head)
         return moved, ActivationTraffic(self.width + self.width // self.degree, self.head)
 

@@ -11,7 +11,7 @@ from memfirst.graph import Op, StateCache, Step, Weight
 from memfirst.graph.ops.glu import silu
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class CausalConv1d(Op):
         """Channels."""
         return self.weight.rows
 
-    def reads(self) -> tuple[Read, ...]:
-        weights = (WeightRead(w) for w in self.weights)
+    def traffic(self) -> tuple[Traffic, ...]:
+        weights = (WeightTraffic(w) for w in self.weights)
         return (*state_traffic(self.cache), *weights, ActivationTraffic(2 * self.width))
 
     def flops(self, step: Step) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, RowRead
+from memfirst.graph.traffic import ActivationTraffic, RowTraffic, Traffic
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Embed(Op):
         """Floats a row of the output."""
         return self.weight.columns
 
-    def reads(self) -> tuple[Read, ...]:
-        return RowRead(self.weight), ActivationTraffic(self.width)
+    def traffic(self) -> tuple[Traffic, ...]:
+        return RowTraffic(self.weight), ActivationTraffic(self.width)
 
     def flops(self, step: Step) -> int:
         return step.tokens * self.width if self.scale != 1 else 0

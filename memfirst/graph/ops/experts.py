@@ -10,7 +10,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.ops.glu import gated, sigmoid
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, ExpertRead, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, ExpertTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Router(Op):
         """Floats a row of the output."""
         return self.weight.rows
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         floats = self.weight.columns + self.weight.rows
-        return (*(WeightRead(w) for w in self.weights), ActivationTraffic(floats))
+        return (*(WeightTraffic(w) for w in self.weights), ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:
         return 2 * self.weight.rows * self.weight.columns * step.tokens
@@ -116,9 +116,9 @@ class Experts(Op):
         """Floats a row of the output."""
         return self.down.rows
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         floats = self.gate.columns + self.gate.matrices + self.k * 3 * self.gate.rows + self.width
-        return (*(ExpertRead(w, self.k, self.name) for w in self.weights), ActivationTraffic(floats))
+        return (*(ExpertTraffic(w, self.k, self.name) for w in self.weights), ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:
         """Three matrices with their biases, the gated unit (5) and the weighted sum (2), by expert and token."""

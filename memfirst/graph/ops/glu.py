@@ -10,7 +10,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 
 def sigmoid(x: F32) -> F32:
@@ -60,7 +60,7 @@ class Glu(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return (ActivationTraffic(3 * self.width),)
 
     def flops(self, step: Step) -> int:

@@ -12,7 +12,7 @@ from memfirst.graph import KVCache, Op, Step, Weight
 from memfirst.graph.ops.attention import softmax
 from memfirst.graph.ops.positions import attended_pairs, split, visible
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, KVTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, KVTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class LatentAttention(Op):
     def _query_width(self) -> int:
         return self.heads * (self.nope + self.cache.k_dim - self.rank)
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         kv = KVTraffic(self.cache, write=True), KVTraffic(self.cache)
         floats = self._query_width + self.cache.k_dim + self.width
-        return (*kv, *(WeightRead(w) for w in self.weights), ActivationTraffic(floats))
+        return (*kv, *(WeightTraffic(w) for w in self.weights), ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:
         """Absorbing k_b and v_b by token; rank + rope for the score and rank for the sum, by pair."""

@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class LayerNorm(Op):
         """Floats a row of the output."""
         return self.weight.columns
 
-    def reads(self) -> tuple[Read, ...]:
-        weights = (WeightRead(w, self.head) for w in self.weights)
+    def traffic(self) -> tuple[Traffic, ...]:
+        weights = (WeightTraffic(w, self.head) for w in self.weights)
         return (*weights, ActivationTraffic(2 * self.width, self.head))
 
     def flops(self, step: Step) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Linear(Op):
         """Floats a row of the output."""
         return self.weight.rows
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         floats = self.weight.columns + self.weight.rows
-        weights = (WeightRead(w, self.head) for w in self.weights)
+        weights = (WeightTraffic(w, self.head) for w in self.weights)
         return (*weights, ActivationTraffic(floats, self.head))
 
     def flops(self, step: Step) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class RMSNorm(Op):
         """Floats a row of the output."""
         return self.weight.columns * max(1, self.heads)
 
-    def reads(self) -> tuple[Read, ...]:
-        return WeightRead(self.weight, self.head), ActivationTraffic(2 * self.width, self.head)
+    def traffic(self) -> tuple[Traffic, ...]:
+        return WeightTraffic(self.weight, self.head), ActivationTraffic(2 * self.width, self.head)
 
     def flops(self, step: Step) -> int:
         """Square and add, scale, weight: 4 a value."""

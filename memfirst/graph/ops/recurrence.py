@@ -11,7 +11,7 @@ from memfirst.errors import BackendError
 from memfirst.graph import StateCache
 from memfirst.graph.ops.positions import split
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import Read, StateTraffic
+from memfirst.graph.traffic import StateTraffic, Traffic
 
 Advance = Callable[..., tuple[F32, F32]]
 """(state [elements], a sequence's rows of each input) -> (rows of the output, the state after them)."""
@@ -33,6 +33,6 @@ def advance_sequences(run: Runtime, cache: StateCache, width: int, inputs: Value
     return np.concatenate(parts)
 
 
-def state_traffic(cache: StateCache) -> tuple[Read, Read]:
+def state_traffic(cache: StateCache) -> tuple[Traffic, Traffic]:
     """What a step moves of a state: one read and one write a sequence, whatever its number of tokens."""
     return StateTraffic(cache), StateTraffic(cache, write=True)

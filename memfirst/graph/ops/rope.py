@@ -11,7 +11,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.ops.positions import rope_positions
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 INTERLEAVED, HALF = "interleaved", "half"
 
@@ -50,7 +50,7 @@ class Rope(Op):
         """Floats a row of the output."""
         return self.heads * self.head_dim
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return (ActivationTraffic(2 * self.width),)
 
     def flops(self, step: Step) -> int:

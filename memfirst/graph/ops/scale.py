@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Scale(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return (ActivationTraffic(2 * self.width, self.head),)
 
     def flops(self, step: Step) -> int:

@@ -10,7 +10,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, StateCache, Step, Weight
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class SelectiveScan(Op):
         """Floats a row of the output."""
         return self.heads * self.head_dim
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         floats = 2 * self.width + 2 * self.groups * self.state + self.heads
-        weights = (WeightRead(w) for w in self.weights)
+        weights = (WeightTraffic(w) for w in self.weights)
         return (*state_traffic(self.cache), *weights, ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Select(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return (ActivationTraffic(2 * self.width, head=True),)
 
     def flops(self, step: Step) -> int:

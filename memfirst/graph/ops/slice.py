@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import Read
+from memfirst.graph.traffic import Traffic
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Slice(Op):
     def weights(self) -> tuple[Weight, ...]:
         return ()
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return ()
 
     def flops(self, step: Step) -> int:

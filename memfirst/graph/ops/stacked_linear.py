@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class StackedLinear(Op):
         """Floats a row of the output."""
         return self.weight.matrices * self.weight.rows
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         floats = self.weight.matrices * (self.weight.columns + self.weight.rows)
-        return WeightRead(self.weight), ActivationTraffic(floats)
+        return WeightTraffic(self.weight), ActivationTraffic(floats)
 
     def flops(self, step: Step) -> int:
         return 2 * self.width * self.weight.columns * step.tokens

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class TokenLerp(Op):
         """Floats a row of the output."""
         return self.parts * self.weight.columns
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         more = self.width if len(self.inputs) > 2 else 0
-        return WeightRead(self.weight), ActivationTraffic(2 * self.weight.columns + more + self.width)
+        return WeightTraffic(self.weight), ActivationTraffic(2 * self.weight.columns + more + self.width)
 
     def flops(self, step: Step) -> int:
         """The difference once; a product and a sum for each part, and one sum more where `more` is given."""

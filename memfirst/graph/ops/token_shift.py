@@ -10,7 +10,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, StateCache, Step, Weight
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read
+from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class TokenShift(Op):
         """Floats a row of the output."""
         return self.cache.elements
 
-    def reads(self) -> tuple[Read, ...]:
+    def traffic(self) -> tuple[Traffic, ...]:
         return (*state_traffic(self.cache), ActivationTraffic(2 * self.width))
 
     def flops(self, step: Step) -> int:

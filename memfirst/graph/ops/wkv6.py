@@ -10,7 +10,7 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, StateCache, Step, Weight
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Wkv6(Op):
         """Floats a row of the output."""
         return self.first.rows * self.first.columns
 
-    def reads(self) -> tuple[Read, ...]:
-        return (*state_traffic(self.cache), WeightRead(self.first), ActivationTraffic(5 * self.width))
+    def traffic(self) -> tuple[Traffic, ...]:
+        return (*state_traffic(self.cache), WeightTraffic(self.first), ActivationTraffic(5 * self.width))
 
     def flops(self, step: Step) -> int:
         """By state value: k ⊗ v, decay and add, times r and sum: 5; by channel e^(−e^w) 2, u 2 + 2 with r and v."""

@@ -11,7 +11,7 @@ from memfirst.graph import Op, StateCache, Step, Weight
 from memfirst.graph.ops.glu import sigmoid
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Read, WeightRead
+from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 DECAY = np.float32(-np.exp(-0.5))
 """A channel decays by e^(DECAY · sigmoid(w)): to 0.545 at most."""
@@ -32,8 +32,8 @@ class ScaledKey(Op):
         """Floats a row of the output."""
         return self.weight.columns
 
-    def reads(self) -> tuple[Read, ...]:
-        return WeightRead(self.weight), ActivationTraffic(3 * self.width)
+    def traffic(self) -> tuple[Traffic, ...]:
+        return WeightTraffic(self.weight), ActivationTraffic(3 * self.width)
 
     def flops(self, step: Step) -> int:
         """Difference, product, sum, product."""
@@ -69,8 +69,8 @@ class Wkv7(Op):
         """Floats a row of the output."""
         return self.removal.columns
 
-    def reads(self) -> tuple[Read, ...]:
-        return (*state_traffic(self.cache), WeightRead(self.removal), ActivationTraffic(7 * self.width))
+    def traffic(self) -> tuple[Traffic, ...]:
+        return (*state_traffic(self.cache), WeightTraffic(self.removal), ActivationTraffic(7 * self.width))
 
     def flops(self, step: Step) -> int:
         """By state value S · κ 2, decay 1, two outer products added 4, times r 2: 9; by channel κ 4, decay 5, a 1."""
@@ -120,8 +120,8 @@ class HeadBonus(Op):
         """Floats a row of the output."""
         return self.weight.columns
 
-    def reads(self) -> tuple[Read, ...]:
-        return WeightRead(self.weight), ActivationTraffic(5 * self.width)
+    def traffic(self) -> tuple[Traffic, ...]:
+        return WeightTraffic(self.weight), ActivationTraffic(5 * self.width)
 
     def flops(self, step: Step) -> int:
         """Two products and a sum, times v, added."""

@@ -12,12 +12,12 @@ from memfirst.graph.traffic import (
     NOTHING,
     STREAMED,
     Amount,
-    ExpertRead,
+    ExpertTraffic,
     KVTraffic,
-    Read,
-    RowRead,
+    RowTraffic,
     StateTraffic,
-    WeightRead,
+    Traffic,
+    WeightTraffic,
 )
 from memfirst.plan.fit.engines import Engine, Memfirst
 from memfirst.plan.fit.needs import Needs, needs
@@ -53,7 +53,7 @@ class Placement:
         """Streamed bytes of a step, by the tier that they come from."""
         found = {"fast": NOTHING, self.tier: NOTHING}
         for op in self.graph.ops:
-            for read in op.reads():
+            for read in op.traffic():
                 if read.purpose in STREAMED:
                     tier = self._tier(read)
                     found[tier] += read.amount(step)
@@ -70,11 +70,11 @@ class Placement:
         A page cache that drops what was read longest ago, read in the same order each step, never holds what
         comes next.
         """
-        weights = (r for op in self.graph.ops for r in op.reads() if isinstance(r, WeightRead | ExpertRead))
+        weights = (r for op in self.graph.ops for r in op.traffic() if isinstance(r, WeightTraffic | ExpertTraffic))
         return sum((r.amount(step) for r in weights), NOTHING) if self.layers else NOTHING
 
-    def _tier(self, read: Read) -> str:
-        if isinstance(read, WeightRead | RowRead | ExpertRead):
+    def _tier(self, read: Traffic) -> str:
+        if isinstance(read, WeightTraffic | RowTraffic | ExpertTraffic):
             return read.weight.tier
         if isinstance(read, KVTraffic | StateTraffic) and read.cache.name in self.caches:
             return self.tier
@@ -127,7 +127,7 @@ def _moving(op: Op, what: str) -> tuple[Weight, ...]:
         return ()
     if what == "layers":
         return op.weights
-    return tuple(r.weight for r in op.reads() if isinstance(r, ExpertRead))
+    return tuple(r.weight for r in op.traffic() if isinstance(r, ExpertTraffic))
 
 
 def _placed(
