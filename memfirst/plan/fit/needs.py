@@ -113,7 +113,7 @@ def _tied(graph: Graph) -> bool:
 
 def _buffers(model: Graph | Program, contexts: Sequence[int], engine: Engine, workers: int) -> Estimate:
     if isinstance(model, Program):
-        return Estimate(sum(b.nbytes(model.capacity, workers) for b in model.buffers), "the program's own buffers")
+        return Estimate(model.buffer_bytes(workers), "the program's own buffers")
     return engine.buffers(model, contexts)
 
 
