@@ -12,8 +12,8 @@ from typing import Any
 import typer
 
 from memfirst.catalog.models import find_model
+from memfirst.catalog.paths import exists
 from memfirst.errors import MemfirstError, ModelNotFoundError
-from memfirst.hub.names import exists
 from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}

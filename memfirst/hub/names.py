@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from memfirst.catalog.models import License, ModelEntry, Pinned, Wheel, find_model, models
+from memfirst.catalog.paths import exists
 from memfirst.errors import DownloadError, ModelNotFoundError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -69,16 +70,6 @@ def parse(name: str) -> Path | Ref:
     if ref := _catalogued(name):
         return ref
     raise _unknown(name)
-
-
-def exists(path: Path) -> bool:
-    """Whether a file or folder is there; ModelNotFoundError where a folder above it may not be entered."""
-    try:
-        return path.exists()
-    except PermissionError as error:
-        raise ModelNotFoundError(f"cannot look for {path}: {error.strerror}") from error
-    except OSError:  # longer than any name of a file
-        return False
 
 
 def _catalogued(name: str) -> Ref | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from memfirst.errors import ConfigError
+from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.graph import Graph, Step
 from memfirst.graph import Sequence as Tokens
-from memfirst.graph import Step
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.graph.traffic import KV_READ
-from memfirst.plan.fit import MemoryPlan, plan_memory
+from memfirst.lower.cpu import lower
+from memfirst.lower.program import Program
+from memfirst.plan.fit import Engine, Memfirst, MemoryPlan, plan_memory
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
@@ -71,8 +73,9 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
     engine, contexts = place.memory_engine(options), [context] * options.batch
     memories = [place.machine.memory] * options.devices if place.machine.memory else []
     split = "layers" if options.share == "pipeline" else "tensor"
-    kv = options.kv, options.kv
-    found = plan_memory(model.graph, contexts, engine=engine, kv=kv, memories=memories, split=split)
+    kv, workers = (options.kv, options.kv), place.threads(options)
+    run = _program(model.priced(options.kv).graph, engine, options, context, workers)
+    found = plan_memory(run, contexts, engine=engine, kv=kv, memories=memories, split=split, workers=workers)
     if drafter is None:
         return found
     more = plan_memory(drafter.graph, contexts, engine=engine, kv=kv).needs
@@ -83,6 +86,16 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
         state_read=first.state_read + more.state_read, state_allocated=first.state_allocated + more.state_allocated,
     )  # fmt: skip
     return replace(found, devices=(both, *found.devices[1:]))
+
+
+def _program(graph: Graph, engine: Engine, options: Options, context: int, workers: int) -> Graph | Program:
+    """What memfirst would run, so that its memory is the program's; the graph for others, and where it has none."""
+    if not isinstance(engine, Memfirst) or options.devices > 1:
+        return graph
+    try:
+        return lower(graph, 1, context, workers)
+    except UnsupportedError:  # it is said where a speed is asked for
+        return graph
 
 
 def _decode(priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int) -> Speed:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from memfirst.errors import MemfirstError, UnsupportedError
 from memfirst.graph import Step
+from memfirst.hardware import host
 from memfirst.hardware.machines import Machine, find_machine
 from memfirst.plan.fit import Engine, engine_named
 from memfirst.plan.options import Options
@@ -49,12 +50,16 @@ class Place:
         engine = self.engine(options).removesuffix("-hybrid")
         return Deployment(engine, options.devices, options.share, threads=options.threads)
 
+    def threads(self, options: Options) -> int:
+        """Of a processor: those asked for, else all that were measured, or its cores."""
+        return options.threads or (max(self.rates.read) if self.rates else max(1, self.machine.cores))
+
     def bandwidth(self, options: Options) -> float | None:
         """Bytes/s of all devices that read at once: peak of the data sheet, or as measured with so many threads."""
         if self.rates:
             from memfirst.predict.measured.store import nearest
 
-            return nearest(self.rates.read, options.threads or max(self.rates.read))
+            return nearest(self.rates.read, self.threads(options))
         at_once = options.devices if options.share == "tensor" else 1
         return self.machine.bandwidth * at_once if self.machine.bandwidth else None
 
@@ -83,7 +88,7 @@ def this_machine() -> Place | None:
     if found is None:
         return None
     machine = Machine(
-        HERE, found.fingerprint, "cpu", memory=found.memory, bandwidth=max(found.read.values()),
+        HERE, found.fingerprint, "cpu", memory=host.available_memory(), bandwidth=max(found.read.values()),
         cores=max(found.read), source=f"measured on {found.date}", known="measured",
     )  # fmt: skip
     return Place(machine, found)

@@ -11,6 +11,7 @@ from typing import Any
 from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint, find_config
 from memfirst.catalog.models import find_model
+from memfirst.catalog.paths import exists
 from memfirst.convert.mixes import PRICED
 from memfirst.errors import ModelNotFoundError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
@@ -81,7 +82,7 @@ def subject(
     Raises ModelNotFoundError, FormatError, ConfigError, and UnsupportedError with what is known of an architecture
     that is not.
     """
-    path = local(name) if local else Path(name) if Path(name).exists() else None
+    path = local(name) if local else Path(name) if exists(Path(name)) else None
     if path is None and not codec:
         name, codec = _split(name)
     checkpoint = open_checkpoint(path) if path else _catalogued(name)

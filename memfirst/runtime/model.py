@@ -17,7 +17,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
-from memfirst.ledger import Ledger, Memory, memory
+from memfirst.ledger import Ledger, Memory, required
 from memfirst.models import build
 from memfirst.progress import Progress, Silent
 from memfirst.runtime.cache import BlockPool, BlockTables
@@ -34,9 +34,6 @@ Messages = Sequence[Mapping[str, Any]]
 
 DEFAULT_CONTEXT = 8192
 """Positions that are provided for unless asked otherwise (or what the model was trained for, if less)."""
-
-HEADROOM = 200_000_000
-"""Bytes besides weights, cache and buffers: interpreter, tokenizer, compiled code."""
 
 THREADS_PER_CORE, LEAST_THREADS = 4, 64
 """So many threads are refused as a mistake only beyond this."""
@@ -140,12 +137,6 @@ class Model:
         )  # fmt: skip
 
 
-def _program(graph: Graph, context: int, workers: int) -> Any:
-    from memfirst.lower.cpu import lower
-
-    return lower(graph, 1, context, workers)
-
-
 def load(
     model: str | os.PathLike[str] | Checkpoint,
     *,
@@ -197,8 +188,10 @@ def _backend(
         raise ConfigError(f"the backend {name!r}", "cpu or reference")
     if host.visible_gpu():
         progress.note("a GPU is visible; it is not used yet")
-    program = _program(graph, context, threads)
-    check_memory(memory(program, [context], threads), context)
+    from memfirst.lower.cpu import CAPACITIES, lower
+
+    program = lower(graph, 1, context, threads)
+    check_memory(required(program, [context], threads, CAPACITIES[-1]), context)
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
     def compiling(done: int, total: int, kernel: str) -> None:
@@ -225,9 +218,9 @@ def check_threads(asked: int | None) -> int:
 def check_memory(need: Memory, context: int) -> None:
     """CapacityError for a model that the machine (or the control group) cannot hold, before it is read."""
     free = host.available_memory()
-    if need.total + HEADROOM > free:
+    if need.total > free:
         raise CapacityError(
-            f"{(need.total + HEADROOM) / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
+            f"{need.total / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
             f" tokens {need.kv_allocated / 1e9:.2f})",
             f"at most the {free / 1e9:.1f} GB that are free",
             "choose a smaller codec, or a shorter context with --ctx",

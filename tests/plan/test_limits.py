@@ -49,8 +49,8 @@ def nested_group(root: Path, limit: int, used: int) -> Path:
 def test_what_a_control_group_cannot_hold_is_not_read(
     backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host, "_PROC", nested_group(tmp_path, 300_000_000, 150_000_000))
-    with pytest.raises(CapacityError, match=r"0\.2 GB are needed .* at most the 0\.\d GB that are free"):
+    monkeypatch.setattr(host, "_PROC", nested_group(tmp_path, 300_000_000, 190_000_000))
+    with pytest.raises(CapacityError, match=r"0\.1 GB are needed .* at most the 0\.1 GB that are free"):
         memfirst.load(unread(), backend=backend)
 
 

@@ -17,7 +17,7 @@ from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph, KVCache, decode
-from memfirst.ledger import memory, price
+from memfirst.ledger import memory, price, required
 from memfirst.lower import cpu
 from memfirst.plan.fit import (
     ENGINES,
@@ -187,11 +187,11 @@ def test_a_tied_table_is_held_once_or_by_host_and_gpu() -> None:
 
 def test_a_program_gives_its_own_weights_and_buffers() -> None:
     program = cpu.lower(graph("smollm2:135m", "q4_1"), 1, 1024, 2)
-    found, ledgers = plan_memory(program, [1000], workers=2).needs, memory(program, [1000], 2)
-    assert (found.weights, found.kv_held, found.kv_allocated) == (
-        ledgers.weights, ledgers.kv_held, ledgers.kv_allocated)  # fmt: skip
-    assert found.buffers.nbytes == ledgers.buffers
-    assert found.total == ledgers.total + found.overhead.nbytes
+    found, asked = plan_memory(program, [1000], workers=2).needs, required(program, [1000], 2, cpu.CAPACITIES[-1])
+    held = memory(program, [1000], 2)
+    assert (found.weights, found.kv_held, found.kv_allocated) == (held.weights, held.kv_held, held.kv_allocated)
+    assert found.buffers.nbytes == asked.buffers > held.buffers and found.overhead.nbytes == asked.process
+    assert found.total == asked.total
     assert found.resident == found.total - found.kv_allocated + found.kv_held
     with pytest.raises(ConfigError, match="cache in q8_0"):
         plan_memory(program, [1000], kv=("q8_0", "q8_0"))
@@ -204,12 +204,13 @@ from memfirst import load
 from memfirst.convert.synthetic import synthetic
 from memfirst.plan.fit import plan_memory
 model = load(synthetic({shape!r}, "q8_0"), threads=2, ctx=1024)
-tokens = len(list(model.generate("Once upon a time", max_tokens=24)))
-planned = plan_memory(model.backend.program(1).program, [tokens + 4], workers=2).needs.resident
+list(model.generate("Once upon a time " * 50, max_tokens=24))
+tokens = len(model._sequence.ids)
+planned = plan_memory(model.backend.program(1).program, [tokens], workers=2).needs.resident
 print(planned, flush=True)
 input()
 """
-"""A process that answers, then prints what was planned for it and waits to be looked at."""
+"""A process that answers a prompt of its largest step, prints what was planned for it and waits to be looked at."""
 
 
 def seen_from_outside(code: list[str]) -> tuple[int, int]:

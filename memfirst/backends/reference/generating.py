@@ -12,7 +12,7 @@ from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
-from memfirst.ledger import Ledger, Memory, memory, price
+from memfirst.ledger import Ledger, Memory, memory, price, process_bytes
 
 NOTHING: NDArray[np.int64] = np.zeros(0, np.int64)
 
@@ -63,4 +63,5 @@ def slow_memory(graph: Graph, context: int) -> Memory:
     """What the reference holds: everything in float32, and the largest activations of a step."""
     weights = sum(4 * math.prod(w.shape) for w in graph.weights().values())
     cached = 2 * sum(c.allocated_bytes(context) for c in graph.caches)  # priced as f16
-    return Memory(weights, cached, cached, 4 * SlowBackend.max_tokens * graph.vocab_size)
+    buffers = 4 * SlowBackend.max_tokens * graph.vocab_size
+    return Memory(weights, cached, cached, buffers, process_bytes(graph.vocab_size))

@@ -18,9 +18,12 @@ from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.glu import Glu
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.linear import Linear
+from memfirst.ledger import process_bytes
 from memfirst.transform.recode import layer_of
 
 MIB, GIB = 1 << 20, 1 << 30
+
+PROCESS = "peak resident memory of a process less what is counted: vocabularies of 49k and 262k tokens, Linux x86-64"
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Engine(ABC):
 
 @dataclass(frozen=True)
 class Memfirst(Engine):
-    """This engine: pages of 64 positions, two slots of state where a step may be rolled back.
+    """This engine: blocks of 64 positions, two slots of state where a step may be rolled back.
 
     capacity  tokens of its largest step
 
@@ -78,7 +81,8 @@ class Memfirst(Engine):
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
         lengths = Counter(contexts).items()
-        return sum(times * c.allocated_bytes(n) for c in kv_caches(graph) for n, times in lengths)
+        caches = [(c, c.block * c.position_bytes) for c in kv_caches(graph)]
+        return sum(times * c.most_blocks(n, self.capacity) * block for c, block in caches for n, times in lengths)
 
     def state(self, graph: Graph, sequences: int) -> int:
         return sequences * sum(c.allocated_bytes(1) for c in state_caches(graph))
@@ -90,10 +94,7 @@ class Memfirst(Engine):
         )
 
     def overhead(self, graph: Graph) -> Estimate:
-        source = (
-            "resident memory of a process less what is counted; 7 models of 1k to 262k tokens, Linux x86-64, ± 8 MB"
-        )
-        return Estimate(107_000_000 + 570 * graph.vocab_size, source)
+        return Estimate(process_bytes(graph.vocab_size), PROCESS)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.ops.embed import Embed
+from memfirst.ledger import required
+from memfirst.lower.cpu import CAPACITIES
 from memfirst.lower.program import Program
-from memfirst.plan.fit.engines import Engine, Estimate, kv_caches, state_caches
+from memfirst.plan.fit.engines import PROCESS, Engine, Estimate, kv_caches, state_caches
 from memfirst.transform.recode import with_kv
 
 MAX_CONTEXT, MAX_SEQUENCES = 1 << 28, 1 << 20
@@ -62,7 +64,9 @@ def needs(model: Graph | Program, contexts: Sequence[int], engine: Engine, worke
     """
     graph = model.graph if isinstance(model, Program) else model
     _check(graph, contexts, engine)
-    stored, lengths = stored_weights(model), Counter(contexts).items()
+    if isinstance(model, Program):
+        return _required(model, contexts, workers)
+    stored, lengths = stored_weights(graph), Counter(contexts).items()
     host = sum(stored[name] for name in looked_up(graph)) if engine.embedding_on_host() else 0
     return Needs(
         engine=engine.name,
@@ -73,7 +77,7 @@ def needs(model: Graph | Program, contexts: Sequence[int], engine: Engine, worke
         kv_allocated=engine.kv(graph, contexts),
         state_read=len(contexts) * sum(c.state_bytes for c in state_caches(graph)),
         state_allocated=engine.state(graph, len(contexts)),
-        buffers=_buffers(model, contexts, engine, workers),
+        buffers=engine.buffers(graph, contexts),
         overhead=engine.overhead(graph),
     )
 
@@ -89,12 +93,10 @@ def in_codecs(model: Graph | Program, k_codec: str, v_codec: str) -> Graph | Pro
     return with_kv(model, k_codec, v_codec)
 
 
-def stored_weights(model: Graph | Program) -> dict[str, int]:
+def stored_weights(graph: Graph) -> dict[str, int]:
     """Bytes of each tensor in this device's own memory, by the name that it is stored under: a tied head once."""
-    if isinstance(model, Program):
-        return {name: w.nbytes for name, w in model.weights.items()}
     found: dict[str, int] = {}
-    for weight in (w for op in model.ops for w in op.weights if w.tier == "fast"):
+    for weight in (w for op in graph.ops for w in op.weights if w.tier == "fast"):
         name = weight.alias or weight.name
         found[name] = max(found.get(name, 0), weight.nbytes)  # a device may read a part of a table that it looks up
     return found
@@ -111,10 +113,22 @@ def _tied(graph: Graph) -> bool:
     return any(w.alias in tables for op in graph.ops for w in op.weights if w.alias)
 
 
-def _buffers(model: Graph | Program, contexts: Sequence[int], engine: Engine, workers: int) -> Estimate:
-    if isinstance(model, Program):
-        return Estimate(model.buffer_bytes(workers), "the program's own buffers")
-    return engine.buffers(model, contexts)
+def _required(program: Program, contexts: Sequence[int], workers: int) -> Needs:
+    """Of this engine's own program: what it asks for when it loads the model."""
+    graph, found = program.graph, required(program, contexts, workers, CAPACITIES[-1])
+    state = len(contexts) * sum(c.allocated_bytes(1) for c in graph.states)
+    return Needs(
+        engine="memfirst",
+        weights=found.weights,
+        host=0,
+        kv_read=sum(c.read_bytes(Tokens(n - 1)) for c in kv_caches(graph) for n in contexts),
+        kv_held=sum(c.held_bytes(n) for c in kv_caches(graph) for n in contexts),
+        kv_allocated=found.kv_allocated - state,
+        state_read=len(contexts) * sum(c.state_bytes for c in graph.states),
+        state_allocated=state,
+        buffers=Estimate(found.buffers, "the program's own buffers, and those of its largest step"),
+        overhead=Estimate(found.process, PROCESS),
+    )
 
 
 def _check(graph: Graph, contexts: Sequence[int], engine: Engine) -> None:
