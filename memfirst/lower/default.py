@@ -44,10 +44,7 @@ from memfirst.lower.nodes import (
 from memfirst.lower.packing import family, kernel_of, packed, whole_rows
 from memfirst.lower.program import Call, Ref
 from memfirst.lower.specs import KERNELS
-from memfirst.lower.step_fields import SPLIT, count_of, in_group
-
-SCORES = SPLIT + 64
-"""Floats of working memory of a query head: a split, and room for one that starts inside a group of 16."""
+from memfirst.lower.step_fields import BLOCK, SPLIT, attention_scratch, count_of, in_group
 
 LOGITS = "logits"
 STEP = Ref("step", "step")
@@ -186,6 +183,9 @@ def plain(op: Op, **values: object) -> None:
             what = f"the {name} of {op.name}" + (f", {found}" if isinstance(found, int | float | str) else "")
             raise UnsupportedError(f"no kernel for {what}", f"{name} {value!r}")
 
+
+KV_CODECS = {"f16": 8, "f32": 8, "q8_0": 32, "q4_0": 32}
+"""Codecs of keys and values, and what a head's size must be a multiple of."""
 
 MAX_GROUP = 32
 """Query heads over one head of keys: each has accumulators of its own, and 64 take 20 s to compile."""
@@ -343,35 +343,48 @@ def _(op: Attention, d: Default) -> Value:
     _write(op, d, k, keys=True)
     _write(op, d, v, keys=False)
     units = max(d.capacity, min(d.capacity, 8) * d.splits)
-    sizes = {"top": op.heads, "total": op.heads, "part": op.heads * c.v_dim}
+    sizes = {"top": op.heads, "total": op.heads, "part": op.heads * -(-c.v_dim // 16) * 16}
     partials: Args = {name: d.storage(f"{op.name}.{name}", "f32", width, units) for name, width in sizes.items()}
     partial_values = [Value(f"{op.name}.{name}", 0, 0) for name in sizes]
-    args: Args = {"q": q.ref, "scores": d.storage(f"{op.name}.scores", "f32", group * SCORES, 1, scratch=True)}
+    scratch = attention_scratch(group, c.k_dim)
+    args: Args = {n: d.storage(f"{op.name}.{n}", kind, items, 1, scratch=True) for n, (kind, items) in scratch.items()}
+    args |= {"q": q.ref, "stride": q.stride, "cap": op.softcap}
     args |= partials | _place(op, d, "keys") | _place(op, d, "values")
     args |= {n: d.of_group(op, n) for n in ("item_token", "item_split", "item_last", "starts", "charged", "tables")}
     args |= {"ends": Ref("step", "ends"), "table_at": Ref("step", "table_at"), "heads": c.heads, "scale": op.scale}
-    statics = {"DIM": c.k_dim, "GROUP": group, "AHEAD": int(d.capacity <= 8)}
+    statics: dict[str, int | str] = {"K_DIM": c.k_dim, "V_DIM": c.v_dim, "GROUP": group}
+    statics |= {"KCODEC": f"kv_{c.k_codec}", "VCODEC": f"kv_{c.v_codec}", "ROTATE": int(c.rotate)}
+    statics |= {"SOFTCAP": int(op.softcap > 0), "AHEAD": int(d.capacity <= 8)}
     call = KERNELS["attention.attend"].call(args, op.name, KV_READ, **statics)
     reads = [touch(q), *(Touch(f"cache:{c.name}.{what}") for what in ("keys", "values"))]
-    writes = [touch(v) for v in partial_values] + [Touch(f"{op.name}.scores")]
+    writes = [touch(v) for v in partial_values] + [Touch(f"{op.name}.{n}") for n in scratch]
     items = d.of_group(op, "items").name
-    d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, writes, moves(op, KV_WRITE), 1))
+    d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, writes, moves(op, KV_WRITE, WEIGHTS), 1))
     out = d.new(op.output, op.heads * c.v_dim)
     args = {**partials, "out": out.ref, "first_item": d.of_group(op, "first_item"), "heads": c.heads}
     args["private"] = Between(out.storage)
-    merge = KERNELS["attention.merge"].call(args, op.name, DIM=c.v_dim, GROUP=group)
-    d.tokens(f"{op.name}_merge", op, [merge], partial_values, [out], TOKENS, repeats=True)
+    args["sinks"] = Ref("value", f"{op.name}.top") if op.sinks is None else weight_ref(op.sinks)
+    args["floats"] = d.storage(f"{op.name}.merged", "f32", 4 * -(-c.v_dim // 16) * 16, 1, scratch=True)
+    merge = KERNELS["attention.merge"].call(
+        args, op.name, WEIGHTS if op.sinks else "", DIM=c.v_dim, GROUP=group, SINKS=int(op.sinks is not None),
+        ROTATE=int(c.rotate),
+    )  # fmt: skip
+    touched = [out, Value(f"{op.name}.merged", 0, 0)]
+    sinks = tuple((n, read) for n, read in moves(op) if read.purpose == WEIGHTS)
+    d.tokens(f"{op.name}_merge", op, [merge], partial_values, touched, TOKENS, sinks, repeats=True)
     return out
 
 
 def _check_attention(op: Attention) -> None:
-    plain(op, softcap=0.0, sinks=None)
     c = op.cache
-    if c.k_dim != c.v_dim or c.k_dim % 32 or {c.k_codec, c.v_codec} != {"f16"}:
-        raise UnsupportedError(
-            f"{op.name} (dims {c.k_dim}/{c.v_dim}, cache {c.k_codec}/{c.v_codec})",
-            "equal dims that are multiples of 32 and an f16 cache, on the CPU backend",
-        )
+    for codec, dim in ((c.k_codec, c.k_dim), (c.v_codec, c.v_dim)):
+        if codec not in KV_CODECS:
+            raise UnsupportedError(f"{op.name} has a cache of {codec}", f"one of {', '.join(KV_CODECS)}")
+        multiple(op, dim, KV_CODECS[codec])
+        if c.rotate and KV_CODECS[codec] < 32:
+            raise UnsupportedError(f"{op.name} rotates what is cached as {codec}", "quantized keys and values")
+    if c.block != BLOCK:
+        raise UnsupportedError(f"{op.name} has blocks of {c.block} positions", f"{BLOCK} on the CPU backend")
     if op.heads > MAX_GROUP * c.heads:
         raise UnsupportedError(
             f"{op.name} has {op.heads} query heads over {c.heads} of keys", f"at most {MAX_GROUP} over each"
@@ -381,22 +394,23 @@ def _check_attention(op: Attention) -> None:
 def _write(op: Attention, d: Default, x: Value, keys: bool) -> None:
     c, what = op.cache, "keys" if keys else "values"
     args: Args = {"k" if keys else "v": x.ref, "slots": d.of_group(op, "slots"), "step": STEP}
+    floats = f"{op.name}.{what}_floats"
     args |= {"count": count_of(TOKENS), "heads": c.heads, **_place(op, d, what)}
-    call = KERNELS[f"attention.write_{what}"].call(args, op.name, KV_WRITE, DIM=c.k_dim)
+    dim, codec = (c.k_dim, c.k_codec) if keys else (c.v_dim, c.v_codec)
+    args |= {"stride": x.stride, "floats": d.storage(floats, "f32", 3 * dim, 1, scratch=True)}
+    statics: dict[str, int | str] = {"DIM": dim, "CODEC": f"kv_{codec}", "ROTATE": int(c.rotate)}
+    call = KERNELS[f"attention.write_{what}"].call(args, op.name, KV_WRITE, **statics)
     moved = tuple((n, read) for n, read in moves(op) if read.purpose == KV_WRITE) if keys else ()
-    dim = c.k_dim if keys else c.v_dim
     node = d.columns(f"{op.name}_{what}", [call], [x], x, moved, dim)
-    node.writes = [Touch(f"cache:{c.name}.{what}")]
+    node.writes = [Touch(f"cache:{c.name}.{what}"), Touch(floats)]
 
 
 def _place(op: Attention, d: Default, what: str) -> Args:
     """Where a layer's keys or values lie in a block of its group."""
     index = d.graph.group_of[op.cache.name]
     group = d.graph.cache_groups[index]
-    at = group.offset(op.cache.name) // 2
-    if what == "values":
-        at += op.cache.block * op.cache.heads * op.cache.k_dim
-    return {"cache": Ref("cache", f"kv.{index}"), "page_items": group.block_bytes // 2, f"{what}_at": at}
+    at = group.offset(op.cache.name) + (op.cache.block * op.cache.k_bytes if what == "values" else 0)
+    return {"cache": Ref("cache", f"kv.{index}"), "block_bytes": group.block_bytes, f"{what}_at": at}
 
 
 @lower.register

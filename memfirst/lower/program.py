@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from memfirst.graph import Graph, Step, Weight
 from memfirst.graph.traffic import Traffic
 
-_ITEMSIZE = {"u8": 1, "i8": 1, "u16": 2, "i32": 4, "f32": 4, "i64": 8}
+_ITEMSIZE = {"u8": 1, "i8": 1, "i32": 4, "f32": 4, "i64": 8}
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,13 @@ def _spec(name: str, over: str, operands: str, statics: str, work: WorkOf, untim
 
 
 _AFTER = "step count stride"
+_WRITE = "cache slots floats step count heads stride block_bytes"
+_ATTEND = (
+    "q cache scores floats ints q8 top total part item_token item_split item_last starts ends charged tables table_at "
+    "heads stride block_bytes keys_at values_at scale cap"
+)
+_ATTEND_STATICS = "K_DIM V_DIM GROUP KCODEC VCODEC ROTATE SOFTCAP AHEAD"
+_MERGE = "top total part out sinks floats first_item heads private"
 _ONE = "x out step count stride_x stride"
 _PAIR = "a b out step count stride_a stride_b stride"
 _INT8 = "w aq ad {} y step count cols stride private add_to"
@@ -132,18 +139,9 @@ KERNELS: Mapping[str, KernelSpec] = {
             "elementwise.rope", COLUMNS, f"y cos sin rope_at {_AFTER} head_dim start half", "SPLIT", _columns, "SPLIT"
         ),
         _spec("elementwise.glu", COLUMNS, "g u out step count stride_g stride_u stride", "ACT", _columns),
-        _spec("attention.write_keys", COLUMNS, "k cache slots step count heads page_items keys_at", "DIM", _columns),
-        _spec(
-            "attention.write_values", COLUMNS, "v cache slots step count heads page_items values_at", "DIM", _columns
-        ),
-        _spec(
-            "attention.attend",
-            UNITS,
-            "q cache scores top total part item_token item_split item_last starts ends charged tables table_at heads "
-            "page_items keys_at values_at scale",
-            "DIM GROUP AHEAD",
-            _attend,
-        ),
-        _spec("attention.merge", TOKENS, "top total part out first_item heads private", "DIM GROUP", _merge),
+        _spec("attention.write_keys", COLUMNS, f"k {_WRITE} keys_at", "DIM CODEC ROTATE", _columns),
+        _spec("attention.write_values", COLUMNS, f"v {_WRITE} values_at", "DIM CODEC ROTATE", _columns),
+        _spec("attention.attend", UNITS, _ATTEND, _ATTEND_STATICS, _attend, "ROTATE SOFTCAP"),
+        _spec("attention.merge", TOKENS, _MERGE, "DIM GROUP SINKS ROTATE", _merge),
     )
 }

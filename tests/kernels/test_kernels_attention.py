@@ -1,94 +1,120 @@
-"""Flash-decoding against softmax in float64: contexts around pages, splits and registers; groups; windows."""
+"""Flash-decoding against softmax in float64: contexts around blocks, splits and registers; groups, windows, codecs."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from memfirst.kernels.cpu.attention import PAGE, ROW, SPLIT
-from tests.support.kernel_calls import call, zeros
+from memfirst.kernels.cpu import lang
+from tests.support import interpreted_attention
+from tests.support.attention_cases import Cached, Case, attention, keys
+from tests.support.kernel_calls import library
 
-CONTEXTS = (1, 15, 16, 17, 63, 64, 65, 511, 512, 513, 1300)
-HEADS, PAGES = 2, 24
-Array = NDArray[Any]
-
-
-def filled(dim: int) -> tuple[dict[str, Any], Array, Array]:
-    """A cache of two layers, the second filled on scattered pages: operands, k, v [1300, heads, dim]."""
-    rng = np.random.default_rng(7)
-    k, v = (rng.standard_normal((max(CONTEXTS), HEADS, dim), np.float32) for _ in range(2))
-    tables = rng.permutation(PAGES).astype(np.int32)
-    positions = np.arange(max(CONTEXTS))
-    layer = 2 * PAGE * HEADS * dim
-    made: dict[str, Any] = {
-        "cache": zeros("u16", PAGES * 2 * layer), "page_items": 2 * layer, "keys_at": layer, "heads": HEADS,
-        "values_at": layer + layer // 2, "tables": tables,
-        "slots": (tables[positions // PAGE] * PAGE + positions % PAGE).astype(np.int32),
-        "step": np.array([len(positions)] + [0] * 7, np.int64), "count": 0,
-    }  # fmt: skip
-    made["cache"][:] = 0x7E00  # NaN: whatever was not written must not count
-    wrote = [call(f"attention.write_{what}", dim * h, dim * h + dim, k=k.reshape(-1), v=v.reshape(-1), DIM=dim, **made)
-             for what in ("keys", "values") for h in range(HEADS)]  # fmt: skip
-    assert wrote == [len(positions) * dim * 2] * 4
-    return made, k, v
+ROOT = Path(__file__).parent.parent.parent
+QUANTIZED = [("q8_0", "q8_0"), ("q4_0", "q4_0"), ("q8_0", "q4_0"), ("f16", "q8_0"), ("q8_0", "f32")]
+BOTH = ("q8_0", "q4_0")
+PLAIN = [Case(group, dim) for group, dim in ((1, 32), (2, 32), (3, 64), (4, 64), (7, 32), (8, 128))]
+ODD = [Case(2, 8), Case(3, 24, 64), Case(9, 72, 40)]  # nine heads: two pieces
+FLOATS = [Case(2, 64, k_codec="f32", v_codec="f32"), Case(2, 24, k_codec="f32", v_codec="f32"),
+          Case(2, 32, k_codec="f32", v_codec="f16")]  # fmt: skip
+INT8 = [
+    *(Case(3, 64, k_codec=k, v_codec=v, rotate=k == v) for k, v in QUANTIZED),
+    Case(1, 96, window=600, k_codec="q8_0", v_codec="q8_0", rotate=True),
+    Case(9, 32, window=40, k_codec="q4_0", v_codec="q8_0"),
+]
+SPLIT = [Case(1, 32), Case(3, 64, sinks=True, softcap=3.0), Case(7, 32), Case(2, 40),
+         Case(3, 64, k_codec="q8_0", v_codec="q8_0", rotate=True),
+         Case(2, 32, k_codec="q4_0", v_codec="q4_0")]  # fmt: skip
+OUTLIERS = [Case(1, 64, k_codec="q4_0", v_codec="q4_0", rotate=rotate, outlier=50.0) for rotate in (False, True)]
 
 
-def attention(group: int, dim: int, window: int, by_split: bool = False) -> tuple[Array, Array, int, int]:
-    """What the kernels give for a query at the end of each context, what softmax gives, bytes counted and due."""
-    made, k, v = filled(dim)
-    n = len(CONTEXTS)
-    q = np.random.default_rng(8).standard_normal((n, HEADS * group, dim), np.float32) * np.float32(2)
-    ends = np.array(CONTEXTS, np.int32)
-    starts = np.maximum(ends - window, 0).astype(np.int32) if window else np.zeros(n, np.int32)
-    made |= items(starts, ends, by_split)
-    units = len(made["item_token"]) * HEADS
-    made |= {
-        "q": q.reshape(-1), "scores": zeros("f32", 2 * group * ROW), "top": zeros("f32", units * group),
-        "total": zeros("f32", units * group), "part": zeros("f32", units * group * dim), "starts": starts,
-        "ends": ends, "charged": ends, "table_at": np.zeros(n, np.int32), "scale": dim**-0.5,
-        "DIM": dim, "GROUP": group, "AHEAD": int(by_split),
-    }  # fmt: skip
-    half = units // 2
-    read = call("attention.attend", 0, half, worker=1, **made) + call("attention.attend", half, units, **made)
-    out = zeros("f32", n, HEADS * group * dim)
-    call("attention.merge", 0, n, out=out.reshape(-1), private=0, **made)
-    expected = softmax(q, *(x.astype(np.float16).astype(np.float64) for x in (k, v)), starts, ends)
-    return out, expected.reshape(n, -1), read, int((ends - starts).sum()) * HEADS * dim * 4
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """All kernels, compiled together: in as many processes as there are cores."""
+    cases = [*PLAIN, *ODD, *FLOATS, *INT8, *SPLIT, *OUTLIERS, *interpreted_attention.CASES]
+    library().load(set().union(*map(keys, cases), *(keys(case, by_split=True) for case in SPLIT)))
 
 
-def items(starts: Array, ends: Array, by_split: bool) -> dict[str, Array]:
-    """Units of work: a token each, or a split of its context each."""
-    spans = [(t, s // SPLIT, (e - 1) // SPLIT) for t, (s, e) in enumerate(zip(starts, ends, strict=True))]
-    if by_split:
-        spans = [(t, i, i) for t, first, last in spans for i in range(first, last + 1)]
-    token, first, last = np.array(spans, np.int32).T.copy()
-    at = np.searchsorted(token, np.arange(len(starts) + 1)).astype(np.int32)
-    return {"item_token": token, "item_split": first, "item_last": last, "first_item": at}
-
-
-def softmax(q: Array, k: Array, v: Array, starts: Array, ends: Array) -> Array:
-    group = q.shape[1] // HEADS
-    out = np.empty(q.shape)
-    for t, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        for h in range(q.shape[1]):
-            scores = k[start:end, h // group] @ q[t, h].astype(np.float64) * q.shape[2] ** -0.5
-            weights = np.exp(scores - scores.max())
-            out[t, h] = weights @ v[start:end, h // group] / weights.sum()
-    return out
-
-
-@pytest.mark.parametrize("window", [0, 1, 40, 600])
-@pytest.mark.parametrize(("group", "dim"), [(1, 32), (2, 32), (3, 64), (4, 64), (7, 32), (8, 128)])
-def test_attention(group: int, dim: int, window: int) -> None:
-    found, expected, read, due = attention(group, dim, window)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=3e-6)
+def check(case: Case, tolerance: float = 3e-6) -> None:
+    found, expected, read, due = attention(case)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     assert read == due
 
 
+@pytest.mark.parametrize("window", [0, 1, 40, 600])
+@pytest.mark.parametrize("case", PLAIN)
+def test_attention(case: Case, window: int) -> None:
+    check(replace(case, window=window))
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_heads_of_any_multiple_of_eight(case: Case) -> None:
+    """Of keys and of values apart."""
+    check(replace(case, window=600))
+
+
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_capped_scores_and_sinks(softcap: float, sinks: bool) -> None:
+    check(Case(3, 64, softcap=softcap, sinks=sinks))
+    check(Case(3, 64, softcap=softcap, sinks=sinks, window=40))
+
+
+@pytest.mark.parametrize("case", FLOATS)
+def test_float_cache(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.parametrize("case", INT8)
+def test_quantized_cache(case: Case) -> None:
+    """Scores are exact integers; weights of int8 values are rounded to 1/32767 of the largest, 512 of them at once: by
+    that much at most, and much less on average."""
+    if case.v_codec not in BOTH:
+        check(case)
+        return
+    check(case, 5e-4)
+    found, expected, _, _ = attention(case)
+    assert np.sqrt(np.square(found - expected).mean()) < 4e-5
+
+
+@pytest.mark.parametrize(("codec", "steps"), [("q8_0", 127), ("q4_0", 8)])
+def test_what_is_cached_is_within_half_a_step(codec: str, steps: int) -> None:
+    """Of the largest of 32 values in size, whose f16 rounds; of Q4_0 a whole one on the side with one value less."""
+    cached = Cached(Case(1, 64, k_codec=codec, v_codec=codec))
+    for held, x in zip(cached.held(), (cached.k, cached.v), strict=True):
+        blocks = x.reshape(-1, 32)
+        error = np.abs(held.reshape(-1, 32) - blocks).max(1)
+        step = np.abs(blocks).max(1) / steps
+        assert (error <= step * (0.5625 if codec == "q8_0" else 1.01)).all()
+        assert np.square(held.reshape(-1, 32) - blocks).mean() < 0.11 * np.square(step).mean()
+
+
+def test_rotation_spreads_what_a_scale_could_not_hold() -> None:
+    """A channel 50 times the others: the outputs of a rotated cache are closer to those of exact keys and values."""
+    exact = attention(Case(1, 64, k_codec="f32", v_codec="f32", outlier=50.0))[1]
+    plain, rotated = (np.abs(attention(case)[0] - exact)[:, 1:].mean() for case in OUTLIERS)
+    assert rotated < 0.7 * plain, (rotated, plain)
+
+
 @pytest.mark.parametrize("window", [0, 600])
-@pytest.mark.parametrize(("group", "dim"), [(1, 32), (3, 64), (7, 32)])
-def test_splits_by_different_workers_give_the_same_bits(group: int, dim: int, window: int) -> None:
-    np.testing.assert_array_equal(attention(group, dim, window, by_split=True)[0], attention(group, dim, window)[0])
+@pytest.mark.parametrize("case", SPLIT)
+def test_splits_by_different_workers_give_the_same_bits(case: Case, window: int) -> None:
+    case = replace(case, window=window)
+    np.testing.assert_array_equal(attention(case, by_split=True)[0], attention(case)[0])
+
+
+def test_interpreted_kernels_read_what_they_say(tmp_path: Path) -> None:
+    """And compute what the compiled ones do: tests/support/interpreted_attention.py, without compiled code."""
+    assert not lang.INTERPRETED
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/support/interpreted_attention.py"]
+    environment = dict(os.environ, NUMBA_DISABLE_JIT="1", MEMFIRST_TEST_OUTPUT=str(tmp_path))
+    done = subprocess.run(command, check=False, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:]
+    for i, case in enumerate(interpreted_attention.CASES):
+        np.testing.assert_allclose(attention(case)[0], np.load(tmp_path / f"{i}.npy"), rtol=0, atol=2e-6)

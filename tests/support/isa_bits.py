@@ -9,10 +9,16 @@ import numpy as np
 from memfirst.codecs.base import ROWS
 from memfirst.kernels.cpu import isa
 from tests.kernels.test_kernels import counts, kernel_of, matrix, quantize, random, silu
-from tests.kernels.test_kernels_attention import attention
+from tests.support.attention_cases import Case, attention, keys
 from tests.support.kernel_calls import call, key_of, library, zeros
 from tests.support.tiny_models import CODECS
 
+ATTENTION = (
+    Case(2, 32),
+    Case(2, 40, softcap=3.0),
+    Case(3, 32, k_codec="q8_0", v_codec="q8_0", rotate=True),
+    Case(3, 32, k_codec="q4_0", v_codec="q4_0", window=40),
+)
 LOOK_UPS = ("f16", "q5_1", "q6_k", "iq4_nl")  # bytes, nibbles, 6-bit scales and table: each way of unpacking
 
 
@@ -46,25 +52,29 @@ def every_half() -> tuple[bytes, bytes]:
     around = np.concatenate([finite, finite * np.float32(1 + 2**-11), finite * np.float32(1 + 2**-12), finite * 2])
     around = np.concatenate([around, np.nextafter(around, np.float32(np.inf))])
     around = around[: len(around) // (32 * 64) * 32 * 64]
-    cache, rows = zeros("u16", len(around)), len(around) // 32
+    cache, rows = zeros("u8", 2 * len(around)), len(around) // 32
     call("attention.write_values", 0, 32, v=around, cache=cache, slots=np.arange(rows, dtype=np.int32),
-         step=counts(rows), count=0, heads=1, page_items=64 * 32, values_at=0, DIM=32)  # fmt: skip
+         step=counts(rows), count=0, heads=1, stride=32, block_bytes=64 * 64, values_at=0, floats=zeros("f32", 1),
+         DIM=32, CODEC="kv_f16", ROTATE=0)  # fmt: skip
     with np.errstate(over="ignore"):
         assert cache.tobytes() == around.astype(np.float16).tobytes()
     return wide.tobytes(), cache.tobytes()
 
 
 def main() -> None:
-    statics = {"TILE": 1, "BLOCK": 32, "DIM": 32, "GROUP": 2, "AHEAD": 0}
+    statics = {"TILE": 1, "BLOCK": 32}
     parts = (("matmul", CODECS), ("embed", LOOK_UPS))
-    keys = {key_of(f"{part}.{kernel_of(c)}", {**statics, "CODEC": c}) for part, names in parts for c in names}
-    keys |= {key_of(f"attention.{name}", statics) for name in ("write_keys", "write_values", "attend", "merge")}
-    library().load(keys)  # together: in as many processes as there are cores
+    wanted = {key_of(f"{part}.{kernel_of(c)}", {**statics, "CODEC": c}) for part, names in parts for c in names}
+    library().load(wanted.union(*map(keys, ATTENTION)))  # together: in as many processes as there are cores
     made = {f"product {codec}": product(codec) for codec in CODECS}
     made |= {f"look-up {codec}": look_up(codec) for codec in LOOK_UPS}
     made["quantize"] = b"".join(a.tobytes() for a in quantize(random(2, 512), 32).values())
     made["silu"] = silu(random(999) * np.float32(20)).tobytes()
-    made["attention"] = attention(2, 32, 0)[0].tobytes()
+    made |= {f"attention {i}": attention(case)[0].tobytes() for i, case in enumerate(ATTENTION)}
+    for name in ("tanh", "gelu", "gelu_erf"):
+        out, x = zeros("f32", 999), random(999) * np.float32(4)
+        call("elementwise.activate", 0, 999, x=x, out=out, step=counts(1), count=0, stride_x=0, stride=0, ACT=name)
+        made[name] = out.tobytes()
     made["f16 to f32"], made["f32 to f16"] = every_half()
     print("isa", isa.detect())
     for name, content in made.items():

@@ -1,4 +1,4 @@
-"""Compiled kernels called by hand: operands by name, in guarded memory."""
+"""Kernels called by hand, compiled or interpreted as the process does: operands by name, in guarded memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.kernels.cpu import lang
+from memfirst.kernels.cpu import build, lang
 from memfirst.kernels.cpu.library import Key, Library
+from memfirst.kernels.cpu.spans import Span, SpanLog
 from memfirst.kernels.cpu.team import bits, native
 
 GUARD = 64
@@ -53,6 +54,8 @@ def key_of(kernel: str, operands: Mapping[str, Any]) -> Key:
 def call(kernel: str, lo: int, hi: int, worker: int = 0, **operands: Any) -> int:
     """Run `kernel` ("matmul.floats") on units lo..hi; operands and static parameters by name, others are ignored."""
     key = key_of(kernel, operands)
+    if lang.INTERPRETED:
+        return _interpreted(key, operands, worker, lo, hi)
     entry = library().load([key])[key]
     words: list[int] = []
     for operand, kind in entry.params:
@@ -66,6 +69,21 @@ def call(kernel: str, lo: int, hi: int, worker: int = 0, **operands: Any) -> int
     read = native(entry)(record.ctypes.data, worker, lo, hi)
     assert all(intact(a) for a in operands.values() if isinstance(a, np.ndarray) and _is_guarded(a)), "wrote outside"
     return read
+
+
+LOG = SpanLog()
+"""What interpreted kernels touch of the arrays that it watches."""
+
+
+def _interpreted(key: Key, operands: Mapping[str, Any], worker: int, lo: int, hi: int) -> int:
+    module, name = key[0].split(".")
+    function = getattr(import_module(f"memfirst.kernels.cpu.{module}"), name)
+    given = [
+        Span.over(operands[n], LOG) if kind in lang.ARRAYS else np.float32(operands[n]) if kind == "float"
+        else int(operands[n]) for n, kind in build.params(function)
+    ]  # fmt: skip
+    with np.errstate(all="ignore"):
+        return int(function(*given, worker, lo, hi, **build.resolve(dict(key[1]))))
 
 
 def _is_guarded(array: NDArray[Any]) -> bool:

@@ -19,6 +19,18 @@ def int8(x: F32, block: int) -> tuple[F32, F32]:
     return q.reshape(x.shape), scale.reshape(*x.shape[:-1], -1)
 
 
+def rotated(x: F32) -> F32:
+    """f32 [..., dim] -> the same, rotated by Hadamard matrices: the twin of `hadamard.rotate`, sum for sum."""
+    dim = x.shape[-1]
+    n = dim & -dim
+    parts = x.reshape(-1, n)
+    for _ in range(n.bit_length() - 1):
+        even, odd = parts[:, ::2], parts[:, 1::2]
+        parts = np.concatenate([even + odd, even - odd], axis=1)
+    out: F32 = (parts * (np.float32(1) / np.sqrt(np.float32(n)))).reshape(x.shape)
+    return out
+
+
 def _rounded(blocks: F32, top: F32, most: np.float32) -> tuple[F32, F32, F32]:
     """Whole numbers, scale and squared error where the largest becomes `most`."""
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -78,7 +78,7 @@ class CpuBackend:
         stage("kernels")
         self._memory, self._weights = pack_weights(program, checkpoint, options.threads)
         self._caches = {
-            f"kv.{i}": arena.allocate(n * group.block_bytes).view(np.uint16)
+            f"kv.{i}": arena.allocate(n * group.block_bytes)
             for i, (n, group) in enumerate(zip(self.blocks, graph.cache_groups, strict=True))
         }
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)

@@ -128,7 +128,7 @@ def copy(x: "f32", out: "f32", rows: "i32", stride: "int", width: "int", worker,
 
 
 @inline
-def _quantize16(x, at, inverse, aq, to):
+def quantize16(x, at, inverse, aq, to):
     """16 values as int8 at `to`; returns their sum."""
     q = to_int16(rint(mul(load16(x, at), inverse)))
     store16_i8(aq, to, q)
@@ -163,7 +163,7 @@ def add_rows(
 
 
 @inline
-def _largest(x, at, size):
+def largest_of(x, at, size):
     """The largest |x| of `size` values."""
     bits = magnitude16(load16(x, at))
     for i in range(at + 16, at + size, 16):
@@ -172,9 +172,9 @@ def _largest(x, at, size):
 
 
 @inline
-def _scale(x, at, size):
+def block_scale(x, at, size):
     """A block's scale, and how many steps of it are 1: its largest value becomes 127, 126 or 125 steps."""
-    largest = _largest(x, at, size)
+    largest = largest_of(x, at, size)
     inverse = np.float32(1.0) / largest if largest > np.float32(0.0) else np.float32(0.0)
     error = _error(x, at, size, inverse * np.float32(127)) * np.float32(1 / 127**2)
     error126 = _error(x, at, size, inverse * np.float32(126)) * np.float32(1 / 126**2)
@@ -210,13 +210,13 @@ def quantize(
     for t in range(lo, hi):
         source, target = (worker * private_in + t) * stride, (worker * private + t) * width
         for b in range(0, width, BLOCK):
-            scale, inverse = _scale(x, source + b, BLOCK)
+            scale, inverse = block_scale(x, source + b, BLOCK)
             to_steps = splat16(inverse)
             before = 0
             for i in range(b, b + BLOCK, 32):
                 here = (target + i) // 32
-                first = _quantize16(x, source + i, to_steps, aq, target + i)
-                second = _quantize16(x, source + i + 16, to_steps, aq, target + i + 16)
+                first = quantize16(x, source + i, to_steps, aq, target + i)
+                second = quantize16(x, source + i + 16, to_steps, aq, target + i + 16)
                 total = first + second
                 ad[here], af[here] = scale, scale * np.float32(total)
                 plane = 3 * (target // 32) + i // 32

@@ -30,7 +30,7 @@ def allocate(nbytes: int, huge: bool = True) -> NDArray[np.uint8]:
 
 
 _KINDS: dict[str, Any] = {
-    "u8": np.uint8, "i8": np.int8, "u16": np.uint16, "i32": np.int32, "f32": np.float32, "i64": np.int64,
+    "u8": np.uint8, "i8": np.int8, "i32": np.int32, "f32": np.float32, "i64": np.int64,
 }  # fmt: skip
 
 

@@ -32,11 +32,57 @@ class Built:
 
 
 class Specialise(ast.NodeTransformer):
-    """Replaces static parameters by values, unrolls `static` loops, names each lane of a `lanes` list."""
+    """Replaces static parameters by values, unrolls `static` loops, names each lane of a `lanes` list, and puts bodies
+    of macros in place of their calls; what those use of their modules is added to `space`."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], space: dict[str, Any]) -> None:
         self.values: dict[str, Any] = dict(values)
         self.lists: set[str] = set()
+        self.space = space
+        self.expanded = 0
+
+    def visit_Expr(self, node: ast.Expr) -> Any:
+        if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+            called = self.space.get(node.value.func.id)
+            if getattr(called, "is_macro", False):
+                return self.statements(self.expand(called, node.value.args))
+        return self.generic_visit(node)
+
+    def expand(self, called: Any, arguments: list[ast.expr]) -> list[ast.stmt]:
+        """The body of a macro: parameters that are given names or numbers become these, others get a variable first;
+        its own variables get names that nothing else has."""
+        self.expanded += 1
+        definition = _definition(called)
+        self.adopt(called)
+        names: dict[str, ast.expr] = {}
+        first: list[ast.stmt] = []
+        for parameter, given in zip(definition.args.args, arguments, strict=True):
+            if isinstance(given, ast.Name | ast.Constant):
+                names[parameter.arg] = given
+                continue
+            own = self.own(parameter.arg)
+            names[parameter.arg] = ast.Name(own, ast.Load())
+            first.append(ast.Assign([ast.Name(own, ast.Store())], given))
+        for node in ast.walk(definition):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.setdefault(node.id, ast.Name(self.own(node.id), ast.Load()))
+        body = definition.body[1:] if ast.get_docstring(definition) is not None else definition.body
+        return first + [_Rename(names).visit(statement) for statement in body]
+
+    def own(self, name: str) -> str:
+        """A name of this expansion's own; capitals stay capitals."""
+        return f"{name}_M{self.expanded}" if name.isupper() else f"{name}_m{self.expanded}"
+
+    def adopt(self, called: Any) -> None:
+        """What a macro's text names of its module; TypeError where that is another thing in the kernel's."""
+        for name in called.__code__.co_names:
+            if name not in called.__globals__:
+                continue
+            value = called.__globals__[name]
+            if self.space.setdefault(name, value) is not value:
+                raise TypeError(f"{name} is one thing in {called.__name__} and another in the kernel that uses it")
+            if name.isupper() and isinstance(value, int):
+                self.values.setdefault(name, value)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         value = self.values.get(node.id)
@@ -95,6 +141,26 @@ class Specialise(ast.NodeTransformer):
         return int(eval(compile(tree, "<static>", "eval"), {"__builtins__": {}}))
 
 
+class _Rename(ast.NodeTransformer):
+    """Replaces names by expressions."""
+
+    def __init__(self, names: Mapping[str, ast.expr]) -> None:
+        self.names = names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        given = self.names.get(node.id)
+        if given is None:
+            return node
+        return ast.Name(given.id, node.ctx) if isinstance(given, ast.Name) else copy.deepcopy(given)
+
+
+def _definition(function: Callable[..., Any]) -> ast.FunctionDef:
+    definition = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    if not isinstance(definition, ast.FunctionDef):
+        raise TypeError(f"{function} is not a function")
+    return definition
+
+
 def _is_call(node: ast.AST, name: str) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
 
@@ -111,16 +177,14 @@ def resolve(statics: Mapping[str, Static]) -> dict[str, Any]:
 
 def specialise(function: Callable[..., Any], values: Mapping[str, Any], name: str) -> Callable[..., Any]:
     """The kernel's function with its static parameters fixed, under another name: plain Python that Numba can type."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    definition = tree.body[0]
-    if not isinstance(definition, ast.FunctionDef):
-        raise TypeError(f"{function} is not a function")
+    definition = _definition(function)
     definition.decorator_list, definition.args.kwonlyargs, definition.args.kw_defaults = [], [], []
     definition.returns, definition.name = None, name
     for argument in definition.args.args:
         argument.annotation = None
-    definition.body = Specialise({**_constants(function), **values}).statements(definition.body)
     space = dict(function.__globals__)
+    definition.body = Specialise({**_constants(function), **values}, space).statements(definition.body)
+    tree = ast.Module([definition], [])
     for static, value in values.items():
         if isinstance(value, ModuleType):
             space |= {f"{static}__{member}": getattr(value, member) for member in dir(value)}

@@ -48,6 +48,7 @@ RESULTS: dict[str, Any] = {
     "i32": Vec("i32", LANES),
     "pairs": Vec("i16", 2 * LANES),
     "f32": Vec("f32", LANES),
+    "i16x32": Vec("i16", 32),
     "f32x16": Vec("f32", 16),
     "i32x16": Vec("i32", 16),
     "dot": Vec("i32", LANES) if _VNNI else Vec("i16", 2 * LANES),

@@ -37,6 +37,14 @@ def load_rows_u8(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
     return _load_rows(e, w, offset, part, V(I8, 4))
 
 
+def load_rows_u8_of(e: Emitter, w: Any, offset: Any, part: Any, skip: Any, used: Any) -> Any:
+    return load_rows_u8(e, w, offset, part)
+
+
+def load_rows_f16_of(e: Emitter, w: Any, offset: Any, part: Any, skip: Any, used: Any) -> Any:
+    return load_rows_f16(e, w, offset, part)
+
+
 def load_rows_pairs(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
     return e.builder.zext(_load_rows(e, w, offset, part, V(I8, 2)), V(I16, 2 * LANES))
 
@@ -132,6 +140,48 @@ def load_f16x16_of(e: Emitter, x: Any, index: Any, skip: Any, used: Any) -> Any:
     return load_f16x16(e, x, index)
 
 
+def load_f32x16_of(e: Emitter, x: Any, offset: Any, skip: Any, used: Any) -> Any:
+    return load_f32x16(e, x, offset)
+
+
+def _and_zeros(e: Emitter, v: Any) -> Any:
+    """8 floats, and 8 zeros."""
+    return e.concat(v, ir.Constant(v.type, [0.0] * 8))
+
+
+def load_f16x8(e: Emitter, x: Any, offset: Any) -> Any:
+    return _and_zeros(e, widen(e, load_vector(e, x, offset, V(F16, 8))))
+
+
+def load_f32x8(e: Emitter, x: Any, offset: Any) -> Any:
+    return _and_zeros(e, load_vector(e, x, offset, V(F32, 8)))
+
+
+def within(e: Emitter, v: Any, skip: Any, used: Any) -> Any:
+    keep = e.builder.and_(_first(e, used), e.builder.not_(_first(e, skip)))
+    return e.builder.select(keep, v, ir.Constant(v.type, [0.0] * 16))
+
+
+def load_u8x32_of(e: Emitter, w: Any, offset: Any, skip: Any, used: Any) -> Any:
+    return e.builder.zext(load_vector(e, w, offset, V(I8, 32)), V(I16, 32))
+
+
+def load_i8x32_of(e: Emitter, w: Any, offset: Any, skip: Any, used: Any) -> Any:
+    return e.builder.sext(load_vector(e, w, offset, V(I8, 32)), V(I16, 32))
+
+
+def minus8(e: Emitter, v: Any) -> Any:
+    return e.builder.sub(v, ir.Constant(v.type, [8] * v.type.count))
+
+
+def store_i16x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
+    e.builder.store(e.builder.trunc(v, V(I16, 16)), e.at(x, 0, index, V(I16, 16)), align=1)
+
+
+def splat16_i32_at(e: Emitter, x: Any, index: Any) -> Any:
+    return _splat_at(e, x, index, I32, 16)
+
+
 def lane(e: Emitter, v: Any, k: Any) -> Any:
     return e.builder.extract_element(v, e.builder.trunc(k, I32))
 
@@ -140,16 +190,16 @@ def splat16_i32(e: Emitter, x: Any) -> Any:
     return e.splat(x if x.type == I32 else e.builder.trunc(x, I32), 16)
 
 
-def store_f16x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
-    e.builder.store(narrow(e, v), e.at(x, 0, index, V(F16, 16)), align=1)
-
-
 def store_i8x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
     e.builder.store(e.builder.trunc(v, V(I8, 16)), e.at(x, 0, index, V(I8, 16)), align=1)
 
 
 def store_f16(e: Emitter, x: Any, index: Any, value: Any) -> None:
     e.builder.store(narrow(e, _float32(e, value)), e.at(x, 0, index, F16), align=2)
+
+
+def store_f32(e: Emitter, x: Any, offset: Any, value: Any) -> None:
+    e.builder.store(_float32(e, value), e.at(x, 0, offset, F32), align=4)
 
 
 def load_f16_scalar(e: Emitter, x: Any, offset: Any) -> Any:

@@ -63,6 +63,20 @@ def _pair_products(e: Emitter, a: Any, b: Any) -> Any:
     return _add_neighbours(e, e.builder.mul(e.builder.sext(a, wide), e.builder.sext(b, wide)))
 
 
+def pair_sum(e: Emitter, s: Any, v: Any, w: Any) -> Any:
+    """32 int16 by as many as a register holds."""
+    w, kind = e.builder.bitcast(w, v.type), V(I32, 16)
+    if ISA == isa.AVX512_VNNI:
+        products = e.call(_PMADDWD[ISA], kind, [v, w])
+    elif ISA in _PMADDWD:
+        halves = [e.call(_PMADDWD[ISA], V(I32, 8), [e.half(v, i), e.half(w, i)]) for i in (0, 1)]
+        products = e.concat(*halves)
+    else:
+        wide = V(I32, 32)
+        products = _add_neighbours(e, e.builder.mul(e.builder.sext(v, wide), e.builder.sext(w, wide)))
+    return e.builder.add(s, products)
+
+
 def pair_dot(e: Emitter, v: Any, a: Any) -> Any:
     return _pair_products(e, v, e.builder.bitcast(a, v.type))
 

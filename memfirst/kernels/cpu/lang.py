@@ -14,7 +14,7 @@ from typing import Any
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 
 # Parameter kinds: an array arrives as address and length, a scalar as one 64-bit word.
-ARRAYS = {"u8": "uint8", "i8": "int8", "u16": "uint16", "i32": "int32", "f32": "float32", "i64": "int64"}
+ARRAYS = {"u8": "uint8", "i8": "int8", "i32": "int32", "f32": "float32", "i64": "int64"}
 SCALARS = {"int": "int64", "float": "float32"}
 
 # No fast-math flag: SIMD functions say exactly which operations run, in which order.
@@ -45,6 +45,15 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
 
     compiled: Callable[..., Any] = njit(**FLAGS)(function)
     return compiled
+
+
+def macro(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Statements that kernels share: `build` puts its body in place of a call, so that it may take `lanes` and statics.
+
+    A call is a statement of its own, with positional arguments; there is no result but what it stores.
+    """
+    function.is_macro = True  # type: ignore[attr-defined]
+    return function
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:

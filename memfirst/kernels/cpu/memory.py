@@ -27,7 +27,7 @@ def _view(dtype: Any) -> Any:
     return view
 
 
-view_u8, view_i8, view_u16 = _view(types.uint8), _view(types.int8), _view(types.uint16)
+view_u8, view_i8 = _view(types.uint8), _view(types.int8)
 view_i32, view_i64, view_f32 = _view(types.int32), _view(types.int64), _view(types.float32)
 
 

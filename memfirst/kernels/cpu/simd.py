@@ -101,6 +101,31 @@ def load_f32(w, offset, part):
     return _rows(w, offset, 4, part).view(np.float32).copy()
 
 
+# --- the same of keys: rows are positions, of which a step may use some -------------------------------------
+
+
+def _used(array: Any, offset: int, count: int, part: int, skip: int, used: int) -> Any:
+    """As `_rows`, where only rows skip..used are looked at; the others are zeros."""
+    out = np.zeros(LANES * count, np.uint8)
+    first, last = max(skip - part * LANES, 0), min(used - part * LANES, LANES)
+    if first < last:
+        at = offset + (part * LANES + first) * count
+        out[first * count : last * count] = read_bytes(array, at, (last - first) * count)
+    return out
+
+
+@op(emission("load_rows_u8_of"), "bytes")
+def load_w_of(w, offset, part, skip, used):
+    """4 bytes of each row; rows before `skip` and from `used` on hold anything, and are never used."""
+    return _used(w, offset, 4, part, skip, used)
+
+
+@op(emission("load_rows_f16_of"), "f32")
+def load_f16_of(w, offset, part, skip, used):
+    """One f16 of each row, as float32; of rows as in `load_w_of`."""
+    return _used(w, offset, 2, part, skip, used).view(np.float16).astype(np.float32)
+
+
 # --- activations ---------------------------------------------------------------------------------------
 
 

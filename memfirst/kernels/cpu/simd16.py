@@ -1,6 +1,6 @@
 """SIMD functions of 16 float lanes, whatever the registers: sums have one order on all machines.
 
-Indices are in elements.
+Indices are in elements; of bytes (`u8`) and of keys and values in them, in bytes.
 """
 
 import numpy as np
@@ -29,29 +29,106 @@ def store16_first(x, index, n, v):
 
 
 @op(emission("load_f16x16"), "f32x16")
-def load16_f16(x, index):
-    """16 f16 of an array of u16, as float32."""
-    return read_bytes(x, 2 * index, 32).view(np.float16).astype(np.float32)
+def load16_f16(x, offset):
+    """16 f16 at a byte offset, as float32."""
+    return read_bytes(x, offset, 32).view(np.float16).astype(np.float32)
 
 
 @op(emission("load_f16x16_of"), "f32x16")
-def load16_f16_of(x, index, skip, used):
+def load16_f16_of(x, offset, skip, used):
     """As `load16_f16`, of which only lanes skip..used matter; the others are whatever memory holds, and never used."""
     out = np.zeros(16, np.float32)
-    out[skip:used] = read_bytes(x, 2 * (index + skip), 2 * (used - skip)).view(np.float16)
+    out[skip:used] = read_bytes(x, offset + 2 * skip, 2 * (used - skip)).view(np.float16)
     return out
+
+
+@op(emission("load_f16x8"), "f32x16")
+def load16_f16_half(x, offset):
+    """8 f16 at a byte offset, as float32, and 8 zeros."""
+    return np.concatenate([read_bytes(x, offset, 16).view(np.float16), np.zeros(8, np.float16)]).astype(np.float32)
+
+
+@op(emission("load_f32x16"), "f32x16")
+def load16_f32(x, offset):
+    """16 float32 at a byte offset."""
+    return read_bytes(x, offset, 64).view(np.float32).copy()
+
+
+@op(emission("load_f32x16_of"), "f32x16")
+def load16_f32_of(x, offset, skip, used):
+    """As `load16_f32`, of which only lanes skip..used matter."""
+    out = np.zeros(16, np.float32)
+    out[skip:used] = read_bytes(x, offset + 4 * skip, 4 * (used - skip)).view(np.float32)
+    return out
+
+
+@op(emission("load_f32x8"), "f32x16")
+def load16_f32_half(x, offset):
+    """8 float32 at a byte offset, and 8 zeros."""
+    return np.concatenate([read_bytes(x, offset, 32).view(np.float32), np.zeros(8, np.float32)])
+
+
+@op(emission("within"), "same")
+def within16(v, skip, used):
+    """Lanes skip..used of v; the others are 0, whatever they were."""
+    out = np.zeros(16, np.float32)
+    out[skip:used] = v[skip:used]
+    return out
+
+
+# --- int16, two positions side by side ----------------------------------------------------------------------
+
+
+@op(emission("load_u8x32_of"), "i16x32")
+def load_pairs_of(w, offset, skip, used):
+    """32 bytes 0..255 as int16, of which those of positions skip..used (of two) matter."""
+    out = np.zeros(32, np.int16)
+    if used - skip == 2:
+        return read_bytes(w, offset, 32).astype(np.int16)
+    for i in range(skip, 32, 2):
+        out[i] = read_bytes(w, offset + i, 1)[0]
+    return out
+
+
+@op(emission("load_i8x32_of"), "i16x32")
+def load_signed_pairs_of(w, offset, skip, used):
+    """32 bytes -128..127 as int16, of which those of positions skip..used (of two) matter."""
+    out = np.zeros(32, np.int16)
+    if used - skip == 2:
+        return read_bytes(w, offset, 32).view(np.int8).astype(np.int16)
+    for i in range(skip, 32, 2):
+        out[i] = read_bytes(w, offset + i, 1).view(np.int8)[0]
+    return out
+
+
+@op(emission("minus8"), "same")
+def minus8(v):
+    """v − 8."""
+    return v - np.int16(8)
+
+
+@op(emission("store_i16x16"), "void")
+def store16_pairs(x, index, v):
+    """16 int32 as int16, two in each of the 8 words from x[index] on."""
+    put(x, index, v.astype(np.int16).view(np.int32))
+
+
+@op(emission("splat16_i32_at"), "i32x16")
+def splat16_i_at(x, index):
+    """16 copies of the integer x[index]."""
+    return np.full(16, read_bytes(x, 4 * index, 4).view(np.int32)[0])
+
+
+@op(emission("pair_sum"), "same")
+def pair_sum(s, v, w):
+    """s + v[2i] · low + v[2i + 1] · high: the two int16 that each lane of `w` is made of."""
+    return s + (v.astype(np.int32) * w.view(np.int16)).reshape(-1, 2).sum(1, dtype=np.int32)
 
 
 @op(emission("store"), "void")
 def store16(x, index, v):
     """16 floats."""
     put(x, index, v)
-
-
-@op(emission("store_f16x16"), "void")
-def store16_f16(x, index, v):
-    """16 floats, rounded to f16, into an array of u16."""
-    put(x, index, v.astype(np.float16).view(np.uint16))
 
 
 @op(emission("store_i8x16"), "void")
@@ -175,9 +252,15 @@ def largest16(v):
 
 
 @op(emission("store_f16"), "void")
-def store_f16(x, index, value):
-    """One float, rounded to f16, into an array of u16."""
-    put(x, index, np.array([value], np.float16).view(np.uint16))
+def store_f16(x, offset, value):
+    """One float, rounded to f16, at a byte offset."""
+    put(x, offset, np.array([value], np.float16).view(np.uint8))
+
+
+@op(emission("store_f32"), "void")
+def store_f32(x, offset, value):
+    """One float at a byte offset."""
+    put(x, offset, np.array([value], np.float32).view(np.uint8))
 
 
 @op(emission("load_f16_scalar"), "float")

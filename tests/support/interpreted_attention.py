@@ -1,0 +1,60 @@
+"""Attention's kernels as Python: tests/kernels/test_kernels_attention.py runs this under NUMBA_DISABLE_JIT=1.
+
+For caches of every codec, unique bytes loaded are the bytes that kernels return, each loaded once for a token and a
+piece of heads; what is stored is what was priced.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memfirst.kernels.cpu.spans import by_line
+from tests.support import attention_cases
+from tests.support.attention_cases import Cached, Case, attention
+from tests.support.kernel_calls import LOG
+
+CASES = [
+    Case(2, 40, 24, window=17, contexts=(33, 90)),
+    Case(2, 32, k_codec="f32", v_codec="f32", contexts=(7, 66)),
+    Case(3, 32, k_codec="q8_0", v_codec="q8_0", rotate=True, contexts=(1, 77)),
+    Case(2, 32, k_codec="q4_0", v_codec="q4_0", window=17, contexts=(34, 130)),
+    Case(1, 64, k_codec="q8_0", v_codec="q4_0", sinks=True, softcap=3.0, contexts=(9, 65)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CASES)))
+def test_loads_are_what_is_returned(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES[number]
+
+    class Watched(Cached):
+        def __init__(self, case: Case) -> None:
+            super().__init__(case)
+            LOG.watched.clear()
+            LOG.clear()
+            LOG.watch("kv", self.made["cache"], by_line)
+
+    monkeypatch.setattr(attention_cases, "Cached", Watched)
+    out, expected, read, due = attention(case)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=3e-6 if case.v_codec[0] == "f" else 5e-4)
+    assert read == due
+    touched = LOG.touched[None, "kv"]
+    c, positions = case.cache, set()
+    for end in case.contexts:
+        positions |= set(range(max(end - case.window, 0) if case.window else 0, end))
+    assert int((touched.loads > 0).sum()) == len(positions) * c.position_bytes
+    assert touched.loads.max() <= len(case.contexts)
+    assert not touched.stores.any()
+    if folder := os.environ.get("MEMFIRST_TEST_OUTPUT"):
+        np.save(Path(folder) / f"{number}.npy", out)
+
+
+def test_stores_are_the_price() -> None:
+    """Every byte of every position once; interpreted kernels raise where they leave an array."""
+    for case in CASES:
+        cached = Cached(case)
+        written = int((cached.made["cache"] != 0xFF).sum())
+        assert 0.9 * written <= len(cached.positions) * case.cache.position_bytes
