@@ -21,11 +21,16 @@ from memfirst.ledger import price
 from memfirst.lower import cpu
 from memfirst.lower.fuse import RULES
 from memfirst.lower.program import Program, Ref
+from memfirst.lower.step_fields import attention_scratch
 from tests.lower.graphs import CHANGES, changed
 from tests.support.tiny_models import ARCHITECTURES, batch, options, tiny
 
 PARTS = (250, 1, 1, 30, 5, 1)
 """New tokens of each step of a sequence: across windows, splits and programs."""
+
+
+SCRATCH = {"floats", *attention_scratch(1, 32)}
+"""Operands that each worker has for itself while a kernel runs."""
 
 
 @contextmanager
@@ -155,7 +160,7 @@ def test_private_copies_are_read_by_kernels_that_know_them(name: str, fused: str
     for call in program.calls:
         args = dict(call.args)
         used = {v.name for v in args.values() if isinstance(v, Ref) and v.space == "buffer"} & private
-        scratch = {v.name for k, v in args.items() if k == "scores" and isinstance(v, Ref)}
+        scratch = {v.name for k, v in args.items() if k in SCRATCH and isinstance(v, Ref)}
         if used - scratch:
             assert program.capacity in (args.get("private"), args.get("private_in")), call
 
