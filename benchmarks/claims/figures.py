@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
+from memfirst.convert.mixes import layer_of
 from memfirst.graph import KVCache, Step, decode, prefill
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.linear import Linear
@@ -12,7 +13,6 @@ from memfirst.graph.traffic import KV_READ, NOTHING, STATE_READ
 from memfirst.hardware.machines import Machine, find_machine
 from memfirst.plan import Options, Plan, Subject, make, place, subject
 from memfirst.predict.fitted.pieces import matrix_rate
-from memfirst.transform.recode import layer_of
 
 KIB = 1024
 """Tokens of a "1K" context."""

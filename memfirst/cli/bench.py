@@ -19,11 +19,14 @@ Synthetic = Annotated[
     str | None,
     typer.Option(
         "--synthetic",
-        metavar="SHAPE",
-        help="Random weights of this shape, such as llama-1b, instead of a MODEL.",
+        metavar="NAME",
+        help="Random weights of a catalogue model, a config.json or a small shape (llama-1b), instead of a MODEL.",
     ),
 ]
 Codec = Annotated[str, typer.Option("--codec", metavar="MIX", help="Codec mix of --synthetic: q4_0, q4_k_m, q8_0, …")]
+Layers = Annotated[
+    int, typer.Option("--layers", metavar="N", min=1, help="Only the first layers of --synthetic.", show_default=False)
+]
 Write = Annotated[
     Path | None,
     typer.Option("--write", metavar="FILE", help="Keep the --synthetic model as a GGUF file.", show_default=False),
@@ -49,6 +52,7 @@ def bench(
     generate: Generate = 128,
     ctx: Ctx = None,
     synthetic: Synthetic = None,
+    layers: Layers = 0,
     codec: Codec = "q4_k_m",
     write: Write = None,
     offline: Offline = False,
@@ -62,9 +66,9 @@ def bench(
     memory delivers in the same run.
     """
     if (model is None) == (synthetic is None):
-        raise typer.BadParameter("give a MODEL or --synthetic SHAPE, one of the two")
-    if write and not synthetic:
-        raise typer.BadParameter("--write keeps a --synthetic model: give its SHAPE")
+        raise typer.BadParameter("give a MODEL or --synthetic NAME, one of the two")
+    if (write or layers) and not synthetic:
+        raise typer.BadParameter("--write and --layers are of a --synthetic model: give its NAME")
     if llama_bench and as_json:
         raise typer.BadParameter("--llama-bench is JSON of its own: give it or --json")
     if explain is not None:
@@ -74,7 +78,7 @@ def bench(
 
     measure: Any = import_module("memfirst.measure.bench")
     with progress(quiet=as_json or llama_bench) as report:
-        source = _resolved(model, offline, report) if model else _made(synthetic, codec, write)
+        source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers, write)
         measured = measure.bench(
             source,
             threads=threads, prompt=prompt, generate=generate, ctx=ctx, progress=report,
@@ -122,10 +126,10 @@ def _resolved(model: str, offline: bool, report: Progress) -> Path:
     return hub.resolve(model, offline=offline, progress=report)
 
 
-def _made(shape: str | None, codec: str, write: Path | None) -> Any:
+def _made(shape: str | None, codec: str, layers: int, write: Path | None) -> Any:
     """Random weights of `shape`: a checkpoint in memory, or the file that it was written to."""
     make: Any = import_module("memfirst.convert.synthetic")
-    checkpoint = make.synthetic(shape, codec)
+    checkpoint = make.synthetic(shape, codec, layers=layers)
     if write is None:
         return checkpoint
     make.write(checkpoint, write)

@@ -8,11 +8,15 @@ first rule that holds names the codec.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 from memfirst.codecs import BLOCK_TYPES
 from memfirst.errors import UnsupportedError
+from memfirst.graph import Graph
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.latent import LatentAttention
+from memfirst.graph.traffic import ExpertTraffic
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,34 @@ class Model:
         if attention and self.attention_layers:
             return self.attention_layers.index(layer), len(self.attention_layers)
         return layer, self.layers
+
+
+def described(graph: Graph) -> Model:
+    """What the codec rules ask about a model, read from its graph."""
+    weights = graph.weights()
+    layers = 1 + max((layer_of(name) for name in weights), default=-1)
+    attention = (op for op in graph.ops if isinstance(op, Attention | LatentAttention))
+    first = next((op for op in attention if layer_of(op.name) == 0), None)
+    reads = (read for op in graph.ops for read in op.traffic())
+    return Model(
+        graph.architecture,
+        layers,
+        heads=first.heads if first else 0,
+        kv_heads=first.cache.heads if first else 0,
+        tied="output.weight" not in weights,
+        experts=max((r.weight.shape[0] for r in reads if isinstance(r, ExpertTraffic)), default=0),
+        attention_layers=tuple(i for i in range(layers) if _has_v(i, weights)),
+    )
+
+
+def _has_v(layer: int, weights: Container[str]) -> bool:
+    return any(f"blk.{layer}.{role}.weight" in weights for role in ("attn_v", "attn_qkv", "attn_kv_b"))
+
+
+def layer_of(name: str) -> int:
+    """7 for "blk.7.attn_q.weight", −1 for what is in no layer."""
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" else -1
 
 
 Where = Callable[[int, int], bool]

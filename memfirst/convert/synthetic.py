@@ -20,7 +20,8 @@ from memfirst.codecs import get
 from memfirst.codecs.base import U8, Codec
 from memfirst.convert.gguf_write import write_checkpoint
 from memfirst.convert.mixes import Mix, mix, tensor_codec
-from memfirst.convert.synthetic_shapes import SyntheticShape, gguf_metadata, named_shape, tensor_shapes
+from memfirst.convert.synthetic_shapes import Blueprint, SyntheticShape, blueprint, config_of, gguf_metadata
+from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import TensorInfo
 
 POOL_WEIGHTS = 1 << 18
@@ -30,22 +31,31 @@ CELL = 32
 
 
 class SyntheticCheckpoint:
-    """A Checkpoint of kind "gguf" without a file; the same (shape, mix, seed) always has the same bytes."""
+    """A Checkpoint without a file; the same (shape, mix, seed) always has the same bytes.
 
-    kind = "gguf"
+    Its kind is "gguf", or "hf" for architectures whose GGUF metadata memfirst does not write.
+    """
+
     path = ""
 
-    def __init__(self, shape: SyntheticShape, chosen: Mix, seed: int, name: str) -> None:
-        self.shape, self.seed = shape, seed
-        self.metadata: Mapping[str, Any] = MappingProxyType(gguf_metadata(shape, chosen.file_type, name))
-        infos = (_info(tensor, size, shape, chosen) for tensor, size in tensor_shapes(shape).items())
+    def __init__(self, shape: SyntheticShape | Mapping[str, Any], chosen: Mix, seed: int, name: str) -> None:
+        """`shape`: or a config.json."""
+        config = shape.config if isinstance(shape, SyntheticShape) else shape
+        self._plan, self.seed, self.name = blueprint(config), seed, name
+        self.kind = self._plan.kind
+        infos = (_info(tensor, size, self._plan, chosen) for tensor, size in self._plan.shapes.items())
         self.tensors: Mapping[str, TensorInfo] = MappingProxyType({info.name: info for info in infos})
+        metadata = {**self._plan.metadata, "_name_or_path": name}
+        if self.kind == "gguf":
+            rows = self.tensors["token_embd.weight"].shape[0]
+            metadata = gguf_metadata(self._plan, chosen.file_type, name, rows)
+        self.metadata: Mapping[str, Any] = MappingProxyType(dict(metadata))
         self._pools: dict[tuple[str, int], U8] = {}
 
     @property
     def architecture(self) -> str:
-        """The shape's architecture."""
-        return self.shape.architecture
+        """As GGUF calls it."""
+        return self._plan.architecture
 
     @property
     def has_bytes(self) -> bool:
@@ -55,6 +65,8 @@ class SyntheticCheckpoint:
     def read(self, name: str) -> U8:
         """The tensor's bytes, flat, read-only: made anew at each call, the same each time."""
         info = self.tensors[name]
+        if name in self._plan.vectors:
+            return np.array(self._plan.vectors[name], "<f4").view(np.uint8)
         random = self._random(name)
         data = self._matrix(info, random) if len(info.shape) > 1 else _vector(info, random)
         data.flags.writeable = False
@@ -105,18 +117,28 @@ def _vector(info: TensorInfo, random: np.random.Generator) -> U8:
     return (noise + np.float32(middle)).view(np.uint8)
 
 
-def _info(name: str, size: tuple[int, ...], shape: SyntheticShape, chosen: Mix) -> TensorInfo:
-    codec = get(tensor_codec(name, size, chosen, shape.model))
+def _info(name: str, size: tuple[int, ...], plan: Blueprint, chosen: Mix) -> TensorInfo:
+    codec = get(tensor_codec(name, size, chosen, plan.model))
     return TensorInfo(name, size, codec.name, codec.nbytes(math.prod(size)))
 
 
-def synthetic(shape: str | SyntheticShape, codec: str, seed: int = 0) -> SyntheticCheckpoint:
-    """A model of a named or given shape in a mix such as "q4_k_m"; UnsupportedError for unknown names."""
-    name = shape if isinstance(shape, str) else "synthetic"
-    found = named_shape(shape) if isinstance(shape, str) else shape
-    return SyntheticCheckpoint(found, mix(codec), seed, f"{name} {codec}")
+def synthetic(
+    shape: str | os.PathLike[str] | SyntheticShape, codec: str, seed: int = 0, layers: int = 0
+) -> SyntheticCheckpoint:
+    """A model with random weights in a mix such as "q4_k_m".
+
+    shape   of a small shape's name, a name of the catalogue, or the path of a config.json
+    layers  > 0: only the first layers of it
+
+    Raises ModelNotFoundError for unknown names, UnsupportedError for unknown mixes.
+    """
+    chosen, (name, config) = mix(codec), config_of(shape, layers)
+    return SyntheticCheckpoint(config, chosen, seed, f"{name} {codec.lower()}")
 
 
 def write(checkpoint: SyntheticCheckpoint, path: str | os.PathLike[str]) -> None:
     """Write it as a GGUF file, vocabulary included, that other engines load too."""
+    if checkpoint.kind != "gguf":
+        found = f"GGUF files of {checkpoint.architecture} are not written here"
+        raise UnsupportedError(found, "a decoder with grouped attention")
     write_checkpoint(checkpoint, path)

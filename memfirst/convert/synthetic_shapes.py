@@ -1,18 +1,23 @@
-"""Shapes of synthetic models, and the GGUF metadata and tensors that each implies."""
+"""What a synthetic model is made from: a small shape by name, any model of the catalogue, or a config.json."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from memfirst.convert.mixes import Model
+from memfirst import models
+from memfirst.catalog.configs import configs, find_config
+from memfirst.convert.mixes import Model, described
 from memfirst.convert.synthetic_vocab import FIRST_MERGE, tokenizer_metadata
-from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.errors import ConfigError, ModelNotFoundError, UnsupportedError
+from memfirst.formats.hf import HFCheckpoint, open_config
+from memfirst.models import ShapeOnly, gguf_keys, quantized
+from memfirst.models.gguf_keys import Vectors
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
+"""Of SyntheticShape; a config.json may have any."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +38,17 @@ class SyntheticShape:
     rms_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        sizes = [self.hidden_size, self.num_hidden_layers, self.num_attention_heads]
-        sizes += [self.num_key_value_heads, self.intermediate_size, self.max_position_embeddings]
         if self.architecture not in ARCHITECTURES:
             raise UnsupportedError(f"synthetic {self.architecture!r}", f"one of {', '.join(ARCHITECTURES)}")
-        if min(sizes) < 1 or self.vocab_size < FIRST_MERGE:
-            raise ConfigError(f"{self}", f"sizes from 1 and at least {FIRST_MERGE} tokens")
-        if self.num_attention_heads % self.num_key_value_heads or self.head_width % 2:
-            raise ConfigError(f"{self}", "heads in whole groups, of an even width")
+        models.ARCHITECTURES[self.architecture].from_hf(self.config, False)
+        if self.vocab_size < FIRST_MERGE:
+            raise ConfigError(f"a vocabulary of {self.vocab_size}", f"at least {FIRST_MERGE} tokens")
 
     @property
-    def head_width(self) -> int:
-        """head_dim, given or implied."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
-    @property
-    def model(self) -> Model:
-        """What the codec rules ask about it."""
-        heads, kv_heads = self.num_attention_heads, self.num_key_value_heads
-        return Model(self.architecture, self.num_hidden_layers, heads, kv_heads, self.tie_word_embeddings)
+    def config(self) -> dict[str, Any]:
+        """The same as a config.json."""
+        stated = {key: value for key, value in vars(self).items() if key != "architecture"}
+        return {"model_type": self.architecture, **stated, "head_dim": self.head_dim or None}
 
 
 NAMED: Mapping[str, SyntheticShape] = {
@@ -65,62 +62,83 @@ NAMED: Mapping[str, SyntheticShape] = {
 }
 
 
-def named_shape(name: str) -> SyntheticShape:
-    """A shape of NAMED; UnsupportedError, listing them, for another name."""
-    if name not in NAMED:
-        raise UnsupportedError(f"no synthetic shape is called {name!r}", f"one of {', '.join(NAMED)}")
-    return NAMED[name]
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything of a model but its weights."""
 
-
-def tensor_shapes(shape: SyntheticShape) -> dict[str, tuple[int, ...]]:
+    architecture: str
+    kind: str
+    """Of the checkpoint: "gguf", or "hf" where no GGUF metadata of that architecture is written here."""
+    metadata: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
     """Every tensor's NumPy shape by GGUF name, [rows out, columns in], in file order."""
-    hidden, vocab = shape.hidden_size, shape.vocab_size
-    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, hidden)}
-    for layer in range(shape.num_hidden_layers):
-        shapes |= {f"blk.{layer}.{name}": size for name, size in _layer_shapes(shape).items()}
-    shapes["output_norm.weight"] = (hidden,)
-    if not shape.tie_word_embeddings:
-        shapes["output.weight"] = (vocab, hidden)
-    return shapes
+    model: Model
+    """What the rules of codec mixes ask."""
+    vectors: Vectors
+    """Tensors whose numbers follow from the config (RoPE's divisors)."""
 
 
-def _layer_shapes(shape: SyntheticShape) -> dict[str, tuple[int, ...]]:
-    hidden, ffn, width = shape.hidden_size, shape.intermediate_size, shape.head_width
-    q, kv = shape.num_attention_heads * width, shape.num_key_value_heads * width
-    shapes: dict[str, tuple[int, ...]] = {"attn_norm.weight": (hidden,), "ffn_norm.weight": (hidden,)}
-    shapes |= {"attn_q.weight": (q, hidden), "attn_k.weight": (kv, hidden), "attn_v.weight": (kv, hidden)}
-    shapes |= {"attn_output.weight": (hidden, q), "ffn_gate.weight": (ffn, hidden)}
-    shapes |= {"ffn_up.weight": (ffn, hidden), "ffn_down.weight": (hidden, ffn)}
-    if shape.architecture == "qwen2":
-        shapes |= {"attn_q.bias": (q,), "attn_k.bias": (kv,), "attn_v.bias": (kv,)}
-    if shape.architecture == "qwen3":
-        shapes |= {"attn_q_norm.weight": (width,), "attn_k_norm.weight": (width,)}
-    return shapes
+def config_of(source: str | os.PathLike[str] | SyntheticShape, layers: int = 0) -> tuple[str, dict[str, Any]]:
+    """(name, config.json) of a shape, of a model of the catalogue, or of a config.json; `layers` > 0: only the first.
+
+    Raises ModelNotFoundError for a name that is none of these.
+    """
+    if isinstance(source, SyntheticShape):
+        name, config = "synthetic", source.config
+    elif os.path.exists(name := os.fspath(source)):
+        path = os.path.abspath(os.path.join(name, "config.json") if os.path.isdir(name) else name)
+        config = dict(open_config(path).metadata)
+        name = os.path.basename(path)
+        name = os.path.basename(os.path.dirname(path)) if name == "config.json" else name
+    elif name in NAMED:
+        config = NAMED[name].config
+    else:
+        config = dict(_found(name))
+    config = quantized.without(config)
+    return (f"{name}, {layers} layers", _shortened(config, layers)) if layers else (name, config)
 
 
-def gguf_metadata(shape: SyntheticShape, file_type: int, name: str) -> dict[str, Any]:
+def _found(name: str) -> Mapping[str, Any]:
+    try:
+        return find_config(name).config
+    except ModelNotFoundError as error:
+        some = ", ".join([*NAMED, *(m.name for m in configs()[:3])])
+        raise ModelNotFoundError(error.found, f"{error.expected}; a config.json; one of {some}, …") from error
+
+
+def _shortened(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    """The first `layers` layers, of a wrapped text model too; lists that have an item for each layer are cut."""
+    text = config.get("text_config")
+    if isinstance(text, Mapping):
+        return config | {"text_config": _shortened(dict(text), layers)}
+    count = config.get("num_hidden_layers")
+    if not isinstance(count, int) or isinstance(count, bool) or layers > count:
+        raise ConfigError(f"{layers} layers of a model of {count}", "no more than it has")
+    cut = {key: value[:layers] for key, value in config.items() if isinstance(value, list) and len(value) == count}
+    return config | cut | {"num_hidden_layers": layers}
+
+
+def blueprint(config: Mapping[str, Any]) -> Blueprint:
+    """What a config.json says of a model; ConfigError or UnsupportedError where no model can be made of it."""
+    entry = models.entry(HFCheckpoint("", dict(config), []))
+    c = entry.from_hf(config, False)
+    graph = entry.build(c, ShapeOnly("f32"))
+    if graph.vocab_size < FIRST_MERGE:
+        raise ConfigError(f"a vocabulary of {graph.vocab_size}", f"at least {FIRST_MERGE} tokens")
+    shapes = {name: weight.shape for name, weight in graph.weights().items()}
+    try:
+        metadata, vectors = gguf_keys.written(entry, config)
+    except UnsupportedError:
+        return Blueprint(graph.architecture, "hf", config, shapes, described(graph), {})
+    shapes |= {name: (len(values),) for name, values in vectors.items()}
+    return Blueprint(graph.architecture, "gguf", metadata, shapes, described(graph), vectors)
+
+
+def gguf_metadata(plan: Blueprint, file_type: int, name: str, vocab_size: int) -> dict[str, Any]:
     """The keys that llama.cpp's converter writes for such a model, with a made-up vocabulary."""
-    general = {"architecture": shape.architecture, "type": "model", "name": name, "file_type": file_type}
+    name = name.replace("phi-3", "phi 3")  # by that name llama.cpp looks for Phi-3's own special tokens
+    general = {"architecture": plan.architecture, "type": "model", "name": name, "file_type": file_type}
     metadata: dict[str, Any] = {f"general.{key}": value for key, value in general.items()}
     metadata["general.quantization_version"] = 2
-    metadata |= {f"{shape.architecture}.{key}": value for key, value in _hyperparameters(shape).items()}
-    pre_tokenizer = "smollm" if shape.architecture == "llama" else "qwen2"
-    return metadata | tokenizer_metadata(shape.vocab_size, pre_tokenizer)
-
-
-def _hyperparameters(shape: SyntheticShape) -> dict[str, Any]:
-    keys: dict[str, Any] = {
-        "block_count": shape.num_hidden_layers,
-        "context_length": shape.max_position_embeddings,
-        "embedding_length": shape.hidden_size,
-        "feed_forward_length": shape.intermediate_size,
-        "attention.head_count": shape.num_attention_heads,
-        "attention.head_count_kv": shape.num_key_value_heads,
-        "attention.layer_norm_rms_epsilon": float(np.float32(shape.rms_norm_eps)),
-        "rope.freq_base": float(np.float32(shape.rope_theta)),
-    }
-    if shape.architecture == "llama":
-        keys |= {"rope.dimension_count": shape.head_width, "vocab_size": shape.vocab_size}
-    if shape.head_width * shape.num_attention_heads != shape.hidden_size:
-        keys |= {"attention.key_length": shape.head_width, "attention.value_length": shape.head_width}
-    return keys
+    pre_tokenizer = "smollm" if plan.architecture == "llama" else "qwen2"
+    return metadata | dict(plan.metadata) | tokenizer_metadata(vocab_size, pre_tokenizer)

@@ -33,6 +33,12 @@ SEED = 20260101
 """Of the prompt's token ids: any ids cost the same."""
 
 
+def _made_as(checkpoint: Checkpoint) -> str:
+    """What a model without a file calls itself: its name, codec and that its weights are random."""
+    named = (checkpoint.metadata.get(key) for key in ("general.name", "_name_or_path"))
+    return f"{next(filter(None, named), 'synthetic')}, random weights"
+
+
 @dataclass(frozen=True)
 class OpRow:
     """One kind of operation while decoding: per token its bytes, and the time that workers spent in it."""
@@ -199,8 +205,9 @@ class Bench:
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)
         recorded = backend.recorded(last, backend.step(last, self.ids[-1:]))
         return Measured(
-            self.model.checkpoint.path or "synthetic", backend.options.threads, self.prompt, self.generate,
-            median(ceilings), self.prompt / prefill_s, len(times) / sum(times), backend.predicted(last), recorded,
+            self.model.checkpoint.path or _made_as(self.model.checkpoint), backend.options.threads,
+            self.prompt, self.generate, median(ceilings), self.prompt / prefill_s, len(times) / sum(times),
+            backend.predicted(last), recorded,
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
             len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
             self.compared(sum(times) / len(times), decoding, median(ceilings)),

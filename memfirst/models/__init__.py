@@ -58,11 +58,10 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
     Raises UnsupportedError for an architecture that does not run here, ConfigError for hyperparameters or
     tensors that are missing, unknown or contradict each other.
     """
-    architecture = find(checkpoint.architecture)
+    architecture = entry(checkpoint)
     if checkpoint.kind == "gguf":
         config = architecture.from_gguf(checkpoint.metadata, checkpoint.tensors, allow_unknown)
     else:
-        architecture = BY_MODEL_TYPE.get(str(text_of(checkpoint.metadata).get("model_type")), architecture)
         scheme = quantized.scheme_of(checkpoint.metadata)
         if scheme and checkpoint.tensors and scheme.method not in quantized.AS_STORED:
             found = f"a safetensors folder of weights quantized by {scheme.method}"
@@ -70,13 +69,20 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
         config = architecture.from_hf(quantized.without(checkpoint.metadata), allow_unknown)
     if not checkpoint.tensors:
         return architecture.build(config, ShapeOnly(quantized.stated(checkpoint.metadata)))
-    if checkpoint.kind == "hf" and checkpoint.architecture not in TABLES:
+    if checkpoint.kind == "hf" and checkpoint.path and checkpoint.architecture not in TABLES:
         found = f"names of tensors in safetensors folders of {checkpoint.architecture} are not known"
         raise UnsupportedError(found, "a GGUF file, or config.json alone to be priced")
     weights = CheckpointWeights(checkpoint)
     graph = architecture.build(config, weights)
     weights.check_all_requested()
     return graph
+
+
+def entry(checkpoint: Checkpoint) -> Architecture[Any]:
+    """What reads and builds a checkpoint: by its architecture, of a config.json by its model_type first."""
+    found = find(checkpoint.architecture)
+    kind = "" if checkpoint.kind == "gguf" else str(text_of(checkpoint.metadata).get("model_type"))
+    return BY_MODEL_TYPE.get(kind, found)
 
 
 def find(name: str) -> Architecture[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -113,9 +113,11 @@ class Architecture(Generic[C]):
     from_gguf  (metadata, tensor names, allow_unknown) -> its Config
     from_hf    (config.json, allow_unknown) -> its Config
     build      (Config, weights) -> Graph
+    keys       of hyperparameters, by their names in config.json their names in GGUF; empty: both are read apart
     """
 
     name: str
     from_gguf: Callable[[Mapping[str, Any], Container[str], bool], C]
     from_hf: Callable[[Mapping[str, Any], bool], C]
     build: Callable[[C, WeightProvider], Graph]
+    keys: Mapping[str, str] = field(default_factory=dict)

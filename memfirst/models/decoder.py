@@ -286,7 +286,7 @@ def architecture(
 
     shared  what a `text_config` inside a multimodal config leaves out
     """
-    return Architecture(name, partial(_from_gguf, name, read, keys), partial(_from_hf, read, keys, shared), build)
+    return Architecture(name, partial(_from_gguf, name, read, keys), partial(_from_hf, read, keys, shared), build, keys)
 
 
 def _from_gguf(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from memfirst.convert.mixes import layer_of
 from memfirst.errors import MemfirstError
 from memfirst.graph import Graph, Op, Step
 from memfirst.graph.traffic import ExpertTraffic
@@ -20,7 +21,7 @@ from memfirst.plan.priced import Priced
 from memfirst.plan.subject import Subject
 from memfirst.predict import fitted
 from memfirst.predict.fitted.pieces import HOP
-from memfirst.transform.recode import layer_of, with_kv
+from memfirst.transform.recode import with_kv
 
 COMPUTING_ON_HOST = ("llama.cpp", "ollama", "ik_llama.cpp")
 """Frameworks whose CPU backend computes what the GPU has no room for; others stream weights over the bus."""

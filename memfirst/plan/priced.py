@@ -11,10 +11,10 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from memfirst.convert.mixes import layer_of
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
 from memfirst.predict.fitted import Cost
-from memfirst.transform.recode import layer_of
 
 _NAMES = frozenset({"name", "inputs", "output"})
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import replace
 
 from memfirst import codecs
-from memfirst.convert.mixes import Model, fit, priced_mix, tensor_codec
+from memfirst.convert.mixes import described, fit, priced_mix, tensor_codec
 from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
-from memfirst.graph.traffic import ExpertTraffic
 
 
 def mixed(graph: Graph, name: str) -> Graph:
@@ -27,34 +25,6 @@ def mixed(graph: Graph, name: str) -> Graph:
 
     ops = tuple(op.with_weights({w.name: recoded(w) for w in op.weights}) for op in graph.ops)
     return replace(graph, ops=ops)
-
-
-def described(graph: Graph) -> Model:
-    """What the codec rules ask about a model, read from its graph."""
-    weights = graph.weights()
-    layers = 1 + max((layer_of(name) for name in weights), default=-1)
-    attention = (op for op in graph.ops if isinstance(op, Attention | LatentAttention))
-    first = next((op for op in attention if layer_of(op.name) == 0), None)
-    reads = (read for op in graph.ops for read in op.traffic())
-    return Model(
-        graph.architecture,
-        layers,
-        heads=first.heads if first else 0,
-        kv_heads=first.cache.heads if first else 0,
-        tied="output.weight" not in weights,
-        experts=max((r.weight.shape[0] for r in reads if isinstance(r, ExpertTraffic)), default=0),
-        attention_layers=tuple(i for i in range(layers) if _has_v(i, weights)),
-    )
-
-
-def _has_v(layer: int, weights: Container[str]) -> bool:
-    return any(f"blk.{layer}.{role}.weight" in weights for role in ("attn_v", "attn_qkv", "attn_kv_b"))
-
-
-def layer_of(name: str) -> int:
-    """7 for "blk.7.attn_q.weight", −1 for what is in no layer."""
-    parts = name.split(".")
-    return int(parts[1]) if parts[0] == "blk" else -1
 
 
 KV_CODECS = ("f16", "q8_0", "q4_0", "f32")

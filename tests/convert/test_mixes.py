@@ -12,10 +12,10 @@ import pytest
 
 from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint
-from memfirst.convert.mixes import FLOATS, MIXES, PRICED, Model, priced_mix, tensor_codec
+from memfirst.convert.mixes import FLOATS, MIXES, PRICED, Model, described, priced_mix, tensor_codec
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache
-from memfirst.transform.recode import described, mixed, with_kv
+from memfirst.transform.recode import mixed, with_kv
 
 LLAMA_CPP = json.loads((Path(__file__).parent.parent / "data" / "llama_cpp_mixes_moe.json").read_text())
 """By model, mix and role: the codec of each layer, as llama.cpp's quantizer chose it; "-": not quantized."""

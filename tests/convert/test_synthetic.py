@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from memfirst import models
+from memfirst.catalog.configs import configs
 from memfirst.codecs import get
 from memfirst.convert.mixes import MIXES, fit, mix, more_bits
 from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic, write
-from memfirst.convert.synthetic_shapes import NAMED, SyntheticShape, tensor_shapes
+from memfirst.convert.synthetic_shapes import NAMED, Blueprint, SyntheticShape, blueprint
 from memfirst.convert.synthetic_vocab import FIRST_MERGE, byte_letters, tokenizer_metadata
-from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.errors import ConfigError, ModelNotFoundError, UnsupportedError
 from memfirst.formats.gguf import open_gguf
+from memfirst.formats.hf import HFCheckpoint
+from memfirst.graph import Graph, KVCache, Weight
+from memfirst.models import ShapeOnly
+from tests.support.dense_configs import MODELS as DENSE
+from tests.support.experts_configs import MODELS as EXPERTS
 
 # Per shape and mix: role -> the codec, or one codec per layer, as llama_model_quantize chose them.
 LLAMA_CPP = json.loads((Path(__file__).parent.parent / "data" / "llama_cpp_mixes.json").read_text())
@@ -165,7 +173,7 @@ def test_large_matrices_are_sound_too() -> None:
 
 
 def test_shapes_follow_the_architecture() -> None:
-    qwen2, qwen3, llama = (tensor_shapes(NAMED[f"tiny-{a}"]) for a in ("qwen2", "qwen3", "llama"))
+    qwen2, qwen3, llama = (blueprint(NAMED[f"tiny-{a}"].config).shapes for a in ("qwen2", "qwen3", "llama"))
     assert qwen2["blk.1.attn_k.bias"] == (128,)
     assert qwen2["output.weight"] == (512, 256)
     assert qwen3["blk.1.attn_q_norm.weight"] == (128,)
@@ -192,7 +200,7 @@ def test_impossible_shapes_are_refused(change: dict[str, object], error: type[Ex
 
 
 def test_an_unknown_shape_lists_those_there_are() -> None:
-    with pytest.raises(UnsupportedError, match="llama-1b"):
+    with pytest.raises(ModelNotFoundError, match="llama-1b"):
         synthetic("llama-2b", "q4_0")
 
 
@@ -224,3 +232,101 @@ def test_a_written_model_is_the_model(tmp_path: Path) -> None:
     read = open_gguf(tmp_path / "m.gguf")
     assert (read.architecture, dict(read.tensors)) == ("llama", dict(source.tensors))
     assert all(read.read(name).tobytes() == source.read(name).tobytes() for name in read.tensors)
+
+
+# ---- any model ---------------------------------------------------------------------------------
+
+
+def same_graph(found: Graph, expected: Graph) -> None:
+    """But for codecs, and for numbers that GGUF rounds to float32."""
+    assert [(type(op), op.name, op.inputs) for op in found.ops] == [
+        (type(op), op.name, op.inputs) for op in expected.ops
+    ]
+    for one, other in zip(found.ops, expected.ops, strict=True):
+        for key, value in vars(other).items():
+            if isinstance(value, Weight):
+                assert (vars(one)[key].name, vars(one)[key].shape) == (value.name, value.shape)
+            elif isinstance(value, float) or (isinstance(value, tuple) and value and isinstance(value[0], float)):
+                np.testing.assert_allclose(vars(one)[key], value, rtol=1e-6)
+            else:
+                assert vars(one)[key] == value, (one.name, key)
+
+
+class Described(ShapeOnly):
+    """Weights of the tensors that a blueprint lists."""
+
+    def __init__(self, plan: Blueprint) -> None:
+        super().__init__("f16")
+        self.plan = plan
+
+    def has(self, name: str) -> bool:
+        return name in self.plan.shapes
+
+    def values(self, name: str, count: int) -> tuple[float, ...]:
+        assert len(self.plan.vectors[name]) == count
+        return self.plan.vectors[name]
+
+
+GGUF_FORMS = {name: config for name, (config, *_) in DENSE.items()} | {
+    name: EXPERTS[name].config for name in ("Mixtral-8x7B", "Qwen3-30B-A3B")
+}
+
+
+@pytest.mark.parametrize("name", GGUF_FORMS)
+def test_the_gguf_form_of_a_published_model_is_the_model(name: str) -> None:
+    """Metadata as it is written, read again: all operations, shapes and numbers."""
+    plan = blueprint(GGUF_FORMS[name])
+    assert plan.kind == "gguf"
+    found = models.ARCHITECTURES[plan.architecture]
+    config = found.from_gguf(plan.metadata, plan.shapes, False)
+    same_graph(found.build(config, Described(plan)), models.build(HFCheckpoint("", GGUF_FORMS[name], [])))
+
+
+FIRST_OF_A_TYPE = {m.config["model_type"]: m.name for m in reversed(configs())}
+
+
+@pytest.mark.parametrize("name", FIRST_OF_A_TYPE.values())
+def test_every_model_of_the_catalogue_can_be_made(name: str) -> None:
+    """Two layers of it (hybrids: a period), which are built as they are."""
+    hybrid = "granite" in name or "jamba" in name
+    made = synthetic(name, "q4_k_m", layers=8 if hybrid else 2)
+    graph = models.build(made)
+    assert set(graph.weights()) <= set(made.tensors)
+    assert made.name == f"{name}, {8 if hybrid else 2} layers q4_k_m"
+
+
+def test_a_config_json_can_be_made_shorter(tmp_path: Path) -> None:
+    """By its path or its folder's; lists by layer are cut with it, in a wrapped text model too."""
+    config = DENSE["EXAONE-4.0-32B"][0] | {"vocab_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for path in (tmp_path, tmp_path / "config.json"):
+        graph = models.build(synthetic(path, "q8_0", layers=5))
+        assert [c.window for c in graph.caches if isinstance(c, KVCache)] == [4096, 4096, 4096, None, 4096]
+    wrapped = DENSE["Gemma-3-4B"][0]
+    (tmp_path / "config.json").write_text(json.dumps(wrapped))
+    assert len(models.build(synthetic(tmp_path, "q8_0", layers=7)).caches) == 7
+    with pytest.raises(ConfigError, match="99 layers of a model of 34"):
+        synthetic(tmp_path, "q8_0", layers=99)
+
+
+def test_what_has_no_gguf_form_is_not_written(tmp_path: Path) -> None:
+    made = synthetic("mamba:130m", "q8_0", layers=1)
+    assert made.kind == "hf" and models.build(made)
+    with pytest.raises(UnsupportedError, match="GGUF files of mamba"):
+        write(made, tmp_path / "m.gguf")
+
+
+def test_a_written_gemma_has_what_follows_from_its_config(tmp_path: Path) -> None:
+    """Windows by layer and two thetas, Llama 3's divisors as a tensor: read again, the same model."""
+    for name in ("Gemma-3-1B", "Phi-4-mini", "EXAONE-4.0-1.2B"):
+        source = SyntheticCheckpoint(shortened(DENSE[name][0]), MIXES["q8_0"], 0, name)
+        write(source, tmp_path / "m.gguf")
+        read = open_gguf(tmp_path / "m.gguf")
+        assert dict(read.tensors) == dict(source.tensors)
+        assert models.build(read) == models.build(source)
+
+
+def shortened(config: dict[str, Any]) -> dict[str, Any]:
+    """One layer, and a small vocabulary."""
+    found = config | {"num_hidden_layers": 1, "vocab_size": 300}
+    return found | ({"layer_types": config["layer_types"][:1]} if config.get("layer_types") else {})

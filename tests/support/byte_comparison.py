@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import cast
 
 from memfirst import graph, ledger, models
+from memfirst.convert.mixes import layer_of
 from memfirst.formats.names import architecture_of
 from memfirst.graph import Graph, Step
 from memfirst.graph.ops.experts import Experts
@@ -22,7 +23,7 @@ from memfirst.lower.program import Program
 from memfirst.models import ShapeOnly, quantized
 from memfirst.runtime.generation import Generation, Timing
 from memfirst.runtime.report import Report
-from memfirst.transform.recode import layer_of, with_kv
+from memfirst.transform.recode import with_kv
 from tests.oracle import BLOCKS, Moved, Sequence, by_layer, held, parameters, price
 from tests.support.byte_cases import Case
 

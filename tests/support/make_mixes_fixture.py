@@ -20,9 +20,8 @@ import llama_cpp  # type: ignore[import-not-found]
 from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint
 from memfirst.codecs import block_type
-from memfirst.convert.mixes import PRICED
+from memfirst.convert.mixes import PRICED, described
 from memfirst.graph import Graph
-from memfirst.transform.recode import described
 
 NAMES = ("mixtral:8x7b", "qwen3:30b-a3b", "gpt-oss:20b", "deepseek-v2:lite", "deepseek-v3:671b", "gemma-3:4b",
          "phi-3.5:mini", "mamba:130m", "falcon-mamba:7b", "mamba2:130m", "rwkv-6:1.6b", "rwkv-7:0.1b", "jamba:52b",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from memfirst.codecs import BLOCK_TYPES
-from memfirst.convert.mixes import MIXES, PRICED, tensor_codec
+from memfirst.convert.mixes import MIXES, PRICED, described, tensor_codec
 from memfirst.errors import MemfirstError
 from memfirst.graph import Graph
 from memfirst.graph import decode as decode_step
@@ -29,7 +29,6 @@ from memfirst.plan.advice.flags import flags
 from memfirst.plan.advice.same import GGUF_ENGINES, bits
 from memfirst.plan.fit import largest_context, place
 from memfirst.plan.offload import Offload, offloaded
-from memfirst.transform.recode import described
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 """From many bits to few."""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from memfirst.convert.mixes import layer_of
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, StateCache
 from memfirst.graph.ops.attention import Attention
@@ -19,7 +20,6 @@ from memfirst.graph.ops.glu import Glu
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.linear import Linear
 from memfirst.ledger import process_bytes
-from memfirst.transform.recode import layer_of
 
 MIB, GIB = 1 << 20, 1 << 30
 

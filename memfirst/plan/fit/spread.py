@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+from memfirst.convert.mixes import layer_of
 from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph
 from memfirst.graph.ops.embed import Embed
 from memfirst.plan.fit.engines import Engine
-from memfirst.transform.recode import layer_of
 from memfirst.transform.shard import shard
 
 SPLITS = ("tensor", "layers")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
+from memfirst.convert.mixes import layer_of
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph, Op, Step, Weight
 from memfirst.graph.traffic import (
@@ -22,7 +23,7 @@ from memfirst.graph.traffic import (
 from memfirst.plan.fit.engines import Engine, Memfirst
 from memfirst.plan.fit.needs import Needs, needs
 from memfirst.plan.fit.spread import cache_bytes, layer_count
-from memfirst.transform.recode import layer_of, with_kv
+from memfirst.transform.recode import with_kv
 
 TIERS, MOVABLE = ("slow", "disk"), ("layers", "experts")
 

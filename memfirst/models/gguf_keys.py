@@ -1,0 +1,119 @@
+"""A decoder's hyperparameters as GGUF has them: the counterpart of reading them, for files that memfirst writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isclose
+from typing import Any
+
+import numpy as np
+
+from memfirst.errors import UnsupportedError
+from memfirst.formats.names import text_of
+from memfirst.models import decoder, rope
+from memfirst.models.base import Architecture
+from memfirst.models.experts import MoE
+from memfirst.models.rope import RopeScaling, Rotation
+
+Vectors = dict[str, tuple[float, ...]]
+"""By tensor name, the numbers of what GGUF has as a tensor and config.json as numbers."""
+
+
+def written(entry: Architecture[Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], Vectors]:
+    """(metadata with its prefix, vectors) of a config.json; UnsupportedError where there is no writer.
+
+    What GGUF has no key for (Gemma's scales, layers without rotation) is implied by the architecture's name there.
+    """
+    c = entry.from_hf(config, False)
+    if not isinstance(c, decoder.Config):
+        raise UnsupportedError(f"GGUF files of {entry.name} are not written here", "a decoder with grouped attention")
+    text, stated = text_of(config), _sizes(c, entry)
+    own = entry.keys.keys() - decoder.KEYS.keys() - decoder.LAYER_NORM_KEYS.keys()
+    stated |= {entry.keys[key]: _number(text[key]) for key in sorted(own) if text.get(key) is not None}
+    vectors: Vectors = {}
+    rotations = [h.rotation for h in c.heads if h.rotation is not None]
+    if rotations:
+        whole = next((r for r in rotations if not r.local), rotations[0])
+        stated |= _rotation(whole, vectors)
+        if local := [r.theta for r in rotations if r.local]:
+            stated["rope.freq_base_swa"] = _number(local[0])
+    return {f"{c.architecture}.{key}": value for key, value in stated.items()}, vectors
+
+
+def _sizes(c: decoder.Config, entry: Architecture[Any]) -> dict[str, Any]:
+    first = c.heads[0]
+    epsilon = "layer_norm_rms_epsilon" if "rms_norm_eps" in entry.keys else "layer_norm_epsilon"
+    found: dict[str, Any] = {
+        "vocab_size": c.vocab_size,
+        "context_length": c.max_position_embeddings,
+        "embedding_length": c.hidden_size,
+        "block_count": c.layers,
+        "feed_forward_length": _one_or_all(c.intermediate_size),
+        "attention.head_count": _one_or_all([h.heads for h in c.heads]),
+        "attention.head_count_kv": _one_or_all([h.kv_heads for h in c.heads]),
+        "attention.key_length": first.head_dim,
+        "attention.value_length": first.head_dim,
+        f"attention.{epsilon}": _number(c.eps),
+    }
+    windows = {h.window for h in c.heads if h.window}
+    if windows:
+        found["attention.sliding_window"] = windows.pop()
+        if not all(h.window for h in c.heads):
+            found["attention.sliding_window_pattern"] = np.array([bool(h.window) for h in c.heads])
+    return found | (_experts(c.moe) if c.moe else {})
+
+
+def _experts(moe: MoE) -> dict[str, Any]:
+    return {
+        "expert_count": moe.num_experts,
+        "expert_used_count": moe.num_experts_per_tok,
+        "expert_feed_forward_length": moe.moe_intermediate_size,
+    }
+
+
+def _rotation(r: Rotation, vectors: Vectors) -> dict[str, Any]:
+    found: dict[str, Any] = {"rope.dimension_count": r.dims, "rope.freq_base": _number(r.theta)}
+    s = r.scaling
+    if s is None:
+        return found
+    if s.kind == "dynamic":
+        raise UnsupportedError("dynamic RoPE scaling has no GGUF form", "another scaling")
+    if s.kind == "llama3":
+        plain = rope.frequencies(r.theta, r.dims, None)
+        scaled = rope.frequencies(r.theta, r.dims, s)
+        vectors["rope_freqs.weight"] = tuple(p / q for p, q in zip(plain, scaled, strict=True))
+        return found
+    found |= {"rope.scaling.type": s.kind}
+    if s.kind == "longrope":
+        vectors |= {"rope_factors_short.weight": s.short, "rope_factors_long.weight": s.long}
+        original = {"rope.scaling.original_context_length": s.original}
+        return found | original | {"rope.scaling.attn_factor": _number(s.attention_factor)}
+    found["rope.scaling.factor"] = _number(s.factor)
+    return found if s.kind == "linear" else found | _yarn(r, s)
+
+
+def _yarn(r: Rotation, s: RopeScaling) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "rope.scaling.original_context_length": s.original,
+        "rope.scaling.yarn_beta_fast": _number(s.fast),
+        "rope.scaling.yarn_beta_slow": _number(s.slow),
+    }
+    expected = rope.yarn_attention_factor(s.factor)
+    if s.mscale_all_dim:
+        found["rope.scaling.yarn_log_multiplier"] = _number(s.mscale_all_dim)
+        expected /= rope.yarn_attention_factor(s.factor, s.mscale_all_dim)
+    if not isclose(s.attention_factor, expected, rel_tol=1e-6):
+        found["rope.scaling.attn_factor"] = _number(s.attention_factor / expected)
+    if r.temperature:
+        found["attention.temperature_scale"] = _number(r.temperature)
+    return found
+
+
+def _one_or_all(values: Sequence[int]) -> Any:
+    """A number where all layers have it, else a list."""
+    return values[0] if len(set(values)) == 1 else np.array(values, np.int32)
+
+
+def _number(value: Any) -> Any:
+    """As GGUF's float32 holds it; what is no number (a flag) as it is."""
+    return value if isinstance(value, bool) else float(np.float32(value))
