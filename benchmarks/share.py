@@ -73,15 +73,15 @@ class Answers:
         """Microseconds a token: all of it, the walk, the parts of the rest; and the rest's share."""
         self.seed += 1
         answer = self.model.generate(PROMPT, params=SamplingParams(seed=self.seed), max_tokens=self.tokens)
-        answer._stop_ids = frozenset()
+        answer.request.stop_ids = frozenset()
         tokens = iter(answer)
         next(tokens)  # the prompt's step
         with Clock() as clock:
             clock.around(self.backend.team, "_walk", "walk")
             clock.around(self.backend._arrays, "fill", "describe_step")
-            clock.around(answer._sampler, "sample", "sample")
-            clock.around(answer._sampler, "accept", "accept")
-            clock.around(answer._decoder, "push", "detokenize")
+            clock.around(answer.request.sampler, "sample", "sample")
+            clock.around(answer.request.sampler, "accept", "accept")
+            clock.around(answer.request.decoder, "push", "detokenize")
             clock.around(self.backend._counts, "copy", "count_bytes")
             start = time.perf_counter()
             made = sum(1 for _ in tokens)

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from memfirst.errors import MemfirstError
     from memfirst.ledger import Ledger
-    from memfirst.runtime.generation import Generation, Token
+    from memfirst.runtime.generation import Generation
     from memfirst.runtime.model import Model, load
+    from memfirst.runtime.request import Token
     from memfirst.runtime.sampling import SamplingParams
 
 __version__ = "0.1.0"
@@ -27,7 +28,7 @@ _HOMES = {
     "MemfirstError": "errors",
     "Model": "runtime.model",
     "SamplingParams": "runtime.sampling",
-    "Token": "runtime.generation",
+    "Token": "runtime.request",
     "load": "runtime.model",
 }
 

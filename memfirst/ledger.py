@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step
-from memfirst.graph.traffic import NOTHING, STREAMED, Amount
+from memfirst.graph.traffic import HEAD, KV_READ, NOTHING, STATE_READ, STATE_WRITE, STREAMED, Amount, KVTraffic
 from memfirst.lower.program import Program
 
 
@@ -19,7 +19,7 @@ class Entry:
     amount: Amount
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ledger:
     """All entries of a step of `tokens` new tokens."""
 
@@ -33,6 +33,10 @@ class Ledger:
     def by_op(self) -> dict[str, Amount]:
         """Bytes of the step for each operation, streamed purposes only."""
         return _sum((e.op, e.amount) for e in self.entries if e.purpose in STREAMED)
+
+    def __repr__(self) -> str:
+        sums = ", ".join(f"{purpose} {int(amount)}" for purpose, amount in self.by_purpose().items())
+        return f"Ledger({self.tokens} tokens: {sums or 'nothing'})"
 
     @property
     def streamed(self) -> Amount:
@@ -56,6 +60,41 @@ def price(model: Graph | Program, step: Step) -> Ledger:
     """What a step moves: of a program by its tasks, with weights as packed; of a graph by its operations, as stored."""
     entries = (Entry(op, read.purpose, read.amount(step)) for op, read in model.moves)
     return Ledger(tuple(e for e in entries if e.amount.high), step.tokens)
+
+
+def share(graph: Graph, ledger: Ledger, step: Step, index: int) -> Ledger:
+    """One sequence's part of a step's ledger: what is read for all, by new tokens (the head by rows of logits); its own
+    KV cache and state. Integers; what does not divide is the first one's, so the parts sum to the whole."""
+    sequences = step.sequences
+    if len(sequences) == 1:
+        return ledger
+    caches = {op.name: read.cache for op in graph.ops for read in op.traffic() if isinstance(read, KVTraffic)}
+    tokens = [s.new for s in sequences]
+    other = {
+        HEAD: [len(s.logit_rows) for s in sequences],
+        **dict.fromkeys((STATE_READ, STATE_WRITE), [1] * len(tokens)),
+    }
+
+    def weights(entry: Entry) -> list[int]:
+        if entry.purpose == KV_READ:
+            return [caches[entry.op].attended(s) for s in sequences]
+        return other.get(entry.purpose, tokens)
+
+    parts = (Entry(e.op, e.purpose, _part(e.amount, weights(e), index)) for e in ledger.entries)
+    return Ledger(tuple(e for e in parts if e.amount.high), sequences[index].new)
+
+
+def _part(amount: Amount, weights: list[int], index: int) -> Amount:
+    """Part `index` of an amount that is divided by weights."""
+    total = sum(weights)
+    first = next(i for i, weight in enumerate(weights) if weight)
+
+    def whole(n: int) -> int:
+        rest = n - sum(n * weight // total for weight in weights) if index == first else 0
+        return n * weights[index] // total + rest
+
+    low, high = whole(amount.low), whole(amount.high)
+    return Amount(low if amount.exact else amount.mean * weights[index] / total, low, high)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from memfirst.cli import engine
 from memfirst.cli.status import StatusLine
 from memfirst.errors import MemfirstError
+
+if TYPE_CHECKING:
+    from memfirst import Model
 
 PROMPT = "> "
 HELP = """/reset         forget the conversation
@@ -19,7 +22,7 @@ HELP = """/reset         forget the conversation
 class Chat:
     """A conversation with one model. `answer` prints; the rest only changes state."""
 
-    def __init__(self, model: Any, request: engine.Request, system: str | None) -> None:
+    def __init__(self, model: Model, request: engine.Request, system: str | None) -> None:
         self.model, self.request, self.system = model, request, system
         self.turns: engine.Messages = []
 
@@ -61,7 +64,7 @@ def brief(line: str) -> str:
     return " · ".join([*parts[:2], *parts[2:][-1:]])
 
 
-def chat(model: Any, request: engine.Request, system: str | None) -> None:
+def chat(model: Model, request: engine.Request, system: str | None) -> None:
     """Read, answer, repeat, until /exit or the end of the input."""
     _line_history()
     talk = Chat(model, request, system)

@@ -6,29 +6,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+from memfirst.cli import streams
 from memfirst.cli.display import progress
 from memfirst.errors import MemfirstError
+
+if TYPE_CHECKING:  # the engine is imported when it is used: commands that need none start in a tenth of the time
+    from memfirst import Generation, Model, SamplingParams
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `run` was asked for, besides the text.
-
-    params  a SamplingParams
-    raw     the prompt is the text itself: no chat template
-    """
+    """What `run` was asked for, besides the text; `raw`: the prompt is the text itself, without a chat template."""
 
     max_tokens: int | None
     stop: tuple[str, ...]
-    params: Any
+    params: SamplingParams
     raw: bool = False
 
 
-def sampling(given: dict[str, float | int | None]) -> Any:
+def sampling(given: dict[str, float | int | None]) -> SamplingParams:
     """SamplingParams from the options that were given; ConfigError where one is out of range."""
     from memfirst.runtime.sampling import SamplingParams
 
@@ -38,35 +38,41 @@ def sampling(given: dict[str, float | int | None]) -> Any:
 @contextmanager
 def loaded(
     model: str, *, threads: int | None, ctx: int | None, backend: str, offline: bool, quiet: bool
-) -> Iterator[Any]:
+) -> Iterator[Model]:
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
     from memfirst import hub
 
     with progress(quiet) as report:
         path = hub.resolve(model, offline=offline, progress=report)
-        engine: Any = memfirst
-        found = engine.load(path, threads=threads, ctx=ctx, backend=backend, progress=report)
+        found = memfirst.load(path, threads=threads, ctx=ctx, backend=backend, progress=report)
     try:
         yield found
     finally:
         found.close()
 
 
-def generate(model: Any, prompt: str | Messages, request: Request) -> Any:
-    """Start an answer: an iterable of tokens with `.text`, then `.report()` and `.line()`."""
+def generate(model: Model, prompt: str | Messages, request: Request) -> Generation:
+    """Start an answer."""
     if request.raw and not isinstance(prompt, str):
         raise MemfirstError("--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat")
     return model.generate(prompt, params=request.params, max_tokens=request.max_tokens, stop=request.stop)
 
 
-def say_if_full(generation: Any) -> None:
+def say_if_full(generation: Generation) -> None:
     """Tell why an answer ended without an end."""
     if generation.stop_reason == "context":
         print("memfirst: the context is full: the answer stops here; a larger --ctx has room", file=sys.stderr)
 
 
-def messages(system: str | None, prompt: str) -> Messages:
-    """A conversation's start."""
+def prompt_of(model: Model, system: str | None, text: str, request: Request) -> str | Messages:
+    """A conversation's start; of a model that was not made for chat, the text itself, and it is said."""
+    if request.raw:
+        return text
+    if not model.has_chat_template:
+        if system:
+            raise MemfirstError("--system for a model without a chat template", "a model made for chat", "leave it out")
+        streams.note("memfirst: this model has no chat template: it continues the text")
+        return text
     start = [{"role": "system", "content": system}] if system else []
-    return [*start, {"role": "user", "content": prompt}]
+    return [*start, {"role": "user", "content": text}]

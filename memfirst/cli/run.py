@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
+import stat
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,16 +14,24 @@ from memfirst.catalog.models import DEFAULT_MODEL
 from memfirst.cli import streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
 
+PIPE_SECONDS = 1
+"""How long the first byte of a pipe is waited for, where there is a prompt already."""
+
 
 def _option(*names: str, help: str, default: str | bool = False, **more: Any) -> Any:
     return typer.Option(*names, help=help, show_default=default, **more)
 
 
+if TYPE_CHECKING:
+    from memfirst import Model
+    from memfirst.cli import engine
+
 MaybeModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=True)]
-Prompt = Annotated[
+Text = Annotated[
     str | None,
-    _option("-p", "--prompt", metavar="TEXT", help="The prompt; without it, standard input, or chat."),
+    typer.Argument(metavar="[PROMPT]", help="The prompt; without it, standard input, or chat.", show_default=False),
 ]
+Prompt = Annotated[str | None, _option("-p", "--prompt", metavar="TEXT", help="The prompt, given as an option.")]
 System = Annotated[str | None, _option("--system", metavar="TEXT", help="A system message.")]
 MaxTokens = Annotated[int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Stop after so many tokens.")]
 Temperature = Annotated[
@@ -53,7 +64,7 @@ MinP = Annotated[
     ),
 ]
 Penalty = Annotated[
-    float | None, _option("--repetition-penalty", default="1.1", metavar="F", min=0.01, help="1 is none.")
+    float | None, _option("--repetition-penalty", default="1.0", metavar="F", min=0.01, help="1 is none.")
 ]
 Seed = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Same seed, same text.")]
 Stop = Annotated[
@@ -69,6 +80,7 @@ Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model a
 
 def run(
     model: MaybeModel = DEFAULT_MODEL,
+    text: Text = None,
     *,
     prompt: Prompt = None,
     system: System = None,
@@ -89,10 +101,12 @@ def run(
 ) -> None:
     """Generate text from a prompt, or chat on a terminal.
 
-    The prompt is -p, else standard input; on a terminal without one it is a chat. The answer goes to stdout,
-    and a line that says how fast it was and what each token read to stderr.
+    The prompt is PROMPT or -p, with piped text after it; without one it is all of standard input, and on a terminal
+    a chat. The answer goes to stdout, and a line that says how fast it was and what each token read to stderr.
     """
-    text = read_prompt(prompt)
+    if text is not None and prompt is not None:
+        raise typer.BadParameter("the prompt is given twice: as an argument and with -p")
+    text = read_prompt(prompt if text is None else text)
     if backend not in ("cpu", "reference"):
         raise typer.BadParameter(f"{backend!r} is neither cpu nor reference", param_hint="--backend")
     if text is None and (as_json or raw):
@@ -108,27 +122,50 @@ def run(
 
             chat(loaded, request, system)
         else:
-            answer(loaded, text if raw else engine.messages(system, text), request, as_json)
+            answer(loaded, engine.prompt_of(loaded, system, text, request), request, as_json)
 
 
 def read_prompt(prompt: str | None) -> str | None:
-    """-p, else all of standard input, else None: a terminal, so chat. A usage error where it is empty."""
+    """The given prompt with piped text after it, else all of standard input, else None: a terminal, so chat. A usage
+    error where it is empty."""
     if prompt is None:
         if sys.stdin is None:
-            raise typer.BadParameter("standard input is closed: give -p TEXT")
+            raise typer.BadParameter("standard input is closed: give a prompt")
         if sys.stdin.isatty():
             return None
-        try:
-            prompt = sys.stdin.buffer.read().decode("utf-8")
-        except UnicodeDecodeError as e:
-            raise typer.BadParameter(f"standard input is not UTF-8 text (byte {e.start})") from e
-        prompt = prompt.removesuffix("\n")
+        prompt = _standard_input()
+    elif prompt and _piped():
+        prompt = "\n\n".join(part for part in (prompt, _standard_input()) if part)
     if not prompt:
-        raise typer.BadParameter("the prompt is empty: give -p TEXT, or text on standard input")
+        raise typer.BadParameter("the prompt is empty: give one, or text on standard input")
     return prompt
 
 
-def answer(model: Any, prompt: Any, request: Any, as_json: bool) -> None:
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as e:
+        raise typer.BadParameter(f"standard input is not UTF-8 text (byte {e.start})") from e
+
+
+def _piped() -> bool:
+    """Whether standard input is a file, or a pipe that somebody writes to: one that is merely open is not waited for,
+    as programs start others with one that never ends."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+        if stat.S_ISREG(mode):
+            return True
+        if not stat.S_ISFIFO(mode):
+            return False
+        if select.select([sys.stdin], [], [], PIPE_SECONDS)[0]:
+            return True
+    except (OSError, ValueError, AttributeError):  # closed; on Windows, where a pipe cannot be waited for
+        return False
+    streams.note(f"memfirst: nothing came on standard input within {PIPE_SECONDS} s: it is not part of the prompt")
+    return False
+
+
+def answer(model: Model, prompt: str | engine.Messages, request: engine.Request, as_json: bool) -> None:
     """Print one answer as it comes, and the line that says what it cost; or one JSON object."""
     from memfirst.cli import engine
     from memfirst.cli.display import print_json

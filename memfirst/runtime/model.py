@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from memfirst.backends.base import Backend
+from memfirst.backends.base import STATES_PER_SEQUENCE, Backend
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
-from memfirst.ledger import Ledger, Memory, required
+from memfirst.ledger import Ledger, Memory, required, share
 from memfirst.models import build
 from memfirst.progress import Progress, Silent
-from memfirst.runtime.cache import BlockPool, BlockTables
-from memfirst.runtime.generation import Context, Generation
+from memfirst.runtime.engine import Engine
+from memfirst.runtime.generation import Generation
 from memfirst.runtime.report import Report
+from memfirst.runtime.request import Request
 from memfirst.runtime.sampling import Sampler, SamplingParams
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
@@ -35,19 +38,24 @@ Messages = Sequence[Mapping[str, Any]]
 DEFAULT_CONTEXT = 8192
 """Positions that are provided for unless asked otherwise (or what the model was trained for, if less)."""
 
+SEQUENCES = 8
+"""Sequences of one step at most: one tile of the matmul kernels, so a step for eight reads no weight twice. They share
+the KV cache of one context, so several cost no more of it than one; who finds no room waits."""
+
+STATE_ROOM = 64_000_000
+"""Bytes of recurrent state, two slots a sequence: models with much of it have fewer sequences."""
+
 THREADS_PER_CORE, LEAST_THREADS = 4, 64
 """So many threads are refused as a mistake only beyond this."""
 
 
 class Model:
-    """A model ready to generate. Close it, or use it as a context manager, to end its threads."""
+    """A model ready to generate. Close it, or use it as a context manager, to end its threads at once."""
 
     def __init__(self, checkpoint: Checkpoint, graph: Graph, backend: Backend, context: int, stages: Stages) -> None:
         self.checkpoint, self.graph, self.backend = checkpoint, graph, backend
         self.context, self.stages = context, stages
-        most = [group.cache.most_blocks(context, backend.max_tokens) for group in graph.cache_groups]
-        self._pools = tuple(BlockPool(n) for n in most)
-        self._sequence = Context(BlockTables(graph.cache_groups, self._pools), context, bool(graph.states))
+        self.engine = Engine(backend, context)
 
     def __enter__(self) -> Model:
         return self
@@ -74,6 +82,13 @@ class Model:
         self.stages.done("chat template")
         return made
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model was made for chat; a base model continues texts."""
+        from memfirst.text.chat import has_template
+
+        return has_template(self.tokenizer)
+
     def generate(
         self,
         prompt: str | Messages,
@@ -84,9 +99,10 @@ class Model:
     ) -> Generation:
         """Answer a conversation (messages with `role` and `content`), or continue a text.
 
-        Iterate the result for `Token`s with their ledgers. What the prompt shares with the last one is not computed
-        again. An answer ends with the model's own end token, after `max_tokens`, before a stop string, or when the
-        context is full. Raises CapacityError for a prompt that the context cannot hold.
+        Iterate the result for `Token`s with their ledgers. What the prompt shares with an earlier one, whose cache is
+        still there, is not computed again. Answers may be read at the same time, from several threads or in turn: each
+        is what it would be alone. An answer ends with the model's own end token, after `max_tokens`, before a stop
+        string, or when the context is full. Raises CapacityError for a prompt that the context cannot hold.
         """
         ids = self.encode(prompt)
         if not ids:
@@ -95,31 +111,41 @@ class Model:
             raise CapacityError(
                 f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", "raise --ctx"
             )
-        sampler = Sampler(params or SamplingParams(), self.graph.vocab_size, top=self.backend.top())
-        return Generation(self._sequence, self.backend, self.tokenizer, ids, sampler, max_tokens, stop, self._describe)
+        request = Request(
+            ids, self._sampler(params), self.tokenizer, check_max_tokens(max_tokens), check_stops(stop), self.context
+        )
+        return Generation(self.engine, request, self._describe)
+
+    def _sampler(self, params: SamplingParams | None) -> Callable[[], Sampler]:
+        """Makes the same sampler each time: without a seed one is drawn here."""
+        chosen = SamplingParams() if params is None else params
+        if not isinstance(chosen, SamplingParams):
+            raise ConfigError(f"params of type {type(chosen).__name__}", "a SamplingParams")
+        if chosen.seed is None:
+            chosen = replace(chosen, seed=secrets.randbits(64))
+        return lambda: Sampler(chosen, self.graph.vocab_size, top=self.backend.top())
 
     def encode(self, prompt: str | Messages) -> list[int]:
         """Token ids of a text, or of a conversation through the chat template."""
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
-        return self.chat_template.encode(self.tokenizer, prompt)
+        return self.chat_template.encode(self.tokenizer, check_messages(prompt))
 
     def logits(self, tokens: Sequence[int]) -> F32:
         """Logits f32 [len(tokens), vocab] of every position, from an empty cache."""
-        out = np.empty((len(tokens), self.graph.vocab_size), np.float32)
-        self._sequence.rewind([])
-        for start in range(0, len(tokens), self.backend.max_tokens):
-            part = list(tokens[start : start + self.backend.max_tokens])
-            out[start : start + len(part)] = self._sequence.run(self.backend, part, tuple(range(len(part))))[1].logits
-        return out
+        return self.engine.logits(tokens)
+
+    def clear_cache(self) -> None:
+        """Forget what is kept for prompts that begin like earlier ones."""
+        self.engine.clear_cache()
 
     def price(self, step: Step | None = None, context: int = 0) -> Ledger:
         """Where a step's bytes go: of `step`, or of one decoded token after `context` positions."""
-        return self.backend.predicted(step or decode(context))
+        return self.engine.predicted(step or decode(context))
 
     def close(self) -> None:
-        """End the threads and unmap the files."""
-        self.backend.close()
+        """End all answers, the threads, and unmap the files."""
+        self.engine.close()
         self.checkpoint.close()
 
     def memory(self, contexts: Iterable[int]) -> Memory:
@@ -127,11 +153,15 @@ class Model:
         return self.backend.memory(contexts)
 
     def _describe(self, generation: Generation) -> Report:
-        step, backend = generation.last_step, self.backend
-        caches = [c for c in self.graph.caches if isinstance(c, KVCache)]
+        request, graph = generation.request, self.graph
+        ledger = None
+        if request.last_step is not None:
+            step, index = request.last_step
+            ledger = share(graph, self.engine.predicted(step), step, index)
+        caches = [c for c in graph.caches if isinstance(c, KVCache)]
         return Report(
-            generation, backend.predicted(step) if step else None, self.memory([len(self._sequence.ids)]),
-            sum(c.position_bytes for c in caches), backend.read_bandwidth, self.stages.seconds,
+            generation, ledger, self.memory([request.cached]),
+            sum(c.position_bytes for c in caches), self.backend.read_bandwidth, self.stages.seconds,
             self.stages.since_start(generation.first_token_at),
             {"model": self.checkpoint.path, "context": self.context},
         )  # fmt: skip
@@ -194,14 +224,60 @@ def _backend(
     check_memory(required(program, [context], threads, CAPACITIES[-1]), context)
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
+    options = CpuOptions(threads, context, sequences_of(graph), pool=1)
+
     def compiling(done: int, total: int, kernel: str) -> None:
         progress.update("compiling kernels (kept for the next time)", done, total, unit="")
 
-    return CpuBackend(graph, checkpoint, CpuOptions(threads, context), program, compiling, stages.done)
+    return CpuBackend(graph, checkpoint, options, program, compiling, stages.done)
+
+
+def sequences_of(graph: Graph) -> int:
+    """Sequences of one step: as many as `STATE_ROOM` has slots of recurrent state for."""
+    state = STATES_PER_SEQUENCE * sum(cache.state_bytes for cache in graph.states)
+    return SEQUENCES if not state else max(1, min(SEQUENCES, STATE_ROOM // state))
+
+
+def check_max_tokens(asked: int | None) -> int | None:
+    """Tokens to generate at most; ConfigError for what is no count."""
+    if asked is None:
+        return None
+    if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or asked < 0:
+        raise ConfigError(f"max_tokens is {asked!r}", "a whole number from 0, or None: as many as fit")
+    return int(asked)
+
+
+def check_stops(asked: Sequence[str]) -> tuple[str, ...]:
+    """Stop strings; a single one may stand by itself."""
+    given = [asked] if isinstance(asked, str) else asked
+    if not isinstance(given, Sequence) or not all(isinstance(stop, str) for stop in given):
+        raise ConfigError(f"stop is {asked!r}", "a list of strings")
+    return tuple(given)
+
+
+def check_messages(prompt: object) -> list[Mapping[str, Any]]:
+    """A conversation; content given as parts of text becomes one text."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
+        raise ConfigError(f"a prompt of type {type(prompt).__name__}", "a text, or a list of messages")
+    return [_message(message) for message in prompt]
+
+
+def _message(message: object) -> Mapping[str, Any]:
+    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+        raise ConfigError(f"a message {message!r:.80}", 'one like {"role": "user", "content": "…"}')
+    content = message.get("content")
+    if not isinstance(content, Sequence) or isinstance(content, str):
+        return message
+    parts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
+    if not all(isinstance(part, str) for part in parts):
+        raise ConfigError(f"content {content!r:.80}", 'a text, or parts like {"type": "text", "text": "…"}')
+    return {**message, "content": "".join(part for part in parts if part)}
 
 
 def check_context(asked: int | None, trained: int) -> int:
     """Positions to provide for; ConfigError for more than the model was trained for: what it says there is noise."""
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int)):
+        raise ConfigError(f"a context of {asked!r} tokens", f"a whole number from 1 to {trained}")
     if asked is not None and not 0 < asked <= trained:
         raise ConfigError(f"a context of {asked} tokens", f"1 to {trained}, which the model was trained for")
     return asked or min(trained, DEFAULT_CONTEXT)
@@ -210,6 +286,8 @@ def check_context(asked: int | None, trained: int) -> int:
 def check_threads(asked: int | None) -> int:
     """Worker threads; ConfigError for numbers that could only wait for each other."""
     most = max(LEAST_THREADS, THREADS_PER_CORE * (os.cpu_count() or 1))
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int)):
+        raise ConfigError(f"{asked!r} threads", f"a whole number from 1 to {most}")
     if asked is not None and not 0 < asked <= most:
         raise ConfigError(f"{asked} threads", f"1 to {most} on this machine", "leave --threads out: one a core is best")
     return asked or host.default_threads()

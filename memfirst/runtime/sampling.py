@@ -2,8 +2,7 @@
 
 The order is Hugging Face's, and ties at the edge of top-k are kept, as there. The full array is passed over once or
 twice; the rest works on a few dozen candidates, in Python where a backend finds them (`Top`): after a step a NumPy
-call takes 10 to 20 us, as its code must come from memory. The defaults are llama.cpp's with Ollama's repetition
-penalty of 1.1, because small models repeat themselves without one.
+call takes 10 to 20 us, as its code must come from memory. The defaults are llama.cpp's; temperature 0 is greedy.
 """
 
 from __future__ import annotations
@@ -27,6 +26,9 @@ I64 = NDArray[np.int64]
 Reduce = Callable[[F32, float], tuple[float, float]]
 """(logits f32 [vocab], 1/temperature) -> (max, sum of exp((logit - max)/temperature)); may be compiled."""
 
+
+ARRAYS = 16
+"""Arrays that a sampler remembers to have checked."""
 
 LANES = 64
 """Values per group of `top_ids`: 49,152 logits have 768 group maxima."""
@@ -56,7 +58,7 @@ class SamplingParams:
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
-    repetition_penalty: float = 1.1
+    repetition_penalty: float = 1.0
     repetition_window: int = 64
     seed: int | None = None
 
@@ -115,8 +117,7 @@ class Sampler:
         k = 1 if self._greedy else params.top_k
         self._top = top if top is not None and (k == 1 or 0 < k <= min(top.most, vocab_size - 1)) else None
         self._k = k
-        self._checked: F32 | None = None
-        self._direct = False
+        self._known: dict[int, tuple[F32, bool]] = {}
 
     def accept(self, id: int) -> None:
         """The sequence now has this token (prompt tokens too)."""
@@ -136,9 +137,8 @@ class Sampler:
 
         The penalty is written into the array and taken back before returning; a read-only array is copied.
         """
-        if logits is not self._checked:
-            self._check(logits)
-        if self._top is not None and self._direct:
+        known = self._known.get(id(logits)) or self._check(logits)
+        if self._top is not None and known[1]:
             ids, values, ties = self._top(
                 logits, self._window, min(self._seen, len(self._window)), self._k, self.params.repetition_penalty
             )
@@ -157,12 +157,14 @@ class Sampler:
         finally:
             logits[seen] = kept
 
-    def _check(self, logits: F32) -> None:
-        """Once an array: a backend gives the same one for every token."""
+    def _check(self, logits: F32) -> tuple[F32, bool]:
+        """Once an array, and whether a `Top` may read and write it: a backend gives the same few again and again."""
         if logits.shape != (self.vocab_size,) or logits.dtype != np.float32:
-            found = f"logits {logits.dtype} {list(logits.shape)}"
-            raise BackendError(found, f"float32 [{self.vocab_size}]")
-        self._checked, self._direct = logits, bool(logits.flags.carray)
+            raise BackendError(f"logits {logits.dtype} {list(logits.shape)}", f"float32 [{self.vocab_size}]")
+        if len(self._known) >= ARRAYS:
+            self._known.clear()
+        self._known[id(logits)] = found = logits, bool(logits.flags.carray)
+        return found
 
     def _choose(self, logits: F32) -> int:
         params = self.params

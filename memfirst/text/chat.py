@@ -41,6 +41,11 @@ _AS_PRINTED = re.compile(r"""['"]type['"]: ?['"]text['"]""")
 Message = Mapping[str, Any]
 
 
+def has_template(tokenizer: Tokenizer) -> bool:
+    """Whether `ChatTemplate.of` finds a template."""
+    return bool(tokenizer.rules.chat_template) or tokenizer.token_id("<|im_start|>") is not None
+
+
 class ChatTemplate:
     """A model's chat template, compiled once; TemplateError if it is malformed or too long."""
 

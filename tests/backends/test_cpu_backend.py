@@ -20,7 +20,7 @@ from memfirst.errors import BackendError, CapacityError
 from memfirst.graph import Step
 from memfirst.graph.traffic import ACTIVATIONS, HEAD
 from memfirst.kernels.cpu.walk import PHASE
-from memfirst.ledger import Ledger
+from memfirst.ledger import Ledger, required
 from memfirst.lower.packing import family
 from tests.support.cpu_roundings import as_the_cpu
 from tests.support.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, batch, fill_cache, options, tiny
@@ -267,8 +267,9 @@ def test_what_it_holds_is_what_it_says(made: list[CpuBackend]) -> None:
     made += [CpuBackend(graph, checkpoint, CpuOptions(1, 512, n, pool=1)) for n in (1, 8)]
     for backend in made:
         memory = backend.memory([512])
-        assert sum(storage.nbytes for storage in backend.block_storage) == memory.kv_allocated
         bound = backend.program(1)
+        held = sum(storage.nbytes for storage in backend.block_storage)
+        assert held == memory.kv_allocated == required(bound.program, [512], 1, backend.max_tokens).kv_allocated
         buffers = [array for (space, _), array in bound.arrays.items() if space == "buffer"]
         assert sum(array.nbytes for array in buffers) + bound.arrays["buffer", bound.program.output.buffer].nbytes == (
             memory.buffers

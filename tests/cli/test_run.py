@@ -68,7 +68,7 @@ def write(
 
 
 def test_an_answer_and_its_line(real: Path) -> None:
-    ran = run(real, "-n", 24, "--temperature", 0, stdin="What is the capital of France?\n")
+    ran = run(real, "-n", 24, "--temperature", 0, stdin="What is the capital of France, and what is it known for?\n")
     assert ran.returncode == 0
     assert "Paris" in ran.stdout and ran.stdout.endswith("\n")
     assert " tok/s · " in ran.stderr and ran.stderr.count("\n") == 1

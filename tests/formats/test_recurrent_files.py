@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,8 +23,7 @@ from memfirst.errors import BackendError, ConfigError, FormatError, UnsupportedE
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step, decode, prefill
 from memfirst.lower import cpu
-from memfirst.runtime.cache import BlockPool, BlockTables
-from memfirst.runtime.generation import Context
+from memfirst.runtime.engine import Engine
 from memfirst.runtime.sampling import GREEDY
 from tests.support.make_hybrid_fixture import CASES, FOLDER, make
 from tests.support.make_recurrent_fixture import FILE, digest
@@ -34,6 +35,7 @@ from tests.support.recurrent_configs import (
     states,
 )
 from tests.support.recurrent_files import HIDDEN, SPECS, WKV_HEAD, Spec, random_arrays, write
+from tests.support.requests import answer, drain, request
 from tests.support.slow_rwkv import Rwkv6, Rwkv7
 from tests.support.toy import one, paged
 
@@ -266,21 +268,22 @@ def test_turns_of_a_conversation(name: str, tmp_path: Path) -> None:
     is interrupted after it computed."""
     graph, checkpoint, _ = opened(tmp_path, SPECS[name])
     backend, ids = SlowBackend(graph, checkpoint, 64), TOKENS.tolist()
+    engine = Engine(backend, 64)
 
-    def fresh(tokens: list[int]) -> Any:
-        return SlowBackend(graph, checkpoint, 64).step(one(0, len(tokens)), tokens).logits
+    def turn(prompt: list[int], reused: int) -> None:
+        fresh = answer(Engine(SlowBackend(graph, checkpoint, 64), 64), prompt, 3)
+        asked = request(engine, prompt, 3)
+        engine.submit(asked)
+        with mock.patch.object(backend, "step", interrupted_once(backend.step)):
+            with pytest.raises(KeyboardInterrupt):
+                engine.next(asked)
+            assert drain(engine, asked) == fresh
+        assert asked.timing.reused_tokens == reused
 
-    pools = [BlockPool(8) for _ in graph.cache_groups]
-    context = Context(BlockTables(graph.cache_groups, pools), 512, recurrent=True)
-    context.run(backend, ids[:10])
-    assert context.rewind(ids[:14]) == 10
-    np.testing.assert_allclose(context.run(backend, ids[10:14])[1].logits, fresh(ids[:14]), atol=CLOSE, rtol=0)
-    with pytest.raises(KeyboardInterrupt):
-        context.run(Interrupted(backend), ids[14:20])
-    np.testing.assert_allclose(context.run(backend, ids[14:16])[1].logits, fresh(ids[:16]), atol=CLOSE, rtol=0)
-    other = [*ids[:12], 1, 2, 3]
-    assert context.rewind(other) == 0
-    np.testing.assert_allclose(context.run(backend, other)[1].logits, fresh(other), atol=CLOSE, rtol=0)
+    turn(ids[:10], 0)
+    first = answer(Engine(SlowBackend(graph, checkpoint, 64), 64), ids[:10], 3)
+    turn([*ids[:10], *first, *ids[14:16]], 12)  # the third of them was never computed
+    turn([*ids[:10], first[0], 1, 2, 3], 0)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -297,15 +300,17 @@ def test_the_reference_backend_generates(name: str, tmp_path: Path) -> None:
         assert model.price(context=10).by_purpose()["state_read"].low == 4 * SPECS[name].state
 
 
-class Interrupted:
-    """A backend that is stopped when its step is done and nobody has seen it."""
+def interrupted_once(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step that is interrupted the first time, when it is done and nobody has seen it."""
+    calls = count()
 
-    def __init__(self, backend: SlowBackend) -> None:
-        self.backend = backend
+    def stepping(*args: Any) -> Any:
+        result = step(*args)
+        if not next(calls):
+            raise KeyboardInterrupt
+        return result
 
-    def step(self, step: Step, tokens: Any) -> Any:
-        self.backend.step(step, tokens)
-        raise KeyboardInterrupt
+    return stepping
 
 
 @pytest.mark.parametrize("name", SPECS)

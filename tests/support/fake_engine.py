@@ -50,6 +50,8 @@ class FakeGeneration:
 class FakeModel:
     """Remembers how it was loaded."""
 
+    has_chat_template = True
+
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options
 

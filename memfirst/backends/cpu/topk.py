@@ -17,6 +17,9 @@ KEY: Key = ("choose.top", ())
 # Words of the record that change: the arrays' addresses and lengths, then vocab, count, k and the penalty.
 LOGITS, SEEN, KEPT, IDS, VALUES, VOCAB, COUNT, K, PENALTY, WORDS = 0, 2, 4, 6, 8, 10, 11, 12, 13, 14
 
+ARRAYS = 16
+"""Arrays whose address is remembered."""
+
 
 class TopK:
     """The `Top` of one sampler: its record is kept, and only what changed is written anew."""
@@ -33,6 +36,7 @@ class TopK:
         self._seen: NDArray[np.int32] | None = None
         self._kept: NDArray[np.float32] = arena.array("f32", 0)
         self._logits: F32 | None = None
+        self._places: dict[int, tuple[F32, int, int]] = {}
         self._asked = 0, 0.0
         self._words = self._record.data  # a word is written with less code than through NumPy
         self._point(IDS, self._ids)
@@ -50,8 +54,8 @@ class TopK:
             self._point(KEPT, self._kept)
         if logits is not self._logits:
             self._logits = logits
-            self._point(LOGITS, logits)
-            self._record[VOCAB] = logits.size
+            _, address, size = self._places.get(id(logits)) or self._place(logits)
+            self._words[LOGITS], self._words[LOGITS + 1], self._words[VOCAB] = address, size, size
         if (k, penalty) != self._asked:
             self._asked = k, penalty
             self._record[K], self._record[PENALTY] = k, bits(float(penalty))
@@ -60,6 +64,13 @@ class TopK:
         ids = self._id_words[: k + 1].tolist()
         held = ids.index(-1)
         return ids[:held], self._value_words[:held].tolist(), ties
+
+    def _place(self, logits: F32) -> tuple[F32, int, int]:
+        """Where an array is: a backend gives the same few again and again, and asking NumPy takes a microsecond."""
+        if len(self._places) >= ARRAYS:
+            self._places.clear()
+        self._places[id(logits)] = found = logits, logits.ctypes.data, logits.size
+        return found
 
     def _point(self, word: int, array: NDArray[Any]) -> None:
         self._record[word : word + 2] = array.ctypes.data, array.size

@@ -1,0 +1,290 @@
+"""The engine: requests in, tokens out. Whoever wants a token and finds nobody stepping steps for all of them.
+
+A step is schedule -> backend -> sample -> append -> events. One thread steps at a time; the others wait on a condition
+until their request has a token or the turn is free. A request gives what it would give alone: logits do not depend on
+the batch, and each request has its own sampler.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from memfirst.backends.base import Backend, StepResult
+from memfirst.codecs.base import F32
+from memfirst.errors import BackendError, CapacityError, MemfirstError
+from memfirst.graph import Sequence as Row
+from memfirst.graph import Step
+from memfirst.ledger import Ledger
+from memfirst.runtime.request import Request, SequenceState, Token
+from memfirst.runtime.scheduler import Scheduler, Work
+
+ARRAYS = 16
+"""Arrays of logits whose rows are known: a backend gives the same few again and again."""
+
+
+class Engine:
+    """Steps one backend for the requests of all threads."""
+
+    def __init__(self, backend: Backend, context: int) -> None:
+        self.backend, self.context = backend, context
+        self.scheduler = Scheduler(backend)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._stepper: int | None = None
+        """The thread that steps; what belongs to the scheduler is its own meanwhile."""
+        self._new: deque[Request] = deque()
+        self._cancelled: deque[Request] = deque()
+        self._numbers, self._waiting, self._closed = 0, 0, False
+        self._rows: dict[int, tuple[F32, list[F32]]] = {}
+
+    # --- for readers, from any thread
+
+    def submit(self, request: Request) -> None:
+        """Take a request in; its tokens come from `next`."""
+        with self._lock:
+            self._check_open()
+            request.number, self._numbers = self._numbers, self._numbers + 1
+            request.submitted_at = time.perf_counter()
+            self._new.append(request)
+
+    def next(self, request: Request) -> Token | None:
+        """The request's next token, None at its end. Steps the engine where nobody else does."""
+        me = threading.get_ident()
+        try:
+            while True:
+                with self._lock:
+                    while not request.events and not request.done:
+                        self._check_open()
+                        if self._stepper is None or self._stepper == me:
+                            self._stepper = me
+                            break
+                        self._wait()
+                    else:
+                        return request.take()
+                self.step()
+                with self._lock:
+                    self._leave()
+        finally:
+            if self._stepper == me:  # interrupted
+                with self._lock:
+                    self._leave()
+
+    def cancel(self, request: Request) -> None:
+        """Nobody reads the request any more. It may be called while this very thread holds the lock: by a finalizer."""
+        if request.number < 0 or request.done:
+            return
+        request.cancelled = True
+        self._cancelled.append(request)
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._stepper is None:
+                    self._reap()
+            finally:
+                self._lock.release()
+
+    def held(self) -> tuple[int, ...]:
+        """Blocks of each cache group that requests and kept sequences hold."""
+        return tuple(pool.used for pool in self.scheduler.pools)
+
+    def clear_cache(self) -> None:
+        """Forget what is kept for prompts that begin alike."""
+        with self._turn():
+            self._reap()
+            self.scheduler.clear()
+
+    def logits(self, tokens: Sequence[int]) -> F32:
+        """Logits f32 [len(tokens), vocab] of every position, from an empty cache."""
+        if len(tokens) > self.context:
+            raise CapacityError(f"{len(tokens)} tokens", f"at most the context of {self.context}", "raise --ctx")
+        out = np.empty((len(tokens), self.backend.graph.vocab_size), np.float32)
+        with self._turn():
+            self._reap()
+            sequence, slots = self.scheduler.new_sequence(), self.scheduler.two_slots()
+            try:
+                for start in range(0, len(tokens), self.backend.max_tokens):
+                    part = list(tokens[start : start + self.backend.max_tokens])
+                    out[start : start + len(part)] = self._all_rows(sequence, part, slots)
+                    slots = slots[::-1]
+            finally:
+                self.scheduler.release(sequence)
+        return out
+
+    def predicted(self, step: Step) -> Ledger:
+        """The price of a step, also of one that no request has done."""
+        with self._turn(closed=True):
+            return self.backend.predicted(step)
+
+    def close(self) -> None:
+        """End all requests with an error, then the backend. A second call does nothing."""
+        with self._turn(closed=True):
+            if self._closed:
+                return
+            self._closed = True
+            self._reap()
+            for request in list(self.scheduler.live.values()):
+                request.error = _closed()
+                self.scheduler.remove(request)
+            self.backend.close()
+
+    # --- one step
+
+    def step(self) -> None:
+        """Do one step for all requests; only for the thread that has the turn."""
+        start = time.perf_counter()
+        work: list[Work] = []
+        stepped = False
+        try:
+            self._reap()
+            work = self.scheduler.schedule()
+            if not work:
+                raise BackendError("no request can go on", "one that can", "please report this")
+            step, tokens = self.scheduler.step(work)
+            before = time.perf_counter()
+            result = self._run(work, step, tokens)
+            if result is None:
+                return
+            stepped = True
+            after = time.perf_counter()
+            self._record(work, step, result)
+            end = time.perf_counter()
+            for w in work:
+                self._count(w, end - start, after - before, start)
+        except BaseException:
+            self._recover(work, stepped)
+            raise
+
+    def _run(self, work: list[Work], step: Step, tokens: list[int]) -> StepResult | None:
+        """The backend's part. What it refuses is these requests' error; None then."""
+        try:
+            return self.backend.step(step, tokens)
+        except MemfirstError as error:
+            self.scheduler.abandon(work)
+            for w in work:
+                w.request.error = error
+                self.scheduler.remove(w.request)
+            return None
+
+    def _record(self, work: list[Work], step: Step, result: StepResult) -> None:
+        """Cache what was computed, choose tokens, and give them out."""
+        rows, at = self._rows_of(result.logits), 0
+        for index, w in enumerate(work):
+            request = w.request
+            decoding = request.generated > 0
+            self.scheduler.commit(w)
+            if w.last:
+                self._choose(request, rows[at], step, index, result)
+                at += 1
+                if decoding:
+                    request.last_step = step, index
+                if request.done:
+                    self.scheduler.remove(request)
+            w.done = True
+
+    def _choose(self, request: Request, row: F32, step: Step, index: int, result: StepResult) -> None:
+        try:
+            id = request.sampler.sample(row)
+        except MemfirstError as error:
+            request.error = error
+            return
+        text = request.accept(id)
+        if text is not None:
+            request.give(Token(text, id, step, index, self.backend, result))
+
+    def _count(self, w: Work, seconds: float, in_backend: float, start: float) -> None:
+        """Its time, and whether it was the prompt's."""
+        timing, request = w.request.timing, w.request
+        timing.tokens = request.generated
+        if request.last_step is None:
+            if not timing.prefill_s:
+                timing.queued_s = start - request.submitted_at
+            timing.prefill_s += seconds
+        else:
+            timing.decode_s += seconds
+            timing.steps_s += in_backend
+            timing.decode_steps += w.last
+
+    def _recover(self, work: list[Work], stepped: bool) -> None:
+        """Interrupted: as if the step had not begun. Requests whose bookkeeping may be torn begin again: from the same
+        tokens and seed they give the same answer."""
+        if stepped:
+            for w in work:
+                if not w.done:
+                    w.request.sequence = None
+                    w.request.begin()
+        self.scheduler.rebuild()
+
+    def _rows_of(self, logits: F32) -> list[F32]:
+        """Rows as objects that come again with their array: samplers look at an array once."""
+        known = self._rows.get(id(logits))
+        if known is None:
+            if len(self._rows) >= ARRAYS:
+                self._rows.clear()
+            known = self._rows[id(logits)] = logits, list(logits)
+        return known[1]
+
+    def _all_rows(self, sequence: SequenceState, part: list[int], slots: tuple[int, int]) -> F32:
+        past = len(sequence.ids)
+        self.scheduler.take(sequence, past + len(part))
+        row = Row(past, len(part), sequence.blocks.tables, None, None, tuple(range(len(part))), *slots)
+        logits = self.backend.step(Step((row,)), part).logits
+        sequence.ids += part
+        sequence.blocks.advance(len(sequence.ids))
+        return logits
+
+    # --- turns
+
+    def _reap(self) -> None:
+        """Take in new requests, let go of cancelled ones; with the turn, or with the lock while nobody has it."""
+        while self._new:
+            self.scheduler.add(self._new[0])
+            self._new.popleft()
+        while self._cancelled:
+            self.scheduler.remove(self._cancelled[0])
+            self._cancelled.popleft()
+
+    @contextmanager
+    def _turn(self, closed: bool = False) -> Iterator[None]:
+        """The right to step, for something else than a step; `closed`: also of a closed engine."""
+        with self._lock:
+            while self._stepper is not None:
+                self._wait()
+            if not closed:
+                self._check_open()
+            self._stepper = threading.get_ident()
+        try:
+            yield
+        except BaseException:
+            self.scheduler.rebuild()
+            raise
+        finally:
+            with self._lock:
+                self._leave()
+
+    def _wait(self) -> None:
+        """Until somebody leaves; with the lock."""
+        self._waiting += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._waiting -= 1
+
+    def _leave(self) -> None:
+        """The turn is free; with the lock."""
+        self._reap()
+        self._stepper = None
+        if self._waiting:
+            self._changed.notify_all()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _closed()
+
+
+def _closed() -> MemfirstError:
+    return BackendError("the model is closed", "one that is open", "load it again")

@@ -1,0 +1,189 @@
+"""A request: tokens asked for and given, the sequence that caches them, how the next is chosen, why it ended."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from memfirst.backends.base import Backend, StepResult
+from memfirst.graph import Step
+from memfirst.ledger import Ledger, share
+from memfirst.runtime.cache import BlockTables
+from memfirst.runtime.sampling import Sampler
+from memfirst.text import StopStrings, StreamDecoder, Tokenizer
+
+EOS, LENGTH, STOP, CONTEXT = "eos", "length", "stop", "context"
+"""Why an answer ended: the model said so, `max_tokens`, a stop string, or a full context."""
+
+MOST_AHEAD = 8
+"""Tokens that a request may be ahead of its reader: who reads slowly does not fill memory, nor take others' steps."""
+
+
+class Token:
+    """One generated token.
+
+    text  what can be shown now: a token that ends inside a character gives "", the next one the whole
+    id    the token; the one that ended the answer is not given
+    """
+
+    __slots__ = ("_backend", "_index", "_result", "_step", "id", "text")
+
+    def __init__(self, text: str, id: int, step: Step, index: int, backend: Backend, result: StepResult) -> None:
+        self.text, self.id = text, id
+        self._step, self._index, self._backend, self._result = step, index, backend, result
+
+    def __repr__(self) -> str:
+        return f"Token(text={self.text!r}, id={self.id})"
+
+    @property
+    def predicted(self) -> Ledger:
+        """Where its step's bytes go, from the program; of a step for several sequences this one's share: its own KV
+        cache and state, and its part of what is read once for all. The shares sum to the step, as integers."""
+        return share(self._backend.graph, self._backend.predicted(self._step), self._step, self._index)
+
+    @property
+    def recorded(self) -> Ledger:
+        """Where they went, counted by the kernels that ran; shared as `predicted`. Empty where nothing is counted."""
+        recorded = self._backend.recorded(self._step, self._result)
+        return share(self._backend.graph, recorded, self._step, self._index)
+
+
+@dataclass
+class Timing:
+    """Seconds and tokens of an answer. Time that the caller takes between tokens does not count.
+
+    queued_s   from being submitted to its first step
+    prefill_s  of its steps up to the first token
+    decode_s   of its steps after that, sampling and text included; steps_s: of these, in the backend
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    queued_s: float = 0.0
+    prefill_s: float = 0.0
+    tokens: int = 0
+    decode_s: float = 0.0
+    steps_s: float = 0.0
+    decode_steps: int = 0
+
+
+class SequenceState:
+    """What is cached of one sequence: `ids` whose keys, values and state are there, their blocks, a slot of state.
+
+    A step reads one slot and writes another: until it is done, nothing here changes.
+    """
+
+    __slots__ = ("blocks", "ids", "slot")
+
+    def __init__(self, blocks: BlockTables) -> None:
+        self.ids: list[int] = []
+        self.blocks = blocks
+        self.slot: int | None = None
+
+
+@dataclass(eq=False)
+class Request:
+    """One answer to be made. All but `take` belongs to the thread that steps the engine.
+
+    prompt        its tokens, at least one
+    make_sampler  gives the same sampler each time: an answer can be begun again
+    max_tokens    most tokens to generate; None: as many as fit
+    limit         positions that the context has
+    """
+
+    prompt: Sequence[int]
+    make_sampler: Callable[[], Sampler]
+    tokenizer: Tokenizer
+    max_tokens: int | None
+    stop: Sequence[str]
+    limit: int
+    timing: Timing = field(default_factory=Timing)
+    number: int = -1
+    """Its place in the order of arrival."""
+    sequence: SequenceState | None = None
+    events: deque[Token] = field(default_factory=deque)
+    stop_reason: str = ""
+    error: BaseException | None = None
+    cancelled: bool = False
+    cached: int = 0
+    """Positions that it had cached after its last step."""
+    last_step: tuple[Step, int] | None = None
+    """The last step that decoded a token of it, and its index there."""
+    submitted_at: float = 0.0
+    _given: int = 0
+    _skip: int = 0
+
+    def __post_init__(self) -> None:
+        self.timing.prompt_tokens = len(self.prompt)
+        self.stop_ids = self.tokenizer.stop_ids
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the answer, or start it again: what its reader has had already is not given twice."""
+        self.ids = list(self.prompt)
+        self.sampler = self.make_sampler()
+        self.sampler.accept_all(self.prompt)
+        self.decoder, self.stops = StreamDecoder(self.tokenizer), StopStrings(self.stop)
+        self.events.clear()
+        self.stop_reason, self._skip = "", self._given
+
+    @property
+    def done(self) -> bool:
+        """Nothing will be added to `events`."""
+        return bool(self.stop_reason or self.error or self.cancelled)
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self.ids) - len(self.prompt)
+
+    @property
+    def paused(self) -> bool:
+        """Its reader has enough to read."""
+        return len(self.events) >= MOST_AHEAD
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are to be computed before the next one is known."""
+        return len(self.ids) - (len(self.sequence.ids) if self.sequence else 0)
+
+    def take(self) -> Token | None:
+        """The next token for the reader; None at the end. Raises what ended the request."""
+        if self.events:
+            self._given += 1
+            return self.events.popleft()
+        if self.error is not None:
+            raise self.error
+        return None
+
+    def give(self, token: Token) -> None:
+        """A token for the reader, unless it had it before the answer was begun again."""
+        if self._skip:
+            self._skip -= 1
+        else:
+            self.events.append(token)
+
+    def accept(self, id: int) -> str | None:
+        """Take a sampled token in, and set `stop_reason` where the answer ends; the text to show, None for none."""
+        if id in self.stop_ids:
+            text = self._rest()
+            self.stop_reason = EOS
+            return text or None
+        self.sampler.accept(id)
+        self.ids.append(id)
+        text, stopped = self.stops.push(self.decoder.push(id))
+        if stopped:
+            self.stop_reason = STOP
+        elif self.max_tokens is not None and self.generated >= self.max_tokens:
+            text += self._rest()
+            self.stop_reason = LENGTH
+        elif len(self.ids) > self.limit:  # the last one is shown, but has no place in the cache
+            text += self._rest()
+            self.stop_reason = CONTEXT
+        return text
+
+    def _rest(self) -> str:
+        """Text that was held back."""
+        shown, stopped = self.stops.push(self.decoder.flush())
+        return shown if stopped else shown + self.stops.flush()
