@@ -52,6 +52,12 @@ class Parts:
     fuse_unknown: bool = False
     unknown: str | None = None
 
+    @property
+    def byte_level(self) -> bool:
+        """Whether tokens are spelled in GPT-2's byte alphabet; else in characters, as SentencePiece does."""
+        steps = (self.splitter or {}).get("pretokenizers", [])
+        return any(step["type"] == "ByteLevel" for step in steps)
+
 
 class Encoder:
     """Text to ids, where text is only text: control tokens are not looked for. Safe to use from several threads."""
@@ -121,9 +127,12 @@ class Encoder:
             yield from [normal] if splitter is None else (word for word, _ in splitter.pre_tokenize_str(normal))
 
 
+_SPACES_SPELLED = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+
+
 def parts_of(vocabulary: Vocabulary) -> Parts:
     """A GGUF vocabulary's parts."""
-    return _byte_level(vocabulary) if vocabulary.model == "gpt2" else _sentence_piece(vocabulary)
+    return _sentence_piece(vocabulary) if vocabulary.model == "llama" else _bpe(vocabulary)
 
 
 def _shell(parts: Parts) -> Tokenizer:
@@ -191,17 +200,24 @@ def _added_of(vocabulary: Vocabulary) -> list[Added]:
     return [Added(vocabulary.tokens[id], id, kind != USER_DEFINED) for id, kind in zip(ids, types, strict=True)]
 
 
-def _byte_level(vocabulary: Vocabulary) -> Parts:
+def _bpe(vocabulary: Vocabulary) -> Parts:
     entry = pre_tokenizer(vocabulary.pre)
     added = _added_of(vocabulary)
     controls = frozenset(token.text for token in added if token.control)
-    merges = ListedMerges(vocabulary.merges, vocabulary.ids, controls)
-    splitter = splitting(entry.patterns)
-    return Parts(vocabulary.tokens, vocabulary.ids, merges, added, None, splitter, whole_words=entry.whole_words)
+    return Parts(
+        vocabulary.tokens,
+        vocabulary.ids,
+        ListedMerges(vocabulary.merges, vocabulary.ids, controls),
+        added,
+        {"type": "Sequence", "normalizers": [_SPACES_SPELLED]} if entry.characters else None,
+        splitting(entry.patterns, entry.characters),
+        whole_words=entry.whole_words,
+        byte_fallback=entry.characters,
+    )
 
 
 def _sentence_piece(vocabulary: Vocabulary) -> Parts:
-    steps: list[dict[str, Any]] = [{"type": "Replace", "pattern": {"String": " "}, "content": SPACE}]
+    steps: list[dict[str, Any]] = [_SPACES_SPELLED]
     if vocabulary.add_space_prefix:
         steps.insert(0, {"type": "Prepend", "prepend": SPACE})
     unknown = vocabulary.special_ids.get("unknown")

@@ -18,7 +18,7 @@ def rules_of(spec: dict[str, Any], parts: Parts, folder: Path) -> Rules:
     """What the JSON files beside tokenizer.json, and chat_template.jinja, add to the vocabulary."""
     config = _optional(folder / "tokenizer_config.json")
     ids = {**parts.ids, **{token.text: token.id for token in parts.added}}
-    special = _special_ids(config, ids)
+    special, notes = _special_ids(config, ids)
     ends = _eos_ids(folder, set(ids.values()))
     if "eos" not in special and ends:
         special["eos"] = ends[0]
@@ -32,20 +32,24 @@ def rules_of(spec: dict[str, Any], parts: Parts, folder: Path) -> Rules:
         add_eos=config.get("add_eos_token") is True,
         add_space_prefix=prefixes_space(parts),
         chat_template=_template(folder, config),
+        notes=notes,
     )
 
 
-def _special_ids(config: dict[str, Any], ids: dict[str, int]) -> dict[str, int]:
-    """Named by text in tokenizer_config.json, as a string or as an object with `content`."""
+def _special_ids(config: dict[str, Any], ids: dict[str, int]) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Those that tokenizer_config.json names, as a text or as an object with `content`, and notes on the ignored."""
     found: dict[str, int] = {}
+    notes: list[str] = []
     for kind, key in _KINDS.items():
         text = config.get(key)
         text = text.get("content") if isinstance(text, dict) else text
         if isinstance(text, str) and text in ids:
             found[kind] = ids[text]
+        elif text is not None and kind in ("unknown", "padding"):
+            notes.append(f"{key} {str(text)[:40]!r} is no token of the vocabulary: ignored")
         elif text is not None:
             raise TokenizerError(f"{key} is {str(text)[:40]!r}", "a token of the vocabulary")
-    return found
+    return found, tuple(notes)
 
 
 def _eos_ids(folder: Path, known: set[int]) -> list[int]:

@@ -22,22 +22,22 @@ _SPELLING = {byte: character for character, byte in byte_alphabet().items()}
 
 @dataclass(frozen=True)
 class Rules:
-    """What surrounds the vocabulary.
-
-    special_ids        "bos", "eos", "eot", "eom", "unknown", "padding" -> id, where the model has one
-    stop_ids           ids that end an answer
-    add_bos            put BOS before a text unless the caller says otherwise
-    add_eos            whether training texts ended with EOS (`encode` adds none: it would end the prompt)
-    add_space_prefix   a space is put before the text when encoding, and taken away when decoding
-    chat_template      Jinja source, or None for a model without one
-    """
+    """What surrounds the vocabulary."""
 
     special_ids: Mapping[str, int]
+    """"bos", "eos", "eot", "eom", "unknown", "padding" -> id, where the model has one."""
     stop_ids: frozenset[int]
+    """Ids that end an answer."""
     add_bos: bool = False
+    """Put BOS before a text unless the caller says otherwise."""
     add_eos: bool = False
+    """Whether training texts ended with EOS (`encode` adds none: it would end the prompt)."""
     add_space_prefix: bool = False
+    """A space is put before the text when encoding, and taken away when decoding."""
     chat_template: str | None = None
+    """Jinja source, or None for a model without one."""
+    notes: tuple[str, ...] = ()
+    """What the files say that is ignored, one sentence each."""
 
 
 class Tokenizer:
@@ -47,10 +47,10 @@ class Tokenizer:
     vocabulary can't tell U+2581 from a space, and that a `tokenizer.json` may ask for NFC.
     """
 
-    def __init__(self, parts: Parts, rules: Rules, spelled: bool) -> None:
+    def __init__(self, parts: Parts, rules: Rules) -> None:
         self.rules, self.special_ids, self.stop_ids = rules, rules.special_ids, rules.stop_ids
         self._encoder = Encoder(parts)
-        self._spell = byte_level if spelled else sentence_piece
+        self._spell = byte_level if parts.byte_level else sentence_piece
         self._tokens, self._ids, self._whole_words = parts.tokens, parts.ids, parts.whole_words
         controls = [token for token in parts.added if token.control]
         self.controls: Mapping[int, str] = {token.id: token.text for token in controls}
@@ -72,8 +72,9 @@ class Tokenizer:
             found.add_eos,
             found.add_space_prefix,
             checked_template(metadata.get("tokenizer.chat_template")),
+            found.notes,
         )
-        return cls(parts_of(found), rules, spelled=found.model == "gpt2")
+        return cls(parts_of(found), rules)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> Self:
@@ -83,7 +84,7 @@ class Tokenizer:
         spec = tokenizer_json.read_json(path)
         parts = tokenizer_json.parts_of_json(spec)
         folder = Path(path).parent if config is None else Path(config)
-        return cls(parts, rules_of(spec, parts, folder), tokenizer_json.is_byte_level(parts))
+        return cls(parts, rules_of(spec, parts, folder))
 
     def encode(self, text: str, special: bool = False, bos: bool | None = None) -> list[int]:
         """Token ids of a text.

@@ -14,7 +14,7 @@ from memfirst.text.bytes_of_tokens import SPACE
 from memfirst.text.controls import Added
 from memfirst.text.merges import ListedMerges
 from memfirst.text.pretokenizers import KNOWN_PATTERNS
-from memfirst.text.vocabulary import MAX_MERGES, MAX_TOKENS, check_tokens
+from memfirst.text.vocabulary import MAX_MERGES, MAX_TOKENS, check_tokens, control_texts
 
 MAX_FILE_BYTES = 1 << 26
 """67 MB; the largest published ones (262,144 tokens) have 33 MB."""
@@ -57,7 +57,7 @@ def parts_of_json(spec: Mapping[str, Any]) -> Parts:
     if model.get("type", "BPE") != "BPE" or model.get("dropout") or model.get("continuing_subword_prefix"):
         raise UnsupportedError(f"a tokenizer.json of type {str(model.get('type'))[:40]!r}", "plain 'BPE'")
     ids = _vocabulary(_object(model.get("vocab"), "model.vocab"))
-    added = _added_tokens(spec.get("added_tokens") or [])
+    added = _controls_among(_added_tokens(spec.get("added_tokens") or []), ids)
     controls = frozenset(token.text for token in added if token.control)
     unknown = model.get("unk_token")
     if unknown is not None and not (isinstance(unknown, str) and unknown in ids):
@@ -74,12 +74,6 @@ def parts_of_json(spec: Mapping[str, Any]) -> Parts:
         fuse_unknown=model.get("fuse_unk") is True,
         unknown=unknown,
     )
-
-
-def is_byte_level(parts: Parts) -> bool:
-    """Whether tokens are spelled in GPT-2's byte alphabet; else they are SentencePiece's."""
-    steps = (parts.splitter or {}).get("pretokenizers", [])
-    return any(step["type"] == "ByteLevel" for step in steps)
 
 
 def prefixes_space(parts: Parts) -> bool:
@@ -143,6 +137,15 @@ def _added_tokens(found: Any) -> list[Added]:
     added = [_added_token(_object(token, "added_tokens")) for token in found]
     check_tokens([token.text for token in added])
     return sorted(added, key=lambda token: token.id)
+
+
+def _controls_among(added: list[Added], ids: dict[str, int]) -> list[Added]:
+    """The added tokens, and of the vocabulary those that are control tokens whatever the file says."""
+    every = {**ids, **{token.text: token.id for token in added}}
+    controls = control_texts(every, every)
+    known = [token._replace(control=token.control or token.text in controls) for token in added]
+    missing = controls - {token.text for token in added}
+    return sorted([*known, *(Added(text, every[text], True) for text in missing)], key=lambda token: token.id)
 
 
 def _added_token(found: dict[str, Any]) -> Added:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,40 +22,47 @@ MAX_TOKEN_CHARS = 2048
 MAX_CHARS = 1 << 25
 """All tokens together: 33.5 M characters; a vocabulary of 262,144 tokens has 2 M."""
 
-END_MARKERS = frozenset(
-    [
-        *("</s>", "<eos>", "[EOS]", "<EOT>", "[EOT]", "<|end|>", "<|return|>", "<|call|>", "<|endoftext|>"),
-        *("<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>", "<end_of_utterance>"),
-        *("<｜end▁of▁sentence｜>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>"),
-    ]
+END_MARKERS = frozenset((
+    "</s>", "<eos>", "[EOS]", "<EOT>", "_<EOT>", "[EOT]", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>",
+    "<|endoftext|>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<end_of_turn>", "<turn|>",
+    "<end_of_utterance>", "<｜end▁of▁sentence｜>", "<|tool_response>", "[e~[", "<|fim_pad|>", "<|repo_name|>",
+    "<|file_sep|>",
+))  # fmt: skip
+"""Texts by which models end a turn, an answer or a file."""
+_TURN_MARKERS = frozenset({"<start_of_turn>", "[INST]", "[/INST]"})
+_TAGS = frozenset({"<s>", "</s>"})
+"""Control tokens of most vocabularies, and HTML in others (Gemma's)."""
+_NORMAL_TAGS = frozenset({"<|tool_response>", "<|plamo:eos|>"})
+"""Vocabularies with one of these have `</s>` as text."""
+_FRAMED = re.compile("<[|｜].*[|｜]>")
+_END_OF_MESSAGE = (
+    frozenset({"<|return|>", "<|call|>", "<|end|>"}),
+    frozenset({"<|call|>", "<|flush|>", "<|end|>"}),
+    frozenset({"<|calls|>", "<|flush|>", "<|end|>"}),
 )
-"""Texts by which models end a turn, an answer or a file; they count only as control tokens."""
-_HARMONY = frozenset({"<|return|>", "<|call|>", "<|end|>"})
+"""Vocabularies with all of one set end a message with `<|end|>`, and an answer with the others."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by id and the rules around them.
-
-    model             "gpt2" (byte-level BPE) or "llama" (SentencePiece)
-    types             i32 [n], the numbers above
-    scores            f32 [n] for "llama": the higher, the earlier a piece is merged; else empty
-    merges            for "gpt2", in order: "left right"
-    stop_ids          ids that end an answer
-    """
+    """Tokens by id and the rules around them."""
 
     model: str
+    """"gpt2" (byte-level BPE), "gemma4" (BPE of characters) or "llama" (SentencePiece)."""
     pre: str
     tokens: list[str]
     ids: dict[str, int]
-    types: NDArray[np.int32]
-    scores: NDArray[np.float32]
+    types: NDArray[np.int32]  # [n], the numbers above
+    scores: NDArray[np.float32]  # [n] for "llama": the higher, the earlier a token is merged; else empty
     merges: list[str]
+    """For BPE, in order: "left right"."""
     special_ids: Mapping[str, int]
     stop_ids: frozenset[int]
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
+    notes: tuple[str, ...]
+    """What the file says that is ignored."""
 
     def ids_of_type(self, *types: int) -> list[int]:
         """Ids of the tokens that have one of the types, ascending."""
@@ -64,37 +72,53 @@ class Vocabulary:
 def from_metadata(metadata: Mapping[str, Any]) -> Vocabulary:
     """Read `tokenizer.ggml.*`; TokenizerError on what is malformed, UnsupportedError on what is not known."""
     model, pre = _name(metadata, "model", ""), _name(metadata, "pre", "default")
-    if model not in ("gpt2", "llama"):
+    if model not in ("gpt2", "gemma4", "llama"):
         found = f"the file's tokenizer is {model!r}" if model else "the file has no tokenizer"
-        raise UnsupportedError(found, "'gpt2' (byte-level BPE) or 'llama' (SentencePiece)")
-    bos_by_default = pre_tokenizer(pre).add_bos if model == "gpt2" else True
+        raise UnsupportedError(found, "'gpt2' or 'gemma4' (BPE) or 'llama' (SentencePiece)")
+    bpe, pre = model != "llama", "gemma4" if model == "gemma4" else pre
     tokens = _tokens(metadata)
     ids = check_tokens(tokens)
-    types = _numbers(metadata, "token_type", len(tokens), np.int32, NORMAL)
-    special_ids = _special_ids(metadata, len(tokens))
+    special_ids, notes = _special_ids(metadata, len(tokens))
+    types = _checked_types(_numbers(metadata, "token_type", len(tokens), np.int32, NORMAL), tokens, ids, special_ids)
+    if not bpe:
+        special_ids = {**_usual_ids(types), **special_ids}
+    bos_by_default = pre_tokenizer(pre).add_bos if bpe else True
     return Vocabulary(
         model=model,
         pre=pre,
         tokens=tokens,
         ids=ids,
         types=types,
-        scores=_numbers(metadata, "scores", len(tokens) if model == "llama" else 0, np.float32),
-        merges=_merges(metadata) if model == "gpt2" else [],
+        scores=_numbers(metadata, "scores", 0 if bpe else len(tokens), np.float32, 0),
+        merges=_merges(metadata) if bpe else [],
         special_ids=special_ids,
         stop_ids=stop_ids(special_ids, ((tokens[i], int(i)) for i in np.flatnonzero(types == CONTROL))),
-        add_bos=_flag(metadata, "add_bos_token", bos_by_default and "bos" in special_ids),
+        # Gemma 4's files say that it wants no BOS, and it answers with noise without one.
+        add_bos=model == "gemma4" or _flag(metadata, "add_bos_token", bos_by_default and "bos" in special_ids),
         add_eos=_flag(metadata, "add_eos_token", False),
         add_space_prefix=_flag(metadata, "add_space_prefix", model == "llama"),
+        notes=notes,
     )
 
 
 def stop_ids(special_ids: Mapping[str, int], controls: Iterable[tuple[str, int]]) -> frozenset[int]:
     """EOS, end of turn, end of message, and the control tokens that are known end markers."""
     known = {text: id for text, id in controls if text in END_MARKERS}
-    if known.keys() >= _HARMONY:  # there <|end|> ends one message of several, not the answer
+    if any(known.keys() >= markers for markers in _END_OF_MESSAGE):
         del known["<|end|>"]
     named = [special_ids[kind] for kind in ("eos", "eot", "eom") if kind in special_ids]
     return frozenset([*named, *known.values()])
+
+
+def control_texts(tokens: Iterable[str], ids: Mapping[str, int]) -> set[str]:
+    """Tokens that are control tokens whatever type the file gives them: known markers, and any unlearned `<|…|>`.
+
+    llama.cpp's converter and its loader do the same; files of other converters often type them as normal text, and
+    a model whose `<|im_end|>` is text never stops.
+    """
+    framed = {found[0] for found in _FRAMED.finditer("\n".join(tokens)) if found[0] in ids}
+    learned = {text for text in framed if any(text[:i] in ids and text[i:] in ids for i in range(1, len(text)))}
+    return (framed - learned) | ((END_MARKERS | _TURN_MARKERS) - _TAGS & ids.keys())
 
 
 def check_tokens(tokens: list[str]) -> dict[str, int]:
@@ -154,17 +178,46 @@ def _numbers(
     return numbers
 
 
-def _special_ids(metadata: Mapping[str, Any], count: int) -> dict[str, int]:
-    """Kind ("bos", "eos", "eot", "eom", "unknown", "padding") -> id, for those that the file names."""
+def _checked_types(
+    types: NDArray[np.int32], tokens: list[str], ids: Mapping[str, int], special_ids: Mapping[str, int]
+) -> NDArray[np.int32]:
+    """The types, with those of control tokens put right."""
+    controls = {ids[text] for text in control_texts(tokens, ids)}
+    for text in _TAGS & ids.keys():
+        named = ids[text] in special_ids.values()
+        if named or (types[ids[text]] != USER_DEFINED and not (_NORMAL_TAGS & ids.keys())):
+            controls.add(ids[text])
+    changed = types.copy()
+    fixed = [id for id in controls if types[id] not in (CONTROL, UNKNOWN)]
+    changed[fixed] = CONTROL
+    return changed
+
+
+def _special_ids(metadata: Mapping[str, Any], count: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    """Kind -> id for those that the file names, and notes on those that are ignored.
+
+    An end of text that does not exist is an error, since answers would not end; generation reads no padding, and an
+    unknown token only where a vocabulary cannot spell all bytes.
+    """
     ids: dict[str, int] = {}
+    notes: list[str] = []
     for kind in ("bos", "eos", "eot", "eom", "unknown", "padding"):
         found = metadata.get(f"tokenizer.ggml.{kind}_token_id")
         if found is None:
             continue
-        if isinstance(found, bool) or not isinstance(found, int | np.integer) or not 0 <= found < count:
+        if not isinstance(found, bool) and isinstance(found, int | np.integer) and 0 <= found < count:
+            ids[kind] = int(found)
+        elif kind in ("unknown", "padding"):
+            notes.append(f"{kind}_token_id {_describe(found)} is no id of the vocabulary: ignored")
+        else:
             raise TokenizerError(f"{kind}_token_id is {_describe(found)}", f"an id below {count}")
-        ids[kind] = int(found)
-    return ids
+    return ids, tuple(notes)
+
+
+def _usual_ids(types: NDArray[np.int32]) -> dict[str, int]:
+    """SentencePiece's own, for files that name none."""
+    usual = {"unknown": 0, "bos": 1, "eos": 2}
+    return {kind: id for kind, id in usual.items() if id < len(types) and types[id] in (CONTROL, UNKNOWN)}
 
 
 def _name(metadata: Mapping[str, Any], key: str, default: str) -> str:

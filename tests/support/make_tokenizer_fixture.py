@@ -2,11 +2,11 @@
 
     python -m tests.support.make_tokenizer_fixture [--vocabulary] [--model SMOLLM2.gguf]
 
-Needs llama-cpp-python, regex and gguf. `--vocabulary` trains the vocabularies again.
-
-llama.cpp is the oracle, except for APPROXIMATED: there it runs a simplified pattern (ASCII case instead of
 Needs llama-cpp-python, regex and gguf. `--vocabulary` trains the vocabularies again: all ids change then.
-engine is the oracle.
+
+llama.cpp is the oracle, except for APPROXIMATED: there it runs a simplified pattern (ASCII case or digits instead of
+Unicode's, words of mixed case or text before digits in one piece), and BPE as it is defined, over the models' own
+patterns, is the oracle.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from memfirst.text.merges import ScoredMerges
 from memfirst.text.pretokenizers import TABLE
 from tests.support.hard_strings import SPECIALS, hard_strings
 from tests.support.slow_bpe import slow_bpe_ids
@@ -26,7 +29,10 @@ DATA = Path(__file__).parent.parent / "data"
 COUNT, SEED, SHOWN = 1000, 20, 40
 CONTROLS = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 
-APPROXIMATED = ("deepseek-coder", "deepseek-llm", "tekken", "gpt-4o", "llama4", "kanana2", "minimax-m2")
+APPROXIMATED = (
+    "deepseek-coder", "deepseek-llm", "tekken", "gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie", "tiny_aya",
+    "cohere2moe", "youtu", "kimi-k2", "granite-embed-multi-97m", "superbpe", "afmoe",
+)  # fmt: skip
 
 
 def digest(ids: list[list[int]]) -> str:
@@ -41,11 +47,25 @@ def metadata(kind: str, pre: str = "") -> dict[str, Any]:
     if kind == "spm":
         types = [6 if token.startswith("<0x") else type for token, type in zip(found["tokens"], types, strict=True)]
     types[0] = 2
+    if kind == "bpe" and TABLE.get(pre, TABLE["default"]).characters:
+        return _of_characters(pre)
     common = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, "tokens": found["tokens"]}
     own = {"model": "gpt2", "pre": pre, "merges": found.get("merges")}
     own = own if kind == "bpe" else {"model": "llama", "scores": found["scores"]}
     every = {**common, **own, "token_type": types, "add_bos_token": False}
     return {f"tokenizer.ggml.{key}": value for key, value in every.items()}
+
+
+def _of_characters(pre: str) -> dict[str, Any]:
+    """The SentencePiece vocabulary with listed merges, as Gemma 4 has."""
+    fields = metadata("spm")
+    tokens = fields["tokenizer.ggml.tokens"]
+    ids = {token: id for id, token in enumerate(tokens)}
+    scores = np.array(fields.pop("tokenizer.ggml.scores"), np.float32)
+    fixed = frozenset(token for token in tokens if token in CONTROLS or token.startswith("<0x"))
+    merges = [" ".join(pair) for pair in ScoredMerges(tokens, ids, scores, fixed).every()]
+    model = {"model": "gemma4"} if pre == "gemma4" else {"model": "gpt2", "pre": pre}
+    return {**fields, **{f"tokenizer.ggml.{key}": value for key, value in {**model, "merges": merges}.items()}}
 
 
 def write_gguf(path: Path, fields: dict[str, Any]) -> None:

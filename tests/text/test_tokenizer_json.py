@@ -104,6 +104,27 @@ def test_the_folder_says_bos_eos_and_template(tmp_path: Path) -> None:
     assert tokenizer.rules.chat_template == "{{ messages }}"
 
 
+def test_padding_and_unknown_tokens_that_do_not_exist_are_ignored(tmp_path: Path) -> None:
+    config = {"eos_token": "</s>", "pad_token": "[PAD]", "unk_token": {"content": "<none>"}}
+    tokenizer = Tokenizer.from_file(write_folder(tmp_path, json_spec("qwen2"), tokenizer_config=config))
+    assert tokenizer.special_ids == {"eos": 2}
+    assert [note.split()[0] for note in tokenizer.rules.notes] == ["unk_token", "pad_token"]
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_end_markers_of_a_json_are_control_tokens_whatever_it_says(kept: int, tmp_path: Path) -> None:
+    """Not special, or not among the added tokens."""
+    spec = json_spec("qwen2")
+    for token in spec["added_tokens"][3:]:
+        token["special"] = False
+    spec["added_tokens"] = spec["added_tokens"][: 3 + kept]
+    tokenizer = Tokenizer.from_file(write_folder(tmp_path, spec))
+    assert {3, 4, 5} <= tokenizer.controls.keys()
+    assert tokenizer.stop_ids >= {4, 5}
+    assert {3, 4, 5}.isdisjoint(tokenizer.encode("<|im_start|>a<|im_end|>"))
+    assert tokenizer.encode("<|im_start|>", special=True) == [3]
+
+
 WRONG_JSON: dict[str, Any] = {
     "another engine": ("model", {"type": "Unigram", "vocab": []}),
     "a regular expression of its own": (
