@@ -11,7 +11,7 @@ from typing import Any
 
 from memfirst.cli.display import printable, size, table
 from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
-from memfirst.plan import Plan, Speed
+from memfirst.plan import Plan, Prediction
 from memfirst.plan.advice import Advice
 
 WIDTH, WIDEST, LABEL = 110, 120, 9
@@ -152,16 +152,16 @@ def _growth(plan: Plan) -> str:
     return f"{grows}; KV overtakes the weights at {plan.overtakes:,} tokens{each}{beyond}"
 
 
-def _decode(plan: Plan, found: Speed) -> str:
-    if found.rate is None:
+def _decode(plan: Plan, found: Prediction) -> str:
+    if found.tokens_per_second is None:
         bound = f"; at most {_rate(plan.most)} tok/s by its bandwidth" if plan.most else ""
         return f"no number: what it rests on is not known{bound}"
     total = f" in all, {_rate(plan.each)} each" if plan.options.batch > 1 else ""
-    line = f"{_rate(found.rate)} tok/s{total} (80 %: {_rate(found.slowest)}–{_rate(found.fastest)})"
+    line = f"{_rate(found.tokens_per_second)} tok/s{total} (80 %: {_rate(found.slowest)}–{_rate(found.fastest)})"
     if found.ceiling:
         line += f" of at most {_rate(found.ceiling)} that {_bandwidth(plan)} allow"
-    if plan.empty and plan.empty.rate and plan.empty.rate > 1.02 * found.rate:
-        line += f"; {_rate(plan.empty.rate)} at an empty context"
+    if plan.empty and plan.empty.tokens_per_second and plan.empty.tokens_per_second > 1.02 * found.tokens_per_second:
+        line += f"; {_rate(plan.empty.tokens_per_second)} at an empty context"
     return line
 
 
@@ -170,7 +170,7 @@ def _bandwidth(plan: Plan) -> str:
     return f"{rate / 1e9:,.0f} GB/s{measured}" if rate >= 1e10 else f"{rate / 1e9:.1f} GB/s{measured}"
 
 
-def _bound(plan: Plan, found: Speed) -> str:
+def _bound(plan: Plan, found: Prediction) -> str:
     first, *rest = found.shares
     line = f"bound by {TERMS[first[0]]} ({100 * first[1]:.0f} % of the time)"
     if rest and rest[0][1] >= 0.05:
@@ -184,10 +184,10 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
 
 
-def _prompt(plan: Plan, found: Speed) -> str:
+def _prompt(plan: Plan, found: Prediction) -> str:
     low, high = _seconds(found.low), _seconds(found.high)
     line = f"{plan.prompt:,} tokens in {_seconds(found.seconds)} (80 %: {low}–{high}) to the first token"
-    line += f", {_rate(found.rate)} tok/s; bound by {TERMS[found.binding]}"
+    line += f", {_rate(found.tokens_per_second)} tok/s; bound by {TERMS[found.binding]}"
     return line + (f" · MFU {_percent(found.mfu)}" if found.mfu is not None else "")
 
 
@@ -238,7 +238,7 @@ def _row(plan: Plan) -> tuple[str, ...]:
     return (
         plan.subject.name, plan.subject.codec.upper(), plan.place.machine.name, f"{plan.context:,}",
         str(plan.options.batch), size(plan.memory.needs.total), spare, size(plan.nbytes),
-        _rate(fast.rate) if fast else "–", f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–",
+        _rate(fast.tokens_per_second) if fast else "–", f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–",
         _rate(fast.ceiling) if fast else "–", plan.binding or "?",
         _seconds(first.seconds) if first else "–",
     )  # fmt: skip

@@ -85,7 +85,7 @@ def verify(plan: Plan, here: Place, progress: Progress) -> Verified:
     base = make(plan.subject, here, options)
     for change, candidate in _candidates(base):
         source = _source(candidate)
-        if source is not None and candidate.decode and candidate.decode.rate:
+        if source is not None and candidate.decode and candidate.decode.tokens_per_second:
             return _run(change, candidate, source, here, progress)
     raise UnsupportedError(
         f"{plan.subject.name} cannot be run here", f"one that fits, of {', '.join(ARCHITECTURES)} or in the cache"

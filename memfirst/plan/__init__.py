@@ -10,10 +10,23 @@ from memfirst.plan.options import ENGINES, Options, Speculation
 from memfirst.plan.place import HERE, Place, place, this_machine
 from memfirst.plan.priced import Priced
 from memfirst.plan.result import Distinct, Plan
-from memfirst.plan.speed import Speed
 from memfirst.plan.subject import Subject, subject
+from memfirst.predict.prediction import Prediction
 
 __all__ = [
-    "ENGINES", "HERE", "Distinct", "Options", "Place", "Plan", "Priced", "Speculation", "Speed", "Subject",
-    "make", "place", "plan", "subject", "this_machine",
+    "ENGINES",
+    "HERE",
+    "Distinct",
+    "Options",
+    "Place",
+    "Plan",
+    "Prediction",
+    "Priced",
+    "Speculation",
+    "Subject",
+    "make",
+    "place",
+    "plan",
+    "subject",
+    "this_machine",
 ]  # fmt: skip

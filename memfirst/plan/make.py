@@ -18,8 +18,8 @@ from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
 from memfirst.plan.result import Distinct, Plan
-from memfirst.plan.speed import Speed, drafted, speed
 from memfirst.plan.subject import Subject, subject
+from memfirst.predict.prediction import Prediction, speculative
 
 MUCH = 0.6
 """Share of a memory that the system uses too, from which on that is said."""
@@ -98,7 +98,7 @@ def _program(graph: Graph, engine: Engine, options: Options, context: int, worke
         return graph
 
 
-def _decode(priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int) -> Speed:
+def _decode(priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int) -> Prediction:
     """A step that brings each sequence to `context` tokens, and with speculation beyond."""
     speculation = options.speculation
     if speculation is not None:
@@ -108,7 +108,7 @@ def _decode(priced: Priced, drafter: Priced | None, place: Place, options: Optio
 
 def _speculated(
     priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int, by: Speculation
-) -> Speed:
+) -> Prediction:
     """`by.tokens` steps of the drafting model, then one of the model over all that was drafted."""
     new, gained = by.tokens + 1, options.batch * by.gained
     past = max(0, context - new)
@@ -116,16 +116,16 @@ def _speculated(
     checked = _timed(priced, place, options, check, gained)
     step = decode_step(past, options.batch)
     drafts = [_timed(drafter, place, options, step, 0.0)] * by.tokens if drafter else []
-    return drafted(checked, drafts, gained, place.bandwidth(options))
+    return speculative(checked, drafts, place.bandwidth(options))
 
 
-def _prefill(priced: Priced, place: Place, options: Options, prompt: int) -> Speed:
+def _prefill(priced: Priced, place: Place, options: Options, prompt: int) -> Prediction:
     return _timed(priced, place, options, prefill_step(prompt), float(prompt))
 
 
-def _timed(priced: Priced, place: Place, options: Options, step: Step, tokens: float) -> Speed:
+def _timed(priced: Priced, place: Place, options: Options, step: Step, tokens: float) -> Prediction:
     nbytes = sum(amount.mean for amount in priced.amounts(step).values())
-    return speed(place.time(priced, step, options), tokens, nbytes, place.bandwidth(options))
+    return place.time(priced, step, options).of(tokens, nbytes, place.bandwidth(options))
 
 
 def _split(priced: Priced, step: Step) -> tuple[float, float]:

@@ -98,7 +98,7 @@ def _offloaded(subject: Subject, place: Place, options: Options, context: int, s
     how = replace(place.deployment(options), threads=0)
     gpu = replace(gpu, layers=layers - split.layers if what == "layers" else layers)
     cpu = replace(cpu, layers=split.layers)
-    fast, slow = fitted.decode(gpu, place.machine, how), fitted.decode(cpu, host(place.machine, bandwidth), how)
+    fast, slow = fitted.predict(gpu, place.machine, how), fitted.predict(cpu, host(place.machine, bandwidth), how)
     if not (fast.seconds and fast.low and fast.high and slow.seconds and slow.low and slow.high):
         return None
     crossings = HOP * (split.layers if what == "experts" else 1)  # a hidden state there and back

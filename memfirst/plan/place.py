@@ -12,8 +12,9 @@ from memfirst.hardware.machines import Machine, find_machine
 from memfirst.plan.fit import Engine, engine_named
 from memfirst.plan.options import Options
 from memfirst.plan.priced import Priced
-from memfirst.predict import fitted as timing
-from memfirst.predict.fitted import Deployment, Prediction
+from memfirst.predict import fitted
+from memfirst.predict.fitted import Deployment
+from memfirst.predict.prediction import Prediction
 
 if TYPE_CHECKING:
     from memfirst.predict.measured import Rates
@@ -67,7 +68,7 @@ class Place:
         """Seconds of the step."""
         if self.rates and self.engine(options) == "memfirst":
             return _measured(self.rates, priced, step, options)
-        return timing.decode(priced.cost(step), self.machine, self.deployment(options))
+        return fitted.predict(priced.cost(step), self.machine, self.deployment(options))
 
 
 def place(name: str) -> Place:

@@ -62,7 +62,9 @@ def points(plan: Plan) -> tuple[Point, ...]:
     cost = plan.subject.priced(plan.options.kv).cost(prefill_step(plan.prompt))
     fast = plan.prefill
     reached = _per(cost.flops, fast.seconds if fast else None)
-    found.append(Point(f"prompt of {plan.prompt:,}", cost.flops / cost.total, reached, fast.rate if fast else None))
+    found.append(
+        Point(f"prompt of {plan.prompt:,}", cost.flops / cost.total, reached, fast.tokens_per_second if fast else None)
+    )
     return tuple(found)
 
 

@@ -10,9 +10,9 @@ from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
-from memfirst.plan.speed import Speed
 from memfirst.plan.subject import Subject
 from memfirst.predict.fitted.predict import CEILING
+from memfirst.predict.prediction import Prediction
 
 CAPACITY = "capacity"
 """What binds a model that does not fit."""
@@ -50,9 +50,9 @@ class Plan:
     amounts: Mapping[str, Amount]
     memory: MemoryPlan
     available: int | None
-    decode: Speed | None
-    empty: Speed | None
-    prefill: Speed | None
+    decode: Prediction | None
+    empty: Prediction | None
+    prefill: Prediction | None
     growth: int
     overtakes: int | None
     distinct: Distinct | None
@@ -82,7 +82,7 @@ class Plan:
     @property
     def rate(self) -> float | None:
         """Tokens/s of all sequences together; None where it does not fit or a rate is unknown."""
-        return self.decode.rate if self.decode else None
+        return self.decode.tokens_per_second if self.decode else None
 
     @property
     def each(self) -> float | None:
@@ -134,7 +134,7 @@ class Plan:
             "engine": self.engine, "kv": self.options.kv, "context": self.context, "batch": self.options.batch,
             "devices": self.options.devices, "fits": self.fits, "memory": self.memory.needs.total,
             "spare": None if self.available is None else self.memory.spare, "bytes_per_token": round(self.nbytes),
-            "kv_share": self.kv_share, "tok_s": decode and decode.rate, "tok_s_low": decode and decode.slowest,
+            "kv_share": self.kv_share, "tok_s": self.rate, "tok_s_low": decode and decode.slowest,
             "tok_s_high": decode and decode.fastest, "ceiling_tok_s": decode and decode.ceiling,
             "binding": self.binding, "mbu": decode and decode.mbu, "mfu": decode and decode.mfu,
             "first_token_s": prefill and prefill.seconds,
@@ -151,11 +151,12 @@ def _amount(amount: Amount) -> int | dict[str, float]:
     return amount.low if amount.exact else {"mean": amount.mean, "low": amount.low, "high": amount.high}
 
 
-def _speed(found: Speed | None) -> dict[str, Any] | None:
+def _speed(found: Prediction | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
-        "tok_s": found.rate, "tok_s_low": found.slowest, "tok_s_high": found.fastest, "ceiling_tok_s": found.ceiling,
+        "tok_s": found.tokens_per_second, "tok_s_low": found.slowest, "tok_s_high": found.fastest,
+        "ceiling_tok_s": found.ceiling,
         "seconds": found.seconds, "seconds_low": found.low, "seconds_high": found.high, "tokens": found.tokens,
         "bytes": found.nbytes, "terms": {t.name: t.seconds for t in found.terms}, "binding": found.binding,
         "mbu": found.mbu, "mfu": found.mfu, "notes": list(found.notes),

@@ -78,13 +78,13 @@ def test_every_model_of_the_catalogue_is_planned() -> None:
 def test_the_speeds_of_a_plan_are_those_of_its_steps() -> None:
     plan = planned("llama-3:8b", "rtx-4090", context=2048, batch=3, prompt=700)
     cost = timing.cost(plan.subject.graph, decode(2047, 3))
-    expected = timing.decode(cost, plan.place.machine, timing.Deployment("llama.cpp"))
+    expected = timing.predict(cost, plan.place.machine, timing.Deployment("llama.cpp"))
     assert plan.decode and plan.decode.seconds == pytest.approx(expected.seconds)
     assert plan.rate == pytest.approx(expected.tokens_per_second)
     assert plan.each == pytest.approx(plan.rate / 3 if plan.rate else 0)
     assert plan.decode.ceiling == pytest.approx(3 * 1008e9 / cost.total)
     assert plan.step_bytes == pytest.approx(cost.total)
-    first = timing.prefill(timing.cost(plan.subject.graph, prefill(700)), plan.place.machine)
+    first = timing.predict(timing.cost(plan.subject.graph, prefill(700)), plan.place.machine)
     assert plan.prefill and plan.prefill.seconds == pytest.approx(first.seconds)
 
 
@@ -153,7 +153,7 @@ def test_a_speculating_step_is_k_drafts_and_one_check() -> None:
     plan = planned("llama-3:8b", "rtx-4090", speculation=Speculation(3, 0.5, "llama-3.2:1b"))
     check = timing.cost(plan.subject.graph, Step((Sequence(4092, 4, logits=(0, 1, 2, 3)),)))
     draft = timing.cost(known("llama-3.2:1b").graph, decode(4092))
-    seconds = [timing.decode(c, plan.place.machine).seconds or 0.0 for c in (check, draft)]
+    seconds = [timing.predict(c, plan.place.machine).seconds or 0.0 for c in (check, draft)]
     assert plan.decode and plan.decode.seconds == pytest.approx(seconds[0] + 3 * seconds[1])
     assert plan.rate == pytest.approx(1.875 / (seconds[0] + 3 * seconds[1]))
     assert plan.decode.nbytes == pytest.approx(check.total + 3 * draft.total)
@@ -350,12 +350,12 @@ def test_this_machine_is_the_default_once_it_is_measured(folder: Path, capsys: p
 def test_what_our_engine_does_not_run_here_has_no_speed(folder: Path) -> None:
     measured(folder)
     plan = make(known("mamba:130m"), place("here"), Options())
-    assert plan.fits and plan.decode and plan.decode.rate is None and plan.decode.ceiling
+    assert plan.fits and plan.decode and plan.decode.tokens_per_second is None and plan.decode.ceiling
     assert "memfirst does not run it" in plan.decode.notes[0]
     with pytest.raises(ConfigError, match="2 of this machine"):
         make(known("llama-3.2:1b"), place("here"), Options(devices=2))
     wide = make(known("llama-3.2:1b"), place("here"), Options(batch=300, context=256))
-    assert wide.decode and wide.decode.rate is None
+    assert wide.decode and wide.decode.tokens_per_second is None
 
 
 def test_speculation_that_our_engine_does_not_do_is_said(folder: Path) -> None:

@@ -26,10 +26,11 @@ from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.hardware.machines import Machine, catalogue, find_machine
 from memfirst.models import build
-from memfirst.predict.fitted import ENGINES, TERMS, Cost, Deployment, Measured, Prediction, cost, decode, prefill
+from memfirst.predict.fitted import ENGINES, TERMS, Cost, Deployment, Observation, cost, predict
 from memfirst.predict.fitted.pieces import MATMUL_LANE, memory_class, pieces
 from memfirst.predict.fitted.predict import estimate
 from memfirst.predict.fitted.priors import priors
+from memfirst.predict.prediction import Prediction
 from tests.support.toy import toy_llama, toy_mla
 
 ROOT = Path(__file__).parent.parent.parent
@@ -50,7 +51,7 @@ COSTS = st.builds(
 
 
 def seconds(asked: Cost, machine: Machine, how: Deployment) -> float:
-    found = decode(asked, machine, how).seconds
+    found = predict(asked, machine, how).seconds
     assert found is not None
     return found
 
@@ -62,7 +63,7 @@ def seconds(asked: Cost, machine: Machine, how: Deployment) -> float:
 @given(COSTS, MACHINES, DEPLOYMENTS)
 def test_an_answer_is_whole(asked: Cost, machine: Machine, how: Deployment) -> None:
     """The interval is ordered, terms add up, the largest binds, and nothing exceeds 95 % of the peak."""
-    found = decode(asked, machine, how)
+    found = predict(asked, machine, how)
     assert found.low and found.seconds and found.high and found.mbu and found.mfu
     assert found.low <= found.seconds <= found.high
     assert found.slowest and found.tokens_per_second and found.fastest
@@ -113,7 +114,7 @@ def test_half_the_bandwidth_doubles_the_weight_term() -> None:
     big = replace(SEVEN_B, streamed={"weights": 140e9}, codec="f16", flops=1.4e11)
     card = find_machine("rtx-4090")
     slow = replace(card, bandwidth=(card.bandwidth or 0) / 2)
-    one, two = decode(big, card), decode(big, slow)
+    one, two = predict(big, card), predict(big, slow)
     assert one.binding == two.binding == "weights"
     assert term(two, "weights") == pytest.approx(2 * term(one, "weights"), rel=0.01)
 
@@ -131,7 +132,7 @@ def test_half_the_bandwidth_doubles_the_weight_term() -> None:
     ],
 )  # fmt: skip
 def test_the_binding_term(asked: Cost, machine: str, how: Deployment, binding: str) -> None:
-    assert decode(asked, find_machine(machine), how).binding == binding
+    assert predict(asked, find_machine(machine), how).binding == binding
 
 
 def test_devices() -> None:
@@ -146,20 +147,20 @@ def test_weights_in_slower_places() -> None:
     """Half of 8 GB over a bus of 31.5 GB/s at 85 %: 149 ms, and half as much from the card's own memory."""
     whole = replace(SEVEN_B, streamed={"weights": 8e9})
     card = replace(find_machine("rtx-4090"), disk_bandwidth=5e9)
-    near, far = decode(whole, card), decode(replace(whole, slow=4e9), card)
+    near, far = predict(whole, card), predict(replace(whole, slow=4e9), card)
     assert term(far, "link") == pytest.approx(4e9 / (0.85 * 31.5e9)) and far.binding == "link"
     assert term(far, "weights") == pytest.approx(term(near, "weights") / 2, rel=0.02)
     assert seconds(replace(whole, disk=4e9), card, Deployment()) > seconds(replace(whole, slow=4e9), card, Deployment())
-    unknown = decode(replace(whole, disk=4e9), find_machine("rtx-4090"))
+    unknown = predict(replace(whole, disk=4e9), find_machine("rtx-4090"))
     assert unknown.seconds is None and "its disk's rate is not known; a step reads 4 GB" in unknown.notes[0]
 
 
 def test_a_missing_rate_gives_no_number() -> None:
     machine = find_machine("rtx-4090")
-    no_bandwidth = decode(SEVEN_B, replace(machine, bandwidth=None))
+    no_bandwidth = predict(SEVEN_B, replace(machine, bandwidth=None))
     assert (no_bandwidth.seconds, no_bandwidth.high, no_bandwidth.tokens_per_second) == (None, None, None)
     assert no_bandwidth.notes == ("rtx-4090: its bandwidth is not known; a step reads 3.8 GB",)
-    no_rate = prefill(SEVEN_B, replace(machine, compute={}))
+    no_rate = predict(SEVEN_B, replace(machine, compute={}))
     assert no_rate.seconds is None and no_rate.binding == ""
     assert no_rate.notes[-1] == "its bandwidth alone allows 252 tokens/s at the most"
 
@@ -177,9 +178,9 @@ def test_memory_classes(kind: str, memory_type: str, expected: str) -> None:
 def test_rates_that_stand_in() -> None:
     """A row with one rate of arithmetic is enough; a measured step of a machine without rates is no help."""
     card = find_machine("rtx-4090")
-    assert decode(SEVEN_B, replace(card, compute={"f16": 1e14})).seconds
-    useless = Measured(SEVEN_B, replace(card, bandwidth=None), Deployment(), 0.01)
-    assert decode(SEVEN_B, card, Deployment(), [useless]) == decode(SEVEN_B, card)
+    assert predict(SEVEN_B, replace(card, compute={"f16": 1e14})).seconds
+    useless = Observation(SEVEN_B, replace(card, bandwidth=None), Deployment(), 0.01)
+    assert predict(SEVEN_B, card, Deployment(), [useless]) == predict(SEVEN_B, card)
 
 
 @pytest.mark.parametrize("bad", [{"devices": 0}, {"threads": -1}, {"share": "expert"}])
@@ -189,7 +190,7 @@ def test_a_deployment_that_cannot_be(bad: dict[str, Any]) -> None:
 
 
 def test_an_engine_without_published_speeds_says_so() -> None:
-    known, other = (decode(SEVEN_B, find_machine("rtx-4090"), Deployment(e)) for e in ("ollama", "other"))
+    known, other = (predict(SEVEN_B, find_machine("rtx-4090"), Deployment(e)) for e in ("ollama", "other"))
     assert known.notes == () and "no published speeds of other" in other.notes[0]
     assert known.high and known.low and other.high and other.low
     assert other.high / other.low > known.high / known.low
@@ -201,18 +202,18 @@ def test_an_engine_without_published_speeds_says_so() -> None:
 def test_a_measured_step_is_followed() -> None:
     """A machine that ran 20 % slower than predicted is predicted slower, with a narrower interval."""
     card, how = find_machine("rtx-4090"), Deployment()
-    plain = decode(SEVEN_B, card, how)
+    plain = predict(SEVEN_B, card, how)
     assert plain.seconds and plain.high and plain.low
-    known = Measured(SEVEN_B, card, how, plain.seconds * 1.2)
-    same = decode(SEVEN_B, card, how, [known])
+    known = Observation(SEVEN_B, card, how, plain.seconds * 1.2)
+    same = predict(SEVEN_B, card, how, [known])
     assert same.seconds and same.high and same.low
     assert same.seconds == pytest.approx(plain.seconds * 1.2, rel=0.05)
     assert same.high / same.low < plain.high / plain.low
     larger = replace(SEVEN_B, streamed={"weights": 13e9}, codec="f16")
-    before, after = seconds(larger, card, how), decode(larger, card, how, [known]).seconds
+    before, after = seconds(larger, card, how), predict(larger, card, how, [known]).seconds
     assert after and before < after < before * 1.2
     assert "follows 1 measured step" in same.notes
-    elsewhere = decode(SEVEN_B, find_machine("apple-m3-max"), how, [known]).seconds
+    elsewhere = predict(SEVEN_B, find_machine("apple-m3-max"), how, [known]).seconds
     assert elsewhere and abs(log(elsewhere / seconds(SEVEN_B, find_machine("apple-m3-max"), how))) < log(1.2) / 2
 
 
@@ -346,7 +347,7 @@ def test_a_prompt_uses_matrix_units() -> None:
     """A share of their peak between 2 % and 95 %, everywhere in the catalogue."""
     prompt = replace(SEVEN_B, tokens=2048, flops=2048 * 1.4e10)
     for machine in catalogue():
-        found = prefill(prompt, machine)
+        found = predict(prompt, machine)
         assert found.mfu and 0.02 < found.mfu < 0.95, machine.name
         assert any(p.lane == MATMUL_LANE for p in pieces(prompt, machine, Deployment()))
 
@@ -356,7 +357,7 @@ def test_published_speeds_lie_near() -> None:
     asked = Cost({"weights": 4.622e9, "kv_read": 6.7e7}, 1.53e10, 1, 32, "q4_k", 1, 4096)
     old = Deployment(flash=False, age=1.6)
     for name, measured in (("rtx-4090", 127.74), ("m2-ultra", 76.28)):
-        found = decode(asked, find_machine(name), old)
+        found = predict(asked, find_machine(name), old)
         assert found.slowest and found.fastest and found.slowest < measured < found.fastest
-        today = decode(asked, find_machine(name))
+        today = predict(asked, find_machine(name))
         assert today.tokens_per_second and today.tokens_per_second > measured * exp(-0.05)

@@ -1,15 +1,15 @@
 """Seconds of a step on a machine of the catalogue, as named terms, with an interval and the term that binds.
 
-decode(cost(program, step), find_machine("rtx-4090"), Deployment("llama.cpp")) -> Prediction
+predict(cost(graph, step), find_machine("rtx-4090"), Deployment("llama.cpp")) -> Prediction
 """
 
 from __future__ import annotations
 
 from memfirst.predict.fitted.cost import ENGINES, Cost, Deployment, cost
 from memfirst.predict.fitted.pieces import COMPUTE, EXPERTS, KV, LINK, OVERHEAD, TERMS, WEIGHTS
-from memfirst.predict.fitted.predict import Measured, Prediction, Term, decode, prefill
+from memfirst.predict.fitted.predict import Observation, predict
 
 __all__ = [
     "COMPUTE", "ENGINES", "EXPERTS", "KV", "LINK", "OVERHEAD", "TERMS", "WEIGHTS",
-    "Cost", "Deployment", "Measured", "Prediction", "Term", "cost", "decode", "prefill",
+    "Cost", "Deployment", "Observation", "cost", "predict",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 
 import numpy as np
@@ -12,6 +12,7 @@ from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import Cost, Deployment
 from memfirst.predict.fitted.pieces import ADDED, HOST, SOFT, TERMS, Piece, matrix_rate, pieces
 from memfirst.predict.fitted.priors import F64, Priors, priors
+from memfirst.predict.prediction import Prediction, Term
 
 CEILING = 0.95
 """Share of the peak bandwidth, and of the fastest arithmetic, that nothing is predicted to exceed."""
@@ -23,57 +24,13 @@ _PLAIN = Deployment()
 
 
 @dataclass(frozen=True)
-class Term:
-    """One part of the time."""
-
-    name: str
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Measured:
+class Observation:
     """A step whose time is known: what is predicted for the same machine and engine follows it."""
 
     cost: Cost
     machine: Machine
     deployment: Deployment
     seconds: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Seconds of a step with the 80 % interval [low, high]; None where the machine's row lacks a rate.
-
-    terms    add up to seconds; binding: the largest of them, "" without a number
-    tokens   new tokens of the step
-    mbu,mfu  share of the peak bandwidth and of the peak of matrix units that it reaches
-    notes    what is known where there is no number; else what the number rests on
-    """
-
-    seconds: float | None
-    low: float | None
-    high: float | None
-    terms: tuple[Term, ...]
-    binding: str
-    tokens: int
-    mbu: float | None = None
-    mfu: float | None = None
-    notes: tuple[str, ...] = field(default=())
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        """Of all sequences of the step together."""
-        return None if self.seconds is None else self.tokens / self.seconds
-
-    @property
-    def slowest(self) -> float | None:
-        """Tokens/s at the slow end of the interval."""
-        return None if self.high is None else self.tokens / self.high
-
-    @property
-    def fastest(self) -> float | None:
-        """Tokens/s at the fast end of the interval."""
-        return None if self.low is None else self.tokens / self.low
 
 
 @dataclass(frozen=True)
@@ -113,19 +70,14 @@ def _soft(*lanes: float) -> float:
     return float(sum(lane**SOFT for lane in lanes) ** (1 / SOFT))
 
 
-def decode(cost: Cost, machine: Machine, deployment: Deployment = _PLAIN, known: Sequence[Measured] = ()) -> Prediction:
-    """Time of a step with one new token a sequence (or a few). `known`: measured steps, best of this machine."""
+def predict(
+    cost: Cost, machine: Machine, deployment: Deployment = _PLAIN, known: Sequence[Observation] = ()
+) -> Prediction:
+    """Time of a step, of one new token or of a prompt. `known`: measured steps, best of this machine."""
     if lacking := _lacking(cost, machine, deployment):
         return lacking
     usable = [k for k in known if not _lacking(k.cost, k.machine, k.deployment)]
     return _prediction(cost, machine, deployment, pieces(cost, machine, deployment), usable)
-
-
-def prefill(
-    cost: Cost, machine: Machine, deployment: Deployment = _PLAIN, known: Sequence[Measured] = ()
-) -> Prediction:
-    """Time of a step that reads a prompt: until its first token. The same pieces: a prompt is many tokens."""
-    return decode(cost, machine, deployment, known)
 
 
 def _lacking(cost: Cost, machine: Machine, how: Deployment) -> Prediction | None:
@@ -157,7 +109,7 @@ def _parts(how: Deployment) -> int:
 
 
 def _prediction(
-    cost: Cost, machine: Machine, how: Deployment, found: Sequence[Piece], known: Sequence[Measured]
+    cost: Cost, machine: Machine, how: Deployment, found: Sequence[Piece], known: Sequence[Observation]
 ) -> Prediction:
     constants, first = priors(), estimate(found, priors())
     mean, spread = _conditioned(first, machine, how, known, constants)
@@ -179,7 +131,7 @@ def _terms(found: Sequence[Piece], shares: Sequence[float], seconds: float) -> t
     return tuple(Term(name, value) for name, value in sums.items() if value > 0)
 
 
-def _notes(machine: Machine, how: Deployment, known: Sequence[Measured], constants: Priors) -> tuple[str, ...]:
+def _notes(machine: Machine, how: Deployment, known: Sequence[Observation], constants: Priors) -> tuple[str, ...]:
     notes = []
     if how.family not in constants.engines:
         notes.append(f"no published speeds of {how.engine}: priors of all engines, so the interval is wide")
@@ -191,7 +143,7 @@ def _notes(machine: Machine, how: Deployment, known: Sequence[Measured], constan
 
 
 def _conditioned(
-    first: Estimate, machine: Machine, how: Deployment, known: Sequence[Measured], constants: Priors
+    first: Estimate, machine: Machine, how: Deployment, known: Sequence[Observation], constants: Priors
 ) -> tuple[float, float]:
     """Mean and spread of log seconds, given the measured steps: a Gaussian conditioned on them."""
     asked = [(first, machine, how)]

@@ -17,9 +17,10 @@ from math import ceil, log
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
 from memfirst.lower.program import Program
-from memfirst.predict.fitted import COMPUTE, KV, OVERHEAD, WEIGHTS, Prediction, Term
+from memfirst.predict.fitted import COMPUTE, KV, OVERHEAD, WEIGHTS
 from memfirst.predict.measured.store import Rate, Rates, nearest
 from memfirst.predict.measured.work import LARGEST, PhaseWork, Work, program_for, works
+from memfirst.predict.prediction import Prediction, Term
 
 SOFT = 2
 """Power of the soft maximum."""
