@@ -115,7 +115,7 @@ def test_layer_norm(width: int, groups: int) -> None:
     x, w, bias = random(3, width + 8) + np.float32(3), random(width, seed=1), random(width, seed=2)
     rows, out = np.array([2, 0], np.int32), zeros("f32", 2, width)
     read = call("activations.layer_norm", 0, 2, x=x.reshape(-1), w=w, bias=bias, out=out.reshape(-1), rows=rows,
-                width=width, stride=width + 8, groups=groups, eps=1e-5, private=0)  # fmt: skip
+                width=width, stride=width + 8, groups=groups, eps=1e-5, private=0, BIAS=1)  # fmt: skip
     parts = x[rows, :width].astype(np.float64).reshape(2, groups, -1)
     parts = (parts - parts.mean(2, keepdims=True)) / np.sqrt(parts.var(2, keepdims=True) + 1e-5)
     np.testing.assert_allclose(out, parts.reshape(2, width) * w + bias, rtol=1e-5, atol=2e-6)

@@ -48,6 +48,7 @@ from memfirst.kernels.cpu.simd16 import (
     store16_first,
     store16_pairs,
     sum16,
+    to_float16,
     to_int16,
     within16,
 )
@@ -359,7 +360,7 @@ def _int8_values(
             factors = row + base + (piece * HEADS + g) * ROW + ROW - 2
             for i in static(2):
                 to = at + (piece * HEADS + g) * DIM + 32 * b + 16 * i
-                found = mul(to_float(acc[2 * g + i]), splat16(unit[g]))
+                found = mul(to_float16(acc[2 * g + i]), splat16(unit[g]))
                 if fresh:
                     store16(part, to, found)
                 else:

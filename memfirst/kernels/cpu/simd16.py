@@ -173,6 +173,12 @@ def to_int16(v):
     return v.astype(np.int32)
 
 
+@op(emission("to_float"), "f32x16")
+def to_float16(v):
+    """int32 to float32."""
+    return v.astype(np.float32)
+
+
 @op(emission("magnitude"), "i32x16")
 def magnitude16(v):
     """The 32 bits of |v|: as integers they have the order of |v|, and NaN is above all. One instruction, not five."""
