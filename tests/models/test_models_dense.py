@@ -36,7 +36,7 @@ from tests.support.make_parity_fixture import CASES, FOLDER
 from tests.support.tiny_models import options, tiny
 from tests.support.toy import one
 
-OTHERS = ("llama", "qwen2", "qwen3", "qwen3_yarn")
+OTHERS = ("qwen2", "qwen3_yarn")
 FAMILIES = [name for name in CASES if not name.startswith("llama_") and name not in OTHERS]
 
 
@@ -325,7 +325,7 @@ def logits_of(folder: Path, change: Callable[[Op], Op] = lambda op: op) -> Any:
 
 
 UNWINDOWED = (
-    *("phi3_short", "phi3_long", "granite", "granite4", "smollm3", "ministral3", "olmo2", "exaone4"),
+    *("phi3_short", "phi3_long", "granite", "granite4", "smollm3", "ministral3", "olmo2", "exaone4", "qwen3"),
     *("seed_oss", "hunyuan", "ernie4_5", "glm4", "stablelm", "phi2"),
 )
 

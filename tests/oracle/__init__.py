@@ -9,8 +9,8 @@ from tests.oracle.count import BLOCKS, Blocks, Held, Moved, Sequence, by_layer, 
 from tests.oracle.parts import Config, Model
 from tests.oracle.recurrent import FAMILIES as RECURRENT
 
-__all__ = ["BLOCKS", "Blocks", "Config", "Held", "Model", "Moved", "Sequence"]
-__all__ += ["by_layer", "chunks", "describe", "held", "parameters", "price"]
+__all__ = ["ATTENTION", "BLOCKS", "Blocks", "Config", "Held", "Model", "Moved", "Sequence"]
+__all__ += ["RECURRENT", "by_layer", "chunks", "describe", "held", "parameters", "price"]
 
 
 def describe(config: Config) -> Model:

@@ -106,13 +106,7 @@ def write(folder: Path, path: Path) -> Path:
     out.add_tokenizer_model("llama")
     out.add_token_list([f"t{i}" for i in range(config["vocab_size"])])
     _sizes(out, config)
-    writers = {
-        "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "gemma2": _gemma2,
-        "gemma3": _gemma3, "phi3": _phi3, "mistral3": _mistral3, "olmo2": _olmo2, "exaone4": _exaone4,
-        "seed_oss": _qwen, "hunyuan-dense": _hunyuan, "ernie4_5": _qwen, "glm4": _partial, "cohere2": _cohere2,
-        "starcoder2": _qwen, "stablelm": _stablelm, "phi2": _partial,
-    }  # fmt: skip
-    (_granite4 if "shared_intermediate_size" in config else writers[arch])(out, config)
+    (_granite4 if "shared_intermediate_size" in config else WRITERS[arch])(out, config)
     found, kind = arrays(folder)
     for hf, bits in split(found).items():
         _tensor(out, name_of(hf, TENSORS.get(arch, PARTS)), bits, kind, config, arch)
@@ -307,3 +301,12 @@ def _cohere2(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
     out.add_rope_scaling_type(gguf.RopeScalingType.NONE)
     _qwen(out, c)
+
+
+WRITERS = {
+    "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "gemma2": _gemma2,
+    "gemma3": _gemma3, "phi3": _phi3, "mistral3": _mistral3, "olmo2": _olmo2, "exaone4": _exaone4,
+    "seed_oss": _qwen, "hunyuan-dense": _hunyuan, "ernie4_5": _qwen, "glm4": _partial, "cohere2": _cohere2,
+    "starcoder2": _qwen, "stablelm": _stablelm, "phi2": _partial,
+}  # fmt: skip
+"""By GGUF's name: the keys that are an architecture's own."""
