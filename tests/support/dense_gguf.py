@@ -304,7 +304,7 @@ def _cohere2(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
 
 
 WRITERS = {
-    "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "gemma2": _gemma2,
+    "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "qwen3": _qwen, "gemma2": _gemma2,
     "gemma3": _gemma3, "phi3": _phi3, "mistral3": _mistral3, "olmo2": _olmo2, "exaone4": _exaone4,
     "seed_oss": _qwen, "hunyuan-dense": _hunyuan, "ernie4_5": _qwen, "glm4": _partial, "cohere2": _cohere2,
     "starcoder2": _qwen, "stablelm": _stablelm, "phi2": _partial,
