@@ -176,7 +176,7 @@ def question(raw: Mapping[str, str]) -> Row | str:
     if _stream(raw) < CACHED:
         return "the weights fit in the last-level cache: no question of memory"
     row = _row(raw, machine, model)
-    parts = row.how.devices if row.how.share == "tensor" else 1
+    parts = row.how.devices if row.how.parallel == "tensor" else 1
     surely = row.cost.total - row.cost.experts + row.cost.least  # whatever the routing
     if surely > CEILING * row.seconds * (row.machine.bandwidth or 0.0) * parts:
         return f"impossible: above {CEILING:.0%} of the peak bandwidth"
@@ -227,7 +227,7 @@ def _weights(
     raw: Mapping[str, str], model: Mapping[str, str], codec: str, how: Deployment, batch: int
 ) -> tuple[float, float, float]:
     """Bytes of dense weights, of the experts of a step, and of the fewest experts that it may need."""
-    divided = how.devices if how.share == "tensor" or how.engine == "transformers" else 1
+    divided = how.devices if how.parallel == "tensor" or how.engine == "transformers" else 1
     one = _stream(raw) * divided
     a, n = int(model["active_experts"]), int(model["experts"])
     bits = bits_per_weight(codec)

@@ -89,7 +89,7 @@ def reached() -> tuple[float, ...]:
 
 
 def _peak(row: measured_rows.Row) -> float:
-    return (row.machine.bandwidth or 0.0) * (row.how.devices if row.how.share == "tensor" else 1)
+    return (row.machine.bandwidth or 0.0) * (row.how.devices if row.how.parallel == "tensor" else 1)
 
 
 SMALL = read("deepseek-v3", "f16") / 2e9

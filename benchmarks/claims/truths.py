@@ -126,7 +126,7 @@ SECTION = Section("7. The hard truth", (
     Statement(65, "Adding more GPUs doesn't scale linearly",
               "Exchanges and fixed costs remain; layers one after another (llama.cpp's default) gain nothing.",
               not_linear,
-              "memfirst plan llama-3:8b --codec f16 --on a100-80gb --share tensor --sweep devices=1,2,8"),
+              "memfirst plan llama-3:8b --codec f16 --on a100-80gb --parallel tensor --sweep devices=1,2,8"),
     Statement(66, "Smaller models feel snappier", "They read fewer bytes a token.", snappier,
               "memfirst plan llama-3.2:1b llama-3.2:3b llama-3.1:8b llama-3.1:70b --codec q4_k_m --on a100-80gb"),
     Statement(67, "Flash decoding gives big gains",

@@ -40,8 +40,8 @@ Engine = Annotated[
     ),
 ]  # fmt: skip
 Devices = Annotated[int, typer.Option("--devices", metavar="N", min=1, help="Machines of this kind that share it.")]
-Share = Annotated[
-    str, typer.Option("--share", metavar="HOW", help="pipeline: layers one after another; tensor: each layer cut.")
+Parallel = Annotated[
+    str, typer.Option("--parallel", metavar="KIND", help="pipeline: layers one after another; tensor: each layer cut.")
 ]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", min=0, help="Of a processor.", show_default="all")]
 HostBandwidth = Annotated[
@@ -87,7 +87,7 @@ def plan(
     prompt: Prompt = 0,
     engine: Engine = "",
     devices: Devices = 1,
-    share: Share = "pipeline",
+    parallel: Parallel = "pipeline",
     threads: Threads = 0,
     host_bandwidth: HostBandwidth = 0.0,
     speculate: Speculate = "",
@@ -110,7 +110,9 @@ def plan(
 
     with sources.usage():
         drafts = sources.speculation(speculate)
-        options = Options(codec, kv, ctx, batch, prompt, engine, devices, share, threads, drafts, 1e9 * host_bandwidth)
+        options = Options(
+            codec, kv, ctx, batch, prompt, engine, devices, parallel, threads, drafts, 1e9 * host_bandwidth
+        )
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     found = sources.plans(models, sources.places(on or []), rows, allow_unknown)

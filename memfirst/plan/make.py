@@ -36,7 +36,7 @@ def plan(models: Sequence[Subject], places: Sequence[Place], options: Options) -
 def make(model: Subject, place: Place, options: Options) -> Plan:
     """One model on one machine. A model that does not fit has no speed.
 
-    Raises UnsupportedError for what the engine or the split cannot do, ConfigError for several of this machine.
+    Raises UnsupportedError for what the engine or the parallelism cannot do, ConfigError for several of this machine.
     """
     if place.rates and options.devices > 1:
         raise ConfigError(f"{options.devices} of this machine", "one, or a machine of the catalogue")
@@ -72,10 +72,11 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
     """What is held; weights and cache of a drafting model beside it, on the first device."""
     engine, contexts = place.memory_engine(options), [context] * options.batch
     memories = [place.machine.memory] * options.devices if place.machine.memory else []
-    split = "layers" if options.share == "pipeline" else "tensor"
     kv, workers = (options.kv, options.kv), place.threads(options)
     run = _program(model.priced(options.kv).graph, engine, options, context, workers)
-    found = plan_memory(run, contexts, engine=engine, kv=kv, memories=memories, split=split, workers=workers)
+    found = plan_memory(
+        run, contexts, engine=engine, kv=kv, memories=memories, parallel=options.parallel, workers=workers
+    )
     if drafter is None:
         return found
     more = plan_memory(drafter.graph, contexts, engine=engine, kv=kv).needs

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from memfirst.convert.mixes import PRICED
 from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.predict.fitted import PARALLEL, PIPELINE
 
 ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp", "vllm", "vllm-hybrid")
 """Whose memory and whose time can be said."""
@@ -13,7 +14,6 @@ ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp", "vllm", "vllm-hybr
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Of some engine."""
 
-SHARES = ("pipeline", "tensor")
 DEFAULT_CONTEXT, DEFAULT_PROMPT = 4096, 512
 MOST_DRAFTED, MOST_DEVICES = 64, 1 << 12
 MOST_TOKENS, MOST_SEQUENCES = 1 << 28, 1 << 13
@@ -63,7 +63,7 @@ class Options:
     prompt: int = 0
     engine: str = ""
     devices: int = 1
-    share: str = "pipeline"
+    parallel: str = PIPELINE
     threads: int = 0
     speculation: Speculation | None = None
     host_bandwidth: float = 0.0
@@ -82,8 +82,8 @@ class Options:
             raise UnsupportedError(f"keys and values in {self.kv[:40]!r}", f"one of {', '.join(KV_CODECS)}")
         if self.engine and self.engine not in ENGINES:
             raise UnsupportedError(f"the engine {self.engine[:40]!r}", f"one of {', '.join(ENGINES)}")
-        if self.share not in SHARES:
-            raise ConfigError(f"devices that share by {self.share[:40]!r}", " or ".join(SHARES))
+        if self.parallel not in PARALLEL:
+            raise ConfigError(f"{self.parallel[:40]!r} parallelism", " or ".join(PARALLEL))
         if self.context and self.prompt > self.context:
             raise ConfigError(f"a prompt of {self.prompt} tokens in a context of {self.context}", "a longer context")
 

@@ -13,7 +13,7 @@ from memfirst.plan.fit import Engine, engine_named
 from memfirst.plan.options import Options
 from memfirst.plan.priced import Priced
 from memfirst.predict import fitted
-from memfirst.predict.fitted import Deployment
+from memfirst.predict.fitted import TENSOR, Deployment
 from memfirst.predict.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Place:
     def deployment(self, options: Options) -> Deployment:
         """How the catalogue's rates are to be used."""
         engine = self.engine(options).removesuffix("-hybrid")
-        return Deployment(engine, options.devices, options.share, threads=options.threads)
+        return Deployment(engine, options.devices, options.parallel, threads=options.threads)
 
     def threads(self, options: Options) -> int:
         """Of a processor: those asked for, else all that were measured, or its cores."""
@@ -61,7 +61,7 @@ class Place:
             from memfirst.predict.measured.store import nearest
 
             return nearest(self.rates.read, self.threads(options))
-        at_once = options.devices if options.share == "tensor" else 1
+        at_once = options.devices if options.parallel == TENSOR else 1
         return self.machine.bandwidth * at_once if self.machine.bandwidth else None
 
     def time(self, priced: Priced, step: Step, options: Options) -> Prediction:

@@ -111,7 +111,7 @@ class Plan:
             "machine": self.place.machine.name, "bandwidth": self.place.bandwidth(self.options),
             "bandwidth_source": self.place.machine.source, "engine": self.engine, "kv": self.options.kv,
             "context": self.context, "batch": self.options.batch, "prompt": self.prompt,
-            "devices": self.options.devices, "share": self.options.share,
+            "devices": self.options.devices, "parallel": self.options.parallel,
             "bytes_per_token": self.nbytes, "step_bytes": {p: _amount(a) for p, a in self.amounts.items()},
             "kv_bytes_per_context_token": self.growth, "kv_overtakes_weights_at": self.overtakes,
             "distinct_experts": vars(self.distinct) if self.distinct else None,

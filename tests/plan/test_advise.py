@@ -50,7 +50,7 @@ CASES = {
     "too large without a bus": ("llama-3.1:405b", "apple-m4-max", {}),
     "too large for one": ("llama-3:8b", "rtx-4060", {"codec": "f16"}),
     "experts too large": ("gpt-oss:120b", "rtx-5090", {}),
-    "cuts that do not divide, too large": ("gpt-oss:120b", "rtx-4060", {"devices": 2, "share": "tensor"}),
+    "cuts that do not divide, too large": ("gpt-oss:120b", "rtx-4060", {"devices": 2, "parallel": "tensor"}),
     "context too large": ("llama-3.1:8b", "rtx-4060", {"context": 131072}),
 }
 FITTING = [name for name in CASES if "large" in name]

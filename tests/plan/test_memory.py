@@ -271,13 +271,13 @@ def test_nothing_fits_where_the_weights_do_not() -> None:
 # ---- several devices ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("split", ["tensor", "layers"])
-def test_devices_hold_the_whole_model_together(split: str) -> None:
+@pytest.mark.parametrize("parallel", ["tensor", "pipeline"])
+def test_devices_hold_the_whole_model_together(parallel: str) -> None:
     whole = needs("llama-3:70b", [8192])
-    plan = plan_memory(graph("llama-3:70b"), [8192], memories=[80 * GIB] * 4, split=split)
+    plan = plan_memory(graph("llama-3:70b"), [8192], memories=[80 * GIB] * 4, parallel=parallel)
     assert sum(d.kv_allocated for d in plan.devices) == whole.kv_allocated
     copied = 3 * (161 * 8192 * 4 + 128_256 * 8192 * 2)  # norms and the embedding are on all where layers are cut
-    assert sum(d.weights for d in plan.devices) == whole.weights + (copied if split == "tensor" else 0)
+    assert sum(d.weights for d in plan.devices) == whole.weights + (copied if parallel == "tensor" else 0)
     assert plan.fits and plan.total == sum(d.total for d in plan.devices)
 
 
@@ -308,12 +308,12 @@ def test_kv_heads_are_copied_where_there_are_fewer_than_devices() -> None:
 
 
 def test_layers_go_by_each_devices_memory_and_the_tightest_decides() -> None:
-    stages = parts(graph("llama-3:8b"), [24 * GIB, 8 * GIB], "layers", [1024], Memfirst())
+    stages = parts(graph("llama-3:8b"), [24 * GIB, 8 * GIB], "pipeline", [1024], Memfirst())
     layers = [len({c.name for c in stage.caches}) for stage in stages]
     assert sum(layers) == 32 and layers[0] > 2.5 * layers[1]
     assert [op.name for op in stages[0].ops][:1] == ["token_embd"]
     assert any(op.name == "output" for op in stages[1].ops)
-    plan = plan_memory(graph("llama-3:8b"), [1024], memories=[24 * GIB, 2 * GIB], split="layers")
+    plan = plan_memory(graph("llama-3:8b"), [1024], memories=[24 * GIB, 2 * GIB], parallel="pipeline")
     assert plan.needs is min(zip(plan.memories, plan.devices, strict=True), key=lambda d: d[0] - d[1].total)[1]
 
 
@@ -331,7 +331,7 @@ def test_every_layer_has_one_device_in_order(sizes: list[int], memories: list[in
 
 
 def test_a_tied_head_on_the_last_device_takes_its_table_along() -> None:
-    plan = plan_memory(graph("llama-3.2:1b"), [1], memories=[GIB, GIB], split="layers")
+    plan = plan_memory(graph("llama-3.2:1b"), [1], memories=[GIB, GIB], parallel="pipeline")
     assert sum(d.weights for d in plan.devices) == needs("llama-3.2:1b", [1]).weights + 128_256 * 2048 * 2
 
 
@@ -432,8 +432,8 @@ def test_fewer_bits_need_less(name: str, contexts: list[int]) -> None:
         ({"contexts": [1 << 40]}, ConfigError, "tokens"),
         ({"contexts": []}, ConfigError, "0 sequences"),
         ({"engine": Vllm(), "kv": ("q8_0", "q8_0")}, UnsupportedError, "vllm with keys or values in q8_0"),
-        ({"memories": [GIB, GIB], "split": "rows"}, ConfigError, "split by 'rows'"),
-        ({"memories": [GIB, 0], "split": "layers"}, ConfigError, "2 devices"),
+        ({"memories": [GIB, GIB], "parallel": "rows"}, ConfigError, "'rows' parallelism"),
+        ({"memories": [GIB, 0], "parallel": "pipeline"}, ConfigError, "2 devices"),
         ({"memories": [GIB] * 3}, UnsupportedError, "over 3 devices"),
     ],
 )

@@ -176,10 +176,10 @@ def test_what_does_not_fit_has_no_speed() -> None:
 
 
 def test_two_devices_hold_what_one_does_not() -> None:
-    for share in ("pipeline", "tensor"):
-        plan = planned("llama-3:70b", "rtx-4090", devices=2, share=share)
+    for kind in ("pipeline", "tensor"):
+        plan = planned("llama-3:70b", "rtx-4090", devices=2, parallel=kind)
         assert plan.fits and plan.rate
-    one, two = (planned("llama-3:8b", "a100-80gb", devices=n, share="tensor") for n in (1, 2))
+    one, two = (planned("llama-3:8b", "a100-80gb", devices=n, parallel="tensor") for n in (1, 2))
     line = planned("llama-3:8b", "a100-80gb", devices=2)
     assert 1.2 < (two.rate or 0) / (one.rate or 1) < 2 and (line.rate or 0) < (one.rate or 0)
     assert one.decode and two.decode and line.decode  # in a pipeline one device reads while the other waits
@@ -311,7 +311,7 @@ def test_missing_names() -> None:
 @pytest.mark.parametrize(
     "options",
     [{"codec": "q9"}, {"kv": "q9"}, {"engine": "other"}, {"batch": 0}, {"batch": 1 << 20}, {"context": -1},
-     {"devices": 0}, {"share": "some"}, {"threads": -1}, {"context": 100, "prompt": 200}],
+     {"devices": 0}, {"parallel": "some"}, {"threads": -1}, {"context": 100, "prompt": 200}],
     ids=str,
 )  # fmt: skip
 def test_options_that_cannot_be(options: dict[str, Any]) -> None:
@@ -465,7 +465,7 @@ def test_sweeps_are_tables_of_every_combination(folder: Path, capsys: pytest.Cap
         (["llama-3:8b", "--on", "rtx-4090", "--codec", "q9"], 2),
         (["llama-3:8b", "--on", "rtx-4090", "--kv", "q9"], 2),
         (["llama-3:8b", "--on", "rtx-4090", "--engine", "other"], 2),
-        (["llama-3:8b", "--on", "rtx-4090", "--share", "some"], 2),
+        (["llama-3:8b", "--on", "rtx-4090", "--parallel", "some"], 2),
         (["llama-3:8b", "--on", "rtx-4090", "--speculate", "x"], 2),
         (["llama-3:8b", "--on", "rtx-4090", "--speculate", "4:2"], 2),
         (["llama-3:8b", "--on", "rtx-4090", "--sweep", "ctx=a"], 2),

@@ -71,7 +71,7 @@ def test_an_answer_is_whole(asked: Cost, machine: Machine, how: Deployment) -> N
     assert sum(t.seconds for t in found.terms) == pytest.approx(found.seconds)
     assert {t.name for t in found.terms} <= set(TERMS)
     assert found.binding == max(found.terms, key=lambda t: t.seconds).name
-    parts = how.devices if how.share == "tensor" else 1
+    parts = how.devices if how.parallel == "tensor" else 1
     assert machine.bandwidth
     assert asked.total / found.low <= 0.95 * machine.bandwidth * parts * (1 + 1e-9)
     assert 0 < found.mbu <= 0.95 * (1 + 1e-9)
@@ -183,7 +183,7 @@ def test_rates_that_stand_in() -> None:
     assert predict(SEVEN_B, card, Deployment(), [useless]) == predict(SEVEN_B, card)
 
 
-@pytest.mark.parametrize("bad", [{"devices": 0}, {"threads": -1}, {"share": "expert"}])
+@pytest.mark.parametrize("bad", [{"devices": 0}, {"threads": -1}, {"parallel": "expert"}])
 def test_a_deployment_that_cannot_be(bad: dict[str, Any]) -> None:
     with pytest.raises(MemfirstError, match="expected"):
         Deployment(**bad)

@@ -97,7 +97,7 @@ def _chosen(plan: Plan, options: Options) -> list[str]:
     codec = "" if plan.subject.assumed or plan.subject.graph is plan.subject.origin else plan.subject.codec
     pairs = [("codec", codec, ""), ("ctx", options.context, 0)]
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine")]
-    pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "share", "threads")]
+    pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "parallel", "threads")]
     pairs.append(("host-bandwidth", options.host_bandwidth / 1e9, 0.0))
     return [
         word

@@ -29,6 +29,7 @@ from memfirst.plan.advice.flags import flags
 from memfirst.plan.advice.same import GGUF_ENGINES, bits
 from memfirst.plan.fit import largest_context, place
 from memfirst.plan.offload import Offload, offloaded
+from memfirst.predict.fitted import TENSOR
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 """From many bits to few."""
@@ -83,10 +84,15 @@ def _kv(plan: Plan) -> Iterator[Advice]:
 
 
 def _context(plan: Plan) -> Iterator[Advice]:
-    options, split = plan.options, "layers" if plan.options.share == "pipeline" else "tensor"
+    options = plan.options
     kv = options.kv, options.kv
     most = largest_context(
-        plan.subject.graph, plan.memory.memories, batch=options.batch, engine=plan.memory.engine, kv=kv, split=split
+        plan.subject.graph,
+        plan.memory.memories,
+        batch=options.batch,
+        engine=plan.memory.engine,
+        kv=kv,
+        parallel=options.parallel,
     )
     tokens = min(most, plan.context) // 256 * 256
     if tokens >= 256 and not options.speculation:
@@ -102,7 +108,7 @@ def _devices(plan: Plan) -> Iterator[Advice]:
     while count <= MOST_DEVICES and not plan.place.rates:
         after = attempt(plan.subject, plan.place, replace(plan.options, devices=count))
         if after and after.fits:
-            how = "each layer cut" if plan.options.share == "tensor" else "layers one after another"
+            how = "each layer cut" if plan.options.parallel == TENSOR else "layers one after another"
             yield changed(DEVICES, f"{count} × {machine.name}, {how}", EXACT, plan, after, flags(DEVICES, after))
             return
         count *= 2

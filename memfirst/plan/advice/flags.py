@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from memfirst.plan import Plan
 from memfirst.plan.advice.change import BATCH, CODEC, CONTEXT, DEVICES, KV, SPECULATION, THREADS
+from memfirst.predict.fitted import TENSOR
 
 Say = Callable[[Plan], str]
 
@@ -32,7 +33,7 @@ _LLAMA: Mapping[str, Say] = {
     BATCH: lambda p: f"llama-server -np {p.options.batch} -c {p.context * p.options.batch}",
     SPECULATION: _llama_speculation,
     THREADS: lambda p: f"llama-server -t {p.options.threads}",
-    DEVICES: lambda p: f"llama-server -ngl 999 -sm {'row' if p.options.share == 'tensor' else 'layer'}",
+    DEVICES: lambda p: f"llama-server -ngl 999 -sm {'row' if p.options.parallel == TENSOR else 'layer'}",
 }
 
 _VLLM: Mapping[str, Say] = {
@@ -40,7 +41,7 @@ _VLLM: Mapping[str, Say] = {
     CONTEXT: lambda p: f"vllm serve --max-model-len {p.context}",
     BATCH: lambda p: f"vllm serve --max-num-seqs {p.options.batch}",
     SPECULATION: _vllm_speculation,
-    DEVICES: lambda p: f"vllm serve --{p.options.share}-parallel-size {p.options.devices}",
+    DEVICES: lambda p: f"vllm serve --{p.options.parallel}-parallel-size {p.options.devices}",
 }
 
 _OLLAMA: Mapping[str, Say] = {

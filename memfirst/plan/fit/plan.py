@@ -11,6 +11,7 @@ from memfirst.lower.program import Program
 from memfirst.plan.fit.engines import Engine, Memfirst
 from memfirst.plan.fit.needs import Needs, in_codecs, needs
 from memfirst.plan.fit.spread import parts
+from memfirst.predict.fitted import TENSOR
 
 LARGEST_BATCH = 1 << 16
 
@@ -59,17 +60,17 @@ def plan_memory(
     engine: Engine | None = None,
     kv: tuple[str, str] = ("f16", "f16"),
     memories: Sequence[int] = (),
-    split: str = "tensor",
+    parallel: str = TENSOR,
     workers: int = 1,
 ) -> MemoryPlan:
     """Memory for sequences that reach `contexts` tokens each.
 
     kv        codecs of keys and of values
     memories  bytes that each device has to give; without any, what one device would need
-    split     how several devices share the layers, see `memfirst.plan.fit.spread.parts`
+    parallel  how several devices share the layers, see `memfirst.plan.fit.spread.parts`
     workers   threads of memfirst, for a Program's private buffers
 
-    Raises ConfigError for impossible lengths or splits, UnsupportedError for what the engine cannot do.
+    Raises ConfigError for impossible lengths or parallelism, UnsupportedError for what the engine cannot do.
     """
     engine = engine or Memfirst()
     model = in_codecs(model, *kv)
@@ -77,7 +78,7 @@ def plan_memory(
         return MemoryPlan(engine, (needs(model, contexts, engine, workers),), tuple(memories))
     if isinstance(model, Program):
         raise ConfigError("a program for one device", "the graph, to be shared by several")
-    shares = parts(model, memories, split, contexts, engine)
+    shares = parts(model, memories, parallel, contexts, engine)
     return MemoryPlan(engine, tuple(needs(g, contexts, engine) for g in shares), tuple(memories))
 
 
@@ -88,12 +89,12 @@ def largest_context(
     batch: int = 1,
     engine: Engine | None = None,
     kv: tuple[str, str] = ("f16", "f16"),
-    split: str = "tensor",
+    parallel: str = TENSOR,
 ) -> int:
     """Most tokens that each of `batch` sequences may reach, up to what the model was trained for; 0: not even one."""
 
     def fits(tokens: int) -> bool:
-        plan = plan_memory(graph, [tokens] * batch, engine=engine, kv=kv, memories=memories, split=split)
+        plan = plan_memory(graph, [tokens] * batch, engine=engine, kv=kv, memories=memories, parallel=parallel)
         return plan.fits
 
     return _largest(fits, graph.context)
@@ -106,12 +107,12 @@ def largest_batch(
     context: int,
     engine: Engine | None = None,
     kv: tuple[str, str] = ("f16", "f16"),
-    split: str = "tensor",
+    parallel: str = TENSOR,
 ) -> int:
     """Most sequences of `context` tokens, up to LARGEST_BATCH; 0: not even one."""
 
     def fits(sequences: int) -> bool:
-        plan = plan_memory(graph, [context] * sequences, engine=engine, kv=kv, memories=memories, split=split)
+        plan = plan_memory(graph, [context] * sequences, engine=engine, kv=kv, memories=memories, parallel=parallel)
         return plan.fits
 
     return _largest(fits, LARGEST_BATCH)

@@ -11,27 +11,29 @@ from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph
 from memfirst.graph.ops.embed import Embed
 from memfirst.plan.fit.engines import Engine
+from memfirst.predict.fitted import PARALLEL, TENSOR
 from memfirst.transform.shard import shard
 
-SPLITS = ("tensor", "layers")
 MAX_DEVICES = 1 << 12
 
 
 def parts(
-    graph: Graph, memories: Sequence[int], split: str, contexts: Sequence[int], engine: Engine
+    graph: Graph, memories: Sequence[int], parallel: str, contexts: Sequence[int], engine: Engine
 ) -> tuple[Graph, ...]:
     """Each device's graph.
 
-    split  "tensor": every layer cut into equal shares (KV heads copied where there are fewer than devices);
-           "layers": whole layers in order, by each device's share of the memory (pipeline)
+    parallel  "tensor": every layer cut into equal shares (KV heads copied where there are fewer than devices);
+              "pipeline": whole layers in order, by each device's share of the memory
 
-    Raises ConfigError for other splits, UnsupportedError where a tensor cannot be cut.
+    Raises ConfigError for another kind of parallelism, UnsupportedError where a tensor cannot be cut.
     """
-    if split not in SPLITS or not 1 <= len(memories) <= MAX_DEVICES or min(memories) < 1:
-        raise ConfigError(f"{len(memories)} devices split by {split!r}", f"at least one, by {' or '.join(SPLITS)}")
+    if parallel not in PARALLEL or not 1 <= len(memories) <= MAX_DEVICES or min(memories) < 1:
+        raise ConfigError(
+            f"{len(memories)} devices in {parallel!r} parallelism", f"at least one, {' or '.join(PARALLEL)}"
+        )
     if len(memories) == 1:
         return (graph,)
-    if split == "tensor":
+    if parallel == TENSOR:
         cut = (shard(graph, i, len(memories)) for i in range(len(memories)))
         return tuple(_rows_cut(part, len(memories)) if engine.cuts_embedding else part for part in cut)
     first = boundaries(layer_bytes(graph, contexts, engine), memories)

@@ -15,7 +15,8 @@ from memfirst.ledger import price
 ENGINES = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1", "gpt-fast", "mlc", "transformers")
 """Engines whose published speeds the constants are fitted to."""
 
-SHARES = ("pipeline", "tensor")
+PARALLEL = PIPELINE, TENSOR = "pipeline", "tensor"
+"""How devices share a model: whole layers one after another, or each layer cut."""
 
 _SAME_KERNELS = {"ollama": "llama.cpp"}
 
@@ -77,7 +78,7 @@ class Deployment:
     """How the model is run.
 
     engine   one of ENGINES; another is predicted from all of them together, with a wide interval
-    devices  that share the model; share: "pipeline" (layers one after another) or "tensor" (each layer cut)
+    devices  that share the model; parallel: one of PARALLEL
     flash    attention without the matrix of scores in memory, the default of today's engines
     threads  of a processor, 0 for all of its cores
     age      years before 2026 that the engine's build is from: kernels got faster
@@ -85,7 +86,7 @@ class Deployment:
 
     engine: str = "llama.cpp"
     devices: int = 1
-    share: str = "pipeline"
+    parallel: str = PIPELINE
     flash: bool = True
     threads: int = 0
     age: float = 0.0
@@ -93,8 +94,8 @@ class Deployment:
     def __post_init__(self) -> None:
         if self.devices < 1 or self.threads < 0:
             raise MemfirstError(f"{self.devices} devices with {self.threads} threads", "1 device or more")
-        if self.share not in SHARES:
-            raise MemfirstError(f"layers shared by {self.share!r}", f"one of {', '.join(SHARES)}")
+        if self.parallel not in PARALLEL:
+            raise MemfirstError(f"{self.parallel!r} parallelism", f"one of {', '.join(PARALLEL)}")
 
     @property
     def family(self) -> str:

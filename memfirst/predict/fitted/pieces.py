@@ -16,7 +16,7 @@ from math import log
 
 from memfirst import codecs
 from memfirst.hardware.machines import Machine
-from memfirst.predict.fitted.cost import Cost, Deployment
+from memfirst.predict.fitted.cost import PIPELINE, TENSOR, Cost, Deployment
 
 WEIGHTS, EXPERTS, KV, COMPUTE, OVERHEAD, LINK = "weights", "experts", "KV", "compute", "overhead", "link"
 TERMS = (WEIGHTS, EXPERTS, KV, COMPUTE, OVERHEAD, LINK)
@@ -102,7 +102,7 @@ def plain_rate(machine: Machine) -> float:
 
 def pieces(cost: Cost, machine: Machine, how: Deployment) -> tuple[Piece, ...]:
     """Everything a step's time is made of; its bandwidth and a rate of arithmetic must be known."""
-    parts = how.devices if how.share == "tensor" else 1
+    parts = how.devices if how.parallel == TENSOR else 1
     found = (
         *_memory(cost, machine, how, parts), _arithmetic(cost, machine, how, parts),
         _matmul(cost, machine, how, parts), _cache(cost, machine, how, parts), _scores(cost, machine, how, parts),
@@ -183,7 +183,7 @@ def _link(cost: Cost, machine: Machine, how: Deployment) -> tuple[Piece, ...]:
     far = _far(cost, machine)
     if how.devices == 1:
         return far
-    if how.share == "pipeline":
+    if how.parallel == PIPELINE:
         return (*far, Piece(LINK, ADDED, (how.devices - 1) * HOP, _names("hop")))
     latency = machine.link.latency if machine.link else 25e-6
     rate = machine.link.bandwidth if machine.link else 15.75e9

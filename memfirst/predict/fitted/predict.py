@@ -9,7 +9,7 @@ from math import exp, inf, log, sqrt
 import numpy as np
 
 from memfirst.hardware.machines import Machine
-from memfirst.predict.fitted.cost import Cost, Deployment
+from memfirst.predict.fitted.cost import TENSOR, Cost, Deployment
 from memfirst.predict.fitted.pieces import ADDED, HOST, SOFT, TERMS, Piece, matrix_rate, pieces
 from memfirst.predict.fitted.priors import F64, Priors, priors
 from memfirst.predict.prediction import Prediction, Term
@@ -105,7 +105,7 @@ def floor(cost: Cost, machine: Machine, how: Deployment) -> float:
 
 
 def _parts(how: Deployment) -> int:
-    return how.devices if how.share == "tensor" else 1
+    return how.devices if how.parallel == TENSOR else 1
 
 
 def _prediction(
