@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -62,7 +61,7 @@ def generate(model: Model, prompt: str | Messages, request: Request) -> Generati
 def say_if_full(generation: Generation) -> None:
     """Tell why an answer ended without an end."""
     if generation.stop_reason == "context":
-        print("memfirst: the context is full: the answer stops here; a larger --ctx has room", file=sys.stderr)
+        streams.note("memfirst: stopped: the context is full (raise --ctx)")
 
 
 def prompt_of(model: Model, system: str | None, text: str, request: Request) -> str | Messages:

@@ -27,7 +27,7 @@ Ctx = Annotated[
         "--ctx",
         metavar="N",
         min=1,
-        help="Room for so many tokens of context.",
+        help="Context size in tokens.",
         show_default="what the model was trained for",
     ),
 ]

@@ -33,13 +33,13 @@ Text = Annotated[
 ]
 Prompt = Annotated[str | None, _option("-p", "--prompt", metavar="TEXT", help="The prompt, given as an option.")]
 System = Annotated[str | None, _option("--system", metavar="TEXT", help="A system message.")]
-MaxTokens = Annotated[int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Stop after so many tokens.")]
-Temperature = Annotated[
-    float | None, _option("--temperature", default="0.8", metavar="T", min=0.0, help="0 is greedy.")
+MaxTokens = Annotated[
+    int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Maximum number of tokens to generate.")
 ]
+Temperature = Annotated[float | None, _option("--temperature", default="0.8", metavar="T", min=0.0, help="0: greedy.")]
 TopK = Annotated[
     int | None,
-    _option("--top-k", default="40", metavar="K", min=0, help="Sample among the K likeliest; 0 is all."),
+    _option("--top-k", default="40", metavar="K", min=0, help="Sample from the K likeliest tokens; 0: all."),
 ]
 TopP = Annotated[
     float | None,
@@ -49,7 +49,7 @@ TopP = Annotated[
         metavar="P",
         min=0.0,
         max=1.0,
-        help="Sample among the likeliest that sum to P.",
+        help="Nucleus sampling threshold.",
     ),
 ]
 MinP = Annotated[
@@ -60,11 +60,11 @@ MinP = Annotated[
         metavar="P",
         min=0.0,
         max=1.0,
-        help="Drop what is below P times the likeliest.",
+        help="Drop tokens below P times the likeliest one.",
     ),
 ]
 Penalty = Annotated[
-    float | None, _option("--repetition-penalty", default="1.0", metavar="F", min=0.01, help="1 is none.")
+    float | None, _option("--repetition-penalty", default="1.0", metavar="F", min=0.01, help="1: none.")
 ]
 Seed = Annotated[int | None, _option("--seed", metavar="N", min=0, help="Same seed, same text.")]
 Stop = Annotated[

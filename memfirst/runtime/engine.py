@@ -155,6 +155,7 @@ class Engine:
             end = time.perf_counter()
             for w in work:
                 self._count(w, end - start, after - before, start)
+            self.scheduler.finish()
         except BaseException:
             self._recover(work, stepped)
             raise

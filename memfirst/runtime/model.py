@@ -108,9 +108,8 @@ class Model:
         if not ids:
             raise ConfigError("the prompt has no tokens", "some text")
         if len(ids) >= self.context:
-            raise CapacityError(
-                f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", "raise --ctx"
-            )
+            do = "raise --ctx" if self.context < self.graph.context else "shorten the prompt: the model has no more"
+            raise CapacityError(f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", do)
         request = Request(
             ids, self._sampler(params), self.tokenizer, check_max_tokens(max_tokens), check_stops(stop), self.context
         )
@@ -123,7 +122,8 @@ class Model:
             raise ConfigError(f"params of type {type(chosen).__name__}", "a SamplingParams")
         if chosen.seed is None:
             chosen = replace(chosen, seed=secrets.randbits(64))
-        return lambda: Sampler(chosen, self.graph.vocab_size, top=self.backend.top())
+        vocab, backend = self.graph.vocab_size, self.backend  # not the model: a request must not keep it alive
+        return lambda: Sampler(chosen, vocab, top=backend.top())
 
     def encode(self, prompt: str | Messages) -> list[int]:
         """Token ids of a text, or of a conversation through the chat template."""

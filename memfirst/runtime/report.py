@@ -22,7 +22,7 @@ def rate(count: float, seconds: float) -> float:
 class Report:
     """An answer's figures.
 
-    ledger       of its last decoded step; None if there was none
+    ledger       of its last decoded step, its share where that was for several; None if there was none
     kv_position  bytes of one cached position, all layers
     bandwidth    measures bytes per second now; called at most once, when the answer is complete
     startup_s    seconds by stage
@@ -56,7 +56,7 @@ class Report:
         return self._measured
 
     def line(self) -> str:
-        """`214 tok/s · 20.9 GB/s, 86 % of the 24.3 this machine reads just now · per token 97.6 MB: …`"""
+        """`214 tok/s · 20.9 GB/s, 86 % of 24.3 GB/s measured read bandwidth · per token 97.6 MB: …`"""
         if self.ledger is None:
             t = self.generation.timing
             return f"prompt {t.prompt_tokens} tokens in {t.prefill_s:.2f} s · KV {_size(self.memory.kv_held)} held"
@@ -67,7 +67,7 @@ class Report:
         ceiling, speed = self.read_bandwidth(), self.decode_rate
         if not ceiling:
             return f"{speed / 1e9:.1f} GB/s"
-        share = f"{100 * speed / ceiling:.0f} % of the {ceiling / 1e9:.1f} this machine reads just now"
+        share = f"{100 * speed / ceiling:.0f} % of {ceiling / 1e9:.1f} GB/s measured read bandwidth"
         return f"{speed / 1e9:.1f} GB/s, {share}"
 
     def _bytes(self, ledger: Ledger) -> str:

@@ -161,6 +161,10 @@ class Scheduler:
             if old is not None:
                 self.slots.release(old)
 
+    def finish(self) -> None:
+        """Nothing of the step is needed any more."""
+        self._work = []
+
     def abandon(self, work: Sequence[Work]) -> None:
         """The step did not happen: sequences are as before it."""
         for w in work:

@@ -202,6 +202,33 @@ def test_run_hands_over_what_was_asked() -> None:
     assert raw["prompt"] == "Once"
 
 
+def prompt_of(*args: str, stdin: str = "") -> str:
+    """What the model is asked."""
+    ran = command(FAKE, "run", "m.gguf", "--raw", "--json", *args, stdin=stdin)
+    return str(json.loads(ran.stdout)["prompt"])
+
+
+def test_a_prompt_is_an_argument_or_an_option_with_piped_text_after_it(tmp_path: Path) -> None:
+    assert prompt_of("Sum up:") == prompt_of("-p", "Sum up:") == "Sum up:"
+    assert prompt_of("Sum up:", stdin="a\nb\n") == prompt_of("-p", "Sum up:", stdin="a\nb\n") == "Sum up:\n\na\nb"
+    (tmp_path / "text").write_text("from a file")
+    with (tmp_path / "text").open() as stdin:
+        args = [*FAKE, "run", "m.gguf", "Sum up:", "--raw", "--json"]
+        ran = subprocess.run(args, stdin=stdin, capture_output=True, check=True)
+    assert json.loads(ran.stdout)["prompt"] == "Sum up:\n\nfrom a file"
+    twice = command(FAKE, "run", "m.gguf", "a", "-p", "b")
+    assert twice.returncode == 2 and "given twice" in twice.stderr
+
+
+def test_a_pipe_that_is_only_open_is_not_waited_for() -> None:
+    """As a program has it that starts another one."""
+    args = [*FAKE, "run", "m.gguf", "-p", "hi", "-n", "1"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(args, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as ran:
+        assert ran.stdout and ran.stderr
+        assert ran.stdout.read() == "Memory\n" and "not part of the prompt" in ran.stderr.read()
+
+
 def test_run_help_shows_the_samplers_defaults() -> None:
     shown = command(MEMFIRST, "run", "--help", COLUMNS="200").stdout
     for name, default in vars(SamplingParams()).items():
@@ -346,7 +373,7 @@ def test_chat_keeps_and_drops_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_status_line_fits_a_terminal() -> None:
-    full = "214 tok/s · 20.9 GB/s, 86 % of the 24.3 this machine reads just now · per token 97.6 MB · KV 2.2 MB held"
+    full = "214 tok/s · 20.9 GB/s, 86 % of 24.3 GB/s measured read bandwidth · per token 97.6 MB · KV 2.2 MB held"
     assert chat_module.brief(full) == full.replace(" · per token 97.6 MB", "")
     assert chat_module.brief("prompt 3 tokens · KV 1 MB held") == "prompt 3 tokens · KV 1 MB held"
 

@@ -136,6 +136,29 @@ def wait_for_children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return children
 
 
+# prompts
+
+
+def test_a_model_without_a_chat_template_continues_the_text(tmp_path: Path) -> None:
+    """And says so; a system message has no place there."""
+    made = small()
+    tokens = ["<|mark|>" if token == "<|im_start|>" else token for token in made.metadata["tokenizer.ggml.tokens"]]
+    model = write(made, tmp_path / "base.gguf", metadata={"tokenizer.ggml.tokens": tokens})
+    ran, raw = (run(model, "-p", "x", "-n", 4, "--seed", 1, *more) for more in ((), ("--raw",)))
+    assert ran.returncode == 0 and ran.stdout == raw.stdout and ran.stdout.strip()
+    assert "no chat template: it continues the text" in ran.stderr and "template" not in raw.stderr
+    ran = run(model, "-p", "x", "--system", "y")
+    assert ran.returncode == 1 and "--system" in ran.stderr and ran.stdout == ""
+    check_one_line(ran.stderr)
+
+
+def test_temperature_0_is_greedy(real: Path) -> None:
+    """No penalty unless one is asked for."""
+    greedy = [run(real, "-p", "Name three colours.", "-n", 24, "--temperature", 0, *more).stdout for more in (
+        (), ("--repetition-penalty", 1), ("--seed", 3), ("--repetition-penalty", 1.5))]  # fmt: skip
+    assert greedy[0] == greedy[1] == greedy[2] != greedy[3]
+
+
 # files
 
 
@@ -200,7 +223,7 @@ def test_a_prompt_longer_than_the_context(real: Path) -> None:
 
 def test_the_context_fills_mid_answer(real: Path) -> None:
     ran = run(real, "-p", "Tell a long story.", "--ctx", 64)
-    assert ran.returncode == 0 and ran.stdout.strip() and "the context is full" in ran.stderr
+    assert ran.returncode == 0 and ran.stdout.strip() and "stopped: the context is full" in ran.stderr
     as_json = run(real, "-p", "Tell a long story.", "--ctx", 64, "--json")
     report = json.loads(as_json.stdout)
     assert report["stop_reason"] == "context"
