@@ -52,6 +52,11 @@ class Parts:
     fuse_unknown: bool = False
     unknown: str | None = None
 
+    def id_of(self, text: str) -> int | None:
+        """The id of a token, or None."""
+        found = self.ids.get(text)
+        return next((token.id for token in self.added if token.text == text), None) if found is None else found
+
     @property
     def byte_level(self) -> bool:
         """Whether tokens are spelled in GPT-2's byte alphabet; else in characters, as SentencePiece does."""
@@ -80,7 +85,8 @@ class Encoder:
                 return self._ids(self._whole_model(), text)
             tokens = [*self._used(text, matched)]
             engine = _engine(self._parts, self._shell, tokens, matched)
-            return [self._id(tokens[id]) for id in self._ids(engine, text)]
+            found = [self._parts.id_of(tokens[id]) for id in self._ids(engine, text)]
+            return [id for id in found if id is not None]
         except (TypeError, UnicodeError) as error:
             raise TokenizerError("the text is not valid Unicode", do="pass UTF-8 text") from error
 
@@ -102,10 +108,6 @@ class Encoder:
     def _ids(self, engine: Tokenizer, text: str) -> list[int]:
         ids: list[int] = engine.encode(text, add_special_tokens=False).ids
         return ids
-
-    def _id(self, token: str) -> int:
-        found = self._parts.ids.get(token)
-        return next(added.id for added in self._matched if added.text == token) if found is None else found
 
     def _used(self, text: str, matched: list[Added]) -> set[str]:
         """Tokens that may come out: all that are parts of the text's words, and those that need no text."""

@@ -17,9 +17,8 @@ _KINDS = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "paddi
 def rules_of(spec: dict[str, Any], parts: Parts, folder: Path) -> Rules:
     """What the JSON files beside tokenizer.json, and chat_template.jinja, add to the vocabulary."""
     config = _optional(folder / "tokenizer_config.json")
-    ids = {**parts.ids, **{token.text: token.id for token in parts.added}}
-    special, notes = _special_ids(config, ids)
-    ends = _eos_ids(folder, set(ids.values()))
+    special, notes = _special_ids(config, parts)
+    ends = _eos_ids(folder, parts)
     if "eos" not in special and ends:
         special["eos"] = ends[0]
     controls = [(token.text, token.id) for token in parts.added if token.control]
@@ -36,15 +35,16 @@ def rules_of(spec: dict[str, Any], parts: Parts, folder: Path) -> Rules:
     )
 
 
-def _special_ids(config: dict[str, Any], ids: dict[str, int]) -> tuple[dict[str, int], tuple[str, ...]]:
+def _special_ids(config: dict[str, Any], parts: Parts) -> tuple[dict[str, int], tuple[str, ...]]:
     """Those that tokenizer_config.json names, as a text or as an object with `content`, and notes on the ignored."""
     found: dict[str, int] = {}
     notes: list[str] = []
     for kind, key in _KINDS.items():
         text = config.get(key)
         text = text.get("content") if isinstance(text, dict) else text
-        if isinstance(text, str) and text in ids:
-            found[kind] = ids[text]
+        id = parts.id_of(text) if isinstance(text, str) else None
+        if id is not None:
+            found[kind] = id
         elif text is not None and kind in ("unknown", "padding"):
             notes.append(f"{key} {str(text)[:40]!r} is no token of the vocabulary: ignored")
         elif text is not None:
@@ -52,13 +52,13 @@ def _special_ids(config: dict[str, Any], ids: dict[str, int]) -> tuple[dict[str,
     return found, tuple(notes)
 
 
-def _eos_ids(folder: Path, known: set[int]) -> list[int]:
+def _eos_ids(folder: Path, parts: Parts) -> list[int]:
     """`eos_token_id` of generation_config.json and config.json: one id or a list."""
     ends: list[int] = []
     for name in ("generation_config.json", "config.json"):
         found = _optional(folder / name).get("eos_token_id")
         ids = found if isinstance(found, list) else [] if found is None else [found]
-        if not all(type(id) is int and id in known for id in ids):
+        if not all(type(id) is int and 0 <= id < len(parts.tokens) and parts.tokens[id] for id in ids):
             raise TokenizerError(f"eos_token_id of {name} is {str(found)[:40]}", "ids of the vocabulary")
         ends += ids
     return ends

@@ -12,9 +12,9 @@ from memfirst.errors import ModelNotFoundError, TokenizerError, UnsupportedError
 from memfirst.text.build import Parts
 from memfirst.text.bytes_of_tokens import SPACE
 from memfirst.text.controls import Added
-from memfirst.text.merges import ListedMerges
+from memfirst.text.merges import ListedMerges, gap_for
 from memfirst.text.pretokenizers import KNOWN_PATTERNS
-from memfirst.text.vocabulary import MAX_MERGES, MAX_TOKENS, check_tokens, control_texts
+from memfirst.text.vocabulary import MAX_MERGES, MAX_TOKENS, check_sizes, check_tokens, control_texts
 
 MAX_FILE_BYTES = 1 << 26
 """67 MB; the largest published ones (262,144 tokens) have 33 MB."""
@@ -65,7 +65,7 @@ def parts_of_json(spec: Mapping[str, Any]) -> Parts:
     return Parts(
         tokens=_by_id(ids, added),
         ids=ids,
-        merges=ListedMerges(_merges(model.get("merges")), ids, controls),
+        merges=_merges(model.get("merges"), ids, controls),
         added=added,
         normalizer=_steps(spec.get("normalizer"), "normalizers", _NORMALIZERS),
         splitter=_steps(spec.get("pre_tokenizer"), "pretokenizers", _SPLITTERS),
@@ -101,34 +101,42 @@ def starts_with_special(spec: Mapping[str, Any]) -> bool:
 def _vocabulary(found: dict[str, Any]) -> dict[str, int]:
     if len(found) > MAX_TOKENS or not found:
         raise TokenizerError(f"a vocabulary of {len(found)} tokens", f"1 to {MAX_TOKENS}")
-    if not all(type(id) is int and 0 <= id < MAX_TOKENS for id in found.values()):
+    if {*map(type, found.values())} != {int} or min(found.values()) < 0 or max(found.values()) >= MAX_TOKENS:
         raise TokenizerError("a vocabulary with ids out of range", f"integers below {MAX_TOKENS}")
-    if len(set(found.values())) < len(found):
+    if len({*found.values()}) < len(found):
         raise TokenizerError("two tokens share an id", "an id for each")
-    check_tokens(list(found))
+    check_sizes(found)
     return found
 
 
 def _by_id(ids: dict[str, int], added: list[Added]) -> list[str]:
     """Text by id, "" where an id is not used; TokenizerError if an added token takes another's id."""
-    pairs = [*ids.items(), *((token.text, token.id) for token in added)]
-    tokens = [""] * (1 + max(id for _, id in pairs))
-    for text, id in pairs:
-        if tokens[id] not in ("", text) or ids.get(text, id) != id:
-            found = f"the token {text[:40]!r} can't have id {id}"
-            raise TokenizerError(found, "one id for each token")
+    last = max([max(ids.values()), *(token.id for token in added)])
+    tokens = [""] * (last + 1)
+    for text, id in ids.items():
         tokens[id] = text
+    for token in added:
+        if tokens[token.id] not in ("", token.text) or ids.get(token.text, token.id) != token.id:
+            found = f"the token {token.text[:40]!r} can't have id {token.id}"
+            raise TokenizerError(found, "one id for each token")
+        tokens[token.id] = token.text
     return tokens
 
 
-def _merges(found: Any) -> list[str]:
-    """As "left right", though they may be written as ["left", "right"]."""
+def _merges(found: Any, ids: dict[str, int], controls: frozenset[str]) -> ListedMerges:
+    """Written as "left right" or as ["left", "right"]."""
     if not isinstance(found, list) or len(found) > MAX_MERGES:
         raise TokenizerError("model.merges is not a list of pairs", f"at most {MAX_MERGES}")
-    merges = [" ".join(merge) if type(merge) is list and {*map(type, merge)} <= {str} else merge for merge in found]
-    if not {*map(type, merges)} <= {str}:
-        raise TokenizerError("a merge that is not a pair", '"left right" or ["left", "right"]')
-    return merges
+    kinds, gap = {*map(type, found)}, " "
+    try:
+        if kinds == {list}:
+            gap = gap_for(ids)
+            found = [left + gap + right for left, right in found]
+        elif not kinds <= {str}:
+            raise TypeError
+    except (TypeError, ValueError):
+        raise TokenizerError("a merge that is not a pair", '"left right" or ["left", "right"]') from None
+    return ListedMerges(found, ids, controls, gap)
 
 
 def _added_tokens(found: Any) -> list[Added]:

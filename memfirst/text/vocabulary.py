@@ -127,11 +127,16 @@ def check_tokens(tokens: list[str]) -> dict[str, int]:
     if len(ids) < len(tokens):
         twice = Counter(tokens).most_common(1)[0][0]
         raise TokenizerError(f"the token {twice[:40]!r} has two ids", "every token once")
+    check_sizes(tokens)
+    return ids
+
+
+def check_sizes(tokens: Iterable[str]) -> None:
+    """TokenizerError for more text than MAX_CHARS, or a token of more than MAX_TOKEN_CHARS."""
     lengths = list(map(len, tokens))
     if max(lengths, default=0) > MAX_TOKEN_CHARS or sum(lengths) > MAX_CHARS:
         found = f"tokens of up to {max(lengths)} characters, {sum(lengths)} in all"
         raise TokenizerError(found, f"at most {MAX_TOKEN_CHARS} and {MAX_CHARS}")
-    return ids
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:

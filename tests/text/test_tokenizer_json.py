@@ -104,6 +104,18 @@ def test_the_folder_says_bos_eos_and_template(tmp_path: Path) -> None:
     assert tokenizer.rules.chat_template == "{{ messages }}"
 
 
+def test_merges_of_tokens_with_spaces_and_line_breaks(tmp_path: Path) -> None:
+    """As pairs they may hold any character; nothing spells it."""
+    vocab = {token: id for id, token in enumerate(["a", " ", "\n", "a ", "\n\n", "a \n\n"])}
+    merges = [["a", " "], ["\n", "\n"], ["a ", "\n\n"]]
+    model = {"type": "BPE", "vocab": vocab, "merges": merges}
+    tokenizer = Tokenizer.from_file(write_folder(tmp_path, {"model": model}))
+    assert tokenizer.encode("a \n\na\n") == [5, 0, 2]
+    model["merges"] = [["a", "\n"]]
+    with pytest.raises(TokenizerError, match="a merge of"):
+        Tokenizer.from_file(write_folder(tmp_path, {"model": model}))
+
+
 def test_padding_and_unknown_tokens_that_do_not_exist_are_ignored(tmp_path: Path) -> None:
     config = {"eos_token": "</s>", "pad_token": "[PAD]", "unk_token": {"content": "<none>"}}
     tokenizer = Tokenizer.from_file(write_folder(tmp_path, json_spec("qwen2"), tokenizer_config=config))
