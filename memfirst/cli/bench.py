@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Threads
 from memfirst.progress import Progress
 
 MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -51,6 +51,7 @@ def bench(
     prompt: PromptTokens = 256,
     generate: Generate = 128,
     ctx: Ctx = None,
+    kv: Kv = "f16",
     synthetic: Synthetic = None,
     layers: Layers = 0,
     codec: Codec = "q4_k_m",
@@ -81,7 +82,7 @@ def bench(
         source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers, write)
         measured = measure.bench(
             source,
-            threads=threads, prompt=prompt, generate=generate, ctx=ctx, progress=report,
+            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv, progress=report,
         )  # fmt: skip
     if llama_bench:
         from memfirst.predict.llama_bench import write_rows

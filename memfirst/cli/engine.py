@@ -36,7 +36,7 @@ def sampling(given: dict[str, float | int | None]) -> SamplingParams:
 
 @contextmanager
 def loaded(
-    model: str, *, threads: int | None, ctx: int | None, backend: str, offline: bool, quiet: bool
+    model: str, *, threads: int | None, ctx: int | None, kv: str, backend: str, offline: bool, quiet: bool
 ) -> Iterator[Model]:
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
@@ -44,7 +44,7 @@ def loaded(
 
     with progress(quiet) as report:
         path = hub.resolve(model, offline=offline, progress=report)
-        found = memfirst.load(path, threads=threads, ctx=ctx, backend=backend, progress=report)
+        found = memfirst.load(path, threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report)
     try:
         yield found
     finally:

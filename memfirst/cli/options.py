@@ -21,6 +21,14 @@ Threads = Annotated[
         show_default="physical cores",
     ),
 ]
+Kv = Annotated[
+    str,
+    typer.Option(
+        "--kv",
+        metavar="CODEC",
+        help="KV cache codec, or K/V apart: f16, q8_0, q4_0, f32, q8_0/q4_0. Quantized ones are lossy.",
+    ),
+]
 Ctx = Annotated[
     int | None,
     typer.Option(

@@ -12,7 +12,7 @@ import typer
 
 from memfirst.catalog.models import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Offline, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Threads
 
 PIPE_SECONDS = 1
 """How long the first byte of a pipe is waited for, where there is a prompt already."""
@@ -94,6 +94,7 @@ def run(
     stop: Stop = None,
     threads: Threads = None,
     ctx: Ctx = None,
+    kv: Kv = "f16",
     backend: Backend = "cpu",
     raw: Raw = False,
     offline: Offline = False,
@@ -116,7 +117,9 @@ def run(
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw)
-    with engine.loaded(model, threads=threads, ctx=ctx, backend=backend, offline=offline, quiet=as_json) as loaded:
+    with engine.loaded(
+        model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json
+    ) as loaded:
         if text is None:
             from memfirst.cli.chat import chat
 

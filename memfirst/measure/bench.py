@@ -159,11 +159,12 @@ def bench(
     prompt: int = 256,
     generate: int = 128,
     ctx: int | None = None,
+    kv: str = "f16",
     progress: Progress | None = None,
 ) -> Measured:
     """Prefill `prompt` tokens, decode `generate` more, with fixed token ids; read bandwidth before and after."""
     progress = progress or Silent()
-    with load(source, threads=threads, ctx=ctx or _context(prompt + generate), progress=progress) as model:
+    with load(source, threads=threads, ctx=ctx or _context(prompt + generate), kv=kv, progress=progress) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
             raise CapacityError("nothing to measure", "the cpu backend")

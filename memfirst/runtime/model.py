@@ -29,6 +29,7 @@ from memfirst.runtime.request import Request
 from memfirst.runtime.sampling import Sampler, SamplingParams
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
+from memfirst.transform.recode import parse_kv, with_kv
 
 if TYPE_CHECKING:
     from memfirst.text.chat import ChatTemplate
@@ -172,6 +173,7 @@ def load(
     *,
     threads: int | None = None,
     ctx: int | None = None,
+    kv: str = "f16",
     backend: str = "cpu",
     progress: Progress | None = None,
 ) -> Model:
@@ -180,6 +182,7 @@ def load(
     model     a path, a catalogue name, hf:owner/repo[:QUANT], or a Checkpoint
     threads   worker threads; default the physical cores that this process may use; any number gives the same bits
     ctx       positions of context; default 8192, or what the model was trained for if less
+    kv        codec of the KV cache, or of keys and values apart: "q8_0", "q8_0/q4_0"; lossy but for f16 and f32
     backend   "cpu", or "reference" (NumPy float32, slow: the definition)
 
     Raises MemfirstError's children: a model that is not found, not whole, not supported, or too large for this machine.
@@ -189,12 +192,26 @@ def load(
     stages.done("open")
     if not checkpoint.has_bytes:
         raise UnsupportedError(f"{checkpoint.path} holds shapes but no weights", "a model with weights to run")
-    graph = build(checkpoint)
+    graph = cached_as(build(checkpoint), kv, backend)
     context = check_context(ctx, graph.context)
     stages.done("graph")
     workers = check_threads(threads)
     made = _backend(backend, graph, checkpoint, workers, context, progress or Silent(), stages)
     return Model(checkpoint, graph, made, context, stages)
+
+
+def cached_as(graph: Graph, kv: str, backend: str) -> Graph:
+    """The graph with its KV cache in other codecs; UnsupportedError where heads are no whole blocks of one."""
+    codecs = parse_kv(kv)
+    if codecs == ("f16", "f16"):
+        return graph
+    if backend == "reference":
+        raise ConfigError(f"a KV cache of {kv} on the reference backend", "f16: it keeps all in float32")
+    made = with_kv(graph, *codecs)
+    for cache in (c for c in made.caches if isinstance(c, KVCache)):
+        if (cache.k_codec, cache.v_codec if cache.v_dim else codecs[1]) != codecs:
+            raise UnsupportedError(f"heads of {cache.k_dim} and {cache.v_dim} in {kv}", "multiples of 32", "--kv f16")
+    return made
 
 
 def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress | None) -> Checkpoint:

@@ -197,7 +197,7 @@ def test_run_hands_over_what_was_asked() -> None:
     assert asked["params"].startswith("SamplingParams(temperature=0.5, top_k=3, top_p=0.95")
     assert "seed=7" in asked["params"]
     assert asked["stop"] == ["a", "b"] and asked["max_tokens"] is None
-    assert asked["options"] == {"path": "m.gguf", "threads": 2, "ctx": 99, "backend": "cpu"}
+    assert asked["options"] == {"path": "m.gguf", "threads": 2, "ctx": 99, "kv": "f16", "backend": "cpu"}
     raw = json.loads(command(FAKE, "run", "m.gguf", "--raw", "-p", "Once", "--json").stdout)
     assert raw["prompt"] == "Once"
 
