@@ -53,13 +53,13 @@ class Parts:
     unknown: str | None = None
 
     def id_of(self, text: str) -> int | None:
-        """The id of a token, or None."""
+        """Return the id of a token, or None."""
         found = self.ids.get(text)
         return next((token.id for token in self.added if token.text == text), None) if found is None else found
 
     @property
     def byte_level(self) -> bool:
-        """Whether tokens are spelled in GPT-2's byte alphabet; else in characters, as SentencePiece does."""
+        """True if tokens are spelled in GPT-2's byte alphabet; else in characters, as SentencePiece does."""
         steps = (self.splitter or {}).get("pretokenizers", [])
         return any(step["type"] == "ByteLevel" for step in steps)
 
@@ -78,14 +78,14 @@ class Encoder:
         self._lock = threading.Lock()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text; TokenizerError if it is not valid Unicode."""
+        """Return the ids of a text; TokenizerError if it is not valid Unicode."""
         try:
             matched = [token for token in self._matched if token.text in text]
             if self._needs_whole(text, matched):
                 return self._ids(self._whole_model(), text)
             tokens = [*self._used(text, matched)]
-            engine = _engine(self._parts, self._shell, tokens, matched)
-            found = [self._parts.id_of(tokens[id]) for id in self._ids(engine, text)]
+            model = _model(self._parts, self._shell, tokens, matched)
+            found = [self._parts.id_of(tokens[id]) for id in self._ids(model, text)]
             return [id for id in found if id is not None]
         except (TypeError, UnicodeError) as error:
             raise TokenizerError("the text is not valid Unicode", do="pass UTF-8 text") from error
@@ -102,15 +102,15 @@ class Encoder:
     def _whole_model(self) -> Tokenizer:
         with self._lock:
             if self._whole is None:
-                self._whole = _engine(self._parts, self._shell, None, self._matched)
+                self._whole = _model(self._parts, self._shell, None, self._matched)
             return self._whole
 
-    def _ids(self, engine: Tokenizer, text: str) -> list[int]:
-        ids: list[int] = engine.encode(text, add_special_tokens=False).ids
+    def _ids(self, model: Tokenizer, text: str) -> list[int]:
+        ids: list[int] = model.encode(text, add_special_tokens=False).ids
         return ids
 
     def _used(self, text: str, matched: list[Added]) -> set[str]:
-        """Tokens that may come out: all that are parts of the text's words, and those that need no text."""
+        """Collect the tokens that may come out: all that are parts of the text's words, and those that need no text."""
         found = {*self._always, *(token.text for token in matched)}
         known = self._parts.ids.keys()
         for word in {*self._words(text, matched)}:
@@ -121,7 +121,7 @@ class Encoder:
         return found
 
     def _words(self, text: str, matched: list[Added]) -> Iterator[str]:
-        """Of the whole text, and of each gap between the added tokens: a gap is normalized by itself."""
+        """Split the whole text, and each gap between the added tokens: a gap is normalized by itself."""
         gaps = re.split("|".join(re.escape(token.text) for token in matched), text) if matched else []
         normalizer, splitter = self._shell.normalizer, self._shell.pre_tokenizer
         for part in {text, *gaps}:
@@ -133,12 +133,12 @@ _SPACES_SPELLED = {"type": "Replace", "pattern": {"String": " "}, "content": SPA
 
 
 def parts_of(vocabulary: Vocabulary) -> Parts:
-    """A GGUF vocabulary's parts."""
+    """Turn a GGUF vocabulary into an encoder's parts."""
     return _sentence_piece(vocabulary) if vocabulary.model == "llama" else _bpe(vocabulary)
 
 
 def _shell(parts: Parts) -> Tokenizer:
-    """The library's pipeline with an empty model; TokenizerError where it refuses a step."""
+    """Build the library's pipeline with an empty model; TokenizerError where it refuses a step."""
     from tokenizers import Tokenizer
 
     shell: dict[str, Any] = {
@@ -154,8 +154,8 @@ def _shell(parts: Parts) -> Tokenizer:
         raise TokenizerError(f"the vocabulary does not hold together: {error}"[:300]) from error
 
 
-def _engine(parts: Parts, shell: Tokenizer, tokens: list[str] | None, matched: list[Added]) -> Tokenizer:
-    """The pipeline with a model of these tokens, numbered from 0; of all of them under their own ids for None."""
+def _model(parts: Parts, shell: Tokenizer, tokens: list[str] | None, matched: list[Added]) -> Tokenizer:
+    """Build the pipeline with a model of these tokens, numbered from 0; for None of all, under their own ids."""
     from tokenizers import AddedToken, Tokenizer
     from tokenizers.models import BPE
 
@@ -175,23 +175,23 @@ def _engine(parts: Parts, shell: Tokenizer, tokens: list[str] | None, matched: l
             fuse_unk=parts.fuse_unknown,
             unk_token=parts.unknown,
         )
-        engine = Tokenizer(model)
+        made = Tokenizer(model)
         if shell.normalizer is not None:
-            engine.normalizer = shell.normalizer
+            made.normalizer = shell.normalizer
         if shell.pre_tokenizer is not None:
-            engine.pre_tokenizer = shell.pre_tokenizer
+            made.pre_tokenizer = shell.pre_tokenizer
         flags = [{key: getattr(token, key) for key in _FLAGS} for token in matched]
-        engine.add_tokens([AddedToken(token.text, **how) for token, how in zip(matched, flags, strict=True)])
+        made.add_tokens([AddedToken(token.text, **how) for token, how in zip(matched, flags, strict=True)])
     except Exception as error:  # the library raises bare exceptions
         raise TokenizerError(f"the vocabulary does not hold together: {error}"[:300]) from error
-    return engine
+    return made
 
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
 
 
 def _always(parts: Parts) -> Collection[str]:
-    """Tokens that stand for characters the vocabulary lacks."""
+    """List the tokens that stand for characters the vocabulary lacks."""
     fallback = [f"<0x{byte:02X}>" for byte in range(256)] if parts.byte_fallback else []
     return [token for token in [*fallback, parts.unknown] if token is not None and token in parts.ids]
 

@@ -15,7 +15,7 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 
 
 def byte_alphabet() -> dict[str, int]:
-    """Character -> byte, 256 entries (`bytes_to_unicode` of GPT-2's encoder, inverted)."""
+    """Map characters to bytes, 256 entries (`bytes_to_unicode` of GPT-2's encoder, inverted)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     alphabet = {chr(byte): byte for byte in printable}
@@ -27,7 +27,7 @@ _ALPHABET = byte_alphabet()
 
 
 def byte_level(text: str) -> bytes:
-    """Bytes of a byte-level token; one that is not spelled in the alphabet stands for itself."""
+    """Decode a byte-level token; one that is not spelled in the alphabet stands for itself."""
     try:
         return bytes([_ALPHABET[character] for character in text])
     except KeyError:
@@ -35,11 +35,11 @@ def byte_level(text: str) -> bytes:
 
 
 def sentence_piece(text: str) -> bytes:
-    """Bytes of a SentencePiece token: U+2581 is a space, `<0x0A>` is the byte 10."""
+    """Decode a SentencePiece token: U+2581 is a space, `<0x0A>` is the byte 10."""
     lone = _BYTE.match(text)
     return bytes([int(lone[1], 16)]) if lone else plain(text.replace(SPACE, " "))
 
 
 def plain(text: str) -> bytes:
-    """UTF-8 of a token that is not spelled at all (control and user-defined tokens)."""
+    """Encode as UTF-8 a token that is not spelled at all (control and user-defined tokens)."""
     return text.encode("utf-8", "replace")

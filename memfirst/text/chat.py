@@ -1,7 +1,7 @@
 """Chat templates: a list of messages to the one text that the model was trained on.
 
-A template comes with the model file, so it is a stranger's program: it runs in `memfirst.text.sandbox`,
-which bounds what it may reach, build and take. A model without a template is a base model: its prompt is
+A template comes with the model file, so it is an untrusted program: it runs in `memfirst.text.sandbox`,
+which bounds what it may access, build and take. A model without a template is a base model: its prompt is
 continued as it is (`--raw`), and a chat is refused with that hint; ChatML is used only where the vocabulary
 has `<|im_start|>`.
 """
@@ -61,7 +61,7 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> ChatTemplate:
-        """The model's own template, or ChatML where its vocabulary has `<|im_start|>`; else TemplateError."""
+        """Compile the model's own template, or ChatML where its vocabulary has `<|im_start|>`; else TemplateError."""
         source = tokenizer.rules.chat_template
         if not source and tokenizer.token_id("<|im_start|>") is not None:
             source = CHATML
@@ -72,7 +72,7 @@ class ChatTemplate:
         return cls(source, names.get("bos", ""), names.get("eos", ""))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
-        """The text of the chat, ready for the model's answer.
+        """Render the chat to the text that the model answers.
 
         Args:
             messages: Objects with `role` and `content`, which is a text or a list of `{"type": "text", "text": …}`.
@@ -86,23 +86,23 @@ class ChatTemplate:
         return str.__str__(self._render(messages, add_generation_prompt, variables))
 
     def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any) -> list[int]:
-        """Token ids of the rendered chat: the template's control tokens take effect, those in messages are text."""
+        """Render the chat to token ids: the template's control tokens take effect, those in messages are text."""
         wants_answer = variables.pop("add_generation_prompt", True)
         text = self._render(messages, wants_answer, variables)
         return tokenizer.encode_marked(text, marks_of(text))
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
-        known = self._understood(messages)
+        known = self._prepared(messages)
         try:
-            return self._once(known, add_generation_prompt, variables)
+            return self._render_once(known, add_generation_prompt, variables)
         except TemplateError:
             empty = [{"content": "", **message} for message in known]
             if empty == known:
                 raise
             # Some templates want a text beside a message's tool calls, others that there is none.
-            return self._once(empty, add_generation_prompt, variables)
+            return self._render_once(empty, add_generation_prompt, variables)
 
-    def _once(self, messages: list[Any], add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
+    def _render_once(self, messages: list[Any], add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:
         plain, length = _tracked({**variables, "messages": messages})
         if length > MAX_OUTPUT:
             raise TemplateError(f"a chat of {length} characters", f"at most {MAX_OUTPUT}", "shorten it")
@@ -115,8 +115,8 @@ class ChatTemplate:
         every = {"tools": None, "documents": None, **plain, **names}
         return cast(str, self._guarded(lambda: self._collect(every, size), size))
 
-    def _understood(self, messages: Sequence[Message]) -> list[Any]:
-        """The messages as this template reads them: without nulls, and lists of texts as one text if it wants that."""
+    def _prepared(self, messages: Sequence[Message]) -> list[Any]:
+        """Prepare messages for this template: without nulls, and lists of texts as one text if it wants that."""
         listed = isinstance(messages, Sequence) and not isinstance(messages, str | bytes | bytearray)
         odd = messages if not listed else next((one for one in messages if not isinstance(one, Mapping)), {})
         if not isinstance(odd, Mapping) or not listed:
@@ -130,7 +130,7 @@ class ChatTemplate:
 
     @cached_property
     def _reads_parts(self) -> bool:
-        """Whether the template takes the text out of a list of parts itself."""
+        """True if the template reads the text out of a list of parts itself."""
         probe, size = [{"role": "user", "content": [{"type": "text", "text": "probe"}]}], MIN_SIZE
         every = {"tools": None, "documents": None, "bos_token": "", "eos_token": "", "messages": probe}
         try:
@@ -150,7 +150,7 @@ class ChatTemplate:
         return concat(parts)
 
     def _guarded(self, run: Any, size: int) -> Any:
-        """Runs template code under a new budget; whatever it raises becomes a TemplateError."""
+        """Run template code under a new budget; whatever it raises becomes a TemplateError."""
         from memfirst.text.sandbox import Budget
 
         with self._lock:
@@ -167,7 +167,7 @@ class ChatTemplate:
 
 
 def _tracked(values: Any, depth: int = 0) -> tuple[Any, int]:
-    """A copy of JSON-like data with its text marked, and its characters; TemplateError for objects of other kinds."""
+    """Copy JSON-like data with its text marked, and count its characters; TemplateError for other objects."""
     if depth > 32:
         raise TemplateError("messages nested deeper than 32 levels", "lists and objects of text")
     if isinstance(values, str):
@@ -187,7 +187,7 @@ def _tracked(values: Any, depth: int = 0) -> tuple[Any, int]:
 
 
 def _without_nulls(value: Any, depth: int = 0) -> Any:
-    """A message without keys that are null, as OpenAI's clients send them; a tool's arguments stay as they are."""
+    """Drop the null keys that OpenAI's clients send; a tool's arguments stay as they are."""
     if depth > 32:
         return value  # refused where it is copied
     if isinstance(value, Mapping):
@@ -197,7 +197,7 @@ def _without_nulls(value: Any, depth: int = 0) -> Any:
 
 
 def _text_of(part: Any) -> str:
-    """The text of one part of a message."""
+    """Return the text of one part of a message."""
     if isinstance(part, str):
         return part
     text = part.get("text") if isinstance(part, Mapping) else None

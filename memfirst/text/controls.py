@@ -20,7 +20,7 @@ class Added(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is matched exactly where its text stands, and takes no neighbours."""
+        """True if it is matched exactly where its text is, and takes no neighbours."""
         return not (self.single_word or self.lstrip or self.rstrip or self.normalized)
 
 
@@ -40,7 +40,7 @@ class ControlTokens:
         self._first = re.compile(f"[{''.join(map(re.escape, lengths))}]" if lengths else r"(?!)")
 
     def split(self, text: str, literal: bytes = b"") -> list[str | int]:
-        """Texts and ids in order. A token that holds a character marked in `literal` (one byte each) stays text."""
+        """Return texts and ids in order. A token with a character marked in `literal` (one byte each) stays text."""
         parts: list[str | int] = []
         at = 0
         for start, end, token in self._matches(text, literal):
@@ -49,7 +49,7 @@ class ControlTokens:
         return [part for part in [*parts, text[at:]] if part != ""]
 
     def _matches(self, text: str, literal: bytes) -> Iterator[tuple[int, int, Added]]:
-        """(start, end, token), with the white space that the token takes on either side."""
+        """Yield (start, end, token), with the white space that the token takes on either side."""
         at, found = 0, self._first.search(text)
         while found:
             start = found.start()

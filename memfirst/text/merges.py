@@ -25,10 +25,10 @@ class Merges(Protocol):
     """The merges of a vocabulary, in order of priority."""
 
     def every(self) -> list[Pair]:
-        """All of them."""
+        """Return all of them."""
 
     def building(self, tokens: Iterable[str]) -> list[Pair]:
-        """Those whose result is one of the tokens."""
+        """Return those whose result is one of the tokens."""
 
 
 class ListedMerges:
@@ -46,12 +46,12 @@ class ListedMerges:
         self._merges, self._controls, self._gap = merges, controls, gap
 
     def every(self) -> list[Pair]:
-        """All of them; looks at each only where a control token could be built."""
+        """Return all of them, but those that build a control token."""
         banned = {*self._splits(self._controls)} & self._ranks.keys()
         return [self._pair(merge) for merge in self._merges if merge not in banned]
 
     def building(self, tokens: Iterable[str]) -> list[Pair]:
-        """Those whose result is one of the tokens."""
+        """Return those whose result is one of the tokens."""
         ranks = self._ranks
         splits = self._splits(token for token in tokens if token not in self._controls)
         return [self._pair(self._merges[rank]) for rank in sorted(ranks[split] for split in splits if split in ranks)]
@@ -90,11 +90,11 @@ class ScoredMerges:
         self._tokens, self._ids, self._scores, self._fixed = tokens, ids, scores, fixed
 
     def every(self) -> list[Pair]:
-        """All of them: 515,000 for 262,144 tokens, in 0.7 s."""
+        """Return all of them: 515,000 for 262,144 tokens, in 0.7 s."""
         return self._splits(self._tokens[id] for id in np.argsort(-self._scores, kind="stable").tolist())
 
     def building(self, tokens: Iterable[str]) -> list[Pair]:
-        """Those whose result is one of the tokens."""
+        """Return those whose result is one of the tokens."""
         ids = np.sort(np.array([self._ids[token] for token in tokens], np.int64))
         return self._splits(self._tokens[id] for id in ids[np.argsort(-self._scores[ids], kind="stable")].tolist())
 
@@ -108,7 +108,7 @@ class ScoredMerges:
 
 
 def gap_for(tokens: Iterable[str]) -> str:
-    """A character to put between two tokens, which none of them holds."""
+    """Choose a character to put between two tokens, which none of them holds."""
     text = "".join(tokens)
     for gap in " \ufdd0\ufdd1\ufdd2":  # spaces are spelled in all vocabularies but strange ones; the others are no text
         if gap not in text:
@@ -117,7 +117,7 @@ def gap_for(tokens: Iterable[str]) -> str:
 
 
 def _check(merges: Sequence[str], ids: Mapping[str, int], gap: str) -> None:
-    """Two tokens each, whose union is one; all at once: 40 ms for 200,000."""
+    """Check that each is two tokens whose union is one; all at once: 40 ms for 200,000."""
     if not merges:
         return
     text = "\n".join(merges)

@@ -15,15 +15,15 @@ _KINDS = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "paddi
 
 
 def rules_of(spec: dict[str, Any], parts: Parts, folder: Path) -> Rules:
-    """What the JSON files beside tokenizer.json, and chat_template.jinja, add to the vocabulary."""
+    """Read what the JSON files beside tokenizer.json, and chat_template.jinja, add to the vocabulary."""
     config = _optional(folder / "tokenizer_config.json")
     special, notes = _special_ids(config, parts)
     ends = _eos_ids(folder, parts)
     if "eos" not in special and ends:
         special["eos"] = ends[0]
     controls = [(token.text, token.id) for token in parts.added if token.control]
-    asked = config.get("add_bos_token")
-    add_bos = asked if isinstance(asked, bool) else starts_with_special(spec)
+    stated = config.get("add_bos_token")
+    add_bos = stated if isinstance(stated, bool) else starts_with_special(spec)
     return Rules(
         special_ids=special,
         stop_ids=stop_ids(special, controls) | frozenset(ends),
@@ -36,7 +36,7 @@ def rules_of(spec: dict[str, Any], parts: Parts, folder: Path) -> Rules:
 
 
 def _special_ids(config: dict[str, Any], parts: Parts) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Those that tokenizer_config.json names, as a text or as an object with `content`, and notes on the ignored."""
+    """Read those that tokenizer_config.json names, as a text or as an object with `content`, and note the ignored."""
     found: dict[str, int] = {}
     notes: list[str] = []
     for kind, key in _KINDS.items():
@@ -53,7 +53,7 @@ def _special_ids(config: dict[str, Any], parts: Parts) -> tuple[dict[str, int], 
 
 
 def _eos_ids(folder: Path, parts: Parts) -> list[int]:
-    """`eos_token_id` of generation_config.json and config.json: one id or a list."""
+    """Read `eos_token_id` of generation_config.json and config.json: one id or a list."""
     ends: list[int] = []
     for name in ("generation_config.json", "config.json"):
         found = _optional(folder / name).get("eos_token_id")
@@ -65,7 +65,7 @@ def _eos_ids(folder: Path, parts: Parts) -> list[int]:
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str | None:
-    """chat_template.jinja, else `chat_template`: a text, or a list of named ones (then its "default")."""
+    """Read chat_template.jinja, else `chat_template`: a text, or a list of named ones (then its "default")."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         with path.open("rb") as file:

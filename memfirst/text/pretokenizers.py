@@ -155,11 +155,11 @@ TABLE: dict[str, PreTokenizer] = {
 }
 
 KNOWN_PATTERNS = frozenset(pattern for entry in TABLE.values() for pattern in entry.patterns)
-"""The patterns that a `tokenizer.json` may ask for: a stranger's regular expression can run for hours."""
+"""The patterns that a `tokenizer.json` may use: an unknown regular expression can run for hours."""
 
 
 def pre_tokenizer(name: str) -> PreTokenizer:
-    """The pre-tokenizer of that name; UnsupportedError with the list of those that are known."""
+    """Look up a pre-tokenizer by name; UnsupportedError with the list of those that are known."""
     if name in TABLE:
         return TABLE[name]
     found = f"the file's pre-tokenizer is {name[:64]!r}"
@@ -167,7 +167,7 @@ def pre_tokenizer(name: str) -> PreTokenizer:
 
 
 def splitting(patterns: tuple[str, ...], characters: bool = False) -> dict[str, Any]:
-    """The patterns as the `pre_tokenizer` of a tokenizer.json: split, then spell each byte, or leave the characters."""
+    """Write patterns as the `pre_tokenizer` of a tokenizer.json: split, then spell each byte or leave characters."""
     steps: list[dict[str, Any]] = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in patterns

@@ -1,4 +1,4 @@
-"""Jinja for templates that strangers wrote: what could grow or run on is counted before it happens.
+"""Jinja for untrusted templates: what could grow or run on is counted before it happens.
 
 Jinja's own sandbox keeps a template from Python's internals, but lets it build 300 MB in a second. Here
 1. only the filters, tests and methods that chat templates use exist, and text keeps track of what came with the
@@ -6,7 +6,7 @@ Jinja's own sandbox keeps a template from Python's internals, but lets it build 
 2. concatenation, slices and list, tuple and dict literals are rewritten to calls, so that every operation
    which makes a new value passes through `Budget.admit`: no value, printed out, exceeds the limit, however
    it is nested;
-3. every loop turn and call passes through `Budget.tick`, which ends a template whose processor time is over.
+3. every loop iteration and call passes through `Budget.tick`, which ends a template whose CPU time is used up.
 What is left between two ticks is straight-line code over bounded values.
 """
 
@@ -41,7 +41,7 @@ METHODS: dict[type, frozenset[str]] = {
     list: frozenset({"index", "count"}),
     tuple: frozenset({"index", "count"}),
 }  # fmt: skip
-MAX_TURNS = 20_000
+MAX_RANGE = 20_000
 """Longest range."""
 
 
@@ -52,9 +52,9 @@ class TooMuchError(Exception):
 class Budget:
     """What one rendering may use.
 
-    size      characters of the largest value or output
-    total     characters that all new values may have together: 64 times as much
-    seconds   processor time of this thread
+    Args:
+        size: Characters of the largest value or output; all new values together may have 64 times as much.
+        seconds: CPU time of this thread.
     """
 
     def __init__(self, size: int, seconds: float) -> None:
@@ -62,19 +62,19 @@ class Budget:
         self._seconds, self._until = seconds, time.thread_time() + seconds
 
     def tick(self) -> None:
-        """One more loop turn or call."""
+        """Count one loop iteration or call."""
         if time.thread_time() > self._until:
-            raise TooMuchError(f"it ran for {self._seconds} s of processor time, and was stopped")
+            raise TooMuchError(f"it ran for {self._seconds} s of CPU time, and was stopped")
         self.charge(64)
 
     def charge(self, size: int) -> None:
-        """About to make something of this size."""
+        """Count something of this size that is about to be made."""
         self.left -= size
         if size > self.size or self.left < 0:
             raise TooMuchError(f"it builds text of more than {self.size} characters")
 
     def admit(self, value: Any) -> Any:
-        """The value, if what it would print is within the size."""
+        """Return the value if what it would print is within the size."""
         if isinstance(value, str):
             self.charge(len(value))
         elif isinstance(value, int) and value.bit_length() > 1024:
@@ -135,7 +135,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.budget.charge(size)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """An arithmetic operator; what it makes is counted before it is made."""
+        """Apply an arithmetic operator; what it makes is counted before it is made."""
         self.budget.tick()
         self.budget.charge(product_size(operator, left, right))
         if operator == "%" and isinstance(left, str):
@@ -143,7 +143,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return self.budget.admit(super().call_binop(context, operator, left, right))
 
     def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805
-        """A function or method; the methods that multiply text are replaced by counted ones."""
+        """Call a function or method; those that multiply text are replaced by counted ones."""
         __self.budget.tick()
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str) and name in ("replace", "join"):
@@ -154,7 +154,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return __self.budget.admit(super().call(__context, __obj, *args, **kwargs))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Only the listed methods of plain data; of anything else what Jinja's sandbox allows."""
+        """Allow only the listed methods of plain data; of anything else what Jinja's sandbox allows."""
         for kind, methods in METHODS.items():
             if isinstance(obj, kind):
                 return attr in methods
@@ -164,13 +164,13 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().is_safe_attribute(obj, attr, value)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-        """An object's key that is named like a method of it (`tool.copy`), else an error at once."""
+        """Return an object's key that is named like a method of it (`tool.copy`), else raise at once."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
-        raise SecurityError(f"it asks for {str(attribute)[:40]!r} of a {type(obj).__name__}")
+        raise SecurityError(f"it uses {str(attribute)[:40]!r} of a {type(obj).__name__}")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """`str.format` with bounded widths, and attributes only where the sandbox allows them."""
+        """Replace `str.format`: bounded widths, and attributes only where the sandbox allows them."""
         owner = getattr(value, "__self__", None)
         if not (isinstance(owner, str) and callable(value) and value.__name__ == "format"):
             return None
@@ -190,7 +190,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return tracked.formatted(form, value_of)
 
     def is_safe_callable(self, obj: Any) -> bool:
-        """What Jinja's sandbox allows, and of the types only those that templates construct."""
+        """Allow what Jinja's sandbox allows, and of the types only those that templates construct."""
         return super().is_safe_callable(obj) and not (isinstance(obj, type) and obj not in (dict, QuietNamespace))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -203,12 +203,12 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     def _range(self, *args: int) -> range:
         found = range(*args)
-        if len(found) > MAX_TURNS:
-            raise TooMuchError(f"it counts to {len(found)}, more than {MAX_TURNS}")
+        if len(found) > MAX_RANGE:
+            raise TooMuchError(f"it counts to {len(found)}, more than {MAX_RANGE}")
         return found
 
     def _counted(self, body: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that ticks, whose result is made at once (generators too) and counted."""
+        """Wrap a filter: it ticks, and its result is made at once (generators too) and counted."""
         from functools import wraps
 
         @wraps(body)
@@ -221,7 +221,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class Rewriter(NodeTransformer):
-    """Turns the parts of a template that Jinja compiles to bare Python into counted calls."""
+    """Rewrites the parts of a template that Jinja compiles to bare Python as counted calls."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
@@ -234,10 +234,10 @@ class Rewriter(NodeTransformer):
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
         self.generic_visit(node)
-        cut = node.arg
-        if not isinstance(cut, nodes.Slice):
+        at = node.arg
+        if not isinstance(at, nodes.Slice):
             return node
-        return filtered(node.node, "slice_", [part or nodes.Const(None) for part in (cut.start, cut.stop, cut.step)])
+        return filtered(node.node, "slice_", [part or nodes.Const(None) for part in (at.start, at.stop, at.step)])
 
     def _literal(self, node: Any) -> nodes.Node:
         self.generic_visit(node)
@@ -259,18 +259,18 @@ class GenerationTag(Extension):
     tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Any) -> Any:
-        """The statements up to the end tag."""
+        """Parse the statements up to the end tag."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 def filtered(node: nodes.Expr, name: str, args: list[nodes.Expr] | None = None) -> nodes.Filter:
-    """`node | name(args)`."""
+    """Build `node | name(args)`."""
     return nodes.Filter(node, name, args or [], [], None, None)
 
 
 def product_size(operator: str, left: Any, right: Any) -> int:
-    """Upper bound on what an operator makes, in characters; TooMuchError where there is none."""
+    """Bound what an operator makes, in characters; TooMuchError where there is no bound."""
     text = next((side for side in (left, right) if isinstance(side, str | list | tuple)), None)
     if operator == "%" and isinstance(left, str):
         return printf_size(left, right)
@@ -285,19 +285,19 @@ def product_size(operator: str, left: Any, right: Any) -> int:
 
 
 def printf_size(form: str, values: Any) -> int:
-    """Of `"%5d" % value`: each directive may print all values and its width."""
+    """Bound `"%5d" % value`: each directive may print all values and its width."""
     if re.search(r"%[^a-zA-Z%]*(\*|\d{4})", form):
         raise TooMuchError("it formats to a width of more than 999 characters")
     return len(form) + form.count("%") * (1000 + len(str(values)))
 
 
 def raise_exception(message: str) -> None:
-    """What templates call on messages that they can't render."""
+    """Refuse messages that the template can't render."""
     raise jinja2.exceptions.TemplateError(str(message)[:1000])
 
 
 def strftime_now(form: str) -> str:
-    """The local time, by a format of plain directives (no widths)."""
+    """Format the local time by plain directives (no widths)."""
     if not isinstance(form, str) or len(form) > 200 or not re.fullmatch(r"(?:[^%]|%-?[A-Za-z%])*", form):
         raise SecurityError("strftime_now with such a format")
     return datetime.now().strftime(form)

@@ -1,4 +1,4 @@
-"""Text as it comes: tokens to whole characters, and an end before the first stop string."""
+"""Streaming: tokens to whole characters, and an end before the first stop string."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ MAX_STOPS, MAX_STOP_CHARS = 64, 4096
 
 
 class Pieces(Protocol):
-    """What decodes one id to its bytes: a Tokenizer."""
+    """Decodes one id to its bytes: a Tokenizer."""
 
     def piece(self, id: int, special: bool = False) -> bytes:
-        """The bytes of one token; control tokens are empty unless `special`."""
+        """Return the bytes of one token; control tokens are empty unless `special`."""
 
 
 class StreamDecoder:
@@ -32,7 +32,7 @@ class StreamDecoder:
         """Whether a character is incomplete."""
 
     def push(self, id: int) -> str:
-        """The characters that this token completes, possibly none."""
+        """Return the characters that this token completes, possibly none."""
         piece = self._piece(id, self._special)
         if not self._pending and piece.isascii():  # as most are, and this is less code
             return piece.decode("ascii")
@@ -41,7 +41,7 @@ class StreamDecoder:
         return text
 
     def flush(self) -> str:
-        """What was held back, at the end of the answer: U+FFFD for an incomplete character; starts afresh."""
+        """Return what was held back at the end of the answer, U+FFFD for an incomplete character, and start anew."""
         rest = self._decoder.decode(b"", True)
         self._decoder.reset()
         self._pending = False
@@ -64,21 +64,21 @@ class StopStrings:
         """The stop string that was found."""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """(text to show now, whether a stop string was found); after a stop nothing is shown."""
+        """Return (text to show now, whether a stop string was found); after a stop nothing is shown."""
         if self.stopped is not None:
             return "", True
         if not self._stops:
             return text, False
         self._held += text
-        return self._cut() or self._release()
+        return self._ended() or self._release()
 
     def flush(self) -> str:
-        """What was held back, at the end of an answer without a stop string."""
+        """Return what was held back, at the end of an answer without a stop string."""
         rest, self._held = self._held, ""
         return rest
 
-    def _cut(self) -> tuple[str, bool] | None:
-        """At the stop string that is complete first, of two the longer: so chunks don't change the answer."""
+    def _ended(self) -> tuple[str, bool] | None:
+        """End at the stop string that is complete first, of two at the longer: so chunks don't change the answer."""
         hits = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
         if not hits:
             return None
@@ -88,11 +88,11 @@ class StopStrings:
 
     def _release(self) -> tuple[str, bool]:
         keep = max(self._overlap(stop) for stop in self._stops)
-        cut = len(self._held) - keep
-        shown, self._held = self._held[:cut], self._held[cut:]
+        at = len(self._held) - keep
+        shown, self._held = self._held[:at], self._held[at:]
         return shown, False
 
     def _overlap(self, stop: str) -> int:
-        """Length of the longest end of the held text that begins `stop`."""
+        """Return the length of the longest suffix of the held text that is a prefix of `stop`."""
         longest = min(len(stop) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(stop[:n])), 0)

@@ -25,7 +25,7 @@ MAX_DIGITS = 100
 
 
 def filters(environment: BoundedEnvironment) -> dict[str, Callable[..., Any]]:
-    """Name -> filter. `concat_`, `slice_`, `literal_` and `tick_` stand for syntax."""
+    """Map names to filters. `concat_`, `slice_`, `literal_` and `tick_` stand for syntax."""
     budget = environment.charge
     own: dict[str, Callable[..., Any]] = {
         "tojson": tojson,
@@ -60,7 +60,7 @@ def tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as Hugging Face's templates expect it: not escaped for HTML. Its text counts as the messages'."""
+    """Write JSON as Hugging Face's templates expect it: not escaped for HTML. Its text counts as the messages'."""
     if indent is not None and not (isinstance(indent, int) and 0 <= indent <= 16):
         raise ValueError("tojson takes an indent of 0 to 16")
     separators = None if separators is None else tuple(str(part)[:8] for part in separators)
@@ -69,14 +69,14 @@ def tojson(
 
 
 def joined(budget: Budget, glue: str, parts: Any) -> str:
-    """`glue.join(parts)`, parts printed if they aren't text."""
+    """Return `glue.join(parts)`, parts printed if they aren't text."""
     texts = [printed(part) for part in parts]
     budget.charge(sum(map(len, texts)) + len(glue) * len(texts))
     return join(glue, texts) if glue else concat(texts)
 
 
 def replaced(budget: Budget, text: str, old: str, new: str, count: int | None = -1) -> str:
-    """`text.replace(old, new, count)`."""
+    """Return `text.replace(old, new, count)`."""
     old, new, count = printed(old), printed(new), -1 if count is None else int(count)
     hits = text.count(old) if count < 0 else min(count, text.count(old))
     budget.charge(len(text) + hits * len(new))
@@ -84,7 +84,7 @@ def replaced(budget: Budget, text: str, old: str, new: str, count: int | None = 
 
 
 def escaped(value: Any) -> str:
-    """For HTML, as Jinja's `escape`."""
+    """Escape for HTML, as Jinja's `escape`."""
     text = printed(value)
     for character, name in (("&", "&amp;"), (">", "&gt;"), ("<", "&lt;"), ("'", "&#39;"), ('"', "&#34;")):
         text = replace(text, character, name)
@@ -92,7 +92,7 @@ def escaped(value: Any) -> str:
 
 
 def rounded(value: Any, precision: int = 0, method: Any = "common") -> float:
-    """Jinja's `round`, to at most MAX_DIGITS digits."""
+    """Round as Jinja's `round`, to at most MAX_DIGITS digits."""
     if not -MAX_DIGITS <= int(precision) <= MAX_DIGITS:
         raise ValueError(f"round takes a precision of at most {MAX_DIGITS}")
     return builtin.do_round(value, int(precision), method)
@@ -105,7 +105,7 @@ def _join(environment: BoundedEnvironment, value: Any, glue: str, attribute: Any
 
 
 def _sum(environment: BoundedEnvironment, values: Iterable[Any], attribute: Any, start: Any) -> Any:
-    """One counted addition after another: `sum` of lists would copy all that came before each time."""
+    """Add one by one, counted: `sum` of lists copies all that came before each time."""
     if attribute is not None:
         values = map(builtin.make_attrgetter(environment, attribute), values)
     for value in values:
@@ -114,7 +114,7 @@ def _sum(environment: BoundedEnvironment, values: Iterable[Any], attribute: Any,
 
 
 def _untracked(body: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that does not say where its text comes from: from the messages, if anything of them goes in."""
+    """Wrap a filter that does not track its text: it is the messages' if anything of theirs goes in."""
 
     def built(*args: Any, **named: Any) -> str:
         made = str(body(*args, **named))
@@ -125,7 +125,7 @@ def _untracked(body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _width(charge: Callable[[int], None], width: Any) -> int:
-    """A number of columns or items, charged for."""
+    """Check a number of columns or items, and charge for it."""
     if not 0 <= int(width) <= MAX_WIDTH:
         raise ValueError(f"a width of 0 to {MAX_WIDTH} was expected")
     charge(int(width))

@@ -29,7 +29,7 @@ class Rules:
     stop_ids: frozenset[int]
     """Ids that end an answer."""
     add_bos: bool = False
-    """Put BOS before a text unless the caller says otherwise."""
+    """Put BOS before a text by default."""
     add_eos: bool = False
     """Whether training texts ended with EOS (`encode` adds none: it would end the prompt)."""
     add_space_prefix: bool = False
@@ -37,14 +37,14 @@ class Rules:
     chat_template: str | None = None
     """Jinja source, or None for a model without one."""
     notes: tuple[str, ...] = ()
-    """What the files say that is ignored, one sentence each."""
+    """What is in the files and ignored, one sentence each."""
 
 
 class Tokenizer:
     """Encodes and decodes; safe to use from several threads.
 
     `decode(encode(text)) == text` for every text without lone surrogates, except that a SentencePiece
-    vocabulary can't tell U+2581 from a space, and that a `tokenizer.json` may ask for NFC.
+    vocabulary can't tell U+2581 from a space, and that a `tokenizer.json` may apply NFC.
     """
 
     def __init__(self, parts: Parts, rules: Rules) -> None:
@@ -54,7 +54,7 @@ class Tokenizer:
         self._tokens, self._ids, self._whole_words = parts.tokens, parts.ids, parts.whole_words
         controls = [token for token in parts.added if token.control]
         self.controls: Mapping[int, str] = {token.id: token.text for token in controls}
-        """Control tokens: id -> text. They take effect only where `special` is asked for."""
+        """Control tokens: id -> text. They take effect only with `special`."""
         self._control_tokens = ControlTokens(controls)
         self._added = {token.id: plain(token.text) for token in parts.added}
         self._added_ids = {token.text: token.id for token in parts.added}
@@ -63,7 +63,7 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:
-        """From `tokenizer.*` of a GGUF file; TokenizerError or UnsupportedError if it can't be."""
+        """Build from `tokenizer.*` of a GGUF file; TokenizerError or UnsupportedError if it can't be."""
         found = vocabulary.from_metadata(metadata)
         rules = Rules(
             found.special_ids,
@@ -78,7 +78,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> Self:
-        """From a `tokenizer.json`; BOS, EOS and template from the JSON files of folder `config`."""
+        """Build from a `tokenizer.json`; BOS, EOS and template from the JSON files of folder `config`."""
         from memfirst.text.model_folder import rules_of
 
         spec = tokenizer_json.read_json(path)
@@ -87,7 +87,7 @@ class Tokenizer:
         return cls(parts, rules_of(spec, parts, folder))
 
     def encode(self, text: str, special: bool = False, bos: bool | None = None) -> list[int]:
-        """Token ids of a text.
+        """Encode a text.
 
         Args:
             text: At most MAX_TEXT_CHARS characters.
@@ -107,7 +107,7 @@ class Tokenizer:
         return [self.special_ids["bos"], *ids]
 
     def encode_marked(self, text: str, literal: bytes) -> list[int]:
-        """Token ids of a text of mixed origin, without BOS.
+        """Encode a text of mixed origin, without BOS.
 
         Args:
             text: As for `encode`.
@@ -116,23 +116,23 @@ class Tokenizer:
         return self._encode(text, literal)
 
     def decode(self, ids: Iterable[int], special: bool = False) -> str:
-        """The text of a whole sequence; control tokens appear only if `special`, bad bytes as U+FFFD."""
+        """Decode a whole sequence; control tokens appear only if `special`, bad bytes as U+FFFD."""
         text = b"".join([self.piece(id, special) for id in ids]).decode("utf-8", "replace")
         return text[1:] if self.rules.add_space_prefix and text[:1] == " " else text
 
     def piece(self, id: int, special: bool = False) -> bytes:
-        """The bytes of one token, possibly part of a character; empty for control tokens unless `special`."""
+        """Return the bytes of one token, possibly part of a character; empty for control tokens unless `special`."""
         found = self._pieces.get(id)
         if found is None:
             found = self._pieces[id] = self._look_up(id)
         return b"" if id in self.controls and not special else found
 
     def token(self, id: int) -> str:
-        """The token as the vocabulary spells it, or "" where the id is not used."""
+        """Return the token as the vocabulary spells it, or "" where the id is not used."""
         return self._tokens[id] if 0 <= id < self.vocab_size else ""
 
     def token_id(self, text: str) -> int | None:
-        """The id of a token spelled as in the vocabulary, or None."""
+        """Return the id of a token spelled as in the vocabulary, or None."""
         return self._ids.get(text, self._added_ids.get(text))
 
     def _look_up(self, id: int) -> bytes:
@@ -144,7 +144,7 @@ class Tokenizer:
         return self._added[id] if id in self._added else self._spell(self.token(id))
 
     def _encode(self, text: str, literal: bytes | None) -> list[int]:
-        """Control tokens take effect where `literal` leaves them; None for nowhere."""
+        """Encode with control tokens where `literal` leaves them; None for nowhere."""
         if not isinstance(text, str):
             raise TokenizerError(f"a prompt of type {type(text).__name__}", "text", "decode bytes as UTF-8 first")
         if len(text) > MAX_TEXT_CHARS:
@@ -156,7 +156,7 @@ class Tokenizer:
         return ids
 
     def _defused(self, ids: list[int]) -> list[int]:
-        """A word that is spelled like a control token stays text: one token for each of its bytes."""
+        """Replace a word that is spelled like a control token by a token for each of its bytes."""
         if not self._whole_words or self.controls.keys().isdisjoint(ids):
             return ids
         return [part for id in ids for part in (self._bytes_of(id) if id in self.controls else [id])]
@@ -168,7 +168,7 @@ class Tokenizer:
 
 
 def checked_template(found: Any) -> str | None:
-    """A chat template's source if it is text of sensible length; TokenizerError if not."""
+    """Check that a chat template's source is text of sensible length."""
     if found is None or (isinstance(found, str) and len(found) <= MAX_TEMPLATE_CHARS):
         return found
     raise TokenizerError("a chat template that is not text, or too long", f"at most {MAX_TEMPLATE_CHARS} characters")

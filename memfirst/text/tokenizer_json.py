@@ -31,7 +31,7 @@ _SPLITTERS = {
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A JSON object from a file of at most MAX_FILE_BYTES; TokenizerError if it is anything else."""
+    """Read a JSON object from a file of at most MAX_FILE_BYTES; TokenizerError if it is anything else."""
     try:
         size = Path(path).stat().st_size
         data = Path(path).read_bytes() if size <= MAX_FILE_BYTES else b""
@@ -43,7 +43,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse(data: bytes, name: str = "tokenizer.json") -> dict[str, Any]:
-    """A JSON object from bytes; TokenizerError if it is anything else."""
+    """Parse a JSON object; TokenizerError if it is anything else."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -52,7 +52,7 @@ def parse(data: bytes, name: str = "tokenizer.json") -> dict[str, Any]:
 
 
 def parts_of_json(spec: Mapping[str, Any]) -> Parts:
-    """The engine's parts; UnsupportedError for what is not read, TokenizerError for what is malformed."""
+    """Read an encoder's parts; UnsupportedError for what is not supported, TokenizerError for what is malformed."""
     model = _object(spec.get("model"), "model")
     if model.get("type", "BPE") != "BPE" or model.get("dropout") or model.get("continuing_subword_prefix"):
         raise UnsupportedError(f"a tokenizer.json of type {str(model.get('type'))[:40]!r}", "plain 'BPE'")
@@ -77,7 +77,7 @@ def parts_of_json(spec: Mapping[str, Any]) -> Parts:
 
 
 def prefixes_space(parts: Parts) -> bool:
-    """Whether encoding puts a space before the text, which decoding takes away again."""
+    """Return whether encoding puts a space before the text, which decoding removes."""
     steps = (parts.splitter or {}).get("pretokenizers", []) + (parts.normalizer or {}).get("normalizers", [])
     return any(
         step["type"] == "Prepend"
@@ -88,7 +88,7 @@ def prefixes_space(parts: Parts) -> bool:
 
 
 def starts_with_special(spec: Mapping[str, Any]) -> bool:
-    """Whether the post-processor puts a special token (BOS) before a text."""
+    """Return whether the post-processor puts a special token (BOS) before a text."""
     found = spec.get("post_processor")
     steps = [found, *(found.get("processors") or [])] if isinstance(found, dict) else []
     for step in steps[:MAX_STEPS]:
@@ -110,7 +110,7 @@ def _vocabulary(found: dict[str, Any]) -> dict[str, int]:
 
 
 def _by_id(ids: dict[str, int], added: list[Added]) -> list[str]:
-    """Text by id, "" where an id is not used; TokenizerError if an added token takes another's id."""
+    """List texts by id, "" where an id is not used; TokenizerError if an added token has another's id."""
     last = max([max(ids.values()), *(token.id for token in added)])
     tokens = [""] * (last + 1)
     for text, id in ids.items():
@@ -124,7 +124,7 @@ def _by_id(ids: dict[str, int], added: list[Added]) -> list[str]:
 
 
 def _merges(found: Any, ids: dict[str, int], controls: frozenset[str]) -> ListedMerges:
-    """Written as "left right" or as ["left", "right"]."""
+    """Read merges, written as "left right" or as ["left", "right"]."""
     if not isinstance(found, list) or len(found) > MAX_MERGES:
         raise TokenizerError("model.merges is not a list of pairs", f"at most {MAX_MERGES}")
     kinds, gap = {*map(type, found)}, " "
@@ -148,7 +148,7 @@ def _added_tokens(found: Any) -> list[Added]:
 
 
 def _controls_among(added: list[Added], ids: dict[str, int]) -> list[Added]:
-    """The added tokens, and of the vocabulary those that are control tokens whatever the file says."""
+    """List the added tokens, and of the vocabulary those that are control tokens by their text."""
     every = {**ids, **{token.text: token.id for token in added}}
     controls = control_texts(every, every)
     known = [token._replace(control=token.control or token.text in controls) for token in added]
@@ -166,7 +166,7 @@ def _added_token(found: dict[str, Any]) -> Added:
 
 
 def _steps(found: Any, key: str, known: Mapping[str, set[str]]) -> dict[str, Any] | None:
-    """A normalizer or splitter as a sequence of known steps with their known settings."""
+    """Read a normalizer or splitter as a sequence of known steps with their known settings."""
     if found is None:
         return None
     found = _object(found, key)
@@ -190,11 +190,11 @@ def _step(step: dict[str, Any], known: Mapping[str, set[str]]) -> dict[str, Any]
 
 
 def _check_pattern(pattern: dict[str, Any]) -> None:
-    """A literal of a few characters, or a regular expression that memfirst knows: others may never end."""
+    """Accept a literal of a few characters, or a regular expression that memfirst knows: others may never end."""
     literal, regex = pattern.get("String"), pattern.get("Regex")
     if (type(literal) is str and 0 < len(literal) <= 16) or (type(regex) is str and regex in KNOWN_PATTERNS):
         return
-    found = f"a tokenizer.json that cuts text by {str(regex or literal)[:80]!r}"
+    found = f"a tokenizer.json that splits text by {str(regex or literal)[:80]!r}"
     raise UnsupportedError(found, "a pattern of a known pre-tokenizer", "use a GGUF file of the model")
 
 

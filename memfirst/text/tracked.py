@@ -103,7 +103,7 @@ class Tracked(str):
 
 
 def tracked(text: str, marks: bytes) -> str:
-    """The text with these marks; without a mark it is a plain `str`."""
+    """Attach marks to a text; without a mark it is a plain `str`."""
     if 1 not in marks:
         return str.__str__(text)
     made = str.__new__(Tracked, text)
@@ -112,17 +112,17 @@ def tracked(text: str, marks: bytes) -> str:
 
 
 def from_messages(text: str) -> str:
-    """The text, all of it marked."""
+    """Mark all of a text."""
     return tracked(text, FROM_MESSAGES * len(text))
 
 
 def marks_of(text: str) -> bytes:
-    """One byte for each character."""
+    """Return one byte for each character."""
     return text.marks if isinstance(text, Tracked) else bytes(len(text))
 
 
 def concat(parts: Iterable[str]) -> str:
-    """All parts, one after another."""
+    """Join parts, one after another."""
     parts = list(parts)
     text = "".join(parts)
     if not any(isinstance(one, Tracked) for one in parts):
@@ -131,19 +131,19 @@ def concat(parts: Iterable[str]) -> str:
 
 
 def join(glue: str, parts: Iterable[str]) -> str:
-    """`glue.join(parts)`."""
+    """Return `glue.join(parts)`."""
     parts = list(parts)
     both = [text for one in parts for text in (glue, one)][1:]
     return concat(both)
 
 
 def part(text: Tracked, end: str) -> str:
-    """The last characters of the text, which are `end`."""
+    """Return the last characters of the text, which are `end`."""
     return text[len(text) - len(end) :]
 
 
 def in_order(text: Tracked, pieces: list[str], sep: str | None) -> list[str]:
-    """Pieces of the text, found one after another; `sep` stands between them (None: white space)."""
+    """Mark pieces of the text, found one after another; `sep` stands between them (None: white space)."""
     found, at = list[str](), 0
     for piece in pieces:
         at = text.find(piece, at) if sep is None else at
@@ -153,7 +153,7 @@ def in_order(text: Tracked, pieces: list[str], sep: str | None) -> list[str]:
 
 
 def replace(text: str, old: str, new: str, count: int = -1) -> str:
-    """`text.replace(old, new, count)`."""
+    """Return `text.replace(old, new, count)`."""
     if not isinstance(text, Tracked) and not isinstance(new, Tracked):
         return text.replace(old, new, count)
     made = str.replace(text, old, new, count)
@@ -167,7 +167,7 @@ def replace(text: str, old: str, new: str, count: int = -1) -> str:
 
 
 def _change_of_case(name: str, by_character: bool) -> Callable[[Tracked], str]:
-    """A change of case, which may make two characters of one (ß, İ), never one of two."""
+    """Make a method that changes case, which may make two characters of one (ß, İ), never one of two."""
     change: Callable[[str], str] = getattr(str, name)
 
     def changed(self: Tracked) -> str:
@@ -184,7 +184,7 @@ def _change_of_case(name: str, by_character: bool) -> Callable[[Tracked], str]:
 
 
 def _as_a_whole(name: str) -> Callable[..., str]:
-    """What builds text in a way that is not followed."""
+    """Make a method whose result is not tracked character by character."""
     build: Callable[..., str] = getattr(str, name)
 
     def built(self: Tracked, *args: Any) -> str:
@@ -201,7 +201,7 @@ for _name in ("center", "ljust", "rjust", "zfill", "expandtabs", "translate", "f
 
 
 def printed(value: Any) -> str:
-    """`str(value)`: numbers and nothing are nobody's text, what lists and objects print is the messages'."""
+    """Return `str(value)`: what lists and objects print is the messages', what numbers print is nobody's."""
     if isinstance(value, str):
         return value
     text = str(value)
@@ -212,7 +212,7 @@ _DIRECTIVE = re.compile(r"%(?:\((?P<key>[^)]*)\))?(?P<how>[-#0 +]*\d*(?:\.\d+)?)
 
 
 def printf(form: str, values: Any) -> str:
-    """`form % values`: the form keeps its marks, and so does what `%s` prints."""
+    """Return `form % values`: the form keeps its marks, and so does what `%s` prints."""
     text = str.__mod__(form, values)
     if isinstance(form, Tracked) and isinstance(values, Tracked):
         return from_messages(text)
@@ -239,7 +239,7 @@ _CONVERSIONS: dict[str, Callable[[Any], str]] = {"s": printed, "r": repr, "a": a
 
 
 def formatted(form: str, value_of: Callable[[str], Any]) -> str:
-    """`form.format(…)`, where `value_of` gives a field's value by its name ("" for the next one)."""
+    """Return `form.format(…)`, where `value_of` gives a field's value by its name ("" for the next one)."""
     parts = list[str]()
     for literal, name, spec, conversion in Formatter().parse(form):
         parts.append(literal)

@@ -28,7 +28,7 @@ END_MARKERS = frozenset((
     "<end_of_utterance>", "<｜end▁of▁sentence｜>", "<|tool_response>", "[e~[", "<|fim_pad|>", "<|repo_name|>",
     "<|file_sep|>",
 ))  # fmt: skip
-"""Texts by which models end a turn, an answer or a file."""
+"""Tokens by which models end a turn, an answer or a file."""
 _TURN_MARKERS = frozenset({"<start_of_turn>", "[INST]", "[/INST]"})
 _TAGS = frozenset({"<s>", "</s>"})
 """Control tokens of most vocabularies, and HTML in others (Gemma's)."""
@@ -62,10 +62,10 @@ class Vocabulary:
     add_eos: bool
     add_space_prefix: bool
     notes: tuple[str, ...]
-    """What the file says that is ignored."""
+    """What is in the file and ignored, one sentence each."""
 
     def ids_of_type(self, *types: int) -> list[int]:
-        """Ids of the tokens that have one of the types, ascending."""
+        """List the ids of the tokens that have one of the types, ascending."""
         return [int(id) for id in np.flatnonzero(np.isin(self.types, types))]
 
 
@@ -93,7 +93,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Vocabulary:
         merges=_merges(metadata) if bpe else [],
         special_ids=special_ids,
         stop_ids=stop_ids(special_ids, ((tokens[i], int(i)) for i in np.flatnonzero(types == CONTROL))),
-        # Gemma 4's files say that it wants no BOS, and it answers with noise without one.
+        # Gemma 4's files state that it takes no BOS, and without one it generates noise (llama.cpp overrides it too).
         add_bos=model == "gemma4" or _flag(metadata, "add_bos_token", bos_by_default and "bos" in special_ids),
         add_eos=_flag(metadata, "add_eos_token", False),
         add_space_prefix=_flag(metadata, "add_space_prefix", model == "llama"),
@@ -102,7 +102,7 @@ def from_metadata(metadata: Mapping[str, Any]) -> Vocabulary:
 
 
 def stop_ids(special_ids: Mapping[str, int], controls: Iterable[tuple[str, int]]) -> frozenset[int]:
-    """EOS, end of turn, end of message, and the control tokens that are known end markers."""
+    """Collect EOS, end of turn, end of message, and the control tokens that are known end markers."""
     known = {text: id for text, id in controls if text in END_MARKERS}
     if any(known.keys() >= markers for markers in _END_OF_MESSAGE):
         del known["<|end|>"]
@@ -111,7 +111,7 @@ def stop_ids(special_ids: Mapping[str, int], controls: Iterable[tuple[str, int]]
 
 
 def control_texts(tokens: Iterable[str], ids: Mapping[str, int]) -> set[str]:
-    """Tokens that are control tokens whatever type the file gives them: known markers, and any unlearned `<|…|>`.
+    """Find tokens that are control tokens whatever type the file gives them: known markers, and any unlearned `<|…|>`.
 
     llama.cpp's converter and its loader do the same; files of other converters often type them as normal text, and
     a model whose `<|im_end|>` is text never stops.
@@ -122,7 +122,7 @@ def control_texts(tokens: Iterable[str], ids: Mapping[str, int]) -> set[str]:
 
 
 def check_tokens(tokens: list[str]) -> dict[str, int]:
-    """Text -> index; TokenizerError for more text than MAX_CHARS, and for two tokens alike."""
+    """Map text to index; TokenizerError for more text than MAX_CHARS, and for two tokens alike."""
     ids = dict(zip(tokens, range(len(tokens)), strict=True))
     if len(ids) < len(tokens):
         twice = Counter(tokens).most_common(1)[0][0]
@@ -132,7 +132,7 @@ def check_tokens(tokens: list[str]) -> dict[str, int]:
 
 
 def check_sizes(tokens: Iterable[str]) -> None:
-    """TokenizerError for more text than MAX_CHARS, or a token of more than MAX_TOKEN_CHARS."""
+    """Raise TokenizerError for more text than MAX_CHARS, or a token of more than MAX_TOKEN_CHARS."""
     lengths = list(map(len, tokens))
     if max(lengths, default=0) > MAX_TOKEN_CHARS or sum(lengths) > MAX_CHARS:
         found = f"tokens of up to {max(lengths)} characters, {sum(lengths)} in all"
@@ -140,7 +140,7 @@ def check_sizes(tokens: Iterable[str]) -> None:
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:
-    """Texts by id. Empty ones get a name of their own, as converters give them, so that ids stay distinct."""
+    """Read texts by id. Empty ones get a name of their own, as converters give them, so that ids stay distinct."""
     tokens = _strings(metadata, "tokens", MAX_TOKENS)
     if not tokens:
         raise TokenizerError("a vocabulary without tokens", "tokenizer.ggml.tokens")
@@ -169,7 +169,7 @@ def _strings(metadata: Mapping[str, Any], key: str, limit: int) -> list[str]:
 def _numbers(
     metadata: Mapping[str, Any], key: str, count: int, dtype: type[Any], default: int | None = None
 ) -> NDArray[Any]:
-    """One finite number for each of `count` tokens, or `default` for all where the file has none."""
+    """Read one finite number for each of `count` tokens, or `default` for all where the file has none."""
     found = metadata.get(f"tokenizer.ggml.{key}") if count else ()
     if found is None and default is not None:
         return np.full(count, default, dtype)
@@ -186,7 +186,7 @@ def _numbers(
 def _checked_types(
     types: NDArray[np.int32], tokens: list[str], ids: Mapping[str, int], special_ids: Mapping[str, int]
 ) -> NDArray[np.int32]:
-    """The types, with those of control tokens put right."""
+    """Correct the types of control tokens."""
     controls = {ids[text] for text in control_texts(tokens, ids)}
     for text in _TAGS & ids.keys():
         named = ids[text] in special_ids.values()
@@ -199,7 +199,7 @@ def _checked_types(
 
 
 def _special_ids(metadata: Mapping[str, Any], count: int) -> tuple[dict[str, int], tuple[str, ...]]:
-    """Kind -> id for those that the file names, and notes on those that are ignored.
+    """Read the ids that the file names by kind, and note those that are ignored.
 
     An end of text that does not exist is an error, since answers would not end; generation reads no padding, and an
     unknown token only where a vocabulary cannot spell all bytes.
@@ -220,7 +220,7 @@ def _special_ids(metadata: Mapping[str, Any], count: int) -> tuple[dict[str, int
 
 
 def _usual_ids(types: NDArray[np.int32]) -> dict[str, int]:
-    """SentencePiece's own, for files that name none."""
+    """Return SentencePiece's own ids, for files that name none."""
     usual = {"unknown": 0, "bos": 1, "eos": 2}
     return {kind: id for kind, id in usual.items() if id < len(types) and types[id] in (CONTROL, UNKNOWN)}
 

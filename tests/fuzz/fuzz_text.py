@@ -130,7 +130,7 @@ def fuzz(cases: int, seed: int) -> Counter[str]:
 
 
 def splice(rng: random.Random, text: str, parts: list[str]) -> str:
-    """One to six edits: insert a part, delete, repeat or move a stretch, change a character."""
+    """One to six edits: insert a part, delete, repeat or move a span, change a character."""
     for _ in range(rng.randint(1, 6)):
         at, end = sorted(rng.randrange(len(text) + 1) for _ in range(2))
         end = min(end, at + rng.choice([1, 4, 30, 300]))
@@ -170,8 +170,8 @@ class Tokenizers:
         text = json.dumps(small_spec())
         if rng.random() < 0.5:
             return splice(rng, text, [*NUMBERS, '"', ",", ":", "[" * 2000])
-        cuts = [at for at, character in enumerate(text) if character in ":,["]
-        at = rng.choice(cuts) + 1
+        ends = [at for at, character in enumerate(text) if character in ":,["]
+        at = rng.choice(ends) + 1
         end = min((found for found in (text.find(stop, at) for stop in ",}]") if found > 0), default=len(text))
         return text[:at] + rng.choice(NUMBERS) + text[end:]
 

@@ -1,4 +1,4 @@
-"""Tokenizers against llama.cpp's ids, and what a stranger's vocabulary may and may not do."""
+"""Tokenizers against llama.cpp's ids, and what an untrusted vocabulary may and may not do."""
 
 from __future__ import annotations
 

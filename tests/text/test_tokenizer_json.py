@@ -138,7 +138,7 @@ def test_end_markers_of_a_json_are_control_tokens_whatever_it_says(kept: int, tm
 
 
 WRONG_JSON: dict[str, Any] = {
-    "another engine": ("model", {"type": "Unigram", "vocab": []}),
+    "another model": ("model", {"type": "Unigram", "vocab": []}),
     "a regular expression of its own": (
         "pre_tokenizer",
         {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False},
