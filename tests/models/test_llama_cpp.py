@@ -1,0 +1,67 @@
+"""The files that memfirst writes mean for llama.cpp what they mean here: its logits, kept as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from memfirst import models
+from memfirst.backends.reference.backend import ReferenceBackend
+from memfirst.graph import Op
+from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.rope import Rope
+from tests.models.test_models_dense import changed
+from tests.support.make_llama_cpp_fixture import FIXTURE, NAMES, ROWS, TOKENS, made
+from tests.support.toy import F32, one
+
+KEPT = np.load(FIXTURE)
+EXACT, TABLE = 3e-5, 4e-3
+"""Of the logits' spread: float32 sums in another order; GELU, which llama.cpp looks up by values rounded to f16."""
+GELU = ("Gemma-2-2B", "Gemma-3-1B", "StarCoder2-3B", "Phi-2")
+
+
+def logits(name: str, change: Callable[[Op], Op] = lambda op: op) -> F32:
+    checkpoint = made(name)
+    graph = changed(models.build(checkpoint), change)
+    return ReferenceBackend(graph, checkpoint, context=len(TOKENS)).step(one(0, len(TOKENS), logits=ROWS), TOKENS)
+
+
+def apart(name: str, found: F32) -> float:
+    """The largest difference from llama.cpp, in standard deviations of the logits."""
+    return float(np.abs(found - KEPT[name]).max() / KEPT[name].std())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_those_of_llama_cpp(name: str) -> None:
+    """60 positions: beyond windows of 20 and original contexts of 16, in layers of every kind."""
+    assert apart(name, logits(name)) < (TABLE if name in GELU else EXACT)
+
+
+def plain(op: Op) -> Op:
+    return replace(op, factor=1.0) if isinstance(op, Rope) and op.factor != 1 else op
+
+
+def steady(op: Op) -> Op:
+    return replace(op, temperature=0.0) if isinstance(op, Rope) else op
+
+
+def uncapped(op: Op) -> Op:
+    return replace(op, softcap=0.0) if isinstance(op, Attention | Linear) and op.softcap else op
+
+
+def unwindowed(op: Op) -> Op:
+    return replace(op, cache=replace(op.cache, window=None)) if isinstance(op, Attention) else op
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("OLMo-3-7B", plain), ("Ministral-3-8B", steady), ("Gemma-2-2B", uncapped), ("Command-R7B", unwindowed),
+     ("Gemma-3-1B", unwindowed), ("EXAONE-4.0-32B", unwindowed)],
+)  # fmt: skip
+def test_the_fixture_sees_a_wrong_attribute(name: str, change: Callable[[Op], Op]) -> None:
+    """Each several times what is tolerated."""
+    assert apart(name, logits(name, change)) > 0.02

@@ -1,0 +1,105 @@
+"""Writes tests/fixtures/llama_cpp/dense.npz: logits that llama.cpp gives for small models of each architecture.
+
+    python tests/support/make_llama_cpp_fixture.py
+
+Needs llama-cpp-python (made with 0.3.36), which the project itself does not. The models are GGUF files that memfirst
+writes from shrunk published configs, with float32 weights of a fixed seed; keys and values are float32 too.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from memfirst.convert.mixes import MIXES
+from memfirst.convert.synthetic import SyntheticCheckpoint, write
+from tests.support.dense_configs import MODELS
+
+FIXTURE = Path(__file__).parent.parent / "fixtures" / "llama_cpp" / "dense.npz"
+TOKENS = np.random.default_rng(1).integers(0, 256, 60).astype(np.int32)
+ROWS = (0, 15, 21, 40, 59)
+"""Positions whose logits are kept: below and beyond the window of 20 and the original context of 16."""
+
+SIZES: dict[str, Any] = {
+    "hidden_size": 64, "intermediate_size": 96, "vocab_size": 300, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 16, "max_position_embeddings": 256,
+}  # fmt: skip
+SHARPER = {
+    "shared_intermediate_size": 96, "attention_head_dim": 16, "query_pre_attn_scalar": 16,
+    "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0,
+}  # fmt: skip
+"""Where a config has these: sizes that follow, and caps low enough to show."""
+NAMES = (
+    *("Llama-3.2-1B", "Qwen2.5-0.5B", "Qwen3-0.6B", "Gemma-2-2B", "Gemma-3-1B", "SmolLM3-3B", "Phi-4", "OLMo-2-1B"),
+    *("OLMo-3-7B", "Ministral-3-8B", "Seed-OSS-36B", "EXAONE-4.0-1.2B", "EXAONE-4.0-32B", "GLM-4-9B", "Command-R7B"),
+    *("ERNIE-4.5-0.3B", "Hunyuan-7B", "StarCoder2-3B", "StableLM-2-1.6B", "Phi-2", "Granite-4.0-micro"),
+)
+
+
+def shrunk(name: str) -> dict[str, Any]:
+    """The published config with few layers and small sizes; of EXAONE's, llama.cpp knows the 32B by its 64 layers."""
+    published = MODELS[name][0]
+    config = dict(published.get("text_config", published))
+    layers = 64 if name == "EXAONE-4.0-32B" else 6
+    config |= {key: value[:layers] for key, value in config.items() if isinstance(value, list) and len(value) > layers}
+    config |= SIZES | {"num_hidden_layers": layers}
+    for key in ("rope_parameters", "rope_scaling"):
+        if isinstance(config.get(key), dict) and "original_max_position_embeddings" in config[key]:
+            config[key] = config[key] | {"original_max_position_embeddings": 16}
+    config |= {key: value for key, value in SHARPER.items() if config.get(key)}
+    if config.get("sliding_window"):  # llama.cpp knows no window of StarCoder 2
+        config["sliding_window"] = None if config["model_type"] == "starcoder2" else 20
+    if config["model_type"] == "phi":
+        config |= {"num_key_value_heads": 4, "intermediate_size": 256}
+    return config
+
+
+def made(name: str) -> SyntheticCheckpoint:
+    """The model, always with the same weights."""
+    return SyntheticCheckpoint(shrunk(name), MIXES["f32"], 3, name)
+
+
+def logits(path: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
+    """[tokens, vocabulary] of llama.cpp."""
+    import llama_cpp.llama_cpp as lib
+
+    params = lib.llama_context_default_params()
+    params.n_ctx = params.n_batch = params.n_ubatch = 128
+    params.type_k = params.type_v = 0  # float32
+    params.flash_attn_type = 0
+    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+    context, count = lib.llama_init_from_model(model, params), len(tokens)
+    batch = lib.llama_batch_init(count, 0, 1)
+    batch.n_tokens = count
+    for i, token in enumerate(tokens):
+        batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.seq_id[i][0], batch.logits[i] = int(token), i, 1, 0, 1
+    if lib.llama_decode(context, batch) != 0:
+        raise RuntimeError(f"llama.cpp cannot run {path}")
+    width = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+    rows = [np.ctypeslib.as_array(lib.llama_get_logits_ith(context, i), shape=(width,)).copy() for i in range(count)]
+    lib.llama_free(context)
+    lib.llama_model_free(model)
+    return np.stack(rows)
+
+
+def main() -> None:
+    """All models."""
+    found = {}
+    for name in NAMES:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.gguf"
+            write(made(name), path)
+            found[name] = logits(path, TOKENS.tolist())[list(ROWS)]
+        print(name, round(float(found[name].std()), 3), file=sys.stderr)
+    FIXTURE.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(FIXTURE, **found)
+
+
+if __name__ == "__main__":
+    main()
