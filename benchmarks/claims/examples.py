@@ -8,7 +8,8 @@ from benchmarks.claims.introduction import GPT_FAST, QWEN, SPARK, XIONGJIE, usua
 from benchmarks.claims.statement import Section, Statement
 from benchmarks.claims.verdict import Case, Scope, at_least, at_most, inside, near, percent
 from memfirst.hardware.machines import find_machine
-from memfirst.plan.fit import engine_named, place
+from memfirst.plan.fit import place
+from memfirst.plan.framework import framework
 
 EIGHT, SEVENTY = "llama-3:8b", "llama-3:70b"
 
@@ -55,7 +56,7 @@ def two_hundred() -> list[Case]:
 def offloaded() -> float:
     """Tokens/s that bytes allow an RTX 4090 whose processor has DDR5, for what does not fit."""
     gpu, host = find_machine("rtx-4090"), bandwidth("laptop-ddr5")
-    found = place(model(SEVENTY, "q4_k_m").graph, gpu.memory or 0, [512], engine=engine_named("llama.cpp-gpu"))
+    found = place(model(SEVENTY, "q4_k_m").graph, gpu.memory or 0, [512], allocator=framework("llama.cpp").on_gpu)
     return 1 / (found.fast.weights / bandwidth("rtx-4090") + found.moved / host)
 
 

@@ -106,9 +106,9 @@ def _fits(plan: Plan) -> str:
     total, each = plan.memory.needs.total, " on the fullest device" if plan.options.devices > 1 else ""
     if plan.available is None:
         return f"{size(total)} in all; the memory of {plan.place.machine.name} is not known"
-    engine, share = plan.memory.engine, plan.memory.engine.share
+    allocator, share = plan.memory.allocator, plan.memory.allocator.share
     have = f"{size(total)}{each} of {size(plan.available)}"
-    have += f", of which {engine.name} takes {100 * share:.0f} %" if share < 1 else ""
+    have += f", of which {allocator.name} takes {100 * share:.0f} %" if share < 1 else ""
     if plan.fits:
         return f"{have}: fits, {size(plan.memory.spare)} to spare"
     return f"{have}: does not fit, {size(-plan.memory.spare)} too much"

@@ -5,8 +5,9 @@ plan([subject("llama-3:70b")], [place("rtx-4090")], Options()) -> one Plan for e
 
 from __future__ import annotations
 
+from memfirst.plan.framework import FRAMEWORKS, Framework
 from memfirst.plan.make import make, plan
-from memfirst.plan.options import ENGINES, Options, Speculation
+from memfirst.plan.options import Options, Speculation
 from memfirst.plan.place import HERE, Place, place, this_machine
 from memfirst.plan.priced import Priced
 from memfirst.plan.result import Distinct, Plan
@@ -14,9 +15,10 @@ from memfirst.plan.subject import Subject, subject
 from memfirst.predict.prediction import Prediction
 
 __all__ = [
-    "ENGINES",
+    "FRAMEWORKS",
     "HERE",
     "Distinct",
+    "Framework",
     "Options",
     "Place",
     "Plan",

@@ -13,7 +13,7 @@ from memfirst.graph import prefill as prefill_step
 from memfirst.graph.traffic import KV_READ
 from memfirst.lower.cpu import lower
 from memfirst.lower.program import Program
-from memfirst.plan.fit import Engine, Memfirst, MemoryPlan, plan_memory
+from memfirst.plan.fit import Allocator, Memfirst, MemoryPlan, plan_memory
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
@@ -70,16 +70,16 @@ def _drafter(options: Options) -> Priced | None:
 
 def _memory(model: Subject, drafter: Priced | None, place: Place, options: Options, context: int) -> MemoryPlan:
     """What is held; weights and cache of a drafting model beside it, on the first device."""
-    engine, contexts = place.memory_engine(options), [context] * options.batch
+    allocator, contexts = place.allocator(options), [context] * options.batch
     memories = [place.machine.memory] * options.devices if place.machine.memory else []
     kv, workers = (options.kv, options.kv), place.threads(options)
-    run = _program(model.priced(options.kv).graph, engine, options, context, workers)
+    run = _program(model.priced(options.kv).graph, allocator, options, context, workers)
     found = plan_memory(
-        run, contexts, engine=engine, kv=kv, memories=memories, parallel=options.parallel, workers=workers
+        run, contexts, allocator=allocator, kv=kv, memories=memories, parallel=options.parallel, workers=workers
     )
     if drafter is None:
         return found
-    more = plan_memory(drafter.graph, contexts, engine=engine, kv=kv).needs
+    more = plan_memory(drafter.graph, contexts, allocator=allocator, kv=kv).needs
     first = found.devices[0]
     both = replace(
         first, weights=first.weights + more.weights, kv_read=first.kv_read + more.kv_read,
@@ -89,9 +89,9 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
     return replace(found, devices=(both, *found.devices[1:]))
 
 
-def _program(graph: Graph, engine: Engine, options: Options, context: int, workers: int) -> Graph | Program:
+def _program(graph: Graph, allocator: Allocator, options: Options, context: int, workers: int) -> Graph | Program:
     """What memfirst would run, so that its memory is the program's; the graph for others, and where it has none."""
-    if not isinstance(engine, Memfirst) or options.devices > 1:
+    if not isinstance(allocator, Memfirst) or options.devices > 1:
         return graph
     try:
         return lower(graph, 1, context, workers)

@@ -23,9 +23,6 @@ from memfirst.predict import fitted
 from memfirst.predict.fitted.pieces import HOP
 from memfirst.transform.recode import with_kv
 
-COMPUTING_ON_HOST = ("llama.cpp", "ollama", "ik_llama.cpp")
-"""Frameworks whose CPU backend computes what the GPU has no room for; others stream weights over the bus."""
-
 CORES, CORE_RATE = {"datacentre-gpu": 32}, 1e11
 """Cores of a host by the GPU's kind, else 8; float32 operations a second of a core: 32 for each of 3.1 GHz."""
 
@@ -72,8 +69,7 @@ def host_bandwidth(machine: Machine, options: Options) -> tuple[float, bool]:
 
 def offloaded(subject: Subject, place: Place, options: Options, context: int, step: Step) -> Offload | None:
     """The fastest split that fits: layers, or of a mixture experts; None where there is none to predict."""
-    engine = place.engine(options)
-    able = engine in COMPUTING_ON_HOST and place.machine.kind in ON_GPU and options.devices == 1
+    able = place.framework(options).offloads and place.machine.kind in ON_GPU and options.devices == 1
     if not able or not place.machine.memory:
         return None
     wholes = ("layers", "experts") if subject.priced("f16").routed() else ("layers",)
@@ -86,7 +82,7 @@ def _offloaded(subject: Subject, place: Place, options: Options, context: int, s
     memory = place.machine.memory or 0
     try:
         split = placed(
-            subject.graph, memory, contexts, engine=place.memory_engine(options), kv=kv, what=what, tier="slow"
+            subject.graph, memory, contexts, allocator=place.allocator(options), kv=kv, what=what, tier="slow"
         )
     except MemfirstError:
         return None

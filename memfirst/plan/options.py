@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from memfirst.convert.mixes import PRICED
 from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.plan.framework import framework
 from memfirst.predict.fitted import PARALLEL, PIPELINE
-
-ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp", "vllm", "vllm-hybrid")
-"""Whose memory and whose time can be said."""
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Of some engine."""
@@ -51,7 +49,7 @@ class Options:
     kv       codec of keys and values
     context  tokens that each sequence reaches; 0: DEFAULT_CONTEXT, or less where the model was trained for less
     prompt   tokens before the first answer; 0: DEFAULT_PROMPT, at most the context
-    engine   one of ENGINES; "": memfirst on this machine, llama.cpp elsewhere
+    engine   one of FRAMEWORKS; "": memfirst on this machine, llama.cpp elsewhere
     threads  of a processor; 0: all
     host_bandwidth  bytes/s of the memory beside a GPU; 0: as the machine's row says, else assumed
     """
@@ -80,8 +78,8 @@ class Options:
             raise UnsupportedError(f"no codec mix is called {self.codec[:40]!r}", f"one of {', '.join(PRICED)}")
         if self.kv not in KV_CODECS:
             raise UnsupportedError(f"keys and values in {self.kv[:40]!r}", f"one of {', '.join(KV_CODECS)}")
-        if self.engine and self.engine not in ENGINES:
-            raise UnsupportedError(f"the engine {self.engine[:40]!r}", f"one of {', '.join(ENGINES)}")
+        if self.engine:
+            framework(self.engine)
         if self.parallel not in PARALLEL:
             raise ConfigError(f"{self.parallel[:40]!r} parallelism", " or ".join(PARALLEL))
         if self.context and self.prompt > self.context:

@@ -9,7 +9,8 @@ from memfirst.errors import MemfirstError, UnsupportedError
 from memfirst.graph import Step
 from memfirst.hardware import host
 from memfirst.hardware.machines import Machine, find_machine
-from memfirst.plan.fit import Engine, engine_named
+from memfirst.plan.fit import Allocator
+from memfirst.plan.framework import Framework, framework
 from memfirst.plan.options import Options
 from memfirst.plan.priced import Priced
 from memfirst.predict import fitted
@@ -25,8 +26,6 @@ HERE = "here"
 ON_GPU = ("datacentre-gpu", "gpu", "laptop-gpu")
 """Kinds of machines with memory of their own beside the host's."""
 
-_LLAMA = ("llama.cpp", "ollama", "ik_llama.cpp")
-
 
 @dataclass(frozen=True)
 class Place:
@@ -39,17 +38,18 @@ class Place:
         """Whose speed and memory is asked for."""
         return options.engine or ("memfirst" if self.rates else "llama.cpp")
 
-    def memory_engine(self, options: Options) -> Engine:
-        """How that engine allocates here."""
-        name = self.engine(options)
-        if name in _LLAMA:
-            name = "llama.cpp-gpu" if self.machine.kind in ON_GPU else "llama.cpp"
-        return engine_named(name)
+    def framework(self, options: Options) -> Framework:
+        """All that is known of it."""
+        return framework(self.engine(options))
+
+    def allocator(self, options: Options) -> Allocator:
+        """How it allocates here."""
+        found = self.framework(options)
+        return found.on_gpu if self.machine.kind in ON_GPU else found.allocator
 
     def deployment(self, options: Options) -> Deployment:
         """How the catalogue's rates are to be used."""
-        engine = self.engine(options).removesuffix("-hybrid")
-        return Deployment(engine, options.devices, options.parallel, threads=options.threads)
+        return Deployment(self.framework(options).speeds, options.devices, options.parallel, threads=options.threads)
 
     def threads(self, options: Options) -> int:
         """Of a processor: those asked for, else all that were measured, or its cores."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
+from memfirst.plan.framework import Framework
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.subject import Subject
@@ -62,6 +63,11 @@ class Plan:
     def engine(self) -> str:
         """Whose memory and speed it is."""
         return self.place.engine(self.options)
+
+    @property
+    def framework(self) -> Framework:
+        """All that is known of it."""
+        return self.place.framework(self.options)
 
     @property
     def fits(self) -> bool | None:

@@ -18,6 +18,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph
 from memfirst.models import quantized
+from memfirst.plan.framework import framework
 from memfirst.plan.priced import Priced
 from memfirst.transform.recode import mixed, with_kv
 
@@ -151,7 +152,7 @@ def _stated(checkpoint: Checkpoint, graph: Graph) -> str:
 def _usual(checkpoint: Checkpoint, name: str, engine: str, catalogued: bool) -> str:
     """A mix, or "" for the weights as published: by vLLM, as gpt-oss is, or of a config that says how they are."""
     scheme = quantized.scheme_of(checkpoint.metadata) if checkpoint.kind == "hf" else None
-    if engine.startswith("vllm") or (scheme and (not catalogued or scheme.codec == quantized.MXFP4)):
+    if (engine and not framework(engine).gguf) or (scheme and (not catalogued or scheme.codec == quantized.MXFP4)):
         return ""
     entry = find_model(name)
     return entry.quant.lower() if entry and entry.quant.lower() in PRICED else USUAL

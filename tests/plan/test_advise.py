@@ -15,24 +15,11 @@ from memfirst.graph import decode
 from memfirst.hardware.machines import find_machine
 from memfirst.plan import Options, Plan, Speculation, Subject, make, place, subject
 from memfirst.plan.advice import LITTLE, Advice, advise, best
-from memfirst.plan.advice.change import (
-    BATCH,
-    CODEC,
-    CONTEXT,
-    DEVICES,
-    ELSEWHERE,
-    EXACT,
-    KV,
-    LOSSY,
-    MACHINE,
-    MODEL,
-    SLOW,
-    SPECULATION,
-    THREADS,
-    WINDOW,
-)
+from memfirst.plan.advice.change import ELSEWHERE, EXACT, LOSSY, MACHINE, MODEL, SLOW, WINDOW
 from memfirst.plan.advice.fitting import LADDER, mix_bytes
 from memfirst.plan.fit import place as placed
+from memfirst.plan.framework import BATCH, CODEC, CONTEXT, DEVICES, FRAMEWORKS, KV, SPECULATION, THREADS
+from memfirst.predict.fitted import FITTED
 
 CASES = {
     "fits": ("llama-3:8b", "rtx-4090", {}),
@@ -174,8 +161,8 @@ def test_weights_that_are_streamed_bound_the_speed(name: str) -> None:
     machine = plan.place.machine
     tier, rate = ("slow", machine.slow_bandwidth) if machine.slow_bandwidth else ("disk", machine.disk_bandwidth)
     assert plan.available and machine.bandwidth and rate
-    engine = plan.memory.engine
-    spread = placed(plan.subject.graph, plan.available, [plan.context], engine=engine, what="layers", tier=tier)
+    allocator = plan.memory.allocator
+    spread = placed(plan.subject.graph, plan.available, [plan.context], allocator=allocator, what="layers", tier=tier)
     reads = spread.reads(decode(plan.context - 1))
     seconds = reads["fast"].mean / machine.bandwidth + reads[tier].mean / rate
     assert advice.rate is None and advice.most == pytest.approx(1 / seconds) and advice.flags == ""
@@ -278,3 +265,13 @@ def test_switches_are_the_engines_own(name: str) -> None:
     for advice in found:
         assert not advice.flags or advice.flags.startswith(program)
         assert advice.kind not in (KV, CONTEXT, BATCH) or advice.flags
+
+
+def test_each_framework_is_described_whole() -> None:
+    """Speeds that are fitted (but our own, which are measured), memory on both kinds of devices, known switches."""
+    changes = {BATCH, CODEC, CONTEXT, DEVICES, KV, SPECULATION, THREADS}
+    for name, found in FRAMEWORKS.items():
+        assert found.name == name and (found.speeds in FITTED or name == "memfirst")
+        assert found.switches.keys() <= changes and found.allocator.kv_codecs == found.on_gpu.kv_codecs
+        assert bool(found.switches.get(SPECULATION)) == found.speculates
+        assert found.gguf or CODEC not in found.switches

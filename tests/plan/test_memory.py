@@ -20,23 +20,23 @@ from memfirst.graph import Graph, KVCache, decode
 from memfirst.ledger import memory, price, required
 from memfirst.lower import cpu
 from memfirst.plan.fit import (
-    ENGINES,
     LARGEST_BATCH,
-    Engine,
+    Allocator,
     LlamaCpp,
     Memfirst,
     Needs,
     Vllm,
-    engine_named,
     largest_batch,
     largest_context,
     place,
     plan_memory,
 )
 from memfirst.plan.fit.spread import boundaries, layer_bytes, parts
+from memfirst.plan.framework import FRAMEWORKS, framework
 from memfirst.transform.recode import mixed
 
 MIB, GIB = 1 << 20, 1 << 30
+ALLOCATORS = tuple({repr(a): a for f in FRAMEWORKS.values() for a in (f.allocator, f.on_gpu)}.values())
 
 
 @cache
@@ -45,8 +45,8 @@ def graph(name: str, mix: str = "") -> Graph:
     return mixed(found, mix) if mix else found
 
 
-def needs(name: str, contexts: list[int], engine: Engine | None = None) -> Needs:
-    return plan_memory(graph(name), contexts, engine=engine).needs
+def needs(name: str, contexts: list[int], allocator: Allocator | None = None) -> Needs:
+    return plan_memory(graph(name), contexts, allocator=allocator).needs
 
 
 # ---- KV as three numbers, by hand -----------------------------------------------------------
@@ -61,11 +61,11 @@ def needs(name: str, contexts: list[int], engine: Engine | None = None) -> Needs
         ("mamba:2.8b", 4096, 0),
     ],
 )
-@pytest.mark.parametrize("engine", [Memfirst(), LlamaCpp(), Vllm()], ids=lambda e: e.name)
-def test_kv_of_whole_contexts(name: str, tokens: int, nbytes: int, engine: Engine) -> None:
-    found = needs(name, [tokens], engine)
+@pytest.mark.parametrize("allocator", [Memfirst(), LlamaCpp(), Vllm()], ids=lambda e: e.name)
+def test_kv_of_whole_contexts(name: str, tokens: int, nbytes: int, allocator: Allocator) -> None:
+    found = needs(name, [tokens], allocator)
     assert (found.kv_read, found.kv_held) == (nbytes, nbytes)
-    pad = 256 if engine.name == "llama.cpp" else 64
+    pad = 256 if allocator.name == "llama.cpp" else 64
     assert found.kv_allocated == nbytes // tokens * math.ceil(tokens / pad) * pad
 
 
@@ -120,7 +120,7 @@ def test_llama_cpps_own_report_of_smollm2() -> None:
 
 def test_vllms_own_report_of_llama_3() -> None:
     """vllm-project/vllm#10511: of 79.22 GiB, weights 14.96, elsewhere 1.79, activations 1.26, for KV 53.29."""
-    plan = plan_memory(graph("llama-3:8b"), [8192], engine=Vllm(), memories=[round(79.22 * GIB)])
+    plan = plan_memory(graph("llama-3:8b"), [8192], allocator=Vllm(), memories=[round(79.22 * GIB)])
     assert round(plan.needs.weights / GIB, 2) == 14.96
     assert (plan.spare + plan.needs.kv_allocated) / GIB == pytest.approx(53.29, abs=0.01)
 
@@ -151,8 +151,8 @@ def test_codecs_of_keys_and_values_are_chosen_apart() -> None:
 
 def test_mla_is_cached_compressed() -> None:
     """The tenth trap: expanded it would be 61 layers · 128 heads · (192 + 128) · 2 bytes, 71 times as much."""
-    for engine in (Memfirst(), LlamaCpp(), Vllm()):
-        assert needs("deepseek-v3", [256], engine).kv_allocated == 256 * 70_272
+    for allocator in (Memfirst(), LlamaCpp(), Vllm()):
+        assert needs("deepseek-v3", [256], allocator).kv_allocated == 256 * 70_272
     assert 61 * 128 * (192 + 128) * 2 // 70_272 == 71
     q8 = plan_memory(graph("deepseek-v3"), [1], kv=("q8_0", "f16")).needs
     assert q8.kv_held == 61 * 576 // 32 * 34
@@ -173,7 +173,7 @@ def test_growth_of_peak_memory_is_not_kv() -> None:
 
 def test_an_untied_table_stays_with_the_host_of_a_gpu() -> None:
     """llama.cpp reports 281.81 MiB on the CPU for Llama-3-8B in Q4_K_M, 4403.49 MiB on the GPU."""
-    found = plan_memory(graph("llama-3:8b", "q4_k_m"), [1], engine=LlamaCpp(gpu=True)).needs
+    found = plan_memory(graph("llama-3:8b", "q4_k_m"), [1], allocator=LlamaCpp(gpu=True)).needs
     assert round(found.host / MIB, 2) == 281.81
     assert round(found.weights / MIB, 2) == 4403.49
     assert plan_memory(graph("llama-3:8b", "q4_k_m"), [1]).needs.host == 0
@@ -248,16 +248,16 @@ def test_fits_to_the_byte() -> None:
         _ = plan_memory(graph("llama-3.2:1b"), [4096]).fits
 
 
-@pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+@pytest.mark.parametrize("allocator", ALLOCATORS, ids=lambda a: a.name)
 @pytest.mark.parametrize("name", ["llama-3.2:1b", "gpt-oss:20b", "granite-4.0-h:tiny"])
-def test_the_largest_context_and_batch_fit_and_one_more_does_not(name: str, engine: Engine) -> None:
-    memories = [int(1.2 * needs(name, [1024] * 4, engine).total)]
-    context = largest_context(graph(name), memories, batch=4, engine=engine)
-    batch = largest_batch(graph(name), memories, context=1024, engine=engine)
+def test_the_largest_context_and_batch_fit_and_one_more_does_not(name: str, allocator: Allocator) -> None:
+    memories = [int(1.2 * needs(name, [1024] * 4, allocator).total)]
+    context = largest_context(graph(name), memories, batch=4, allocator=allocator)
+    batch = largest_batch(graph(name), memories, context=1024, allocator=allocator)
     assert context >= 1024 and 4 <= batch < LARGEST_BATCH
 
     def fits(contexts: list[int]) -> bool:
-        return plan_memory(graph(name), contexts, engine=engine, memories=memories).fits
+        return plan_memory(graph(name), contexts, allocator=allocator, memories=memories).fits
 
     assert fits([context] * 4) and (context == graph(name).context or not fits([context + 1] * 4))
     assert fits([1024] * batch) and not fits([1024] * (batch + 1))
@@ -283,7 +283,7 @@ def test_devices_hold_the_whole_model_together(parallel: str) -> None:
 
 def test_vllm_cuts_the_embedding_too() -> None:
     """It reports 7.48 GiB of weights on each of two devices for Llama-3-8B (vllm-project/vllm#10511)."""
-    two = plan_memory(graph("llama-3:8b"), [1], engine=Vllm(), memories=[80 * GIB] * 2)
+    two = plan_memory(graph("llama-3:8b"), [1], allocator=Vllm(), memories=[80 * GIB] * 2)
     assert [round(d.weights / GIB, 2) for d in two.devices] == [7.48, 7.48]
 
 
@@ -292,14 +292,14 @@ def test_a_tied_table_is_whole_where_it_is_looked_up() -> None:
     half = plan_memory(graph("llama-3.2:1b"), [1], memories=[GIB] * 2).devices[0].weights
     norms = 33 * 2048 * 4
     assert half == (whole - table - norms) // 2 + norms + table
-    cut = plan_memory(graph("llama-3.2:1b"), [1], memories=[GIB] * 2, engine=Vllm()).devices[0].weights
+    cut = plan_memory(graph("llama-3.2:1b"), [1], memories=[GIB] * 2, allocator=Vllm()).devices[0].weights
     assert cut == half - table // 2
 
 
 def test_mlas_latent_is_on_every_device() -> None:
-    plan = plan_memory(graph("deepseek-v3"), [1024], memories=[80 * GIB] * 8, engine=Vllm())
+    plan = plan_memory(graph("deepseek-v3"), [1024], memories=[80 * GIB] * 8, allocator=Vllm())
     assert {d.kv_allocated for d in plan.devices} == {1024 * 70_272}
-    assert not plan.fits and plan_memory(graph("deepseek-v3"), [1024], memories=[141 * GIB] * 8, engine=Vllm()).fits
+    assert not plan.fits and plan_memory(graph("deepseek-v3"), [1024], memories=[141 * GIB] * 8, allocator=Vllm()).fits
 
 
 def test_kv_heads_are_copied_where_there_are_fewer_than_devices() -> None:
@@ -393,17 +393,17 @@ ANY = st.sampled_from(
     ["llama-3.2:1b", "gemma-3:1b", "gpt-oss:20b", "mamba:130m", "granite-4.0-h:1b", "deepseek-v2:lite"]
 )
 LENGTHS = st.lists(st.integers(1, 40_000), min_size=1, max_size=5)
-ENGINE = st.sampled_from(list(ENGINES.values()))
+ALLOCATOR = st.sampled_from(ALLOCATORS)
 
 
 @settings(deadline=None, max_examples=60)
-@given(ANY, LENGTHS, ENGINE, st.integers(0, 4), st.integers(1, 5000))
+@given(ANY, LENGTHS, ALLOCATOR, st.integers(0, 4), st.integers(1, 5000))
 def test_needs_grow_with_every_context_and_sequence(
-    name: str, contexts: list[int], engine: Engine, which: int, more: int
+    name: str, contexts: list[int], allocator: Allocator, which: int, more: int
 ) -> None:
-    before = needs(name, contexts, engine)
+    before = needs(name, contexts, allocator)
     longer = [n + more if i == which % len(contexts) else n for i, n in enumerate(contexts)]
-    for after in (needs(name, longer, engine), needs(name, [*contexts, more], engine)):
+    for after in (needs(name, longer, allocator), needs(name, [*contexts, more], allocator)):
         for key in ("kv_read", "kv_held", "kv_allocated", "state_read", "state_allocated", "total"):
             assert getattr(after, key) >= getattr(before, key), key
     assert before.kv_read <= before.kv_held <= before.kv_allocated
@@ -431,7 +431,7 @@ def test_fewer_bits_need_less(name: str, contexts: list[int]) -> None:
         ({"contexts": [0]}, ConfigError, "0 tokens"),
         ({"contexts": [1 << 40]}, ConfigError, "tokens"),
         ({"contexts": []}, ConfigError, "0 sequences"),
-        ({"engine": Vllm(), "kv": ("q8_0", "q8_0")}, UnsupportedError, "vllm with keys or values in q8_0"),
+        ({"allocator": Vllm(), "kv": ("q8_0", "q8_0")}, UnsupportedError, "vllm with keys or values in q8_0"),
         ({"memories": [GIB, GIB], "parallel": "rows"}, ConfigError, "'rows' parallelism"),
         ({"memories": [GIB, 0], "parallel": "pipeline"}, ConfigError, "2 devices"),
         ({"memories": [GIB] * 3}, UnsupportedError, "over 3 devices"),
@@ -443,8 +443,8 @@ def test_what_cannot_be_is_refused(changed: dict[str, object], error: type[Excep
 
 
 def test_unknown_engines_parts_and_tiers_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"'ollama'.*llama\.cpp"):
-        engine_named("ollama")
+    with pytest.raises(UnsupportedError, match=r"'olama'.*llama\.cpp"):
+        framework("olama")
     with pytest.raises(ConfigError, match="layers in 'tape'"):
         place(graph("llama-3.2:1b"), GIB, [1], tier="tape")
     with pytest.raises(UnsupportedError, match="routed experts"):

@@ -26,7 +26,7 @@ from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.hardware.machines import Machine, catalogue, find_machine
 from memfirst.models import build
-from memfirst.predict.fitted import ENGINES, TERMS, Cost, Deployment, Observation, cost, predict
+from memfirst.predict.fitted import FITTED, TERMS, Cost, Deployment, Observation, cost, predict
 from memfirst.predict.fitted.pieces import MATMUL_LANE, memory_class, pieces
 from memfirst.predict.fitted.predict import estimate
 from memfirst.predict.fitted.priors import priors
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent.parent
 SEVEN_B = Cost({"weights": 3.6e9, "head": 0.1e9, "kv_read": 0.1e9}, 1.4e10, 1, 32, "q4_0", 1, 4096)
 MACHINES = st.sampled_from(catalogue())
 DEPLOYMENTS = st.builds(
-    Deployment, st.sampled_from([*ENGINES, "other"]), st.integers(1, 8), st.sampled_from(["pipeline", "tensor"]),
+    Deployment, st.sampled_from([*FITTED, "other"]), st.integers(1, 8), st.sampled_from(["pipeline", "tensor"]),
     st.booleans(), st.integers(0, 16), st.floats(0, 3),
 )  # fmt: skip
 BYTES = st.just(0.0) | st.floats(1, 1e11)

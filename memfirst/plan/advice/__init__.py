@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 from memfirst.plan import Plan
-from memfirst.plan.advice.change import (
-    BATCH,
-    CODEC,
-    CONTEXT,
-    DEVICES,
-    ELSEWHERE,
-    KV,
-    MACHINE,
-    MODEL,
-    SLOW,
-    SPECULATION,
-    THREADS,
-    WINDOW,
-    Advice,
-)
+from memfirst.plan.advice.change import ELSEWHERE, MACHINE, MODEL, SLOW, WINDOW, Advice
 from memfirst.plan.advice.elsewhere import elsewhere
 from memfirst.plan.advice.fitting import fitting
 from memfirst.plan.advice.same import same
+from memfirst.plan.framework import BATCH, CODEC, CONTEXT, DEVICES, KV, SPECULATION, THREADS
 
 LITTLE = 1.05
 """Gain below which a change is listed last."""

@@ -9,11 +9,10 @@ from typing import Any
 from memfirst.errors import UnsupportedError
 from memfirst.hardware.machines import Machine
 from memfirst.plan import Options, Place, Plan, Subject, make
+from memfirst.plan.framework import BATCH, CONTEXT, DEVICES
 
 EXACT, LOSSY = "exact", "lossy"
-CODEC, KV, CONTEXT, WINDOW, BATCH = "codec", "kv", "context", "window", "batch"
-SPECULATION, THREADS, MODEL, MACHINE = "speculation", "threads", "model", "machine"
-DEVICES, SLOW = "devices", "slow memory"
+WINDOW, MODEL, MACHINE, SLOW = "window", "model", "machine", "slow memory"
 ELSEWHERE = (BATCH, CONTEXT, MODEL, MACHINE, DEVICES, SLOW)
 """Kinds that ask for another use, another model or another machine."""
 
@@ -60,13 +59,13 @@ def attempt(model: Subject, where: Place, options: Options) -> Plan | None:
         return None
 
 
-def changed(kind: str, change: str, effect: str, before: Plan, after: Plan, flags: str = "") -> Advice:
+def changed(kind: str, change: str, effect: str, before: Plan, after: Plan) -> Advice:
     """The advice to make `after` of `before`."""
     gain = _ratio(before.rate, after.rate)
     if gain is None and before.fits is not False:
         gain = _ratio(before.most, after.most) or before.nbytes / after.nbytes
     most = None if after.rate else after.most
-    held = after.memory.needs.total
+    held, flags = after.memory.needs.total, after.framework.line(kind, after)
     return Advice(kind, change, effect, after.nbytes, after.rate, held, command(after), gain, most, flags, after)
 
 

@@ -42,7 +42,7 @@ def _worth(machine: Machine, plan: Plan) -> bool:
     if machine.unknown or not machine.memory or not machine.bandwidth:
         return False
     if plan.fits is False:
-        return machine.memory * plan.memory.engine.share >= plan.memory.total
+        return machine.memory * plan.memory.allocator.share >= plan.memory.total
     return machine.bandwidth >= FASTER * (plan.place.machine.bandwidth or 0.0)
 
 

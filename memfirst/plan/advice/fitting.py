@@ -12,22 +12,10 @@ from memfirst.errors import MemfirstError
 from memfirst.graph import Graph
 from memfirst.graph import decode as decode_step
 from memfirst.plan import Plan
-from memfirst.plan.advice.change import (
-    CODEC,
-    CONTEXT,
-    DEVICES,
-    EXACT,
-    KV,
-    LOSSY,
-    SLOW,
-    Advice,
-    attempt,
-    changed,
-    command,
-)
-from memfirst.plan.advice.flags import flags
-from memfirst.plan.advice.same import GGUF_ENGINES, bits
+from memfirst.plan.advice.change import EXACT, LOSSY, SLOW, Advice, attempt, changed, command
+from memfirst.plan.advice.same import bits
 from memfirst.plan.fit import largest_context, place
+from memfirst.plan.framework import CODEC, CONTEXT, DEVICES, KV
 from memfirst.plan.offload import Offload, offloaded
 from memfirst.predict.fitted import TENSOR
 
@@ -51,7 +39,7 @@ def fitting(plan: Plan) -> Iterator[Advice]:
 
 def _codec(plan: Plan) -> Iterator[Advice]:
     """The most bits that fit."""
-    if plan.engine not in GGUF_ENGINES:
+    if not plan.framework.gguf:
         return
     now, missing = sum(w.nbytes for w in plan.subject.graph.weights().values()), -plan.memory.spare
     mixes = [mix for mix in LADDER if plan.engine != "memfirst" or mix in MIXES]
@@ -63,7 +51,7 @@ def _codec(plan: Plan) -> Iterator[Advice]:
         after = attempt(plan.subject.recoded(mix), plan.place, plan.options)
         if after and after.fits:
             change = f"weights in {mix.upper()}, {bits(after):.1f} bits for {bits(plan):.1f}"
-            yield changed(CODEC, change, LOSSY, plan, after, flags(CODEC, after))
+            yield changed(CODEC, change, LOSSY, plan, after)
             return
 
 
@@ -76,11 +64,11 @@ def mix_bytes(graph: Graph, mix: str) -> int:
 
 
 def _kv(plan: Plan) -> Iterator[Advice]:
-    able = "q8_0" in plan.memory.engine.kv_codecs and plan.options.kv == "f16" and plan.engine != "memfirst"
+    able = "q8_0" in plan.memory.allocator.kv_codecs and plan.options.kv == "f16" and plan.engine != "memfirst"
     if able and plan.memory.needs.kv_allocated > -plan.memory.spare:
         after = attempt(plan.subject, plan.place, replace(plan.options, kv="q8_0"))
         if after and after.fits:
-            yield changed(KV, "keys and values in q8_0", LOSSY, plan, after, flags(KV, after))
+            yield changed(KV, "keys and values in q8_0", LOSSY, plan, after)
 
 
 def _context(plan: Plan) -> Iterator[Advice]:
@@ -90,7 +78,7 @@ def _context(plan: Plan) -> Iterator[Advice]:
         plan.subject.graph,
         plan.memory.memories,
         batch=options.batch,
-        engine=plan.memory.engine,
+        allocator=plan.memory.allocator,
         kv=kv,
         parallel=options.parallel,
     )
@@ -99,7 +87,7 @@ def _context(plan: Plan) -> Iterator[Advice]:
         after = attempt(plan.subject, plan.place, replace(options, context=tokens, prompt=min(plan.prompt, tokens)))
         if after and after.fits:
             effect = f"exact while {tokens:,} are enough"
-            yield changed(CONTEXT, f"a context of {tokens:,} tokens", effect, plan, after, flags(CONTEXT, after))
+            yield changed(CONTEXT, f"a context of {tokens:,} tokens", effect, plan, after)
 
 
 def _devices(plan: Plan) -> Iterator[Advice]:
@@ -109,7 +97,7 @@ def _devices(plan: Plan) -> Iterator[Advice]:
         after = attempt(plan.subject, plan.place, replace(plan.options, devices=count))
         if after and after.fits:
             how = "each layer cut" if plan.options.parallel == TENSOR else "layers one after another"
-            yield changed(DEVICES, f"{count} × {machine.name}, {how}", EXACT, plan, after, flags(DEVICES, after))
+            yield changed(DEVICES, f"{count} × {machine.name}, {how}", EXACT, plan, after)
             return
         count *= 2
 
@@ -133,7 +121,7 @@ def _on_host(plan: Plan, found: Offload) -> Advice:
         f" {found.host_bandwidth / 1e9:.0f} GB/s{source})"
     )
     how = f"-ngl {found.gpu_layers}" if split.what == "layers" else f"--n-cpu-moe {split.layers}"
-    flag = f"llama-server {how}" if plan.engine != "ollama" else ""
+    flag = f"{plan.framework.server} {how}" if plan.framework.server else ""
     return Advice(
         SLOW, change, EXACT, plan.nbytes, batch / found.seconds, split.fast.total, command(plan), None, None, flag,
         interval=(batch / found.high, batch / found.low),
@@ -147,7 +135,13 @@ def _streamed(plan: Plan) -> Iterator[Advice]:
     contexts, kv = [plan.context] * plan.options.batch, (plan.options.kv, plan.options.kv)
     try:
         found = place(
-            plan.subject.graph, plan.available or 0, contexts, engine=plan.memory.engine, kv=kv, what=what, tier=tier
+            plan.subject.graph,
+            plan.available or 0,
+            contexts,
+            allocator=plan.memory.allocator,
+            kv=kv,
+            what=what,
+            tier=tier,
         )
     except MemfirstError:
         return

@@ -8,25 +8,8 @@ from dataclasses import replace
 from memfirst.catalog.configs import ModelConfig, configs
 from memfirst.graph import KVCache, StateCache
 from memfirst.plan import Plan, Speculation
-from memfirst.plan.advice.change import (
-    BATCH,
-    CODEC,
-    CONTEXT,
-    EXACT,
-    KV,
-    LOSSY,
-    SPECULATION,
-    THREADS,
-    WINDOW,
-    Advice,
-    attempt,
-    changed,
-)
-from memfirst.plan.advice.flags import flags
-
-GGUF_ENGINES = ("memfirst", "llama.cpp", "ollama", "ik_llama.cpp")
-DRAFTING = ("llama.cpp", "ik_llama.cpp", "vllm", "vllm-hybrid")
-"""Engines that speculate."""
+from memfirst.plan.advice.change import EXACT, LOSSY, WINDOW, Advice, attempt, changed
+from memfirst.plan.framework import BATCH, CODEC, CONTEXT, KV, SPECULATION, THREADS
 
 ACCEPTED, LOOKED_UP = 0.7, 0.3
 """Acceptance that is assumed of a small relative's drafts, and of the prompt's own n-grams: measure yours."""
@@ -50,7 +33,7 @@ def _with(plan: Plan, **options: object) -> Plan | None:
 
 def _say(kind: str, change: str, effect: str, before: Plan, after: Plan | None) -> Iterator[Advice]:
     if after is not None:
-        yield changed(kind, change, effect, before, after, flags(kind, after))
+        yield changed(kind, change, effect, before, after)
 
 
 def bits(plan: Plan) -> float:
@@ -60,7 +43,7 @@ def bits(plan: Plan) -> float:
 
 def _codecs(plan: Plan) -> Iterator[Advice]:
     """Fewer bits: 8, where there are 16, and what is usual (below it quality falls fast)."""
-    if plan.engine not in GGUF_ENGINES:
+    if not plan.framework.gguf:
         return
     now = bits(plan)
     lowest = "iq4_xs" if plan.engine != "memfirst" and 4.5 < now <= 5.2 else ""
@@ -74,7 +57,7 @@ def _codecs(plan: Plan) -> Iterator[Advice]:
 
 def _kv(plan: Plan) -> Iterator[Advice]:
     smaller = {"f16": ("q8_0", "f8_e4m3"), "bf16": ("q8_0", "f8_e4m3"), "q8_0": ("q4_0",)}.get(plan.options.kv, ())
-    able = () if plan.engine == "memfirst" else plan.memory.engine.kv_codecs  # memfirst runs f16 only
+    able = () if plan.engine == "memfirst" else plan.memory.allocator.kv_codecs  # memfirst runs f16 only
     codec = next((c for c in smaller if c in able), None)
     if codec and plan.growth:
         after = _with(plan, kv=codec)
@@ -116,7 +99,7 @@ def _batch(plan: Plan) -> Iterator[Advice]:
 
 def _speculation(plan: Plan) -> Iterator[Advice]:
     stateful = any(isinstance(c, StateCache) for c in plan.subject.graph.caches)  # state is not taken back there
-    if plan.options.speculation or stateful or plan.engine not in DRAFTING:
+    if plan.options.speculation or stateful or not plan.framework.speculates:
         return
     draft = drafter(plan)
     accepted = ACCEPTED if draft else LOOKED_UP

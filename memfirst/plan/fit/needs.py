@@ -13,7 +13,7 @@ from memfirst.graph.ops.embed import Embed
 from memfirst.ledger import required
 from memfirst.lower.cpu import CAPACITIES
 from memfirst.lower.program import Program
-from memfirst.plan.fit.engines import PROCESS, Engine, Estimate, kv_caches, state_caches
+from memfirst.plan.fit.allocators import PROCESS, Allocator, Estimate, kv_caches, state_caches
 from memfirst.transform.recode import with_kv
 
 MAX_CONTEXT, MAX_SEQUENCES = 1 << 28, 1 << 20
@@ -55,7 +55,7 @@ class Needs:
         return self.weights + self.kv_held + self.state_read + fixed
 
 
-def needs(model: Graph | Program, contexts: Sequence[int], engine: Engine, workers: int = 1) -> Needs:
+def needs(model: Graph | Program, contexts: Sequence[int], allocator: Allocator, workers: int = 1) -> Needs:
     """For sequences that reach `contexts` tokens each, on one device.
 
     model  a Graph, or a Program of memfirst, whose packed weights and buffers are then exact
@@ -63,22 +63,22 @@ def needs(model: Graph | Program, contexts: Sequence[int], engine: Engine, worke
     Raises ConfigError for lengths below 1, UnsupportedError for a cache in codecs that the engine does not have.
     """
     graph = model.graph if isinstance(model, Program) else model
-    _check(graph, contexts, engine)
+    _check(graph, contexts, allocator)
     if isinstance(model, Program):
         return _required(model, contexts, workers)
     stored, lengths = stored_weights(graph), Counter(contexts).items()
-    host = sum(stored[name] for name in looked_up(graph)) if engine.embedding_on_host() else 0
+    host = sum(stored[name] for name in looked_up(graph)) if allocator.embedding_on_host() else 0
     return Needs(
-        engine=engine.name,
+        engine=allocator.name,
         weights=sum(stored.values()) - host + (host if _tied(graph) else 0),
         host=host,
         kv_read=sum(times * c.read_bytes(Tokens(n - 1)) for c in kv_caches(graph) for n, times in lengths),
         kv_held=sum(times * c.held_bytes(n) for c in kv_caches(graph) for n, times in lengths),
-        kv_allocated=engine.kv(graph, contexts),
+        kv_allocated=allocator.kv(graph, contexts),
         state_read=len(contexts) * sum(c.state_bytes for c in state_caches(graph)),
-        state_allocated=engine.state(graph, len(contexts)),
-        buffers=engine.buffers(graph, contexts),
-        overhead=engine.overhead(graph),
+        state_allocated=allocator.state(graph, len(contexts)),
+        buffers=allocator.buffers(graph, contexts),
+        overhead=allocator.overhead(graph),
     )
 
 
@@ -131,13 +131,13 @@ def _required(program: Program, contexts: Sequence[int], workers: int) -> Needs:
     )
 
 
-def _check(graph: Graph, contexts: Sequence[int], engine: Engine) -> None:
+def _check(graph: Graph, contexts: Sequence[int], allocator: Allocator) -> None:
     wrong = [n for n in contexts if not 1 <= n <= MAX_CONTEXT]
     if wrong or not 1 <= len(contexts) <= MAX_SEQUENCES:
         found = f"a sequence of {wrong[0]} tokens" if wrong else f"{len(contexts)} sequences"
         raise ConfigError(found, f"1 to {MAX_SEQUENCES} sequences of 1 to {MAX_CONTEXT} tokens")
     used = {codec for c in kv_caches(graph) for codec in (c.k_codec, *([c.v_codec] if c.v_dim else []))}
-    if odd := sorted(used - set(engine.kv_codecs)):
+    if odd := sorted(used - set(allocator.kv_codecs)):
         raise UnsupportedError(
-            f"{engine.name} with keys or values in {odd[0]}", f"one of {', '.join(engine.kv_codecs)}"
+            f"{allocator.name} with keys or values in {odd[0]}", f"one of {', '.join(allocator.kv_codecs)}"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
 from memfirst.lower.program import Program
-from memfirst.plan.fit.engines import Engine, Memfirst
+from memfirst.plan.fit.allocators import Allocator, Memfirst
 from memfirst.plan.fit.needs import Needs, in_codecs, needs
 from memfirst.plan.fit.spread import parts
 from memfirst.predict.fitted import TENSOR
@@ -20,7 +20,7 @@ LARGEST_BATCH = 1 << 16
 class MemoryPlan:
     """Needs of each device beside the memory that it has (none: unknown)."""
 
-    engine: Engine
+    allocator: Allocator
     devices: tuple[Needs, ...]
     memories: tuple[int, ...] = ()
 
@@ -50,14 +50,14 @@ class MemoryPlan:
     def _spare(self) -> list[int]:
         """Of what the engine may take of each device."""
         each = zip(self.memories, self.devices, strict=False)
-        return [int(memory * self.engine.share) - d.total for memory, d in each]
+        return [int(memory * self.allocator.share) - d.total for memory, d in each]
 
 
 def plan_memory(
     model: Graph | Program,
     contexts: Sequence[int],
     *,
-    engine: Engine | None = None,
+    allocator: Allocator | None = None,
     kv: tuple[str, str] = ("f16", "f16"),
     memories: Sequence[int] = (),
     parallel: str = TENSOR,
@@ -72,14 +72,14 @@ def plan_memory(
 
     Raises ConfigError for impossible lengths or parallelism, UnsupportedError for what the engine cannot do.
     """
-    engine = engine or Memfirst()
+    allocator = allocator or Memfirst()
     model = in_codecs(model, *kv)
     if len(memories) < 2:
-        return MemoryPlan(engine, (needs(model, contexts, engine, workers),), tuple(memories))
+        return MemoryPlan(allocator, (needs(model, contexts, allocator, workers),), tuple(memories))
     if isinstance(model, Program):
         raise ConfigError("a program for one device", "the graph, to be shared by several")
-    shares = parts(model, memories, parallel, contexts, engine)
-    return MemoryPlan(engine, tuple(needs(g, contexts, engine) for g in shares), tuple(memories))
+    shares = parts(model, memories, parallel, contexts, allocator)
+    return MemoryPlan(allocator, tuple(needs(g, contexts, allocator) for g in shares), tuple(memories))
 
 
 def largest_context(
@@ -87,14 +87,14 @@ def largest_context(
     memories: Sequence[int],
     *,
     batch: int = 1,
-    engine: Engine | None = None,
+    allocator: Allocator | None = None,
     kv: tuple[str, str] = ("f16", "f16"),
     parallel: str = TENSOR,
 ) -> int:
     """Most tokens that each of `batch` sequences may reach, up to what the model was trained for; 0: not even one."""
 
     def fits(tokens: int) -> bool:
-        plan = plan_memory(graph, [tokens] * batch, engine=engine, kv=kv, memories=memories, parallel=parallel)
+        plan = plan_memory(graph, [tokens] * batch, allocator=allocator, kv=kv, memories=memories, parallel=parallel)
         return plan.fits
 
     return _largest(fits, graph.context)
@@ -105,14 +105,16 @@ def largest_batch(
     memories: Sequence[int],
     *,
     context: int,
-    engine: Engine | None = None,
+    allocator: Allocator | None = None,
     kv: tuple[str, str] = ("f16", "f16"),
     parallel: str = TENSOR,
 ) -> int:
     """Most sequences of `context` tokens, up to LARGEST_BATCH; 0: not even one."""
 
     def fits(sequences: int) -> bool:
-        plan = plan_memory(graph, [context] * sequences, engine=engine, kv=kv, memories=memories, parallel=parallel)
+        plan = plan_memory(
+            graph, [context] * sequences, allocator=allocator, kv=kv, memories=memories, parallel=parallel
+        )
         return plan.fits
 
     return _largest(fits, LARGEST_BATCH)

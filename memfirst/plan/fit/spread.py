@@ -10,7 +10,7 @@ from memfirst.convert.mixes import layer_of
 from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph
 from memfirst.graph.ops.embed import Embed
-from memfirst.plan.fit.engines import Engine
+from memfirst.plan.fit.allocators import Allocator
 from memfirst.predict.fitted import PARALLEL, TENSOR
 from memfirst.transform.shard import shard
 
@@ -18,7 +18,7 @@ MAX_DEVICES = 1 << 12
 
 
 def parts(
-    graph: Graph, memories: Sequence[int], parallel: str, contexts: Sequence[int], engine: Engine
+    graph: Graph, memories: Sequence[int], parallel: str, contexts: Sequence[int], allocator: Allocator
 ) -> tuple[Graph, ...]:
     """Each device's graph.
 
@@ -35,8 +35,8 @@ def parts(
         return (graph,)
     if parallel == TENSOR:
         cut = (shard(graph, i, len(memories)) for i in range(len(memories)))
-        return tuple(_rows_cut(part, len(memories)) if engine.cuts_embedding else part for part in cut)
-    first = boundaries(layer_bytes(graph, contexts, engine), memories)
+        return tuple(_rows_cut(part, len(memories)) if allocator.cuts_embedding else part for part in cut)
+    first = boundaries(layer_bytes(graph, contexts, allocator), memories)
     return tuple(_stage(graph, i, first) for i in range(len(memories)))
 
 
@@ -45,9 +45,9 @@ def layer_count(graph: Graph) -> int:
     return 1 + max(layer_of(op.name) for op in graph.ops)
 
 
-def layer_bytes(graph: Graph, contexts: Sequence[int], engine: Engine) -> list[int]:
+def layer_bytes(graph: Graph, contexts: Sequence[int], allocator: Allocator) -> list[int]:
     """Weights, cache and state of each layer; what stands before and after them counts with the first and last."""
-    sizes, place = cache_bytes(graph, contexts, engine), 0
+    sizes, place = cache_bytes(graph, contexts, allocator), 0
     for op in graph.ops:
         layer = layer_of(op.name)
         place = layer if layer >= 0 else (len(sizes) - 1 if place else 0)
@@ -55,13 +55,13 @@ def layer_bytes(graph: Graph, contexts: Sequence[int], engine: Engine) -> list[i
     return sizes
 
 
-def cache_bytes(graph: Graph, contexts: Sequence[int], engine: Engine) -> list[int]:
+def cache_bytes(graph: Graph, contexts: Sequence[int], allocator: Allocator) -> list[int]:
     """Cache and state that the engine allocates for each layer."""
     by_layer: list[list[Cache]] = [[] for _ in range(layer_count(graph))]
     for cache in graph.caches:
         by_layer[layer_of(cache.name)].append(cache)
     graphs = (replace(graph, caches=tuple(own)) for own in by_layer)
-    return [engine.kv(own, contexts) + engine.state(own, len(contexts)) for own in graphs]
+    return [allocator.kv(own, contexts) + allocator.state(own, len(contexts)) for own in graphs]
 
 
 def boundaries(sizes: Sequence[int], memories: Sequence[int]) -> list[int]:

@@ -20,7 +20,7 @@ from memfirst.graph.traffic import (
     Traffic,
     WeightTraffic,
 )
-from memfirst.plan.fit.engines import Engine, Memfirst
+from memfirst.plan.fit.allocators import Allocator, Memfirst
 from memfirst.plan.fit.needs import Needs, needs
 from memfirst.plan.fit.spread import cache_bytes, layer_count
 from memfirst.transform.recode import with_kv
@@ -87,7 +87,7 @@ def place(
     memory: int,
     contexts: Sequence[int],
     *,
-    engine: Engine | None = None,
+    allocator: Allocator | None = None,
     kv: tuple[str, str] = ("f16", "f16"),
     what: str = "layers",
     tier: str = "slow",
@@ -101,15 +101,15 @@ def place(
     """
     if what not in MOVABLE or tier not in TIERS:
         raise ConfigError(f"{what} in {tier!r}", f"{' or '.join(MOVABLE)} in {' or '.join(TIERS)}")
-    engine, graph = engine or Memfirst(), with_kv(graph, *kv)
-    sizes = _movable(graph, what, tier, contexts, engine)
-    missing = needs(graph, contexts, engine).total - int(memory * engine.share)
+    allocator, graph = allocator or Memfirst(), with_kv(graph, *kv)
+    sizes = _movable(graph, what, tier, contexts, allocator)
+    missing = needs(graph, contexts, allocator).total - int(memory * allocator.share)
     sums = [0, *accumulate(sizes)]
     layers = next((m for m, moved in enumerate(sums) if moved >= missing), len(sizes))
-    return _placed(graph, layers, what, tier, memory, contexts, engine, sums[layers])
+    return _placed(graph, layers, what, tier, memory, contexts, allocator, sums[layers])
 
 
-def _movable(graph: Graph, what: str, tier: str, contexts: Sequence[int], engine: Engine) -> list[int]:
+def _movable(graph: Graph, what: str, tier: str, contexts: Sequence[int], allocator: Allocator) -> list[int]:
     """Bytes that moving each layer frees."""
     weights = [0] * layer_count(graph)
     for op in graph.ops:
@@ -119,7 +119,7 @@ def _movable(graph: Graph, what: str, tier: str, contexts: Sequence[int], engine
         raise UnsupportedError("experts in another tier", "a model with routed experts", "move layers")
     if not _with_caches(what, tier):
         return weights
-    return [w + c for w, c in zip(weights, cache_bytes(graph, contexts, engine), strict=True)]
+    return [w + c for w, c in zip(weights, cache_bytes(graph, contexts, allocator), strict=True)]
 
 
 def _moving(op: Op, what: str) -> tuple[Weight, ...]:
@@ -138,7 +138,7 @@ def _placed(
     tier: str,
     memory: int,
     contexts: Sequence[int],
-    engine: Engine,
+    allocator: Allocator,
     moved: int,
 ) -> Placement:
     slow = range(layers)
@@ -147,8 +147,8 @@ def _placed(
         frozenset(c.name for c in graph.caches if layer_of(c.name) in slow) if _with_caches(what, tier) else frozenset()
     )
     placed = replace(graph, ops=ops)
-    fast = needs(_holding(placed, away), contexts, engine)
-    spare = int(memory * engine.share) - fast.total
+    fast = needs(_holding(placed, away), contexts, allocator)
+    spare = int(memory * allocator.share) - fast.total
     return Placement(placed, tier, what, layers, away, fast, moved, spare)
 
 

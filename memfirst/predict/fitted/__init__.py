@@ -5,12 +5,25 @@ predict(cost(graph, step), find_machine("rtx-4090"), Deployment("llama.cpp")) ->
 
 from __future__ import annotations
 
-from memfirst.predict.fitted.cost import ENGINES, PARALLEL, PIPELINE, TENSOR, Cost, Deployment, cost
+from memfirst.predict.fitted.cost import FITTED, PARALLEL, PIPELINE, TENSOR, Cost, Deployment, cost
 from memfirst.predict.fitted.pieces import COMPUTE, EXPERTS, KV, LINK, OVERHEAD, TERMS, WEIGHTS
 from memfirst.predict.fitted.predict import Observation, predict
 
 __all__ = [
-    "COMPUTE", "ENGINES", "EXPERTS", "KV", "LINK", "OVERHEAD", "PARALLEL", "PIPELINE", "TENSOR", "TERMS",
+    "COMPUTE",
+    "EXPERTS",
+    "FITTED",
+    "KV",
+    "LINK",
+    "OVERHEAD",
+    "PARALLEL",
+    "PIPELINE",
+    "TENSOR",
+    "TERMS",
     "WEIGHTS",
-    "Cost", "Deployment", "Observation", "cost", "predict",
+    "Cost",
+    "Deployment",
+    "Observation",
+    "cost",
+    "predict",
 ]  # fmt: skip

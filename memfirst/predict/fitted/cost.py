@@ -12,7 +12,7 @@ from memfirst.graph import Graph, Step
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
 from memfirst.ledger import price
 
-ENGINES = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1", "gpt-fast", "mlc", "transformers")
+FITTED = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1", "gpt-fast", "mlc", "transformers")
 """Engines whose published speeds the constants are fitted to."""
 
 PARALLEL = PIPELINE, TENSOR = "pipeline", "tensor"
@@ -77,7 +77,7 @@ class Cost:
 class Deployment:
     """How the model is run.
 
-    engine   one of ENGINES; another is predicted from all of them together, with a wide interval
+    engine   one of FITTED; another is predicted from all of them together, with a wide interval
     devices  that share the model; parallel: one of PARALLEL
     flash    attention without the matrix of scores in memory, the default of today's engines
     threads  of a processor, 0 for all of its cores

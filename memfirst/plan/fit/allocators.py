@@ -1,4 +1,4 @@
-"""What engines set aside for a model: KV cache and state, buffers, and what they take before the first weight.
+"""What frameworks set aside for a model: KV cache and state, buffers, and what they take before the first weight.
 
 Read in their sources: llama.cpp's llama-context.cpp, llama-kv-cache-iswa.cpp and llama-memory-recurrent.cpp as of
 llama-cpp-python 0.3.36; vLLM's v1/kv_cache_interface.py at 001cabc and platforms/interface.py.
@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memfirst.convert.mixes import layer_of
-from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, StateCache
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.experts import Experts
@@ -34,8 +33,8 @@ class Estimate:
     source: str
 
 
-class Engine(ABC):
-    """How one engine allocates. `contexts` are the tokens that each sequence may reach."""
+class Allocator(ABC):
+    """How one framework allocates. `contexts` are the tokens that each sequence may reach."""
 
     name: str
     share = 1.0
@@ -67,7 +66,7 @@ class Engine(ABC):
 
 
 @dataclass(frozen=True)
-class Memfirst(Engine):
+class Memfirst(Allocator):
     """This engine: blocks of 64 positions, two slots of state where a step may be rolled back.
 
     capacity  tokens of its largest step
@@ -98,7 +97,7 @@ class Memfirst(Engine):
 
 
 @dataclass(frozen=True)
-class LlamaCpp(Engine):
+class LlamaCpp(Allocator):
     """llama.cpp: one context size for all sequences, all of it allocated at the start.
 
     unified  sequences share one buffer of all their contexts (else each has its own)
@@ -142,7 +141,7 @@ class LlamaCpp(Engine):
 
 
 @dataclass(frozen=True)
-class Vllm(Engine):
+class Vllm(Allocator):
     """vLLM: blocks of 16 tokens out of 0.9 of the device's memory.
 
     hybrid     its hybrid cache manager frees what a sliding window has left; else such layers take whole contexts
@@ -201,23 +200,6 @@ class Vllm(Engine):
             "memory outside of PyTorch that it reports on an H100 (vllm#10511); 0.20 GiB on an RTX 3090 (vllm#14447)"
         )
         return Estimate(round(1.79 * GIB), source)
-
-
-ENGINES: Mapping[str, Engine] = {
-    "memfirst": Memfirst(),
-    "llama.cpp": LlamaCpp(),
-    "llama.cpp-gpu": LlamaCpp(gpu=True),
-    "vllm": Vllm(),
-    "vllm-hybrid": Vllm(hybrid=True),
-}
-"""By the name that a user gives."""
-
-
-def engine_named(name: str) -> Engine:
-    """The engine of that name; UnsupportedError, listing those there are."""
-    if name not in ENGINES:
-        raise UnsupportedError(f"the engine {name[:40]!r}", f"one of {', '.join(ENGINES)}")
-    return ENGINES[name]
 
 
 def kv_caches(graph: Graph) -> tuple[KVCache, ...]:
