@@ -112,7 +112,7 @@ def _own_bytes() -> bytes:
     except FileNotFoundError:
         return b'{"models": []}'
     except OSError as error:
-        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="mend it or move it away") from error
+        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="fix or remove it") from error
     if len(data) > _LARGEST_FILE:
         raise FormatError(f"{path} is larger than {_LARGEST_FILE} bytes", "a short list of models")
     return data

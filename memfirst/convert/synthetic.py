@@ -1,4 +1,4 @@
-"""A model of any shape and codec mix, its weights made up on the way: to try a model before downloading it.
+"""A model of any shape and codec mix, with random weights: to try a model before downloading it.
 
 Matrices are Gaussian with standard deviation 1/sqrt(columns), so that activations keep their size and
 logits stay finite; norms lie near 1. A matrix is not quantized as a whole: a small pool of valid blocks is,

@@ -1,4 +1,4 @@
-"""A made-up byte-level BPE vocabulary of any size: it means nothing, but is valid and loads elsewhere."""
+"""A synthetic byte-level BPE vocabulary of any size: it means nothing, but is valid and loads elsewhere."""
 
 from __future__ import annotations
 

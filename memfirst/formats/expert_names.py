@@ -37,19 +37,19 @@ def odds(x: NDArray[Any], config: Config) -> NDArray[Any]:
     return x[:, 1::2]
 
 
-def turned(x: NDArray[Any], config: Config) -> NDArray[Any]:
+def transposed(x: NDArray[Any], config: Config) -> NDArray[Any]:
     """[experts, columns, rows] -> [experts, rows, columns]."""
     return x.swapaxes(1, 2)
 
 
-def turned_evens(x: NDArray[Any], config: Config) -> NDArray[Any]:
+def transposed_evens(x: NDArray[Any], config: Config) -> NDArray[Any]:
     """gate of [experts, hidden, 2 · width]."""
-    return turned(x, config)[:, 0::2]
+    return transposed(x, config)[:, 0::2]
 
 
-def turned_odds(x: NDArray[Any], config: Config) -> NDArray[Any]:
+def transposed_odds(x: NDArray[Any], config: Config) -> NDArray[Any]:
     """up of [experts, hidden, 2 · width]."""
-    return turned(x, config)[:, 1::2]
+    return transposed(x, config)[:, 1::2]
 
 
 def key_part(x: NDArray[Any], config: Config) -> NDArray[Any]:
@@ -96,10 +96,10 @@ _JAMBA = _experts("model.layers.{}.feed_forward.", *_PROJECTIONS)
 _GPT_OSS = {
     _MLP + "router.weight": _one("ffn_gate_inp.weight"),
     _MLP + "experts.gate_up_proj": (
-        *_one("ffn_gate_exps.weight", turned_evens), *_one("ffn_up_exps.weight", turned_odds),
+        *_one("ffn_gate_exps.weight", transposed_evens), *_one("ffn_up_exps.weight", transposed_odds),
     ),
     _MLP + "experts.gate_up_proj_bias": (*_one("ffn_gate_exps.bias", evens), *_one("ffn_up_exps.bias", odds)),
-    _MLP + "experts.down_proj": _one("ffn_down_exps.weight", turned),
+    _MLP + "experts.down_proj": _one("ffn_down_exps.weight", transposed),
     _MLP + "experts.down_proj_bias": _one("ffn_down_exps.bias"),
     **{
         _MLP + f"experts.gate_up_proj_{part}": (

@@ -1,6 +1,6 @@
 """Tensors that GGUF has whole and a safetensors folder in pieces: experts one by one, MXFP4's blocks and scales.
 
-A piece is a view of a stored tensor (a slice, a turn), one of several that are stacked, or one of MXFP4's two
+A piece is a view of a stored tensor (a slice, a transpose), one of several that are stacked, or one of MXFP4's two
 parts. Shapes follow from the header alone: a view is first taken of an array of that shape that has no memory.
 """
 

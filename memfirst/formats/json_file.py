@@ -1,4 +1,4 @@
-"""JSON that strangers wrote: bounded, an object, no key twice."""
+"""Untrusted JSON: bounded, an object, no key twice."""
 
 from __future__ import annotations
 

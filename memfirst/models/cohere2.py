@@ -36,7 +36,7 @@ def read(r: ConfigReader) -> Config:
 
 
 def layer(b: Builder, i: int, x: str, c: Config) -> str:
-    """Both halves read the same norm, and are added one after the other."""
+    """Attention and feed-forward read the same norm, and are added one after the other."""
     at = f"blk.{i}"
     h = b.layer_norm(f"{at}.attn_norm", x, bias=False)
     x = b.residual(f"{at}.attn_residual", x, b.attention(f"{at}.attn", h, c.heads[i]))

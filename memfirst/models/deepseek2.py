@@ -66,7 +66,7 @@ class Config:
     first_k_dense_replace: int = 0
     """The first layers have a dense feed-forward, of `intermediate_size`."""
     n_shared_experts: int = 0
-    """Experts that every token goes through, stored as one that is so many times as wide."""
+    """Experts that every token goes through, stored as one that is that many times as wide."""
     num_nextn_predict_layers: int = 0
 
 

@@ -18,7 +18,7 @@ from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
 
 PLAIN, UNIT, WEIGHTED = "plain", "unit", "weighted"
-"""How dt, B and C are normalised: not (Mamba), without weights (Falcon-Mamba), with weights (Jamba)."""
+"""How dt, B and C are normalized: not (Mamba), without weights (Falcon-Mamba), with weights (Jamba)."""
 
 
 NATIVE = {"d_state": "state_size", "d_conv": "conv_kernel", "dt_rank": "time_step_rank"}

@@ -1,4 +1,4 @@
-"""Mamba-2 is Mamba with one projection for everything and a scan by heads, whose output is normed by its gate."""
+"""Mamba-2 is Mamba with one projection for everything and a scan by heads, whose output is gated and normalized."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class Router(Op):
     normalize    the picked weights sum to 1; of a softmax: as if it were taken over the picked alone
     scale        multiplies them
     logit_bias   [experts], added before scoring (gpt-oss)
-    groups       > 1: neighbouring experts form so many groups, and only those of the best `groups_used` are
+    groups       > 1: neighbouring experts form that many groups, and only those of the best `groups_used` are
                  picked. A group is as good as its best expert (softmax: DeepSeek-V2, arXiv:2405.04434, section
                  2.2.2), or as the sum of its two best (sigmoid: DeepSeek-V3)
     """

@@ -48,7 +48,7 @@ class LatentAttention(Op):
 
     @property
     def nope(self) -> int:
-        """Values of a head's query that do not turn (qk_nope_head_dim)."""
+        """Values of a head's query that are not rotated (qk_nope_head_dim)."""
         return self.k_b.columns if self.v_b is not None else self.k_b.rows // self.heads - self.v_head_dim
 
     @property
@@ -92,7 +92,7 @@ class LatentAttention(Op):
 
     def _head(self, q: F32, k_b: F32, keys: F32, mask: NDArray[np.bool_]) -> F32:
         """q [new, nope + rope], k_b [rank, nope], keys [positions, rank + rope] -> [new, rank]."""
-        nope, turned = np.split(q, [self.nope], axis=1)
-        query = np.concatenate([nope @ k_b.T, turned], axis=1)
+        nope, rotated = np.split(q, [self.nope], axis=1)
+        query = np.concatenate([nope @ k_b.T, rotated], axis=1)
         out: F32 = softmax((query @ keys.T) * np.float32(self.scale), mask) @ keys[:, : self.rank]
         return out

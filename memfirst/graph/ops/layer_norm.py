@@ -17,7 +17,7 @@ class LayerNorm(Op):
     """[n, width] -> [n, width] (Ba et al. 2016, arXiv:1607.06450; by groups: Wu and He 2018, arXiv:1803.08494).
 
     weight, bias  [width]; bias None: nothing is added (Cohere 2)
-    groups        parts of a row, each normalised by itself
+    groups        parts of a row, each normalized by itself
     head          it precedes the output head: its bytes count with the head
     """
 

@@ -18,7 +18,7 @@ class RMSNorm(Op):
 
     weight  [width], or [head_dim] where heads > 0
     offset  added to the weight (Gemma stores weight − 1)
-    heads   > 0: that many heads, each normalised by itself (Qwen3's q and k)
+    heads   > 0: that many heads, each normalized by itself (Qwen3's q and k)
     head    it precedes the output head: only rows that need logits arrive, and its bytes count with the head
     """
 
