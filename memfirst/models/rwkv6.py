@@ -29,7 +29,7 @@ class Config:
     time_mix_extra_dim    columns from which each of five mixes with the token before is made
     time_decay_extra_dim  columns from which the decay is made
     separate_lerps        each of the five mixes has a vector of its own, as in GGUF files before 2025
-    rescale_every         > 0: after each that many layers the weights in the file are halved, and so is the stream (GGUF)
+    rescale_every         > 0: a GGUF file has weights halved again after each that many layers, and so is the stream
     """
 
     hidden_size: int
