@@ -33,6 +33,11 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    """The public names, also those that were not used yet."""
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Public names are imported when first used: `import memfirst` costs a millisecond."""
     if name not in _HOMES:

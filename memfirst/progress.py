@@ -1,7 +1,8 @@
-"""How long work reports what it does: a protocol, so that no library code prints or draws."""
+"""How long work reports what it does: a protocol, so that no other library code prints or draws."""
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol
 
 
@@ -15,8 +16,26 @@ class Progress(Protocol):
         """`done` of `total` units of `what`; `total` 0 where it is not known, `done == total` ends it."""
 
 
+class Announcing:
+    """One line on stderr when long work begins: what a library user gets of `load` without asking."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        if sys.stderr is not None:
+            print(f"memfirst: {text}", file=sys.stderr, flush=True)
+
+    def update(self, what: str, done: int, total: int, unit: str = "B") -> None:
+        """Say it the first time."""
+        if what not in self._said:
+            self._said.add(what)
+            self.note(what)
+
+
 class Silent:
-    """Reports nothing: what a library user gets without asking."""
+    """Reports nothing."""
 
     def note(self, text: str) -> None:
         """Say nothing."""

@@ -252,12 +252,13 @@ class Engine:
     @contextmanager
     def _turn(self, closed: bool = False) -> Iterator[None]:
         """The right to step, for something else than a step; `closed`: also of a closed engine."""
+        me = threading.get_ident()
         with self._lock:
-            while self._stepper is not None:
+            while self._stepper is not None and self._stepper != me:  # its own: interrupted while leaving
                 self._wait()
             if not closed:
                 self._check_open()
-            self._stepper = threading.get_ident()
+            self._stepper = me
         try:
             yield
         except BaseException:
@@ -277,7 +278,8 @@ class Engine:
 
     def _leave(self) -> None:
         """The turn is free; with the lock."""
-        self._reap()
+        if self._cancelled:
+            self._reap()
         self._stepper = None
         if self._waiting:
             self._changed.notify_all()

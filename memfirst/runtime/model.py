@@ -21,7 +21,7 @@ from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
 from memfirst.ledger import Ledger, Memory, required, share
 from memfirst.models import build
-from memfirst.progress import Progress, Silent
+from memfirst.progress import Announcing, Progress
 from memfirst.runtime.engine import Engine
 from memfirst.runtime.generation import Generation
 from memfirst.runtime.report import Report
@@ -184,10 +184,12 @@ def load(
     ctx       positions of context; default 8192, or what the model was trained for if less
     kv        codec of the KV cache, or of keys and values apart: "q8_0", "q8_0/q4_0"; lossy but for f16 and f32
     backend   "cpu", or "reference" (NumPy float32, slow: the definition)
+    progress  what downloads and compilation report to; default a line on stderr when they begin
 
     Raises MemfirstError's children: a model that is not found, not whole, not supported, or too large for this machine.
     """
     stages = Stages()
+    progress = progress or Announcing()
     checkpoint = _open(model, progress)
     stages.done("open")
     if not checkpoint.has_bytes:
@@ -196,7 +198,7 @@ def load(
     context = check_context(ctx, graph.context)
     stages.done("graph")
     workers = check_threads(threads)
-    made = _backend(backend, graph, checkpoint, workers, context, progress or Silent(), stages)
+    made = _backend(backend, graph, checkpoint, workers, context, progress, stages)
     return Model(checkpoint, graph, made, context, stages)
 
 
@@ -214,7 +216,7 @@ def cached_as(graph: Graph, kv: str, backend: str) -> Graph:
     return made
 
 
-def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress | None) -> Checkpoint:
+def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -> Checkpoint:
     if not isinstance(model, str | os.PathLike):
         return model
     from memfirst import hub

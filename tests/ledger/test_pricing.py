@@ -195,3 +195,39 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         shard(toy_llama(), 0, 4)
     with pytest.raises(UnsupportedError, match="cannot be shared"):
         shard(toy_mamba2(), 0, 2)
+
+
+SHARED = Step((paged(100, 1), paged(7, 50, first=1), paged(0, 9, first=2, logits=()), paged(300, 3, first=3)))
+"""A decoded token, two prompts of which one is not at its end, and three tokens that all follow a long past."""
+
+
+@pytest.mark.parametrize("graph", [toy_llama(), toy_mla(), toy_mamba2()], ids=lambda g: g.architecture)
+@pytest.mark.parametrize("recorded", [False, True])
+def test_the_shares_of_a_step_sum_to_it(graph: Graph, recorded: bool) -> None:
+    """As integers, bounds of what is not certain included; a sequence's own KV and state are what it has alone."""
+    routing = {op.name: (40, 3, 0, 0, 60, 20, 2, 1) for op in graph.ops if "exps" in op.name}
+    step = replace(SHARED, routing=routing) if recorded else SHARED
+    whole = ledger.price(graph, step)
+    parts = [ledger.share(graph, whole, step, i) for i in range(4)]
+    assert [part.tokens for part in parts] == [1, 50, 9, 3]
+    for purpose, amount in whole.by_purpose().items():
+        each = [part.by_purpose().get(purpose, ledger.NOTHING) for part in parts]
+        assert sum(a.low for a in each) == amount.low and sum(a.high for a in each) == amount.high
+        assert sum(a.mean for a in each) == pytest.approx(amount.mean)
+    for sequence, part in zip(step.sequences, parts, strict=True):
+        alone = ledger.price(graph, Step((sequence,))).by_purpose()
+        own = {k: v for k, v in part.by_purpose().items() if k.startswith(("kv", "state", "embedding"))}
+        assert own == {k: v for k, v in alone.items() if k in own} and own
+    assert "head" not in parts[2].by_purpose()
+    assert ledger.share(graph, whole, Step((SHARED.sequences[0],)), 0) is whole
+
+
+def test_what_does_not_divide_is_the_firsts() -> None:
+    """79,360 bytes of layers for 1 + 1 + 1 rows: 26,453 each, and one byte more for the first."""
+    step, graph = decode(100, batch=3), toy_llama()
+    whole = ledger.price(graph, step)
+    entries = {e.op: int(e.amount) for e in whole.entries if e.purpose == "weights"}
+    parts = [ledger.share(graph, whole, step, i) for i in range(3)]
+    for i, part in enumerate(parts):
+        found = {e.op: int(e.amount) for e in part.entries if e.purpose == "weights"}
+        assert found == {op: n // 3 + (n % 3 if i == 0 else 0) for op, n in entries.items()}

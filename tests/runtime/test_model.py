@@ -250,3 +250,16 @@ def test_conversations_of_the_real_model_side_by_side(smollm2: Path, way: str) -
             columns = zip(*rounds, strict=True)
             assert [[token.id for token in column if token] for column in columns] == alone
         assert nothing_held(model)
+
+
+def test_long_work_of_load_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
+    from memfirst.progress import Announcing
+
+    progress = Announcing()
+    for done in range(3):
+        progress.update("compiling kernels", done, 3, unit="")
+    assert capsys.readouterr().err == "memfirst: compiling kernels\n"
+
+
+def test_the_public_face_lists_itself() -> None:
+    assert dir(memfirst) == sorted(memfirst.__all__)
