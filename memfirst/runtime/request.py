@@ -106,6 +106,8 @@ class Request:
     stop_reason: str = ""
     error: BaseException | None = None
     cancelled: bool = False
+    paused: bool = False
+    """Its reader had enough to read when the step was scheduled: readers go on reading meanwhile."""
     cached: int = 0
     """Positions that it had cached after its last step."""
     last_step: tuple[Step, int] | None = None
@@ -137,11 +139,6 @@ class Request:
     def generated(self) -> int:
         """Tokens generated so far."""
         return len(self.ids) - len(self.prompt)
-
-    @property
-    def paused(self) -> bool:
-        """Its reader has enough to read."""
-        return len(self.events) >= MOST_AHEAD
 
     @property
     def remaining(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -109,6 +110,35 @@ def test_answers_of_threads_are_those_of_each_alone(name: str) -> None:
         return await asyncio.gather(*(asyncio.to_thread(answer, engine, p, 25, i) for i, p in enumerate(asked)))
 
     assert asyncio.run(together()) == expected
+    assert nothing_held(engine)
+
+
+@pytest.mark.parametrize("name", ["cpu", "windowed"])
+def test_threads_that_come_and_go(name: str) -> None:
+    """Ten threads, prompts up to most of the context, two in five left midway, slow readers, a cache that is cleared:
+    nobody's text changes, nobody waits for ever."""
+    backend, asked = BACKENDS[name](), prompts(12, (1, 200), seed=9)
+    expected = alone(backend, CONTEXT, asked, 40)
+    engine = Engine(backend, CONTEXT)
+
+    def read(k: int) -> bool:
+        rng, i = random.Random(k), k % 12
+        one = request(engine, asked[i], 40, i)
+        engine.submit(one)
+        if rng.random() < 0.6:
+            return drain(engine, one) == expected[i]
+        found = []
+        for _ in range(rng.randrange(40)):
+            time.sleep(0.003 * (rng.random() < 0.1))
+            if (token := engine.next(one)) is not None:
+                found.append(token.id)
+        engine.cancel(one)
+        if rng.random() < 0.2:
+            engine.clear_cache()
+        return found == expected[i][: len(found)]
+
+    with ThreadPoolExecutor(10) as pool:
+        assert all(pool.map(read, range(60)))
     assert nothing_held(engine)
 
 
