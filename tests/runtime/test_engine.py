@@ -305,13 +305,15 @@ def test_a_waiting_request_is_cancelled_before_it_ran() -> None:
 def test_an_engine_that_is_closed_says_so_to_everyone() -> None:
     graph, checkpoint = tiny("llama", "q4_0")
     engine = Engine(CpuBackend(graph, checkpoint, CpuOptions(2, CONTEXT, 4, pool=1)), CONTEXT)
-    started, raised = threading.Barrier(4), []
+    started, closed, raised = threading.Barrier(4), threading.Event(), []
 
     def read(i: int) -> None:
         one = request(engine, [i, 1], None, i)
         engine.submit(one)
         engine.next(one)
         started.wait()
+        if i:  # one is amidst its steps, two are not
+            closed.wait()
         try:
             drain(engine, one)
         except BackendError as error:
@@ -323,9 +325,10 @@ def test_an_engine_that_is_closed_says_so_to_everyone() -> None:
     started.wait()
     engine.close()
     engine.close()
+    closed.set()
     for reader in readers:
         reader.join(10)
-    assert raised and all("the model is closed" in text for text in raised)
+    assert len(raised) >= 2 and all("the model is closed" in text for text in raised)
     with pytest.raises(BackendError, match="the model is closed"):
         engine.submit(request(engine, [1]))
     with pytest.raises(BackendError, match="the model is closed"):
