@@ -23,6 +23,7 @@ from memfirst.kernels.cpu.simd import (
     PACK,
     add,
     fma,
+    maximum,
     mul,
     prefetch,
     splat,
@@ -33,11 +34,14 @@ from memfirst.kernels.cpu.simd import (
     to_float,
 )
 from memfirst.kernels.cpu.simd16 import (
+    as_float16,
     lane,
     larger,
     largest16,
     load16,
     load16_f16_of,
+    magnitude16,
+    max16_i,
     pair_sum,
     rint,
     splat16,
@@ -303,8 +307,12 @@ def _float_values(
 
 
 @inline
-def _pairs_of_weights(floats, at, ints, to, count, top):
-    """`count` weights at `at` as pairs of int16, the largest of which, `top`, becomes 32767; returns what 1 is."""
+def _pairs_of_weights(floats, at, ints, to, count, bits):
+    """`count` weights at `at` as pairs of int16, the largest of which in size becomes 32767; returns what 1 is.
+
+    bits  the largest's, as an integer: NaN is above all numbers, and stays one
+    """
+    top = lane(as_float16(splat16_i(bits)), 0)
     inverse = np.float32(32767) / top if top > np.float32(0.0) else np.float32(0.0)
     steps = splat16(inverse)
     for i in range(0, count, 16):
@@ -325,7 +333,7 @@ def _int8_values(
         COUNT = HEADS if piece * HEADS + HEADS <= GROUP else GROUP - piece * HEADS
         top = lanes(COUNT)
         for g in static(COUNT):
-            top[g] = splat16(0.0)
+            top[g] = splat16_i(0)
         for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
             here = tables[pages + index] * block_bytes + values - index * PAGE * 2
             for p in range(max(base, index * PAGE), min(last, index * PAGE + PAGE), 16):
@@ -333,13 +341,13 @@ def _int8_values(
                 scale = within16(load16_f16_of(cache, here + 2 * p, skip, used), skip, used)
                 for g in static(COUNT):
                     w = mul(load16(scores, row + (piece * HEADS + g) * ROW + p), scale)
-                    top[g] = larger(w, larger(sub(splat16(0.0), w), top[g]))
+                    top[g] = maximum(top[g], magnitude16(w))
                     store16(floats, fw + g * ROW + p - base, w)
         unit = lanes(COUNT)
         acc = lanes(2 * COUNT)
         for g in static(COUNT):
             count = (last - base + 15) // 16 * 16
-            unit[g] = _pairs_of_weights(floats, fw + g * ROW, ints, iw + g * (ROW // 2), count, largest16(top[g]))
+            unit[g] = _pairs_of_weights(floats, fw + g * ROW, ints, iw + g * (ROW // 2), count, max16_i(top[g]))
             acc[2 * g] = splat16_i(0)
             acc[2 * g + 1] = splat16_i(0)
         for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
