@@ -77,7 +77,7 @@ class Answers:
         tokens = iter(answer)
         next(tokens)  # the prompt's step
         with Clock() as clock:
-            clock.around(self.backend.team, "_walk", "walk")
+            clock.around(self.backend.pool, "_walk", "walk")
             clock.around(self.backend._arrays, "fill", "describe_step")
             clock.around(answer.request.sampler, "sample", "sample")
             clock.around(answer.request.sampler, "accept", "accept")

@@ -17,7 +17,7 @@ from memfirst import codecs
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry, Library
-from memfirst.kernels.cpu.team import native
+from memfirst.kernels.cpu.thread_pool import native
 
 TILE = 8
 ROWS, COLUMNS = 128, 2048

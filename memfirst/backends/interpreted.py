@@ -29,7 +29,7 @@ from memfirst.graph import Graph, Step, Weight
 from memfirst.kernels.cpu import build, lang
 from memfirst.kernels.cpu.library import Entry, Key
 from memfirst.kernels.cpu.spans import Block, Span, SpanLog, by_line, by_rows
-from memfirst.kernels.cpu.team import CURRENT, EPOCHS, RING, STOP
+from memfirst.kernels.cpu.thread_pool import CURRENT, EPOCHS, RING, STOP
 from memfirst.kernels.cpu.threads import interpreted_kernels
 from memfirst.lower.program import Program
 
@@ -93,7 +93,7 @@ def _memory(address: int, items: int, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 class Workers:
-    """In place of `team.Team`: Python threads that walk a step together, made anew for each step."""
+    """In place of `thread_pool.ThreadPool`: Python threads that walk a step together, made anew for each step."""
 
     def __init__(self, threads: int, kernels: Kernels) -> None:
         self.threads, self.patience = threads, PATIENCE
@@ -134,7 +134,7 @@ class Workers:
 class InterpretedBackend(CpuBackend):
     """The CPU backend without compiled code; `log` has what the last step loaded and stored."""
 
-    make_team = Workers
+    make_pool = Workers
     make_native = staticmethod(lambda entry: interpreted_kernels[entry.address])
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, options: CpuOptions) -> None:

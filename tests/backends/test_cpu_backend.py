@@ -167,7 +167,7 @@ def test_bits_do_not_depend_on_luck(made: list[CpuBackend]) -> None:
 # --- interruptions -----------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_step_leaves_the_team_whole(made: list[CpuBackend]) -> None:
+def test_an_interrupted_step_leaves_the_pool_whole(made: list[CpuBackend]) -> None:
     """Ctrl-C in the middle of a long step: the next steps are right, and nobody works on the old one."""
     checkpoint = synthetic("tiny-llama", "q4_k_m")
     made.append(CpuBackend(models.build(checkpoint), checkpoint, CpuOptions(2, 512)))
@@ -202,7 +202,7 @@ def test_a_dead_worker_is_an_error(made: list[CpuBackend]) -> None:
     def die(*args: int) -> int:
         raise RuntimeError("out of luck")
 
-    backend.team._serve = die
+    backend.pool._serve = die
     deadline = time.monotonic() + 5
     with pytest.raises(BackendError, match="worker thread died: out of luck"):
         while time.monotonic() < deadline:

@@ -14,7 +14,7 @@ import pytest
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import compiling, isa, library
 from memfirst.kernels.cpu.library import Library
-from memfirst.kernels.cpu.team import native
+from memfirst.kernels.cpu.thread_pool import native
 
 KEY: library.Key = ("walk.read_cycles", ())
 ROOT = Path(__file__).parent.parent.parent

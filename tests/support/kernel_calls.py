@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from memfirst.kernels.cpu import build, lang
 from memfirst.kernels.cpu.library import Key, Library
 from memfirst.kernels.cpu.spans import Span, SpanLog
-from memfirst.kernels.cpu.team import bits, native
+from memfirst.kernels.cpu.thread_pool import bits, native
 
 GUARD = 64
 """Bytes before and behind an array that a kernel must not write."""

@@ -1,4 +1,4 @@
-"""The CPU backend: packs a model's weights, compiles or loads its kernels, and does steps with a team of threads."""
+"""The CPU backend: packs a model's weights, compiles or loads its kernels, and does steps with a thread pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from memfirst.graph.ops.rope import Rope
 from memfirst.graph.traffic import exactly
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Key, Library, Progress
-from memfirst.kernels.cpu.team import Native, Team, native
+from memfirst.kernels.cpu.thread_pool import Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.program import Call, Program
@@ -54,7 +54,7 @@ class CpuBackend:
     """Runs steps of one model; not for use from several threads at once."""
 
     make_library: Callable[[], Any] = Library  # the interpreted backend has its own
-    make_team: Callable[[int, Any], Any] = Team
+    make_pool: Callable[[int, Any], Any] = ThreadPool
     make_native: Callable[[Any], Native] = staticmethod(native)
 
     def __init__(
@@ -84,9 +84,9 @@ class CpuBackend:
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
         self._tables = _rope_tables(graph, options.context)
         stage("weights")
-        self.team = self.make_team(options.threads, self.library)
+        self.pool = self.make_pool(options.threads, self.library)
         # However the backend goes, its threads end before the memory that they read is unmapped.
-        self._end = weakref.finalize(self, self.team.close)
+        self._end = weakref.finalize(self, self.pool.close)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
         self._counted: NDArray[np.int64] | None = None  # as the last step left them: one copy a step, not two
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
@@ -121,7 +121,7 @@ class CpuBackend:
         arrays |= {("weight", name): a for name, a in self._weights.items()}
         arrays |= {("table", name): a for name, a in self._tables.items()}
         arrays |= {("step", name): a for name, a in self._arrays.arrays.items()}
-        bound = Bound(program, arrays, entries, self.team, self._counts)
+        bound = Bound(program, arrays, entries, self.pool, self._counts)
         self._programs[program.capacity] = bound
         return bound
 
@@ -145,10 +145,10 @@ class CpuBackend:
             raise BackendError("a step of a closed backend", "one that is open", "load the model again")
         bound = self.program(len(tokens))
         before, self._counted = self._counts.copy() if self._counted is None else self._counted, None
-        self.team.begin()
+        self.pool.begin()
         bound.alternate()
         rows = self._arrays.fill(step, tokens, self.options.threads)
-        self.team.run(bound.walk_args, len(bound.program.phases))
+        self.pool.run(bound.walk_args, len(bound.program.phases))
         self._counted = after = self._counts.copy()
         return StepResult(bound.logits(rows), (before, after))
 
@@ -172,7 +172,7 @@ class CpuBackend:
     def spent(self) -> NDArray[np.float64]:
         """Seconds in each call of each program so far, all workers together."""
         total: NDArray[np.float64] = np.concatenate([b.spent.sum(0) for b in self._programs.values()])
-        seconds: NDArray[np.float64] = total / self.team.frequency
+        seconds: NDArray[np.float64] = total / self.pool.frequency
         return seconds
 
     def calls(self) -> list[Call]:
@@ -192,7 +192,7 @@ class CpuBackend:
         return memory(self._programs[1].program, contexts, self.options.threads)
 
     def read_bandwidth(self, seconds: float = 0.33) -> float:
-        """Bytes per second that the team's threads can read just now."""
+        """Bytes per second that the pool's threads can read just now."""
         return read_bandwidth(self.library, self.options.threads, seconds, self._memory)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Library
-from memfirst.kernels.cpu.team import Native, native
+from memfirst.kernels.cpu.thread_pool import Native, native
 
 CHUNK = 8
 """MiB read between two looks at the clock: about half a millisecond."""

@@ -13,7 +13,7 @@ from memfirst.errors import CapacityError
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry, Key
-from memfirst.kernels.cpu.team import Team, bits
+from memfirst.kernels.cpu.thread_pool import ThreadPool, bits
 from memfirst.lower.program import Call, Operand, Phase, Program, Ref
 from memfirst.lower.step_fields import count_of
 
@@ -62,12 +62,12 @@ class Bound:
     """A program ready to walk: its tables, its records, and what the workers counted."""
 
     def __init__(
-        self, program: Program, arrays: Arrays, entries: Mapping[Key, Entry], team: Team, counts: Counts
+        self, program: Program, arrays: Arrays, entries: Mapping[Key, Entry], pool: ThreadPool, counts: Counts
     ) -> None:
         self.program = program
         self.arrays = dict(arrays)
         for b in program.buffers:
-            self.arrays["buffer", b.name] = arena.array(b.kind, b.items(program.capacity, team.threads))
+            self.arrays["buffer", b.name] = arena.array(b.kind, b.items(program.capacity, pool.threads))
         self._places = {key: (array.dtype.name, [array.ctypes.data, array.size]) for key, array in self.arrays.items()}
         # Logits alternate between two arrays, so that those of a step outlive the next one without a copy (20 us).
         first = self.arrays["buffer", program.output.buffer]
@@ -78,15 +78,15 @@ class Bound:
         self.calls: list[Call] = []
         self._keep: list[Any] = [arrays]  # records hold addresses: what they point at must live as long
         self._tables(program, entries)
-        shape = team.threads, len(self.calls)
+        shape = pool.threads, len(self.calls)
         self.read, self.spent = counts.take(*shape), np.zeros(shape, np.int64)
         counters = arena.array("i64", len(program.phases) * COUNTERS)
         step = self.arrays["step", "step"]
-        parts = (team.control, self.phases, self.tasks, self.addresses, counters, step,
+        parts = (pool.control, self.phases, self.tasks, self.addresses, counters, step,
                  self.read.reshape(-1), self.spent.reshape(-1))  # fmt: skip
         words = [word for part in parts for word in (part.ctypes.data, part.size)]
         self._keep += parts
-        self._walk = np.array([*words, team.patience, team.threads], np.int64)
+        self._walk = np.array([*words, pool.patience, pool.threads], np.int64)
         self.walk_args: int = self._walk.ctypes.data
         """Address of the walk's arguments."""
         self._logits: dict[tuple[int, int], F32] = {}

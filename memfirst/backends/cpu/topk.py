@@ -11,9 +11,9 @@ from memfirst.codecs.base import F32
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Key
-from memfirst.kernels.cpu.team import Native, bits
+from memfirst.kernels.cpu.thread_pool import Native, bits
 
-KEY: Key = ("choose.top", ())
+KEY: Key = ("topk.topk", ())
 # Words of the record that change: the arrays' addresses and lengths, then vocab, count, k and the penalty.
 LOGITS, SEEN, KEPT, IDS, VALUES, VOCAB, COUNT, K, PENALTY, WORDS = 0, 2, 4, 6, 8, 10, 11, 12, 13, 14
 

@@ -25,7 +25,7 @@ SPIN_SECONDS = 500e-6
 """How long a worker waits awake for the next step: longer than Python's part of a token (160 to 230 us in caches that
 the walk has swept), because whoever sleeps has to be woken by the system, and joins the step late."""
 PATIENCE_SECONDS = 20e-3
-"""How long a barrier is waited for before Python looks around (signals, dead workers)."""
+"""How long a barrier is waited for before Python checks for signals and dead workers."""
 
 Native = Callable[[int, int, int, int], int]
 """A kernel's entry: (address of arguments, worker, lo, hi) -> its result."""
@@ -58,7 +58,7 @@ def cycles_per_second(library: Library) -> float:
     return best
 
 
-class Team:
+class ThreadPool:
     """`threads` workers; `run` does one step with all of them."""
 
     def __init__(self, threads: int, library: Library) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memfirst.backends.cpu.topk import KEY, TopK
 from memfirst.errors import BackendError
-from memfirst.kernels.cpu.team import native
+from memfirst.kernels.cpu.thread_pool import native
 from memfirst.runtime.sampling import GREEDY, Sampler, SamplingParams
 from tests.runtime.test_sampling import CHAINS, Uniform, some_logits
 from tests.support.kernel_calls import call, guarded, library, zeros
@@ -21,7 +21,7 @@ BAD = {"nan": math.nan, "inf": math.inf}
 REFUSED = "expected finite numbers; the weights or a kernel are broken"
 
 
-def chooser() -> TopK:
+def compiled_topk() -> TopK:
     return TopK(native(library().load([KEY])[KEY]))
 
 
@@ -29,7 +29,7 @@ def found(logits: np.ndarray, seen: list[int], k: int, penalty: float) -> tuple[
     """What the kernel says of logits between guards, which must be as they were."""
     arrays = {"logits": guarded(logits), "kept": zeros("f32", max(len(seen), 1)), "values": zeros("f32", k + 1)}
     arrays |= {"seen": guarded(np.array(seen or [0], np.int32)), "ids": zeros("i32", k + 1)}
-    ties = call("choose.top", 0, 0, vocab=len(logits), count=len(seen), k=k, penalty=penalty, **arrays)
+    ties = call("topk.topk", 0, 0, vocab=len(logits), count=len(seen), k=k, penalty=penalty, **arrays)
     assert arrays["logits"].tobytes() == logits.tobytes()
     ids = arrays["ids"].tolist()
     held = ids.index(-1) if -1 in ids else k + 1
@@ -84,7 +84,7 @@ def test_nan_and_infinity_are_met_and_the_penalty_is_taken_back(bad: str, at: in
 
 def drawn(params: SamplingParams, logits: np.ndarray, compiled: bool, points: int = 60) -> list[int | str]:
     """What a grid of uniform numbers draws, a token after another; or the error."""
-    sampler = Sampler(params, len(logits), top=chooser() if compiled else None)
+    sampler = Sampler(params, len(logits), top=compiled_topk() if compiled else None)
     assert compiled == (sampler._top is not None)
     sampler.accept_all(int(id) for id in np.argsort(-logits)[:5])
     out: list[int | str] = []
@@ -136,13 +136,13 @@ def test_both_ways_refuse_broken_logits(params: SamplingParams, bad: str) -> Non
 def test_numpy_serves_where_the_kernel_cannot() -> None:
     """More than it holds, a k of the whole vocabulary, no top-k; and arrays that it must not write or cannot read."""
     for k, vocab in ((257, 5000), (40, 40), (0, 5000)):
-        assert Sampler(SamplingParams(top_k=k), vocab, top=chooser())._top is None
+        assert Sampler(SamplingParams(top_k=k), vocab, top=compiled_topk())._top is None
     logits = some_logits(5)
     fixed, wide = logits.copy(), np.repeat(logits, 2)
     fixed.flags.writeable = False
     draws = []
     for array in (logits, fixed, wide[::2]):
-        sampler = Sampler(SamplingParams(seed=2), len(logits), top=chooser())
+        sampler = Sampler(SamplingParams(seed=2), len(logits), top=compiled_topk())
         sampler.accept_all([3, 5])
         draws.append([sampler.sample(array) for _ in range(20)])
     assert draws[0] == draws[1] == draws[2]
@@ -150,7 +150,7 @@ def test_numpy_serves_where_the_kernel_cannot() -> None:
 
 def test_a_chooser_follows_its_arrays() -> None:
     """Rows of another address and length, other windows, another k and penalty: nothing stale is used."""
-    made = chooser()
+    made = compiled_topk()
     for seed, vocab, k, penalty in ((0, 500, 3, 1.1), (1, 700, 9, 1.1), (2, 700, 9, 1.7), (0, 500, 3, 1.1)):
         logits, seen = some_logits(seed, vocab), [seed, 7, 7, vocab - 1]
         window = np.array(seen, np.int32)
@@ -163,7 +163,7 @@ def test_a_chooser_follows_its_arrays() -> None:
 @pytest.mark.parametrize("chain", CHAINS)
 def test_a_seed_gives_the_same_tokens_both_ways(chain: str) -> None:
     rows = [some_logits(seed) for seed in range(20)]
-    pair = [Sampler(SamplingParams(**CHAINS[chain], seed=3), 5000, top=top) for top in (None, chooser())]
+    pair = [Sampler(SamplingParams(**CHAINS[chain], seed=3), 5000, top=top) for top in (None, compiled_topk())]
     for row in rows:
         ids = {sampler.sample(row) for sampler in pair}
         assert len(ids) == 1

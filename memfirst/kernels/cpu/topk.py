@@ -1,4 +1,4 @@
-"""The likeliest tokens: one pass over the logits, right after the walk that made them."""
+"""Top-k tokens: one pass over the logits, right after the walk that made them."""
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def _insert(values, ids, held, value, id):
 
 
 @kernel
-def top(
+def topk(
     logits: "f32", seen: "i32", kept: "f32", ids: "i32", values: "f32", vocab: "int", count: "int", k: "int",
     penalty: "float", worker, lo, hi,
 ):  # fmt: skip
