@@ -15,13 +15,12 @@ outliers are spread before they are quantized.
 import numpy as np
 
 from memfirst.kernels.cpu.activations import block_scale, quantize16
-from memfirst.kernels.cpu.functions import exp16, softcap16
+from memfirst.kernels.cpu.functions import softcap16
 from memfirst.kernels.cpu.hadamard import rotate
 from memfirst.kernels.cpu.lang import inline, kernel, lanes, macro, static
 from memfirst.kernels.cpu.simd import (
     LANES,
     PACK,
-    add,
     fma,
     maximum,
     mul,
@@ -30,14 +29,11 @@ from memfirst.kernels.cpu.simd import (
     splat_at,
     splat_i_at,
     store_rows,
-    sub,
     to_float,
 )
 from memfirst.kernels.cpu.simd16 import (
     as_float16,
     lane,
-    larger,
-    largest16,
     load16,
     load16_f16_of,
     magnitude16,
@@ -51,11 +47,11 @@ from memfirst.kernels.cpu.simd16 import (
     store16,
     store16_first,
     store16_pairs,
-    sum16,
     to_float16,
     to_int16,
     within16,
 )
+from memfirst.kernels.cpu.softmax import factor, fold, softmax
 from memfirst.lower.step_fields import BLOCK as PAGE
 from memfirst.lower.step_fields import SCORES as ROW
 from memfirst.lower.step_fields import SPLIT
@@ -125,66 +121,6 @@ def write_values(
                 for d in range(DIM):
                     CODEC.store(cache, base + (offset * DIM + d) * CODEC.SIZE, v[t * stride + h * DIM + d])
     return step[count] * ((hi - lo) // DIM) * BYTES
-
-
-@inline
-def _weights(scores, base, skip, used):
-    """Turns scores skip..used into e^(score − max) in place, what surrounds them into 0; returns max and sum.
-
-    Four at once, as each waits for the one before. A NaN is no maximum, but its e^… makes the sum NaN.
-    """
-    end = (used + 63) // 64 * 64
-    for i in range(skip):
-        scores[base + i] = np.float32(-np.inf)
-    for i in range(used, end):
-        scores[base + i] = np.float32(-np.inf)
-    m0, m1 = load16(scores, base), load16(scores, base + 16)
-    m2, m3 = load16(scores, base + 32), load16(scores, base + 48)
-    for i in range(base + 64, base + end, 64):
-        m0, m1 = larger(m0, load16(scores, i)), larger(m1, load16(scores, i + 16))
-        m2, m3 = larger(m2, load16(scores, i + 32)), larger(m3, load16(scores, i + 48))
-    largest = largest16(larger(larger(m0, m1), larger(m2, m3)))
-    s0, s1, s2, s3, m = splat16(0.0), splat16(0.0), splat16(0.0), splat16(0.0), splat16(largest)
-    for i in range(base, base + end, 64):
-        e0, e1 = exp16(sub(load16(scores, i), m)), exp16(sub(load16(scores, i + 16), m))
-        e2, e3 = exp16(sub(load16(scores, i + 32), m)), exp16(sub(load16(scores, i + 48), m))
-        store16(scores, i, e0)
-        store16(scores, i + 16, e1)
-        store16(scores, i + 32, e2)
-        store16(scores, i + 48, e3)
-        s0, s1, s2, s3 = add(s0, e0), add(s1, e1), add(s2, e2), add(s3, e3)
-    return largest, sum16(add(add(s0, s1), add(s2, s3)))
-
-
-@inline
-def _factor(x):
-    """e^x of one float."""
-    return lane(exp16(splat16(x)), 0)
-
-
-@inline
-def _rescale(top, total, at, largest, weight):
-    """Folds a split's maximum and sum into those at `at`; returns factors for the old and the new values."""
-    m = max(top[at], largest)
-    old, new = _factor(top[at] - m), _factor(largest - m)
-    top[at], total[at] = m, total[at] * old + weight * new
-    return old, new
-
-
-@inline
-def _softmax(scores, row, skip, used, top, total, at, fresh):
-    """Turns a split's scores into weights; what a fold needs lies behind them where `fresh` is not true."""
-    largest, weight = _weights(scores, row, skip, used)
-    if fresh:
-        top[at], total[at] = largest, weight
-    else:
-        scores[row + ROW - 2], scores[row + ROW - 1] = _rescale(top, total, at, largest, weight)
-
-
-@inline
-def _fold(part, at, old, new, values):
-    """part = part · old + values · new, 16 of them."""
-    store16(part, at, fma(values, splat16(new), mul(load16(part, at), splat16(old))))
 
 
 @macro
@@ -303,7 +239,7 @@ def _float_values(
                 if fresh:
                     store16(part, to, out[g * WIDE + i])
                 else:
-                    _fold(part, to, scores[factors], scores[factors + 1], out[g * WIDE + i])
+                    fold(part, to, scores[factors], scores[factors + 1], out[g * WIDE + i])
 
 
 @inline
@@ -372,7 +308,7 @@ def _int8_values(
                 if fresh:
                     store16(part, to, found)
                 else:
-                    _fold(part, to, scores[factors], scores[factors + 1], found)
+                    fold(part, to, scores[factors], scores[factors + 1], found)
 
 
 @kernel
@@ -440,7 +376,7 @@ def attend(
                 if SOFTCAP:
                     for i in range(mine + g * ROW, mine + g * ROW + last - base, 16):
                         store16(scores, i, softcap16(load16(scores, i), cap))
-                _softmax(scores, mine + g * ROW, first - base, last - base, top, total, unit * GROUP + g, fresh)
+                softmax(scores, mine + g * ROW, first - base, last - base, top, total, unit * GROUP + g, fresh)
             if VCODEC.INT8:
                 for b in range(V_DIM // 32):
                     _int8_values(cache, tables, pages, block_bytes, values + b * PAGE * VCODEC.PER32, first, last,
@@ -482,16 +418,16 @@ def merge(
             for item in range(first_item[t] + 1, first_item[t + 1]):
                 at = item * heads * GROUP + i
                 largest = max(m, top[at])
-                old, new = _factor(m - largest), _factor(top[at] - largest)
+                old, new = factor(m - largest), factor(top[at] - largest)
                 m, weight = largest, weight * old + total[at] * new
                 for d in range(0, DIM, 16):
-                    _fold(floats, work + d, old, new, load16(part, at * WHOLE + d))
-            factor = np.float32(1.0)
+                    fold(floats, work + d, old, new, load16(part, at * WHOLE + d))
+            shrunk = np.float32(1.0)
             if SINKS:
                 largest = max(m, sinks[i])
-                factor = _factor(m - largest)
-                weight = weight * factor + _factor(sinks[i] - largest)
-            r = splat16(factor / weight)
+                shrunk = factor(m - largest)
+                weight = weight * shrunk + factor(sinks[i] - largest)
+            r = splat16(shrunk / weight)
             for d in range(0, DIM, 16):
                 store16(floats, work + d, mul(load16(floats, work + d), r))
             if ROTATE:
