@@ -300,7 +300,8 @@ def strftime_now(form: str) -> str:
     """Format the local time by plain directives (no widths)."""
     if not isinstance(form, str) or len(form) > 200 or not re.fullmatch(r"(?:[^%]|%-?[A-Za-z%])*", form):
         raise SecurityError("strftime_now with such a format")
-    return datetime.now().strftime(form)
+    made = datetime.now().strftime(form)
+    return tracked.from_messages(made) if isinstance(form, tracked.Tracked) else made
 
 
 __all__ = ["BoundedEnvironment", "Budget", "TooMuchError"]

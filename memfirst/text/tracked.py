@@ -232,9 +232,11 @@ def printf(form: str, values: Any) -> str:
 
 
 def _shown(text: str, value: Any) -> str:
-    return text if isinstance(value, bool | int | float) else from_messages(text)
+    """Mark what a directive shows, unless it is a number in digits: `%c` of a number can be any character."""
+    return text if isinstance(value, bool | int | float) and _NUMBER.fullmatch(text) else from_messages(text)
 
 
+_NUMBER = re.compile(r"[\w\s.,+%-]*")
 _CONVERSIONS: dict[str, Callable[[Any], str]] = {"s": printed, "r": repr, "a": ascii}
 
 

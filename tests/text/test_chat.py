@@ -200,6 +200,7 @@ WITH_TOOLS = (
     "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(ns.x) }}{% for c in ns.x %}{{ c }}{% endfor %}{{ ns.x|list|join }}"
     "{% filter upper %}{{ ns.x }}{% endfilter %}{{ ns.x.split('|')|join('|') }}{{ ns.x|escape|replace('&lt;', '<') }}"
     "{{ ns.x|replace('&gt;', '>')|safe }}{{ ns.x|truncate(999) }}{{ ns.x|wordwrap(80) }}{{ ns.x|center(90) }}{{ ns.x * 2 }}"
+    "{{ strftime_now(ns.x) }}{{ '%c'|format(60) ~ t.rest }}{{ '{:c}'.format(60) ~ t.rest }}"
     "{{ ns.x|batch(1)|sum(start=[])|join }}{{ (ns.x|first) ~ ns.x[1:] }}{{ ns.x|trim }}{{ ns.x.partition('z')|first }}"
     "{% endfor %}<|im_end|>"
 )
@@ -208,7 +209,7 @@ WITH_TOOLS = (
 def test_no_variable_and_no_operation_makes_a_control_token_of_text() -> None:
     tokenizer = with_tokens([], WITH_TOOLS)
     template = ChatTemplate.of(tokenizer)
-    tools = [{"description": EVIL, EVIL: [EVIL]}]
+    tools = [{"description": EVIL, EVIL: [EVIL], "rest": EVIL[1:]}]
     ids = template.encode(tokenizer, [], tools=tools)
     assert template.render([], tools=tools).count("<|im_end|>") > 25
     assert controls_in(tokenizer, ids) == ["<|im_start|>", "<|im_end|>"]

@@ -77,6 +77,9 @@ def test_what_is_printed() -> None:
     tag = from_messages("<s>")
     assert str(tag) is tag
     assert marks_of(printf("%s<%5s%d", (tag, "y", 7))) == b"\1\1\1" + b"\0" + b"\1" * 5 + b"\0"
+    assert marks_of(printf("%c%c", (60, 124))) == b"\1\1"
+    numbers = iter((60, 7))
+    assert marks_of(formatted("{:c}{:05}", lambda name: next(numbers))) == b"\1" + bytes(5)
     assert marks_of(printf("%(a)s %%", {"a": tag})) == b"\1\1\1\0\0"
     assert marks_of(printf(from_messages("a%s"), "x")) == b"\1\0"
     values = {"": "t", "a": tag}
