@@ -25,6 +25,8 @@ from memfirst.hub.names import Ref, check_file, check_repo
 from memfirst.progress import Progress
 
 MANIFEST = "memfirst.json"
+RESERVE = 64_000_000
+"""Bytes that a disk keeps free."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,12 @@ def forget(folder: Path, quant: str) -> None:
 
 
 def require_space(folder: Path, needed: int) -> None:
-    """CapacityError unless the disk has `needed` bytes free, and 64 MB to spare for everything else."""
+    """CapacityError unless the disk has `needed` bytes free, and RESERVE for everything else."""
     free = shutil.disk_usage(folder).free
-    if free < needed + 64_000_000:
+    if free < needed + RESERVE:
         raise CapacityError(
             f"{free / 1e9:.2f} GB are free at {folder}",
-            f"{needed / 1e9:.2f} GB",
+            f"{(needed + RESERVE) / 1e9:.2f} GB: {needed / 1e9:.2f} to fetch, {RESERVE / 1e9:.2f} for everything else",
             "free some space, or set MEMFIRST_CACHE_DIR",
         )
 

