@@ -388,3 +388,8 @@ def test_a_probe_imports_no_kernels() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_tokens_that_arrive_at_once_have_a_pace() -> None:
+    """On a busy machine all chunks may be there when the reader looks: a speed, if a high one, and no division by 0."""
+    assert 0 < pace([(16.0, 0.0), (16.0, 0.0)]) < 1e-6
