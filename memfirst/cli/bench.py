@@ -25,7 +25,8 @@ Synthetic = Annotated[
 ]
 Codec = Annotated[str, typer.Option("--codec", metavar="MIX", help="Codec mix of --synthetic: q4_0, q4_k_m, q8_0, …")]
 Layers = Annotated[
-    int, typer.Option("--layers", metavar="N", min=1, help="Only the first layers of --synthetic.", show_default=False)
+    int | None,
+    typer.Option("--layers", metavar="N", min=1, help="Only the first layers of --synthetic.", show_default=False),
 ]
 Write = Annotated[
     Path | None,
@@ -53,7 +54,7 @@ def bench(
     ctx: Ctx = None,
     kv: Kv = "f16",
     synthetic: Synthetic = None,
-    layers: Layers = 0,
+    layers: Layers = None,
     codec: Codec = "q4_k_m",
     write: Write = None,
     offline: Offline = False,
@@ -127,10 +128,10 @@ def _resolved(model: str, offline: bool, report: Progress) -> Path:
     return hub.resolve(model, offline=offline, progress=report)
 
 
-def _made(shape: str | None, codec: str, layers: int, write: Path | None) -> Any:
+def _made(shape: str | None, codec: str, layers: int | None, write: Path | None) -> Any:
     """Random weights of `shape`: a checkpoint in memory, or the file that it was written to."""
     make: Any = import_module("memfirst.convert.synthetic")
-    checkpoint = make.synthetic(shape, codec, layers=layers)
+    checkpoint = make.synthetic(shape, codec, layers=layers or 0)
     if write is None:
         return checkpoint
     make.write(checkpoint, write)

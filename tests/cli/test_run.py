@@ -304,3 +304,9 @@ def test_a_cache_that_is_a_file(model: Path, tmp_path: Path) -> None:
 
 def test_what_these_tests_break_is_good_to_begin_with(model: Path) -> None:
     assert run(model, "--raw", "-p", "x", "-n", 2).returncode == 0
+
+
+def test_bench_of_a_file(model: Path) -> None:
+    """A file, without any option of synthetic models."""
+    done = command(MEMFIRST, "bench", str(model), "--prompt", "8", "--generate", "2", "--json")
+    assert json.loads(done.stdout)["decode_tok_s"] > 0
