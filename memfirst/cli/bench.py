@@ -80,7 +80,7 @@ def bench(
 
     measure: Any = import_module("memfirst.measure.bench")
     with progress(quiet=as_json or llama_bench) as report:
-        source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers, write)
+        source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers or 0, write)
         measured = measure.bench(
             source,
             threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv, progress=report,

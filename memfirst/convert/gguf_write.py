@@ -9,6 +9,7 @@ import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -44,11 +45,17 @@ def write_gguf(path: str | os.PathLike[str], metadata: Mapping[str, Any], tensor
             _write_tensor(file, info, chunks(info), alignment)
 
 
-def write_checkpoint(checkpoint: Checkpoint, path: str | os.PathLike[str]) -> None:
-    """Write a checkpoint of kind "gguf" (from a file, split or not, or synthetic) as one GGUF file."""
+def write_checkpoint(
+    checkpoint: Checkpoint, path: str | os.PathLike[str], changes: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Write a checkpoint of kind "gguf" (from a file, split or not, or synthetic) as one GGUF file.
+
+    changes  metadata that the file has otherwise
+    """
     if checkpoint.kind != "gguf":
         raise FormatError(f"metadata of kind {checkpoint.kind!r}", "GGUF keys", "convert the model instead")
     metadata = {key: value for key, value in checkpoint.metadata.items() if not key.startswith("split.")}
+    metadata |= changes
 
     def chunks(info: TensorInfo) -> Iterator[Any]:
         data = checkpoint.read(info.name)

@@ -141,4 +141,5 @@ def write(checkpoint: SyntheticCheckpoint, path: str | os.PathLike[str]) -> None
     if checkpoint.kind != "gguf":
         found = f"GGUF files of {checkpoint.architecture} are not written here"
         raise UnsupportedError(found, "a decoder with grouped attention")
-    write_checkpoint(checkpoint, path)
+    # llama.cpp looks for Phi-3's own special tokens in a file of that name
+    write_checkpoint(checkpoint, path, {"general.name": checkpoint.name.replace("phi-3", "phi 3")})

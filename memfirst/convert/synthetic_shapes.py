@@ -136,7 +136,6 @@ def blueprint(config: Mapping[str, Any]) -> Blueprint:
 
 def gguf_metadata(plan: Blueprint, file_type: int, name: str, vocab_size: int) -> dict[str, Any]:
     """The keys that llama.cpp's converter writes for such a model, with a synthetic vocabulary."""
-    name = name.replace("phi-3", "phi 3")  # by that name llama.cpp looks for Phi-3's own special tokens
     general = {"architecture": plan.architecture, "type": "model", "name": name, "file_type": file_type}
     metadata: dict[str, Any] = {f"general.{key}": value for key, value in general.items()}
     metadata["general.quantization_version"] = 2

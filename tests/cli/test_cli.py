@@ -19,6 +19,7 @@ from memfirst.cli import chat as chat_module
 from memfirst.cli import contents, display, engine, inspect
 from memfirst.cli.app import COMMANDS
 from memfirst.formats.checkpoint import TensorInfo
+from memfirst.formats.open import open_checkpoint
 from memfirst.runtime.sampling import SamplingParams
 from tests.support import fake_engine
 
@@ -64,6 +65,8 @@ def check_one_line(stderr: str) -> None:
         (["bench"], 2),
         (["bench", "m.gguf", "--synthetic", "llama-1b"], 2),
         (["bench", "m.gguf", "--write", "x.gguf"], 2),
+        (["bench", "m.gguf", "--layers", "2"], 2),
+        (["bench", "--synthetic", "no-such-name"], 1),
         (["run", "missing.gguf", "-p", "x"], 1),
         (["run", "m.gguf", "-p", "x", "--temperature", "0.0001"], 1),
         (["pull", "no-such-name"], 1),
@@ -504,3 +507,22 @@ def test_progress_is_drawn_on_a_terminal_only(
         shown.update("kernels", 1, 3, "kernels")
     err = capsys.readouterr().err
     assert "seen" in err and "\x1b[?25l" not in err.rpartition("\x1b[?25h")[2], "the cursor is shown again"
+
+
+def test_bench_names_the_model_and_codec_that_it_made(tmp_path: Path) -> None:
+    """Of a config.json, shortened and written: the page's head says which, and the file is that model."""
+    config = {"model_type": "olmo2", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4,
+              "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 300, "max_position_embeddings": 128,
+              "rms_norm_eps": 1e-6, "rope_theta": 10000.0}  # fmt: skip
+    (tmp_path / "tiny-olmo").mkdir()
+    (tmp_path / "tiny-olmo" / "config.json").write_text(json.dumps(config))
+    options = ["--layers", "2", "--codec", "Q8_0", "--prompt", "8", "--generate", "2", "--threads", "1"]
+    ran = command(MEMFIRST, "bench", "--synthetic", str(tmp_path / "tiny-olmo"), *options)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("tiny-olmo, 2 layers q8_0, random weights, 1 thread\n")
+    file = tmp_path / "made.gguf"
+    ran = command(MEMFIRST, "bench", "--synthetic", str(tmp_path / "tiny-olmo"), *options, "--write", str(file))
+    assert ran.returncode == 0 and ran.stdout.startswith("made.gguf, 1 thread\n")
+    found = open_checkpoint(file)
+    assert found.metadata["general.name"] == "tiny-olmo, 2 layers q8_0"
+    assert "blk.1.attn_q.weight" in found.tensors and "blk.2.attn_q.weight" not in found.tensors

@@ -309,6 +309,14 @@ def test_a_config_json_can_be_made_shorter(tmp_path: Path) -> None:
         synthetic(tmp_path, "q8_0", layers=99)
 
 
+def test_a_file_of_phi_3_is_not_called_so(tmp_path: Path) -> None:
+    """llama.cpp asks a vocabulary of that name for Phi-3's own tokens; here the model keeps its name."""
+    made = SyntheticCheckpoint(shortened(DENSE["Phi-3.5-mini"][0]), MIXES["q8_0"], 0, "phi-3.5:mini q8_0")
+    write(made, tmp_path / "m.gguf")
+    assert made.metadata["general.name"] == "phi-3.5:mini q8_0"
+    assert open_gguf(tmp_path / "m.gguf").metadata["general.name"] == "phi 3.5:mini q8_0"
+
+
 def test_what_has_no_gguf_form_is_not_written(tmp_path: Path) -> None:
     made = synthetic("mamba:130m", "q8_0", layers=1)
     assert made.kind == "hf" and models.build(made)
