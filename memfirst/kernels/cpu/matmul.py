@@ -1,10 +1,10 @@
-"""Products of packed weights and activations: y[t, r] = Σ_c W[r, c] · x[t, c], PACK rows at a time.
+"""Matmuls of packed weights and activations: y[t, r] = Σ_c W[r, c] · x[t, c], PACK rows at a time.
 
 A tile is LANES rows × TILE tokens: packed bytes are read and unpacked once for all tokens of the tile. Each
 (row, token) is summed block by block in the same order whatever the tile, so results do not depend on the batch.
 """
 
-from memfirst.kernels.cpu.lang import kernel, lanes, static
+from memfirst.kernels.cpu.lang import kernel, lanes, macro, static
 from memfirst.kernels.cpu.simd import (
     LANES,
     PACK,
@@ -31,6 +31,25 @@ FULLER = LANES // 8
 """Wider registers read faster, and ask for bytes as many times further ahead (a codec's AHEAD)."""
 
 
+@macro
+def _rows_of_tile(at, worker, private, t0, tokens, size, TILE):
+    """Where the activations of a tile's tokens begin; tokens that a tile lacks are the last one again."""
+    for t in static(TILE):
+        at[t] = (worker * private + min(t0 + t, tokens - 1)) * size
+
+
+@macro
+def _store_tile(acc, y, t0, tokens, stride, r, first, add_to, TILE, SIDE):
+    """The accumulators of parts first..first + SIDE of 16 rows, by token, added to what is there or not."""
+    for t in static(TILE):
+        if t0 + t < tokens:
+            for side in static(SIDE):
+                out = (t0 + t) * stride + r + LANES * (first + side)
+                if add_to:
+                    acc[SIDE * t + side] = add(acc[SIDE * t + side], load_y(y, out))
+                store_rows(y, out, acc[SIDE * t + side])
+
+
 @kernel
 def block32(
     w: "u8", aq: "i8", ad: "f32", ao: "i32", af: "f32", y: "f32", step: "i64",
@@ -53,8 +72,7 @@ def block32(
     SIDE = PARTS if TILE == 1 else 1  # parts of a group in one pass: of eight tokens, only one leaves registers
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
-        for t in static(TILE):
-            at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks
+        _rows_of_tile(at, worker, private, t0, tokens, blocks, TILE)
         for r in range(lo, hi, PACK):
             for first in range(0, PARTS, SIDE):
                 p = r // PACK * group
@@ -81,13 +99,7 @@ def block32(
                                 total = fma(m, splat_at(af, at[t] + b), total)
                             acc[SIDE * t + side] = total
                     p += CODEC.STRIDE
-                for t in static(TILE):
-                    if t0 + t < tokens:
-                        for side in static(SIDE):
-                            out = (t0 + t) * stride + r + LANES * (first + side)
-                            if add_to:
-                                acc[SIDE * t + side] = add(acc[SIDE * t + side], load_y(y, out))
-                            store_rows(y, out, acc[SIDE * t + side])
+                _store_tile(acc, y, t0, tokens, stride, r, first, add_to, TILE, SIDE)
     return (hi - lo) // PACK * group
 
 
@@ -109,8 +121,7 @@ def k256(
     SIDE = PARTS if TILE == 1 else 1  # as in `block32`
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
-        for t in static(TILE):
-            at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks
+        _rows_of_tile(at, worker, private, t0, tokens, blocks, TILE)
         for r in range(lo, hi, PACK):
             for first in range(0, PARTS, SIDE):
                 p = r // PACK * group
@@ -147,13 +158,7 @@ def k256(
                             acc[SIDE * t + side] = fma(to_float(mins[SIDE * t + side]), mul(m, x), acc[SIDE * t + side])
                             acc[SIDE * t + side] = fma(to_float(sums[SIDE * t + side]), mul(d, x), acc[SIDE * t + side])
                     p += CODEC.STRIDE
-                for t in static(TILE):
-                    if t0 + t < tokens:
-                        for side in static(SIDE):
-                            out = (t0 + t) * stride + r + LANES * (first + side)
-                            if add_to:
-                                acc[SIDE * t + side] = add(acc[SIDE * t + side], load_y(y, out))
-                            store_rows(y, out, acc[SIDE * t + side])
+                _store_tile(acc, y, t0, tokens, stride, r, first, add_to, TILE, SIDE)
     return (hi - lo) // PACK * group
 
 
@@ -173,8 +178,7 @@ def q6_k(
     SIDE = PARTS if TILE == 1 else 1  # parts of a group in one pass: of eight tokens, only one leaves registers
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
-        for t in static(TILE):
-            at[t] = (worker * private + min(t0 + t, tokens - 1)) * blocks
+        _rows_of_tile(at, worker, private, t0, tokens, blocks, TILE)
         for r in range(lo, hi, PACK):
             for first in range(0, PARTS, SIDE):
                 p = r // PACK * group
@@ -210,13 +214,7 @@ def q6_k(
                             scale = mul(d, splat_at(ad, (at[t] + b) * 8))
                             acc[SIDE * t + side] = fma(to_float(sums[SIDE * t + side]), scale, acc[SIDE * t + side])
                     p += CODEC.STRIDE
-                for t in static(TILE):
-                    if t0 + t < tokens:
-                        for side in static(SIDE):
-                            out = (t0 + t) * stride + r + LANES * (first + side)
-                            if add_to:
-                                acc[SIDE * t + side] = add(acc[SIDE * t + side], load_y(y, out))
-                            store_rows(y, out, acc[SIDE * t + side])
+                _store_tile(acc, y, t0, tokens, stride, r, first, add_to, TILE, SIDE)
     return (hi - lo) // PACK * group
 
 
@@ -231,8 +229,7 @@ def floats(
     for r in range(lo, hi, PACK):
         for t0 in range(0, tokens, TILE):  # inside: a group's rows, 64 kB and more, come from memory once
             at = lanes(TILE)
-            for t in static(TILE):
-                at[t] = (worker * private + min(t0 + t, tokens - 1)) * cols
+            _rows_of_tile(at, worker, private, t0, tokens, cols, TILE)
             for part in range(PACK // LANES):
                 p = r // PACK * group
                 acc = lanes(4 * TILE)
