@@ -36,6 +36,6 @@ Ctx = Annotated[
         metavar="N",
         min=1,
         help="Context size in tokens.",
-        show_default="what the model was trained for",
+        show_default="8192, or what the model was trained for if less",
     ),
 ]

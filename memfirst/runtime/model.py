@@ -98,12 +98,24 @@ class Model:
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
     ) -> Generation:
-        """Answer a conversation (messages with `role` and `content`), or continue a text.
+        """Answer a conversation, or continue a text.
 
-        Iterate the result for `Token`s with their ledgers. What the prompt shares with an earlier one, whose cache is
-        still there, is not computed again. Answers may be read at the same time, from several threads or in turn: each
-        is what it would be alone. An answer ends with the model's own end token, after `max_tokens`, before a stop
-        string, or when the context is full. Raises CapacityError for a prompt that the context cannot hold.
+        What the prompt shares with an earlier one, whose cache is still there, is not computed again. Answers may be
+        read at the same time, from several threads or by turns: each is what it would be alone.
+
+        Args:
+            prompt: A text, or messages with `role` and `content`.
+            params: How tokens are chosen.
+            max_tokens: Most tokens to generate; None: as many as the context holds.
+            stop: Texts before which the answer ends.
+
+        Returns:
+            An iterable of `Token`s with their ledgers; nothing is computed before the first is asked for. It ends with
+            the model's own end token, after `max_tokens`, before a stop string, or when the context is full.
+
+        Raises:
+            ConfigError: An argument is out of range or of another type.
+            CapacityError: The context cannot hold the prompt.
         """
         ids = self.encode(prompt)
         if not ids:
@@ -179,14 +191,19 @@ def load(
 ) -> Model:
     """Load a model to run it.
 
-    model     a path, a catalogue name, hf:owner/repo[:QUANT], or a Checkpoint
-    threads   worker threads; default the physical cores that this process may use; any number gives the same bits
-    ctx       positions of context; default 8192, or what the model was trained for if less
-    kv        codec of the KV cache, or of keys and values apart: "q8_0", "q8_0/q4_0"; lossy but for f16 and f32
-    backend   "cpu", or "reference" (NumPy float32, slow: the definition)
-    progress  what downloads and compilation report to; default a line on stderr when they begin
+    Args:
+        model: A path, a catalogue name, hf:owner/repo[:QUANT], or a Checkpoint.
+        threads: Worker threads; default the physical cores that this process may use. Any number gives the same bits.
+        ctx: Positions of context; default 8192, or what the model was trained for if less.
+        kv: Codec of the KV cache, or of keys and values apart: "q8_0", "q8_0/q4_0". Lossy but for f16 and f32.
+        backend: "cpu", or "reference" (NumPy float32, slow: the definition).
+        progress: What downloads and compilation report to; default a line on stderr when they begin.
 
-    Raises MemfirstError's children: a model that is not found, not whole, not supported, or too large for this machine.
+    Returns:
+        The model, ready to generate.
+
+    Raises:
+        MemfirstError: The model is not found, not whole, not supported, or too large for this machine.
     """
     stages = Stages()
     progress = progress or Announcing()

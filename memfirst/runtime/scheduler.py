@@ -68,22 +68,28 @@ class Scheduler:
             self.waiting.append(request)
 
     def remove(self, request: Request) -> None:
-        """A request ended or was cancelled: what it computed is kept for the next prompt."""
-        if self.live.pop(request.number, None) is None:
+        """A request ended or was cancelled: what it computed is kept for the next prompt. Interrupted, it can be asked
+        for again."""
+        if request.number not in self.live:
             return
-        (self.waiting if request.sequence is None else self.running).remove(request)
+        self.waiting = [other for other in self.waiting if other is not request]
+        self.running = [other for other in self.running if other is not request]
         self._keep(request)
+        self.live.pop(request.number)
 
     def _keep(self, request: Request) -> None:
-        sequence, request.sequence = request.sequence, None
+        sequence = request.sequence
         if sequence is None:
             return
-        if sequence.ids:
-            self.kept.append(sequence)
-            if len(self.kept) > self._most:
-                self.drop(self.kept[0])
-        else:
+        if not sequence.ids:
+            request.sequence = None
             self._release(sequence)
+            return
+        if all(other is not sequence for other in self.kept):
+            self.kept.append(sequence)
+        request.sequence = None
+        if len(self.kept) > self._most:
+            self.drop(self.kept[0])
 
     def drop(self, sequence: SequenceState) -> None:
         """Forget a kept sequence."""
