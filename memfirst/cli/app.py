@@ -30,16 +30,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_models,
     "rm": rm,
 }
+_HELP = {"help_option_names": ["-h", "--help"]}
 _BAD_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 """UsageError; typer has its own copy of click since 0.17, so it is not imported by name."""
 
 
 def command() -> Any:
     """The parser of the whole command line."""
-    app = typer.Typer(name="memfirst", add_completion=False, rich_markup_mode=None)
+    app = typer.Typer(name="memfirst", add_completion=False, rich_markup_mode=None, context_settings=_HELP)
     app.callback()(_about)
     for name, function in COMMANDS.items():
-        app.command(name)(function)
+        app.command(name, context_settings=_HELP)(function)
     return typer.main.get_command(app)
 
 

@@ -9,6 +9,17 @@ import typer
 MODEL_HELP = "A path, a catalogue name (smollm2:135m) or hf:owner/repo[:QUANT]."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
+
+
+def tokens(text: str | int) -> int:
+    """`16k` is 16 · 1024 tokens."""
+    word = str(text).strip()
+    digits, scale = (word[:-1], 1024) if word[-1:].lower() == "k" else (word, 1)
+    if not digits.isdecimal() or len(digits) > 9:
+        raise typer.BadParameter(f"{word[:20]!r} is no number of tokens: give one as in 4096 or 32k")
+    return int(digits) * scale
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use the cache only; touch no network.")]
 Threads = Annotated[

@@ -1,4 +1,4 @@
-"""`memfirst plan`: what a model needs, reads and reaches, before anything is downloaded."""
+"""`memfirst plan`: memory, bytes per token and speed of a model, before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memfirst.cli.options import MODEL_HELP, Json
+from memfirst.cli.options import MODEL_HELP, Json, tokens
 from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
@@ -24,13 +24,20 @@ On = Annotated[
 Codec = Annotated[
     str, typer.Option("--codec", metavar="MIX", help="Codec mix of the weights: q4_k_m, q8_0, f16, … Lossy.")
 ]
-Kv = Annotated[str, typer.Option("--kv", metavar="CODEC", help="Of keys and values: f16, q8_0 or q4_0. Lossy.")]
+Kv = Annotated[str, typer.Option("--kv", metavar="CODEC", help="KV cache type: f16, q8_0 or q4_0. Lossy.")]
 Context = Annotated[
-    int, typer.Option("--ctx", metavar="N", min=0, help="Tokens that each sequence reaches.", show_default="4096")
+    int,
+    typer.Option(
+        "--ctx",
+        metavar="N",
+        parser=tokens,
+        help="Context length per sequence, as in 4096 or 32k.",
+        show_default="4096, or what it was trained for",
+    ),
 ]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Sequences at a time.")]
 Prompt = Annotated[
-    int, typer.Option("--prompt", metavar="N", min=0, help="Tokens before the first answer.", show_default="512")
+    int, typer.Option("--prompt", metavar="N", parser=tokens, help="Prompt length in tokens.", show_default="512")
 ]
 Engine = Annotated[
     str,
@@ -43,7 +50,7 @@ Devices = Annotated[int, typer.Option("--devices", metavar="N", min=1, help="Mac
 Parallel = Annotated[
     str, typer.Option("--parallel", metavar="KIND", help="pipeline: layers one after another; tensor: each layer cut.")
 ]
-Threads = Annotated[int, typer.Option("--threads", metavar="N", min=0, help="Of a processor.", show_default="all")]
+Threads = Annotated[int, typer.Option("--threads", metavar="N", min=0, help="CPU threads.", show_default="all")]
 HostBandwidth = Annotated[
     float,
     typer.Option(
@@ -98,7 +105,7 @@ def plan(
     as_csv: Csv = False,
     allow_unknown: Unknown = False,
 ) -> None:
-    """Say what a model needs, reads and reaches.
+    """Estimate memory, bytes per token and speed.
 
     From a name, a config.json or a file's header alone: what must be held, the bytes of a token, the speed with
     its 80 % interval and what binds it, and what to change first. Nothing is downloaded.
@@ -110,9 +117,8 @@ def plan(
 
     with sources.usage():
         drafts = sources.speculation(speculate)
-        options = Options(
-            codec, kv, ctx, batch, prompt, engine, devices, parallel, threads, drafts, 1e9 * host_bandwidth
-        )
+        chosen = codec, kv.lower(), ctx, batch, prompt, engine.lower()
+        options = Options(*chosen, devices, parallel, threads, drafts, 1e9 * host_bandwidth)
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     found = sources.plans(models, sources.places(on or []), rows, allow_unknown)

@@ -144,12 +144,12 @@ def _experts(plan: Plan) -> str:
 def _growth(plan: Plan) -> str:
     grows = f"{size(plan.growth)} more for each token of it" if plan.growth else "every window is full: no more bytes"
     if plan.overtakes is None:
-        return f"{grows}; KV never overtakes the weights"
+        return f"{grows}; the KV cache never exceeds the weights"
     trained, beyond = plan.subject.graph.context, ""
     if plan.overtakes > trained:
         beyond = f", beyond the {trained:,} that it was trained for"
     each = " each" if plan.options.batch > 1 else ""
-    return f"{grows}; KV overtakes the weights at {plan.overtakes:,} tokens{each}{beyond}"
+    return f"{grows}; the KV cache exceeds the weights from {plan.overtakes:,} tokens{each} on{beyond}"
 
 
 def _decode(plan: Plan, found: Prediction) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -188,7 +189,8 @@ def find_machine(name: str) -> Machine:
     """
     base, _, size = name.partition(":")
     names = {_key(n): m for m in reversed(machines()) for n in (m.name, *m.aliases)}
-    found = names.get(_key(base))
+    key = _key(base)
+    found = names.get(key) or names.get(re.sub("^(nvidia|amd|apple|intel)", "", key))  # as nvidia-smi prints it
     if found is None:
         shown = {_key(n): n for m in machines() for n in (m.name, *m.aliases)}
         near = [shown[k] for k in get_close_matches(_key(base), list(shown), n=4, cutoff=0.5)]

@@ -48,6 +48,7 @@ def test_no_name_means_two_machines() -> None:
 @pytest.mark.parametrize(
     ("name", "found", "gigabytes"),
     [("rtx-4090", "rtx-4090", 1008), ("RTX 4090", "rtx-4090", 1008), ("4090", "rtx-4090", 1008),
+     ("NVIDIA GeForce RTX 4090", "rtx-4090", 1008), ("AMD Instinct MI300X", "mi300x", 5300),
      ("m2 ultra", "apple-m2-ultra", 800), ("h100", "h100-80gb", 3350), ("Raspberry_Pi-5", "raspberry-pi-5", 17.1),
      ("a100-pcie", "a100-pcie-80gb", 1935), ("strix-halo", "ryzen-ai-max-395", 256)],
 )  # fmt: skip

@@ -408,6 +408,16 @@ def test_the_screen_is_one_screen(folder: Path, capsys: pytest.CaptureFixture[st
         assert word in page
 
 
+def test_values_are_taken_as_people_write_them(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = said(capsys, "llama-3:8b", "--on", "rtx-4090", "--ctx", "4096", "--kv", "q8_0", "--engine", "ollama")
+    given = ["--on", "NVIDIA GeForce RTX 4090", "--ctx", "4k", "--kv", "Q8_0", "--engine", "Ollama"]
+    assert said(capsys, "llama-3:8b", *given) == wanted
+    for bad in ("3x", "-1", "1.5k", "9999999999"):
+        assert run_command(["plan", "llama-3:8b", "--on", "rtx-4090", "--ctx", bad]) == 2
+        assert "as in 4096 or 32k" in capsys.readouterr().err
+    assert run_command(["plan", "-h"]) == run_command(["-h"]) == 0
+
+
 def test_what_does_not_fit_is_said_with_what_would(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = said(capsys, "llama-3:70b", "--on", "rtx-4090")
     above, _, below = page.partition("what would make it fit")

@@ -116,7 +116,7 @@ def load() -> Rates | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="mend it or move it away") from error
+        raise MemfirstError(f"cannot read {path}: {error.strerror}", do="fix or remove it") from error
     found = _parse(data, path)
     return found if found is not None and found.fingerprint == fingerprint() else None
 
