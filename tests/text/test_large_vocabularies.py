@@ -16,7 +16,7 @@ from tests.support.make_tokenizer_fixture import DATA, digest, metadata
 
 FIXTURE: dict[str, Any] = json.loads((DATA / "tokenizer_ids.json").read_text())
 OPENED_S = 0.7
-"""CPU seconds, best of three: 0.15 to 0.25 on a quiet machine; the whole model takes 0.5 to 1.9."""
+"""CPU seconds, best of three: 0.14 to 0.32 on a busy machine; the whole model takes 0.3 to 1.6."""
 
 LARGE: dict[str, Callable[[], dict[str, Any]]] = {
     "byte-level, 152,000": lambda: byte_level_vocabulary(152_000),
