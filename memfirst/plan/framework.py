@@ -91,6 +91,7 @@ _OLLAMA: Switches = {
     BATCH: lambda p: f"OLLAMA_NUM_PARALLEL={p.options.batch} ollama serve",
 }
 _MEMFIRST: Switches = {
+    KV: lambda p: f"memfirst run {p.subject.name} --kv {p.options.kv}",
     CONTEXT: lambda p: f"memfirst run {p.subject.name} --ctx {p.context}",
     THREADS: lambda p: f"memfirst run {p.subject.name} --threads {p.options.threads}",
 }

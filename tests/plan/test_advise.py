@@ -201,6 +201,8 @@ def test_kv_codecs_are_the_engines() -> None:
 
     assert (codec("fits"), codec("vllm")) == ("q8_0", "f8_e4m3")
     assert KV not in kinds("state")
+    ours = advise(make(known("llama-3.1:8b", "", "memfirst"), place("epyc-genoa"), Options(engine="memfirst")))
+    assert next(a for a in ours if a.kind == KV).flags == "memfirst run llama-3.1:8b --kv q8_0"
 
 
 def test_drafts_come_from_a_small_model_with_the_same_vocabulary() -> None:

@@ -15,6 +15,7 @@ from memfirst.ledger import required
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.models import build
 from memfirst.plan import Options, Place, Subject, make
+from memfirst.transform.recode import with_kv
 from tests.support.tiny_models import tiny
 
 
@@ -39,18 +40,18 @@ def machine(memory: int, cores: int) -> Place:
     return Place(Machine("test", "", "cpu", memory=memory, memory_options=(memory,), bandwidth=1e10, cores=cores))
 
 
-def plan_accepts(graph: Graph, memory: int, context: int, threads: int) -> bool | None:
+def plan_accepts(graph: Graph, memory: int, context: int, threads: int, kv: str) -> bool | None:
     model = Subject("tiny", "", graph, graph, "q4_0")
-    options = Options(engine="memfirst", context=context, prompt=min(8, context), threads=threads)
+    options = Options(kv=kv, engine="memfirst", context=context, prompt=min(8, context), threads=threads)
     return make(model, machine(memory, 2), options).fits
 
 
 def run_accepts(
-    checkpoint: SyntheticCheckpoint, memory: int, context: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    checkpoint: SyntheticCheckpoint, memory: int, context: int, threads: int, kv: str, monkeypatch: pytest.MonkeyPatch
 ) -> bool:
     monkeypatch.setattr(host, "available_memory", lambda: memory)
     try:
-        memfirst.load(checkpoint, threads=threads, ctx=context)
+        memfirst.load(checkpoint, threads=threads, ctx=context, kv=kv)
     except CapacityError:
         return False
     except ReadError:
@@ -60,16 +61,18 @@ def run_accepts(
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("context", [1, 65, 4096])
-@pytest.mark.parametrize(("name", "codec"), [("llama", "q4_0"), ("qwen3", "q8_0"), ("qwen2", "q4_1")])
+@pytest.mark.parametrize(
+    ("name", "codec", "kv"), [("llama", "q4_0", "f16"), ("qwen3", "q8_0", "q8_0"), ("qwen2", "q4_1", "q4_0")]
+)
 def test_the_same_yes_and_the_same_no(
-    name: str, codec: str, context: int, threads: int, monkeypatch: pytest.MonkeyPatch
+    name: str, codec: str, kv: str, context: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = unread(name, codec)
     graph = build(checkpoint)
-    edge = required(lower(graph, 1, context, threads), [context], threads, CAPACITIES[-1]).total
+    edge = required(lower(with_kv(graph, kv, kv), 1, context, threads), [context], threads, CAPACITIES[-1]).total
     for memory, fits in ((edge, True), (edge - 1, False), (2 * edge, True), (1, False)):
-        assert plan_accepts(graph, memory, context, threads) is fits
-        assert run_accepts(checkpoint, memory, context, threads, monkeypatch) is fits
+        assert plan_accepts(graph, memory, context, threads, kv) is fits
+        assert run_accepts(checkpoint, memory, context, threads, kv, monkeypatch) is fits
 
 
 def test_here_is_planned_with_the_memory_that_is_free_now(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def mix_bytes(graph: Graph, mix: str) -> int:
 
 
 def _kv(plan: Plan) -> Iterator[Advice]:
-    able = "q8_0" in plan.memory.allocator.kv_codecs and plan.options.kv == "f16" and plan.engine != "memfirst"
+    able = "q8_0" in plan.memory.allocator.kv_codecs and plan.options.kv == "f16"
     if able and plan.memory.needs.kv_allocated > -plan.memory.spare:
         after = attempt(plan.subject, plan.place, replace(plan.options, kv="q8_0"))
         if after and after.fits:

@@ -57,8 +57,7 @@ def _codecs(plan: Plan) -> Iterator[Advice]:
 
 def _kv(plan: Plan) -> Iterator[Advice]:
     smaller = {"f16": ("q8_0", "f8_e4m3"), "bf16": ("q8_0", "f8_e4m3"), "q8_0": ("q4_0",)}.get(plan.options.kv, ())
-    able = () if plan.engine == "memfirst" else plan.memory.allocator.kv_codecs  # memfirst runs f16 only
-    codec = next((c for c in smaller if c in able), None)
+    codec = next((c for c in smaller if c in plan.memory.allocator.kv_codecs), None)
     if codec and plan.growth:
         after = _with(plan, kv=codec)
         yield from _say(KV, f"keys and values in {codec}", LOSSY, plan, after)
@@ -74,7 +73,7 @@ def _context(plan: Plan) -> Iterator[Advice]:
 def _window(plan: Plan) -> Iterator[Advice]:
     """Layers with a window need no more than the window: some engines set aside whole contexts for them."""
     windowed = any(isinstance(c, KVCache) and c.window for c in plan.subject.graph.caches)
-    needs, other = plan.memory.needs, {"memfirst": "llama.cpp", "vllm": "vllm-hybrid"}.get(plan.engine)
+    needs, other = plan.memory.needs, {"vllm": "vllm-hybrid"}.get(plan.engine)
     if windowed and other and needs.kv_allocated > WASTED * needs.kv_held:
         after = _with(plan, engine=other)
         saved = needs.kv_allocated - after.memory.needs.kv_allocated if after else 0

@@ -70,13 +70,11 @@ class Memfirst(Allocator):
     """This engine: blocks of 64 positions, two slots of state where a step may be rolled back.
 
     capacity  tokens of its largest step
-
-    It runs caches in f16; the other codecs are priced.
     """
 
     capacity: int = 256
     name = "memfirst"
-    kv_codecs = ("f16", "q8_0", "q4_0")
+    kv_codecs = ("f16", "q8_0", "q4_0", "f32")
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
         lengths = Counter(contexts).items()
