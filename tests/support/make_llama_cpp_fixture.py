@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from memfirst.convert.mixes import MIXES
 from memfirst.convert.synthetic import SyntheticCheckpoint, write
+from memfirst.models import quantized
 from tests.support.dense_configs import MODELS
+from tests.support.experts_configs import MODELS as EXPERTS
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "llama_cpp" / "dense.npz"
 TOKENS = np.random.default_rng(1).integers(0, 256, 60).astype(np.int32)
@@ -35,6 +37,11 @@ SHARPER = {
     "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0,
 }  # fmt: skip
 """Where a config has these: sizes that follow, and caps low enough to show."""
+ROUTED = ("Mixtral-8x7B", "Qwen3-30B-A3B", "gpt-oss-20b")
+FEW: dict[str, Any] = {
+    "num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "experts_per_token": 2,
+    "moe_intermediate_size": 32,
+}  # fmt: skip
 NAMES = (
     *("Llama-3.2-1B", "Qwen2.5-0.5B", "Qwen3-0.6B", "Gemma-2-2B", "Gemma-3-1B", "SmolLM3-3B", "Phi-4", "OLMo-2-1B"),
     *("OLMo-3-7B", "Ministral-3-8B", "Seed-OSS-36B", "EXAONE-4.0-1.2B", "EXAONE-4.0-32B", "GLM-4-9B", "Command-R7B"),
@@ -44,15 +51,15 @@ NAMES = (
 
 def shrunk(name: str) -> dict[str, Any]:
     """The published config with few layers and small sizes; of EXAONE's, llama.cpp knows the 32B by its 64 layers."""
-    published = MODELS[name][0]
-    config = dict(published.get("text_config", published))
+    published = EXPERTS[name].config if name in ROUTED else MODELS[name][0]
+    config = quantized.without(published.get("text_config", published))
     layers = 64 if name == "EXAONE-4.0-32B" else 6
     config |= {key: value[:layers] for key, value in config.items() if isinstance(value, list) and len(value) > layers}
     config |= SIZES | {"num_hidden_layers": layers}
     for key in ("rope_parameters", "rope_scaling"):
         if isinstance(config.get(key), dict) and "original_max_position_embeddings" in config[key]:
             config[key] = config[key] | {"original_max_position_embeddings": 16}
-    config |= {key: value for key, value in SHARPER.items() if config.get(key)}
+    config |= {key: value for key, value in (SHARPER | FEW).items() if config.get(key)}
     if config.get("sliding_window"):  # llama.cpp knows no window of StarCoder 2
         config["sliding_window"] = None if config["model_type"] == "starcoder2" else 20
     if config["model_type"] == "phi":
@@ -91,7 +98,7 @@ def logits(path: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
 def main() -> None:
     """All models."""
     found = {}
-    for name in NAMES:
+    for name in (*NAMES, *ROUTED):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
             write(made(name), path)
