@@ -77,7 +77,8 @@ WRAPPER = frozenset(
         *("boi_token_id", "eoi_token_id", "image_token_id", "video_token_id"),
         *("vision_start_token_id", "vision_end_token_id", "vision_token_id", "image_seq_length"),
         *("vision_feature_layer", "vision_feature_select_strategy", "spatial_merge_size", "projector_hidden_act"),
-        *("multimodal_projector_bias", "image_grid_pinpoints", "use_image_newline_parameter"),
+        *("multimodal_projector_bias", "image_grid_pinpoints", "use_image_newline_parameter", "_pad_token_id"),
+        *("adapter_layer_norm_eps", "downsample_factor", "downsample_ratio", "scale_factor"),
     )
 )
 """Keys beside `text_config`: of the vision tower, which decoding text does not read, and of other engines."""
@@ -242,8 +243,6 @@ def _refuse_variants(r: ConfigReader, family: Family) -> None:
     """Values that would mean another arithmetic."""
     for key in ("hidden_act", "hidden_activation"):
         r.only(key, ACTIVATIONS[family.activation])
-    for key, allowed in DECODER_ONLY.items():
-        r.only(key, allowed)
     if r.gguf:
         r.plain.only("attention.causal", (True,))
 
@@ -303,6 +302,12 @@ def _from_gguf(
     return found
 
 
+def refuse_other_models(r: ConfigReader) -> None:
+    """Values of config.json that would make it another kind of model."""
+    for key, allowed in DECODER_ONLY.items():
+        r.only(key, allowed)
+
+
 def _from_hf(
     read: Callable[[ConfigReader], C],
     keys: Keys,
@@ -311,9 +316,12 @@ def _from_hf(
     allow_unknown: bool = False,
 ) -> C:
     if config.get("text_config") is not None:
-        ConfigReader(config).check_unknown(HARMLESS_HF | WRAPPER, allow_unknown)
+        outer = ConfigReader(config)
+        refuse_other_models(outer)
+        outer.check_unknown(HARMLESS_HF | WRAPPER, allow_unknown)
         config = dict(shared) | text_of(config)
     r = ConfigReader(config, keys=keys)
+    refuse_other_models(r)
     found = read(r)
     r.check_unknown(HARMLESS_HF, allow_unknown)
     return found

@@ -89,6 +89,5 @@ def _infinite(value: Any) -> bool:
 
 def check_unknown(r: ConfigReader, allow_unknown: bool, more: frozenset[str] = frozenset()) -> None:
     """The last step of reading a config.json: every other key is harmless, these here and `more` included."""
-    for key, allowed in decoder.DECODER_ONLY.items():
-        r.only(key, allowed)
+    decoder.refuse_other_models(r)
     r.check_unknown(HARMLESS_HF | more, allow_unknown)

@@ -551,8 +551,12 @@ def test_a_wrapper_around_a_known_text_model_is_that_model() -> None:
     outer = {"model_type": "qwen3_vl", "image_token_id": 151655, "tie_word_embeddings": False, "vision_config": {}}
     wrapped = models.build(Bare(outer | {"text_config": text}))  # type: ignore[arg-type]
     assert wrapped == graph_of("Qwen3-8B")
+    full = outer | {"is_encoder_decoder": False, "return_dict": True, "id2label": {}}
+    assert models.build(Bare(full | {"text_config": text | SAVED})) == wrapped  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="audio_config"):
         models.build(Bare(outer | {"text_config": text, "audio_config": {}}))  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedError, match="is_encoder_decoder"):
+        models.build(Bare(outer | {"text_config": text, "is_encoder_decoder": True}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("head", ["lm_head.weight", "language_model.lm_head.weight"])
