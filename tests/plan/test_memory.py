@@ -204,8 +204,8 @@ from memfirst import load
 from memfirst.convert.synthetic import synthetic
 from memfirst.plan.fit import plan_memory
 model = load(synthetic({shape!r}, "q8_0"), threads=2, ctx=1024)
-list(model.generate("Once upon a time " * 50, max_tokens=24))
-tokens = len(model._sequence.ids)
+answer = model.generate("Once upon a time " * 50, max_tokens=24)
+tokens = len(list(answer)) + answer.report()["prompt_tokens"]
 planned = plan_memory(model.backend.program(1).program, [tokens], workers=2).needs.resident
 print(planned, flush=True)
 input()
