@@ -64,10 +64,10 @@ Tokens = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option("--seconds", metavar="S", min=0.1, max=86400, callback=_number, help="Stop after so many seconds."),
+    typer.Option("--seconds", metavar="S", min=0.1, max=86400, callback=_number, help="Time limit in seconds."),
 ]
 Requests = Annotated[
-    int, typer.Option("--max-requests", metavar="N", min=1, max=10000, help="Send at most so many requests.")
+    int, typer.Option("--max-requests", metavar="N", min=1, max=10000, help="Maximum number of requests.")
 ]
 Key = Annotated[
     str,

@@ -17,7 +17,7 @@ from memfirst.lower.phases import Stage, stages
 from memfirst.lower.program import Output, Phase, Program, Task
 
 INLINE_TOKENS = 2
-"""Up to so many tokens each worker prepares inputs for itself: cheaper than a barrier."""
+"""Tokens of a step up to which each worker prepares inputs for itself, which is cheaper than a barrier."""
 
 CAPACITIES = (1, 4, 8, 32, 256)
 """Step sizes that programs are built for, each when first needed."""

@@ -99,13 +99,13 @@ class Measured:
                 {"op": r.op, "bytes": r.bytes, "us": 1e6 * r.seconds / r.threads, "GBps": r.rate / 1e9,
                  "share_of_ceiling": r.rate / self.read_bandwidth} for r in self.ops
             ],
-            **self._foretold(),
+            **self._predicted_parts(),
             "packed_weight_bytes": self.memory.weights, "kv_held_bytes": self.memory.kv_held,
             "kv_allocated_bytes": self.memory.kv_allocated,
             "startup_s": self.startup_s, "kernels_compiled": self.compiled, "peak_rss_bytes": self.peak_rss,
         }  # fmt: skip
 
-    def _foretold(self) -> dict[str, Any]:
+    def _predicted_parts(self) -> dict[str, Any]:
         c = self.comparison
         if c is None:
             return {"predicted_decode_tok_s": None}
@@ -141,8 +141,8 @@ class Measured:
             + (f"{r.rate / 1e9:7.1f}{100 * r.rate / self.read_bandwidth:10.0f} %" if r.bytes else "")
             for r in self.ops
         ]
-        said = self.comparison.sentence() if self.comparison else "nothing yet: run `memfirst machine` once"
-        lines += ["", f"  foretold  {said}"]
+        said = self.comparison.sentence() if self.comparison else "nothing: run `memfirst machine` once"
+        lines += ["", f"  rates     {said}"]
         lines += ["  start-up  " + " · ".join(f"{k} {1e3 * v:.0f} ms" for k, v in self.startup_s.items())]
         held = f"weights {self.memory.weights / 1e6:.1f} MB · KV {self.memory.kv_held / 1e6:.1f} MB held"
         return "\n".join([*lines, f"  memory    {held} · peak resident {self.peak_rss / 1e6:.0f} MB"])
@@ -215,7 +215,7 @@ class Bench:
         )  # fmt: skip
 
     def compared(self, seconds: float, spent: NDArray[np.float64], read: float) -> Comparison | None:
-        """A decoded token's time by part beside what this machine's rates foretell; None where it is not measured."""
+        """A decoded token's time by part beside what this machine's rates predict; None where it is not measured."""
         rates = load_rates()
         if rates is None:
             return None

@@ -1,6 +1,6 @@
 """Measures this machine for our own engine: what it streams, and what each kernel costs, in about a minute.
 
-Small made-up models run through the CPU backend itself, so that a rate is of the very calls that a step makes.
+Small synthetic models run through the CPU backend itself, so that a rate is of the very calls that a step makes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _fit(rows: list[tuple[float, float, float]]) -> Rate:
 
 
 class Small:
-    """A made-up model on the CPU backend."""
+    """A synthetic model on the CPU backend."""
 
     def __init__(self, shape: SyntheticShape, codec: str, threads: int, context: int, sequences: int = 1) -> None:
         checkpoint = synthetic(shape, codec)
@@ -111,7 +111,7 @@ class Small:
         return (time.perf_counter() - start) / times
 
     def fill(self, positions: int) -> None:
-        """Write so many positions of the cache."""
+        """Write a number of positions of the cache."""
         for at in range(0, positions, 256):
             self.run(self.step(at, min(256, positions - at)), 1)
 
@@ -180,7 +180,7 @@ def _thread_counts() -> tuple[int, ...]:
 
 
 def _kernels(codec: str, samples: Samples, models: ExitStack) -> Callable[[], None]:
-    """What measures products of one, four and eight tokens, and what goes with them."""
+    """What measures matmuls of one, four and eight tokens, and what goes with them."""
     model = models.enter_context(Small(_BASE, codec, 1, 64, 8))
 
     def measure() -> None:

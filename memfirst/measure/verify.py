@@ -31,7 +31,7 @@ PROMPT, GENERATED = 256, 32
 class Verified:
     """A run beside its prediction, both for the bandwidth that memory delivered in the same run.
 
-    change  that was made to the plan, "" where none could be run here; made_up: the weights are random
+    change  that was made to the plan, "" where none could be run here; synthetic: the weights are random
     explained  which part of the step's time differs, "" where that is not known
     """
 
@@ -39,7 +39,7 @@ class Verified:
     model: str
     codec: str
     threads: int
-    made_up: bool
+    synthetic: bool
     prompt: int
     generated: int
     bandwidth: float
@@ -61,7 +61,7 @@ class Verified:
     def page(self) -> str:
         """Three lines for people."""
         what = self.change or "the plan as it is: no change can be run here"
-        weights = ", with made-up weights of its shape" if self.made_up else ""
+        weights = ", with random weights of its shape" if self.synthetic else ""
         prompt = self.measured_prompt_s / self.predicted_prompt_s - 1
         why = [f"  why     {self.explained}"] if self.explained else []
         return "\n".join([
@@ -100,7 +100,7 @@ def _candidates(base: Plan) -> Iterator[tuple[str, Plan]]:
 
 
 def _source(plan: Plan) -> Path | Checkpoint | None:
-    """What can be run: the files, or made-up weights; None where there is neither."""
+    """What can be run: the files, or random weights; None where there is neither."""
     subject = plan.subject
     if subject.path and subject.graph is subject.origin and Path(subject.path).suffix != ".json":
         return Path(subject.path)
@@ -110,7 +110,7 @@ def _source(plan: Plan) -> Path | Checkpoint | None:
 
 
 def shape_of(graph: Graph) -> SyntheticShape:
-    """The sizes of a decoder, as a made-up model has them."""
+    """The sizes of a decoder, as a synthetic model has them."""
     attention = next(op for op in graph.ops if isinstance(op, Attention))
     weights = graph.weights()
     layers = sum(isinstance(op, Attention) for op in graph.ops)

@@ -56,7 +56,7 @@ class Place:
         return options.threads or (max(self.rates.read) if self.rates else max(1, self.machine.cores))
 
     def bandwidth(self, options: Options) -> float | None:
-        """Bytes/s of all devices that read at once: peak of the data sheet, or as measured with so many threads."""
+        """Bytes/s of all devices that read at once: the data sheet's peak, or as measured with these threads."""
         if self.rates:
             from memfirst.predict.measured.store import nearest
 

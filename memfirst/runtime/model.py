@@ -47,7 +47,7 @@ STATE_ROOM = 64_000_000
 """Bytes of recurrent state, two slots a sequence: models with much of it have fewer sequences."""
 
 THREADS_PER_CORE, LEAST_THREADS = 4, 64
-"""So many threads are refused as a mistake only beyond this."""
+"""More threads than this are refused as a mistake."""
 
 
 class Model:

@@ -381,7 +381,7 @@ def test_the_best_change_is_run(folder: Path, capsys: pytest.CaptureFixture[str]
     args = ["plan", str(folder / "config.json"), "--codec", "q8_0", "--verify", "--json"]
     assert run_command(args) == 0
     said = parse_object(capsys.readouterr().out.encode(), "plan")["verified"]
-    assert said["made_up"] and said["measured_tok_s"] > 0 and said["predicted_tok_s"] > 0
+    assert said["synthetic"] and said["measured_tok_s"] > 0 and said["predicted_tok_s"] > 0
     assert said["miss"] == pytest.approx(said["measured_tok_s"] / said["predicted_tok_s"] - 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 HUBER = 1.345
-"""Residuals beyond so many standard deviations lose weight: 95 % as efficient as least squares on clean points."""
+"""Residuals beyond this many standard deviations lose weight: 95 % as efficient as least squares on clean points."""
 
 _ROUNDS = 30
 F64 = NDArray[np.float64]

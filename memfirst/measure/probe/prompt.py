@@ -1,4 +1,4 @@
-"""Prompts of about so many tokens that no prefix cache has seen."""
+"""Prompts of about a given number of tokens that no prefix cache has seen."""
 
 from __future__ import annotations
 

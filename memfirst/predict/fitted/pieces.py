@@ -2,7 +2,7 @@
 
     t = (host⁴ + (stream + kv + overhead + link)⁴)^¼,    stream = (memory⁴ + core⁴ + arithmetic⁴ + matmul⁴)^¼
 
-memory: bytes over bandwidth; core: what so many threads can load; arithmetic: unpacking weights; matmul:
+memory: bytes over bandwidth; core: what the threads can load; arithmetic: unpacking weights; matmul:
 operations at matrix rates; overhead: launches and barriers by layer; link: exchanges between devices; host:
 an interpreter that launches every operation itself. Pieces that overlap go together as a soft maximum.
 A piece's seconds are multiplied by e^(sum of its constants), fitted to published speeds (`priors.json`);
@@ -91,7 +91,7 @@ def memory_class(machine: Machine) -> str:
 
 
 def matrix_rate(machine: Machine) -> float:
-    """Operations a second of float16 products, or of float32 where those are faster (old GPUs, processors)."""
+    """Operations a second of float16 matmuls, or of float32 where those are faster (old GPUs, processors)."""
     return max(plain_rate(machine), machine.compute.get("f16", 0.0))
 
 
@@ -132,7 +132,7 @@ def _memory(cost: Cost, machine: Machine, how: Deployment, parts: int) -> tuple[
 
 
 def _arithmetic(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
-    """Unpacking every weight that is read, once a step; products of further tokens are `_matmul`'s."""
+    """Unpacking every weight that is read, once a step; matmuls of further tokens are `_matmul`'s."""
     kind, where = codec_class(cost.codec), backend(machine)
     weights = (cost.weights + cost.experts) * 8 / bits_per_weight(cost.codec)
     share = min(1.0, how.threads / machine.cores) if how.threads and machine.cores else 1.0

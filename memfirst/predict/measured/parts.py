@@ -11,8 +11,8 @@ from memfirst.predict.measured.predict import phase_times
 from memfirst.predict.measured.store import Rates
 from memfirst.predict.measured.work import program_for
 
-PRODUCTS, ATTENTION, PREPARATION, WAITING = "products", "attention", "preparation", "waiting"
-PARTS = (PRODUCTS, ATTENTION, PREPARATION, WAITING)
+MATMULS, ATTENTION, PREPARATION, WAITING = "matmuls", "attention", "preparation", "waiting"
+PARTS = (MATMULS, ATTENTION, PREPARATION, WAITING)
 """Products and what follows them on the same rows; attention; norms, quantization and merging before a product;
 barriers, idle threads and Python."""
 
@@ -39,7 +39,7 @@ class Comparison:
         return sum(self.measured.values()) - sum(self.predicted.values())
 
     @property
-    def culprit(self) -> str:
+    def largest_miss(self) -> str:
         """The part that differs most in the direction of the miss."""
         sign = 1 if self.miss > 0 else -1
         return max(PARTS, key=lambda part: sign * (self.measured[part] - self.predicted[part]))
@@ -51,7 +51,7 @@ class Comparison:
         off = measured / self.predicted_tok_s - 1
         if abs(off) < EQUAL:
             return f"{start}, measured {measured:.0f}: within {100 * EQUAL:.0f} %"
-        part = self.culprit
+        part = self.largest_miss
         more = self.measured[part] - self.predicted[part]
         where = f"{part} took {1e6 * self.measured[part]:.0f} us where {1e6 * self.predicted[part]:.0f} were predicted"
         share = f", {min(1.0, more / self.miss):.0%} of the difference"
@@ -66,7 +66,7 @@ def predicted_parts(
     sums = dict.fromkeys(PARTS, 0.0)
     for phase in phase_times(program, step, rates, threads, bandwidth):
         attends = any(w.key.startswith("attention.attend") for w in phase.part.shared)
-        sums[ATTENTION if attends else PRODUCTS] += phase.overlapped
+        sums[ATTENTION if attends else MATMULS] += phase.overlapped
         sums[PREPARATION] += phase.repeated
         sums[WAITING] += phase.beside
     sums[WAITING] += rates.step
@@ -80,6 +80,6 @@ def measured_parts(program: Program, spent: Mapping[int, float], threads: int, s
         for call in phase.prologue:
             sums[PREPARATION] += spent[id(call)] / threads
         for call in (call for task in phase.tasks for call in task.calls):
-            sums[ATTENTION if call.kernel == "attention.attend" else PRODUCTS] += spent[id(call)] / threads
+            sums[ATTENTION if call.kernel == "attention.attend" else MATMULS] += spent[id(call)] / threads
     sums[WAITING] = max(0.0, seconds - sum(sums.values()))
     return sums

@@ -33,7 +33,7 @@ class Rates:
     """What one machine measured. Seconds, and bytes per second; by number of threads where that matters.
 
     fingerprint  of the hardware; date: when, ISO; spread: largest relative difference between repetitions
-    read         bytes/s that so many threads stream together
+    read         bytes/s that a number of threads read together
     stream       share of it that a product's weights reach; gather: that attention's keys and values reach
     phase        seconds of a phase beside its work: barrier, claims
     step         seconds of a step beside its phases: Python, waking
