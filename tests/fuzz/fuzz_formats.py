@@ -46,7 +46,7 @@ from tests.fuzz.fuzz_changes import Whole, config_of, gguf_file, mutate, safeten
 
 LIMIT_S = 2.0
 CONTEXT = 64
-ALWAYS = ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read", "choose.top")
+ALWAYS = ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read", "topk.topk")
 """Kernels that every model needs."""
 MEMORY = 1 << 30
 """Bytes of address space that a child may take beyond what it started with."""

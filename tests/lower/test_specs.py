@@ -10,9 +10,6 @@ import pytest
 from memfirst.kernels.cpu import lang
 from memfirst.lower.specs import KERNELS
 
-OUTSIDE = {"walk", "probe", "choose"}
-"""Modules whose kernels no program calls."""
-
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_operands_are_those_of_its_signature(name: str) -> None:

@@ -144,6 +144,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.stream(body, prompt, chat)
             finally:
                 fake.active -= 1
+            self.put(b"data: [DONE]\n\n")  # after the count: the client may ask again as soon as it reads this
 
     def stream(self, body: dict[str, Any], prompt: int, chat: bool) -> None:
         """Tokens by an absolute timetable: what one sleep is late, the next makes up."""
@@ -165,7 +166,6 @@ class Handler(BaseHTTPRequestHandler):
         self.event({"choices": [{"index": 0, "text": "", "delta": {}, "finish_reason": reason}]})
         if fake.usage in ("end", "each") and "stream_options" in body:
             self.event({"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": done}})
-        self.put(b"data: [DONE]\n\n")
 
 
 @contextmanager
