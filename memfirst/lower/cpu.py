@@ -15,6 +15,7 @@ from memfirst.lower.nodes import COLUMNS, TOKENS, Node
 from memfirst.lower.packing import cpu_weight
 from memfirst.lower.phases import Stage, stages
 from memfirst.lower.program import Output, Phase, Program, Task
+from memfirst.lower.step_fields import MAX_GROUPS
 
 INLINE_TOKENS = 2
 """Tokens of a step up to which each worker prepares inputs for itself, which is cheaper than a barrier."""
@@ -81,6 +82,8 @@ def _chunk(node: Node, capacity: int, workers: int, total: int) -> int:
 
 def _check_kinds(graph: Graph) -> None:
     """All kinds of operation without a default lowering, each by its first."""
+    if len(graph.cache_groups) > MAX_GROUPS:
+        raise UnsupportedError(f"{len(graph.cache_groups)} shapes of KV caches", f"at most {MAX_GROUPS}")
     missing: dict[str, str] = {}
     for op in graph.ops:
         if not lowered(type(op)):

@@ -175,15 +175,6 @@ def multiple(op: Op, width: int, of: int) -> None:
         raise UnsupportedError(f"{op.name} has rows of {width}", f"a multiple of {of} on the CPU backend")
 
 
-def plain(op: Op, **values: object) -> None:
-    """UnsupportedError for an attribute that the kernels do not know, unless it has the value that asks nothing."""
-    for name, value in values.items():
-        found = getattr(op, name)
-        if found != value:
-            what = f"the {name} of {op.name}" + (f", {found}" if isinstance(found, int | float | str) else "")
-            raise UnsupportedError(f"no kernel for {what}", f"{name} {value!r}")
-
-
 KV_CODECS = {"f16": 8, "f32": 8, "q8_0": 32, "q4_0": 32}
 """Codecs of keys and values, and what a head's size must be a multiple of."""
 

@@ -29,6 +29,7 @@ COUNTS = 64
 _NAMES = ("tokens", "logits", "any_logits", "sequences")
 _ITEMS = "items"
 MAX_GROUPS = COUNTS - 8
+"""Cache groups of a model at most: each has a count in the header."""
 
 
 def in_group(name: str, group: int) -> str:

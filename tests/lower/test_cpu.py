@@ -22,7 +22,7 @@ from memfirst.lower import cpu
 from memfirst.lower.fuse import RULES
 from memfirst.lower.program import Program, Ref
 from memfirst.lower.step_fields import attention_scratch
-from tests.lower.graphs import CHANGES, changed
+from tests.lower.graphs import CHANGES, changed, window
 from tests.support.tiny_models import ARCHITECTURES, batch, options, tiny
 
 PARTS = (250, 1, 1, 30, 5, 1)
@@ -196,3 +196,11 @@ def test_a_codec_without_a_kernel_is_refused_by_name() -> None:
     )
     with pytest.raises(UnsupportedError, match=r"no kernel for mxfp4, token_embd\.weight"):
         cpu.lower(replace(graph, ops=ops), 1, 64, 1)
+
+
+def test_more_shapes_of_caches_than_a_step_has_counts_for_are_refused() -> None:
+    graph, _ = tiny("llama", "q4_0", num_hidden_layers=57)
+    for i in range(57):
+        graph = window(10 + i, f"blk.{i}.")(graph)
+    with pytest.raises(UnsupportedError, match="57 shapes of KV caches; expected at most 56"):
+        cpu.lower(graph, 1, 64, 1)
