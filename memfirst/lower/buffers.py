@@ -38,13 +38,13 @@ def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str) ->
     first, last = _lifetimes(stages, storages)
     made: list[Buffer] = []
     free_from: list[int] = []
+    alike: dict[tuple[str, int, bool], list[int]] = {}
     place: dict[str, str] = {}
     for name in sorted((n for n in storages if n in first), key=lambda n: first[n]):
-        storage = storages[name]
-        alone = storage.scratch or name in private
-        want = Buffer("", storage.kind, storage.width, storage.rows, alone)
-        same = (i for i, b in enumerate(made) if (b.kind, b.rows, b.private) == (want.kind, want.rows, want.private))
-        free = [i for i in same if name != output and free_from[i] <= first[name]]
+        storage, begins = storages[name], first[name]
+        key = storage.kind, storage.rows, storage.scratch or name in private
+        same = alike.setdefault(key, [])
+        free = [i for i in same if free_from[i] <= begins] if name != output else []
         fits = [i for i in free if made[i].width >= storage.width]
         if fits:
             i = min(fits, key=lambda i: made[i].width)
@@ -53,8 +53,9 @@ def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str) ->
             made[i] = replace(made[i], width=storage.width)
         else:
             i = len(made)
-            made.append(replace(want, name=f"{storage.kind}.{i}"))
+            made.append(Buffer(f"{storage.kind}.{i}", storage.kind, storage.width, storage.rows, key[2]))
             free_from.append(0)
+            same.append(i)
         free_from[i] = len(stages) if name == output else last[name] + 1
         place[name] = made[i].name
     return Assigned(made, place, private)

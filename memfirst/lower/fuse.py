@@ -102,12 +102,13 @@ def accumulate(order: Order, made: Nodes, graph: Graph) -> None:
             continue
         if any(t.meets(target) for n in order.between(source, add, target.storage) for t in (*n.reads, *n.writes)):
             continue
+        before = _storages(source)
         source.calls = [_with(source.calls[0], y=a, add_to=1, stride=args["stride"])]
         source.moves += add.moves
         source.reads.append(target)
         source.writes, source.first = [target], target
-        order.moved(source)
         order.remove(add)
+        order.moved(source, before)
         del made.storages[b.name]
 
 
@@ -116,7 +117,7 @@ def chain(order: Order, made: Nodes, graph: Graph) -> None:
     for node in order.sorted():
         if node.over != COLUMNS or _is_matmul(node):
             continue
-        sources = [n for n in order.before(node) if n.over == COLUMNS and _feeds(n, node)]
+        sources = [n for n in order.sources(node) if n.over == COLUMNS]
         if not sources or any(not _same_columns(n, node) for n in sources):
             continue
         last = sources[-1]
@@ -124,10 +125,10 @@ def chain(order: Order, made: Nodes, graph: Graph) -> None:
         clear = clear and not any(_conflict(s, n) for s in sources for n in order.between(s, last, *_storages(s)))
         if not clear:
             continue
-        joined = sources[0]
+        joined, before = sources[0], _storages(sources[0])
         for other in (*sources[1:], node):
             joined.follow(other)
-        order.moved(joined, last)
+        order.moved(joined, before, last)
         for other in (*sources[1:], node):
             order.remove(other)
 
@@ -145,9 +146,10 @@ def add_rows(order: Order, made: Nodes, graph: Graph) -> None:
         operands = {name: args[name] for name in ("a", "b", "out", "stride_a", "stride_b", "stride")}
         add.calls = [KERNELS["activations.add_rows"].call({**operands, "width": add.units}, add.calls[0].op)]
         add.over, add.units, add.per, add.align, add.first = TOKENS, 1, TOKENS, 1, None
-        norm.follow(add)
+        before = _storages(norm)
         order.remove(add)
-        order.moved(norm)
+        norm.follow(add)
+        order.moved(norm, before)
 
 
 def rows(order: Order, made: Nodes, graph: Graph) -> None:
@@ -155,14 +157,15 @@ def rows(order: Order, made: Nodes, graph: Graph) -> None:
     for node in order.sorted():
         if node.over != TOKENS or not node.repeats:
             continue
-        sources = [n for n in order.before(node) if _feeds(n, node)]
+        sources = order.sources(node)
         source = sources[-1] if sources else None
         if source is None or source.over != TOKENS or not source.repeats or source.per != node.per:
             continue
         if not any(_conflict(n, node) for n in order.between(source, node, *_storages(node))):
-            source.follow(node)
+            before = _storages(source)
             order.remove(node)
-            order.moved(source)
+            source.follow(node)
+            order.moved(source, before)
 
 
 class Order:
@@ -177,37 +180,54 @@ class Order:
 
     def touching(self, storage: str) -> list[Node]:
         """Those that touch a storage, in order."""
-        return sorted((n for n in self._by_storage.get(storage, ()) if n in self._place), key=self._place.__getitem__)
+        return self._by_storage.get(storage, [])
 
-    def before(self, node: Node) -> list[Node]:
-        """Those before `node` that touch what it touches, in order."""
-        place = self._place[node]
-        found = {n for name in _storages(node) for n in self._by_storage[name] if self._place.get(n, place) < place}
+    def sources(self, node: Node) -> list[Node]:
+        """Those that last wrote what `node` reads or writes, in order."""
+        place, found = self._place[node], set[Node]()
+        for touch in {*node.reads, *node.writes}:
+            for other in reversed(self._by_storage[touch.storage]):
+                if self._place[other] >= place:
+                    continue
+                met = [w for w in other.writes if w.meets(touch)]
+                if met:
+                    found.add(other)
+                if any(touch.within(w) for w in met):
+                    break
         return sorted(found, key=self._place.__getitem__)
 
     def between(self, first: Node, last: Node, *storages: str) -> list[Node]:
         """Those between two that touch one of the storages."""
         low, high = self._place[first], self._place[last]
-        return [n for name in storages for n in self._by_storage[name] if low < self._place.get(n, low) < high]
+        return [n for name in storages for n in self._by_storage[name] if low < self._place[n] < high]
 
     def remove(self, node: Node) -> None:
         """It is part of another now."""
+        for name in _storages(node):
+            self._by_storage[name].remove(node)
         del self._place[node]
 
     def replace(self, node: Node, parts: list[Node]) -> None:
         """These stand in its place."""
-        place = self._place.pop(node)
+        place = self._place[node]
+        self.remove(node)
         for i, part in enumerate(parts):
             self._place[part] = place + i / len(parts)
-            self.moved(part)
+            self._sort(part)
 
-    def moved(self, node: Node, to: Node | None = None) -> None:
-        """It touches more than before; `to`: it stands where that one stood."""
-        if to is not None and to is not node:
+    def moved(self, node: Node, before: set[str], to: Node | None = None) -> None:
+        """It touched `before`, and other storages now; `to`: it stands where that one stood."""
+        for name in before:
+            self._by_storage[name].remove(node)
+        if to is not None:
             self._place[node] = self._place[to]
+        self._sort(node)
+
+    def _sort(self, node: Node) -> None:
         for name in _storages(node):
-            if node not in self._by_storage.setdefault(name, []):
-                self._by_storage[name].append(node)
+            nodes = self._by_storage.setdefault(name, [])
+            nodes.append(node)
+            nodes.sort(key=self._place.__getitem__)
 
     def sorted(self) -> list[Node]:
         """All that are left."""
@@ -229,11 +249,6 @@ RULES: dict[str, Rule] = {
 
 def _is_matmul(node: Node) -> bool:
     return node.calls[0].kernel.startswith("matmul.")
-
-
-def _feeds(source: Node, node: Node) -> bool:
-    """Whether `node` needs what `source` writes."""
-    return any(w.meets(r) for w in source.writes for r in (*node.reads, *node.writes))
 
 
 def _conflict(first: Node, second: Node) -> bool:

@@ -15,7 +15,8 @@ def cpu_weight(weight: Weight) -> Weight:
 
 def packed(op: Op) -> Op:
     """`op` with weights as the CPU keeps them: its traffic is then what the kernels move."""
-    return op.with_weights({w.name: cpu_weight(w) for w in op.weights})
+    weights = op.weights
+    return op.with_weights({w.name: cpu_weight(w) for w in weights}) if weights else op
 
 
 def whole_rows(weight: Weight) -> int:

@@ -57,10 +57,14 @@ class KernelSpec:
 
     def call(self, args: Args, op: str, purpose: str = "", **statics: int | str) -> Call:
         """A call; TypeError where operands or statics are not the kernel's."""
-        if set(args) != set(self.operands) or set(statics) != set(self.statics):
+        try:
+            ordered = tuple((name, args[name]) for name in self.operands)
+            compiled = tuple((name, statics[name]) for name in sorted(self.statics))
+        except KeyError:
+            ordered = compiled = ()
+        if (len(ordered), len(compiled)) != (len(args), len(statics)):
             raise TypeError(f"{self.name} takes {self.operands} {self.statics}, not {tuple(args)} {tuple(statics)}")
-        ordered = tuple((name, args[name]) for name in self.operands)
-        return Call(self.name, tuple(sorted(statics.items())), ordered, op, purpose)  # type: ignore[arg-type]
+        return Call(self.name, compiled, ordered, op, purpose)  # type: ignore[arg-type]
 
 
 def _int(values: Mapping[str, object], name: str) -> int:
