@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import stat
 import subprocess
@@ -15,6 +16,7 @@ from memfirst.errors import BackendError
 from memfirst.kernels.cpu import compiling, isa, library
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.thread_pool import native
+from memfirst.lower import step_fields
 
 KEY: library.Key = ("walk.read_cycles", ())
 ROOT = Path(__file__).parent.parent.parent
@@ -92,6 +94,11 @@ def test_the_digest_names_sources_processor_and_instructions(monkeypatch: pytest
         (source / "q4_0.py").write_text((source / "q4_0.py").read_text() + "\n")
         assert fresh() != usual
         monkeypatch.undo()
+        shared = tmp_path / "step_fields.py"
+        shared.write_text(Path(step_fields.__file__).read_text().replace("SPLIT = 512", "SPLIT = 256"))
+        monkeypatch.setattr(step_fields, "__file__", str(shared))
+        assert fresh() != usual, "a size that is compiled in"
+        monkeypatch.undo()
         for name in ("host_name", "detect"):
             monkeypatch.setattr(isa, name, lambda: "another")
             assert fresh() != usual
@@ -100,6 +107,18 @@ def test_the_digest_names_sources_processor_and_instructions(monkeypatch: pytest
         assert fresh() != usual
     finally:
         library.digest.cache_clear()
+
+
+def test_the_digest_covers_what_kernels_import() -> None:
+    """A constant from elsewhere would be compiled in without changing the digest."""
+    imported = set[str]()
+    for path in Path(library.__file__).parent.glob("*.py"):
+        nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+        if path.name not in ("library.py", "spans.py"):  # neither is compiled
+            imported |= {str(node.module) for node in nodes}
+    outside = {name for name in imported if name.startswith("memfirst.")} - {"memfirst.errors", "memfirst.progress"}
+    outside = {name for name in outside if not name.startswith("memfirst.kernels.cpu")}
+    assert outside == {module.__name__ for module in library.COMPILED_IN}
 
 
 @pytest.mark.parametrize(

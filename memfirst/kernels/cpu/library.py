@@ -22,6 +22,7 @@ from typing import Any
 
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import isa
+from memfirst.lower import step_fields
 
 Key = tuple[str, tuple[tuple[str, int | str], ...]]
 """A kernel ("matmul.block32") and its static parameters."""
@@ -38,11 +39,15 @@ class Entry:
     params: tuple[tuple[str, str], ...]
 
 
+COMPILED_IN = (step_fields,)
+"""Modules elsewhere whose constants are compiled in: splits and blocks of attention."""
+
+
 @cache
 def digest() -> str:
     """Names everything that the object code depends on."""
     h = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), *(Path(str(m.__file__)) for m in COMPILED_IN)):
         h.update(path.name.encode() + b"\0" + path.read_bytes())
     versions = [version("numba"), version("llvmlite"), sys.version.split()[0]]
     versions += [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
