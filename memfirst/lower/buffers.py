@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from memfirst.lower.nodes import Between, Node, Storage
+from memfirst.lower.nodes import PrivateStride, Storage
 from memfirst.lower.phases import Stage
 from memfirst.lower.program import Buffer, Call, Operand, Ref
 
@@ -20,13 +20,12 @@ class Assigned:
 
     def resolve(self, call: Call, capacity: int) -> Call:
         """The call with buffers for operands."""
-
         args = []
         for name, given in call.args:
-            operand: Operand | Between = given
+            operand: Operand | PrivateStride = given
             if isinstance(given, Ref) and given.space == "value":
                 operand = Ref("buffer", self.place[given.name], given.offset)
-            elif isinstance(given, Between):
+            elif isinstance(given, PrivateStride):
                 operand = capacity if given.storage in self.private else 0
             args.append((name, operand))
         return Call(call.kernel, call.statics, tuple(args), call.op, call.purpose)  # type: ignore[arg-type]
@@ -66,11 +65,7 @@ def _lifetimes(stages: list[Stage], storages: Mapping[str, Storage]) -> tuple[di
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for at, stage in enumerate(stages):
-        for name in {t for node in (*stage.prologue, *stage.nodes) for t in _storages(node)} & set(storages):
+        for name in {t for node in (*stage.prologue, *stage.nodes) for t in node.storages} & set(storages):
             first.setdefault(name, at)
             last[name] = at
     return first, last
-
-
-def _storages(node: Node) -> set[str]:
-    return {t.storage for t in (*node.reads, *node.writes)}

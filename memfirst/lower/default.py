@@ -32,11 +32,11 @@ from memfirst.lower.nodes import (
     ROWS,
     TOKENS,
     UNITS,
-    Between,
     Moves,
     Node,
     NodeOperand,
     Nodes,
+    PrivateStride,
     Storage,
     Touch,
     Value,
@@ -214,7 +214,7 @@ def _norm_rows(op: RMSNorm, d: Default) -> Value:
     out = d.new(op.output, width, x.rows)
     args: Args = {
         "x": x.ref, "w": weight_ref(op.weight), "out": out.ref, "width": width, "stride": x.stride, "eps": op.eps,
-        "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "private": Between(out.storage),
+        "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "private": PrivateStride(out.storage),
         "offset": op.offset,
     }  # fmt: skip
     call = KERNELS["activations.rms_norm"].call(args, op.name, HEAD if op.head else WEIGHTS)
@@ -244,7 +244,7 @@ def _(op: Linear, d: Default) -> Value:
     args["add_to"] = 0
     kernel, reads = KERNELS[f"matmul.{kernel_of(w)}"], [x]
     if family(w) == "float":
-        args |= {"x": x.ref, "private": Between(x.storage)}
+        args |= {"x": x.ref, "private": PrivateStride(x.storage)}
     else:
         int8 = quantized(op, d, x)
         args |= {name: int8[name] for name in kernel.operands if name in int8}
@@ -300,12 +300,12 @@ def quantized(op: Linear, d: Default, x: Value) -> Args:
     sizes = {"aq": ("i8", x.width), "ad": ("f32", per32), "ao": ("i32", 3 * per32), "af": ("f32", per32),
              "am": ("i32", x.width // 64), "ap": ("i32", per32)}  # fmt: skip
     found: Args = {part: Ref("value", f"{name}.{part}") for part in sizes}
-    found["private"] = Between(f"{name}.aq")
+    found["private"] = PrivateStride(f"{name}.aq")
     if f"{name}.aq" in d.made.storages:
         return found
     for part, (kind, width) in sizes.items():
         d.storage(f"{name}.{part}", kind, width)
-    args: Args = {"x": x.ref, "width": x.width, "stride": x.stride, "private_in": Between(x.storage), **found}
+    args: Args = {"x": x.ref, "width": x.width, "stride": x.stride, "private_in": PrivateStride(x.storage), **found}
     outs = [Value(f"{name}.{part}", 0, 0) for part in sizes]
     call = KERNELS["activations.quantize"].call(args, op.name, BLOCK=block)
     d.tokens(f"{op.name}_input", op, [call], [x], outs, x.rows, repeats=True)
@@ -353,7 +353,7 @@ def _(op: Attention, d: Default) -> Value:
     d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, writes, moves(op, KV_WRITE, WEIGHTS), 1))
     out = d.new(op.output, op.heads * c.v_dim)
     args = {**partials, "out": out.ref, "first_item": d.of_group(op, "first_item"), "heads": c.heads}
-    args["private"] = Between(out.storage)
+    args["private"] = PrivateStride(out.storage)
     args["sinks"] = Ref("value", f"{op.name}.top") if op.sinks is None else weight_ref(op.sinks)
     args["floats"] = d.storage(f"{op.name}.merged", "f32", 4 * -(-c.v_dim // 16) * 16, 1, scratch=True)
     merge = KERNELS["attention.merge"].call(
@@ -465,7 +465,7 @@ def _(op: LayerNorm, d: Default) -> Value:
     args: Args = {
         "x": x.ref, "w": weight_ref(op.weight), "bias": weight_ref(op.bias or op.weight), "out": out.ref,
         "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "width": width, "stride": x.stride,
-        "groups": op.groups, "eps": op.eps, "private": Between(out.storage),
+        "groups": op.groups, "eps": op.eps, "private": PrivateStride(out.storage),
     }  # fmt: skip
     purpose = HEAD if op.head else WEIGHTS
     call = KERNELS["activations.layer_norm"].call(args, op.name, purpose, BIAS=int(op.bias is not None))

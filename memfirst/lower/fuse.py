@@ -102,7 +102,7 @@ def accumulate(order: Order, made: Nodes, graph: Graph) -> None:
             continue
         if any(t.meets(target) for n in order.between(source, add, target.storage) for t in (*n.reads, *n.writes)):
             continue
-        before = _storages(source)
+        before = source.storages
         source.calls = [_with(source.calls[0], y=a, add_to=1, stride=args["stride"])]
         source.moves += add.moves
         source.reads.append(target)
@@ -121,11 +121,11 @@ def chain(order: Order, made: Nodes, graph: Graph) -> None:
         if not sources or any(not _same_columns(n, node) for n in sources):
             continue
         last = sources[-1]
-        clear = not any(_conflict(n, node) for n in order.between(last, node, *_storages(node)))
-        clear = clear and not any(_conflict(s, n) for s in sources for n in order.between(s, last, *_storages(s)))
+        clear = not any(_conflict(n, node) for n in order.between(last, node, *node.storages))
+        clear = clear and not any(_conflict(s, n) for s in sources for n in order.between(s, last, *s.storages))
         if not clear:
             continue
-        joined, before = sources[0], _storages(sources[0])
+        joined, before = sources[0], sources[0].storages
         for other in (*sources[1:], node):
             joined.follow(other)
         order.moved(joined, before, last)
@@ -141,12 +141,12 @@ def add_rows(order: Order, made: Nodes, graph: Graph) -> None:
         if len(touching) != 2 or touching[1] is not add or (touching[0].over, touching[0].per) != (TOKENS, TOKENS):
             continue
         norm = touching[0]
-        if any(_conflict(n, add) for n in order.between(norm, add, *_storages(add))):
+        if any(_conflict(n, add) for n in order.between(norm, add, *add.storages)):
             continue
         operands = {name: args[name] for name in ("a", "b", "out", "stride_a", "stride_b", "stride")}
         add.calls = [KERNELS["activations.add_rows"].call({**operands, "width": add.units}, add.calls[0].op)]
         add.over, add.units, add.per, add.align, add.first = TOKENS, 1, TOKENS, 1, None
-        before = _storages(norm)
+        before = norm.storages
         order.remove(add)
         norm.follow(add)
         order.moved(norm, before)
@@ -161,8 +161,8 @@ def rows(order: Order, made: Nodes, graph: Graph) -> None:
         source = sources[-1] if sources else None
         if source is None or source.over != TOKENS or not source.repeats or source.per != node.per:
             continue
-        if not any(_conflict(n, node) for n in order.between(source, node, *_storages(node))):
-            before = _storages(source)
+        if not any(_conflict(n, node) for n in order.between(source, node, *node.storages)):
+            before = source.storages
             order.remove(node)
             source.follow(node)
             order.moved(source, before)
@@ -175,7 +175,7 @@ class Order:
         self._place: dict[Node, float] = {node: i for i, node in enumerate(nodes)}
         self._by_storage: dict[str, list[Node]] = {}
         for node in nodes:
-            for name in _storages(node):
+            for name in node.storages:
                 self._by_storage.setdefault(name, []).append(node)
 
     def touching(self, storage: str) -> list[Node]:
@@ -203,7 +203,7 @@ class Order:
 
     def remove(self, node: Node) -> None:
         """It is part of another now."""
-        for name in _storages(node):
+        for name in node.storages:
             self._by_storage[name].remove(node)
         del self._place[node]
 
@@ -224,7 +224,7 @@ class Order:
         self._sort(node)
 
     def _sort(self, node: Node) -> None:
-        for name in _storages(node):
+        for name in node.storages:
             nodes = self._by_storage.setdefault(name, [])
             nodes.append(node)
             nodes.sort(key=self._place.__getitem__)
@@ -232,10 +232,6 @@ class Order:
     def sorted(self) -> list[Node]:
         """All that are left."""
         return sorted(self._place, key=self._place.__getitem__)
-
-
-def _storages(node: Node) -> set[str]:
-    return {t.storage for t in (*node.reads, *node.writes)}
 
 
 RULES: dict[str, Rule] = {

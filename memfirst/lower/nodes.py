@@ -114,6 +114,11 @@ class Node:
     first: Touch | None = None
     """The columns that the range of a COLUMNS node counts, in the storage that it writes."""
 
+    @property
+    def storages(self) -> set[str]:
+        """The storages that it touches."""
+        return {t.storage for t in (*self.reads, *self.writes)}
+
     def follow(self, other: Node) -> None:
         """`other` runs behind it, on the same range."""
         made = list(self.writes)
@@ -126,8 +131,11 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Between:
-    """An operand that is known when buffers are: tokens between two workers' copies of a storage; 0 if it is shared."""
+class PrivateStride:
+    """A kernel's operand `private` for a storage: token rows from one worker's copy to the next, 0 where all share one.
+
+    Resolved when buffers are assigned.
+    """
 
     storage: str
 
@@ -141,4 +149,4 @@ class Nodes:
     output: Value | None = None
 
 
-NodeOperand = Operand | Between
+NodeOperand = Operand | PrivateStride

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memfirst.lower.nodes import TOKENS, Between, Node, Touch
+from memfirst.lower.nodes import TOKENS, Node, PrivateStride, Touch
 from memfirst.lower.program import Ref
 
 
@@ -94,7 +94,7 @@ class Dependencies:
         made = {t.storage for t in self.nodes[i].writes}
         for call in self.nodes[k].calls:
             read = {o.name for _, o in call.args if isinstance(o, Ref) and o.space == "value"}
-            known = {o.storage for _, o in call.args if isinstance(o, Between)}
+            known = {o.storage for _, o in call.args if isinstance(o, PrivateStride)}
             if read & made and not known & made:
                 return True
         return False
