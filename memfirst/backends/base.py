@@ -88,7 +88,7 @@ class Backend(Protocol):
         """A compiled search for a sampler's candidates, for one sampler; None: NumPy does it."""
 
     def read_bandwidth(self, seconds: float = 0.33) -> float | None:
-        """Bytes per second that the backend's threads read just now; None where it is not measured."""
+        """Measured read bandwidth of the backend's threads, bytes/s; None where it is not measured."""
 
     def close(self) -> None:
         """Release threads and memory. A second call does nothing."""

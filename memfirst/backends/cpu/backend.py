@@ -192,7 +192,7 @@ class CpuBackend:
         return memory(self._programs[1].program, contexts, self.options.threads)
 
     def read_bandwidth(self, seconds: float = 0.33) -> float:
-        """Bytes per second that the pool's threads can read just now."""
+        """Measured read bandwidth of the pool's threads, bytes/s."""
         return read_bandwidth(self.library, self.options.threads, seconds, self._memory)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What this machine reads just now: all threads stream a stretch of memory for a moment."""
+"""Measured read bandwidth: all threads read a large buffer for a fraction of a second."""
 
 from __future__ import annotations
 

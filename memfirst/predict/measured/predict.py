@@ -40,7 +40,7 @@ def step_time(
     bandwidth: float | None = None,
     context: int | None = None,
 ) -> Prediction:
-    """Time of one step. `bandwidth`: bytes/s that this many threads read just now, default as measured then;
+    """Time of one step. `bandwidth`: measured read bandwidth of that many threads, bytes/s; default the stored rate;
     `context`: positions that the cache is made for, default those of the step.
 
     Raises UnsupportedError where the CPU backend does not run the model.
