@@ -13,10 +13,11 @@ from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.codecs.base import F32
 from memfirst.graph import Graph, Sequence, Step
+from memfirst.graph.ops.rope import Rope
 from memfirst.lower.default import lowered
 from memfirst.transform.recode import with_kv
 from tests.support.cpu_roundings import as_the_cpu
-from tests.support.tiny_configs import Coded, by_model_type, graph_of, shrunk
+from tests.support.tiny_configs import Coded, by_model_type, cases, graph_of, shrunk
 
 CONTEXT = 256
 PROMPT = 90
@@ -72,10 +73,10 @@ def apart(found: list[F32], want: list[F32]) -> F32:
 
 
 @pytest.mark.parametrize(("codec", "head_dim", "layers"), [("f32", 40, 4), ("q4_k", 64, 2)])
-@pytest.mark.parametrize("model_type", by_model_type())
-def test_every_dense_architecture(model_type: str, codec: str, head_dim: int, layers: int) -> None:
+@pytest.mark.parametrize("case", cases())
+def test_every_dense_architecture(case: str, codec: str, head_dim: int, layers: int) -> None:
     """In the same bits for any cut of a prompt, any number of threads, with and without rules, alone and in a batch."""
-    graph = graph_of(shrunk(by_model_type()[model_type], head_dim, layers), codec)
+    graph = graph_of(shrunk(cases()[case], head_dim, layers), codec)
     graph = with_kv(graph, "f32", "f32") if codec == "f32" else graph
     checkpoint = Coded(graph)
     found = run(graph, checkpoint, 2, (64,))
@@ -100,6 +101,12 @@ def test_every_dense_architecture_is_there() -> None:
         "deepseek2", "qwen3moe", "gpt-oss", "mixtral", "mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid",
     }  # fmt: skip
     assert known - routed_or_recurrent - {"mistral", "mistral3", "ministral"} == tested
+
+
+def test_the_longrope_case_uses_the_long_frequencies() -> None:
+    graph = graph_of(shrunk(cases()["phi3 with LongRoPE"], 64), "f32")
+    ropes = [op for op in graph.ops if isinstance(op, Rope)]
+    assert ropes and all(op.frequencies_for(CONTEXT) == op.long_frequencies != op.frequencies for op in ropes)
 
 
 def test_batches_change_no_bit() -> None:

@@ -26,6 +26,11 @@ def by_model_type() -> dict[str, dict[str, Any]]:
     return found
 
 
+def cases() -> dict[str, dict[str, Any]]:
+    """Those, and a model with LongRoPE on a part of each head."""
+    return by_model_type() | {"phi3 with LongRoPE": MODELS["Phi-4-mini"][0]}
+
+
 def shrunk(config: Mapping[str, Any], head_dim: int, layers: int = 4) -> dict[str, Any]:
     """The same architecture, small: 4 heads over 2, a window of 20 positions where there is one."""
     if isinstance(config.get("text_config"), Mapping):
@@ -42,6 +47,8 @@ def shrunk(config: Mapping[str, Any], head_dim: int, layers: int = 4) -> dict[st
     for key in ("layer_types", "no_rope_layers"):
         if isinstance(small.get(key), list):
             small[key] = small[key][:layers]
+    if "original_max_position_embeddings" in small:
+        small["original_max_position_embeddings"] = 64
     if isinstance(small.get("sliding_window"), int):
         small["sliding_window"] = WINDOW
     if isinstance(small.get("sliding_window_pattern"), int):
