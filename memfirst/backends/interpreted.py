@@ -27,7 +27,8 @@ from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step, Weight
 from memfirst.kernels.cpu import build, lang
-from memfirst.kernels.cpu.library import Entry, Key
+from memfirst.kernels.cpu.library import Entry
+from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.spans import Block, Span, SpanLog, by_line, by_rows
 from memfirst.kernels.cpu.thread_pool import CURRENT, EPOCHS, RING, STOP
 from memfirst.kernels.cpu.threads import interpreted_kernels

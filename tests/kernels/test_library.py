@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -15,15 +16,15 @@ import pytest
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import compiling, isa, library
 from memfirst.kernels.cpu.library import Library
+from memfirst.kernels.cpu.sources import MOST_KNOWN, NOT_COMPILED, Key, Source, Sources, remembered
 from memfirst.kernels.cpu.thread_pool import native
-from memfirst.lower import step_fields
 
-KEY: library.Key = ("walk.read_cycles", ())
+KEY: Key = ("walk.read_cycles", ())
 ROOT = Path(__file__).parent.parent.parent
 
 
 def file_of(made: Library) -> Path:
-    return made.folder / library.file_name(KEY)
+    return made.path(KEY)
 
 
 def works(made: Library) -> bool:
@@ -36,7 +37,7 @@ def works(made: Library) -> bool:
 def test_what_was_compiled_is_loaded_without_numba(tmp_path: Path) -> None:
     made = Library(tmp_path)
     assert works(made)
-    assert made.compiled == [library.file_name(KEY)]
+    assert made.compiled == [library.title(KEY)]
     code = (
         "import sys; from pathlib import Path; from memfirst.kernels.cpu.library import Library\n"
         f"made = Library(Path({str(tmp_path)!r})); made.load([{KEY!r}])\n"
@@ -77,28 +78,94 @@ def test_others_cannot_read_or_change_the_folder(tmp_path: Path) -> None:
     assert not list(made.folder.glob("tmp*")), "nothing half-written is left"
 
 
-def test_the_digest_names_sources_processor_and_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+MATMUL: Key = ("matmul.block32", (("CODEC", "q4_1"), ("TILE", 1)))
+OTHERS: dict[str, Key] = {
+    "the same codec": ("matmul.block32", (("CODEC", "q4_1"), ("TILE", 4))),
+    "another codec": ("matmul.block32", (("CODEC", "q4_0"), ("TILE", 1))),
+    "another family": ("matmul.k256", (("CODEC", "q4_k"), ("TILE", 1))),
+    "attention": ("attention.merge", (("K_CODEC", "kv_f16"), ("V_CODEC", "kv_f16"))),
+    "scale": ("elementwise.scale", ()),
+    "add": ("elementwise.add", ()),
+    "walk": ("walk.walk", ()),
+}
+Edit = tuple[str, str, str]
+
+CODE = "\n\ndef _added():\n    return 1\n"
+EDITS: dict[str, tuple[str, Edit, set[str]]] = {
+    "a comment": ("kernels/cpu/q4_1.py", ("", "", "# why\n"), set()),
+    "a docstring": ("kernels/cpu/q4_1.py", ('"""', '"""More of ', ""), set()),
+    "blank lines": ("kernels/cpu/simd.py", ("\n\n\n", "\n\n\n\n", ""), set()),
+    "a codec": ("kernels/cpu/q4_1.py", ("", "", CODE), {"matmul", "the same codec"}),
+    "a kernel": ("kernels/cpu/elementwise.py", ("def scale(", "def scale(y, ", ""), {"scale"}),
+    "beside the kernels": ("kernels/cpu/elementwise.py", ("", "", CODE), {"scale", "add"}),
+    "a size elsewhere": ("lower/step_fields.py", ("SPLIT = 512", "SPLIT = 256", ""), {"attention"}),
+    "a size in a module between": ("kernels/cpu/softmax.py", ("", "", "\nMORE = 1\n"), {"attention"}),
+    "what all use": ("kernels/cpu/lang.py", ("", "", CODE), {"matmul", *OTHERS}),
+    "the compiler": ("kernels/cpu/build.py", ("", "", CODE), {"matmul", *OTHERS}),
+    "who loads them": ("kernels/cpu/thread_pool.py", ("", "", CODE), set()),
+    "errors": ("errors.py", ("", "", CODE), set()),
+}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The package's sources that kernels are made of, to be changed."""
+    for folder in ("kernels/cpu", "lower", "codecs"):
+        shutil.copytree(ROOT / "memfirst" / folder, tmp_path / folder)
+    shutil.copy(ROOT / "memfirst" / "errors.py", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_changes_the_digests_of_what_it_reaches(copy: Path, edit: str) -> None:
+    file, (old, new, end), changes = EDITS[edit]
+    keys = {"matmul": MATMUL, **OTHERS}
+    before = Sources(copy)
+    usual = {name: before.digest(key) for name, key in keys.items()}
+    assert usual == {name: Sources(library.ROOT).digest(key) for name, key in keys.items()}, "the same code elsewhere"
+    assert len(set(usual.values())) == len(keys)
+    path = copy / file
+    text = path.read_text()
+    changed = (text.replace(old, new, 1) if old else text) + end
+    assert changed != text
+    path.write_text(changed)
+    after = Sources(copy, remembered(before.encode()))
+    assert {name for name, key in keys.items() if after.digest(key) != usual[name]} == changes
+    assert after.digest(MATMUL) == Sources(copy).digest(MATMUL), "what was remembered is what is read"
+
+
+def test_what_is_remembered_is_bounded_and_may_be_damaged(copy: Path) -> None:
+    made = Sources(copy)
+    made.digest(MATMUL)
+    assert made.new and not Sources(copy, dict(made.known)).new
+    assert len(remembered(made.encode())) == len(made.known) > 10
+    made.known |= {str(i): Source("", {}, ()) for i in range(MOST_KNOWN)}
+    assert len(remembered(made.encode())) == MOST_KNOWN
+    for damaged in (b"", b"{", b"[]", b'{"a": 1}', b'{"a": [1, 2]}', b"\xff"):
+        assert remembered(damaged) == {}
+
+
+def test_each_import_of_a_kernel_is_a_module_of_its_own() -> None:
+    """What a package re-exports would be compiled in without changing a digest."""
+    made = Sources(library.ROOT)
+    for path in Path(library.__file__).parent.glob("*.py"):
+        for module in made.closure(f"memfirst.kernels.cpu.{path.stem}"):
+            tree = ast.parse(library.ROOT.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text())
+            for node in (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)):
+                if (node.module or "").startswith("memfirst.") and node.module not in NOT_COMPILED:
+                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+                    known = [made.source(name) or name in NOT_COMPILED for name in names]
+                    assert made.source(str(node.module)) or all(known), (module, names)
+
+
+def test_the_folder_names_processor_and_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
     def fresh() -> str:
-        library.digest.cache_clear()
-        return library.digest()
+        library.environment.cache_clear()
+        return library.environment()
 
     try:
         usual = fresh()
         assert fresh() == usual
-        source = tmp_path / "kernels"
-        source.mkdir()
-        for path in Path(library.__file__).parent.glob("*.py"):
-            (source / path.name).write_bytes(path.read_bytes())
-        monkeypatch.setattr(library, "__file__", str(source / "library.py"))
-        assert fresh() == usual, "the same sources elsewhere"
-        (source / "q4_0.py").write_text((source / "q4_0.py").read_text() + "\n")
-        assert fresh() != usual
-        monkeypatch.undo()
-        shared = tmp_path / "step_fields.py"
-        shared.write_text(Path(step_fields.__file__).read_text().replace("SPLIT = 512", "SPLIT = 256"))
-        monkeypatch.setattr(step_fields, "__file__", str(shared))
-        assert fresh() != usual, "a size that is compiled in"
-        monkeypatch.undo()
         for name in ("host_name", "detect"):
             monkeypatch.setattr(isa, name, lambda: "another")
             assert fresh() != usual
@@ -106,26 +173,67 @@ def test_the_digest_names_sources_processor_and_instructions(monkeypatch: pytest
         monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
         assert fresh() != usual
     finally:
-        library.digest.cache_clear()
+        library.environment.cache_clear()
 
 
-def test_the_digest_covers_what_kernels_import() -> None:
-    """A constant from elsewhere would be compiled in without changing the digest."""
-    imported = set[str]()
-    for path in Path(library.__file__).parent.glob("*.py"):
-        nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
-        if path.name not in ("library.py", "spans.py"):  # neither is compiled
-            imported |= {str(node.module) for node in nodes}
-    outside = {name for name in imported if name.startswith("memfirst.")} - {"memfirst.errors", "memfirst.progress"}
-    outside = {name for name in outside if not name.startswith("memfirst.kernels.cpu")}
-    assert outside == {module.__name__ for module in library.COMPILED_IN}
+def test_only_what_changed_is_compiled_and_old_versions_go(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other: Key = ("elementwise.add_bias", ())
+    cache = copy / "cache"
+    monkeypatch.setattr(library, "ROOT", copy)
+    walk = copy / "kernels" / "cpu" / "walk.py"
+    old = Library(cache)
+    old.load([KEY, other])
+    for version in range(library.VERSIONS):
+        walk.write_text(walk.read_text() + f"\nVERSION_{version} = 0\n")
+        made = Library(cache)
+        made.load([KEY, other])
+        assert made.compiled == [library.title(KEY)]
+        made.load([other])
+    found = [path.name for path in old.folder.iterdir()]
+    assert sum(name.startswith("walk.read_cycles.") for name in found) == library.VERSIONS
+    assert sum(name.startswith("elementwise.add_bias.") for name in found) == 1
+    assert not old.path(KEY).exists(), "the oldest"
+    assert works(old), "who has loaded it goes on"
+    walk.write_text(walk.read_text() + "\n# a comment\n")
+    again = Library(cache)
+    assert works(again) and not again.compiled
+
+
+def test_what_nobody_used_for_long_goes_when_something_is_compiled(tmp_path: Path) -> None:
+    made = Library(tmp_path)
+    made.folder.mkdir(parents=True)
+    unused, used = time.time() - (library.UNUSED_DAYS + 1) * library.DAY, time.time() - 2 * library.DAY
+    files = {
+        tmp_path / "avx2-of-another-machine" / "a.o": unused,
+        tmp_path / "of-another-version" / "a.o": used,
+        made.folder / "matmul.block32-CODEC=q4_1-TILE=1.00.o": unused,
+        made.folder / "matmul.block32-CODEC=q4_1-TILE=1.01.o": used,
+        made.folder / "tmp-of-a-process-that-was-killed": unused,
+    }
+    for path, when in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+        for one in (path, path.parent):
+            os.utime(one, (when, when))
+    made.load([KEY])
+    assert [path for path in files if path.exists()] == [path for path, when in files.items() if when == used]
+    assert not (tmp_path / "avx2-of-another-machine").exists()
+
+
+def test_an_object_that_is_used_is_marked_so(tmp_path: Path) -> None:
+    Library(tmp_path).load([KEY])
+    path = Library(tmp_path).path(KEY)
+    long_ago = time.time() - 20 * library.DAY
+    os.utime(path, (long_ago, long_ago))
+    Library(tmp_path).load([KEY])
+    assert time.time() - path.stat().st_mtime < library.DAY
 
 
 @pytest.mark.parametrize(
     "key", [("matmul.block32", (("CODEC", "f16"), ("TILE", 1))), ("matmul.nothing", ()), ("nothing.at_all", ())]
 )
 def test_a_kernel_that_does_not_compile_is_an_error_and_no_hang(
-    key: library.Key, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    key: Key, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     started = time.monotonic()
     with pytest.raises(BackendError, match=f"compiling {key[0]}.* failed"):
@@ -146,7 +254,7 @@ def test_two_processes_may_compile_at_once(tmp_path: Path) -> None:
 
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
-    keys: list[library.Key] = [KEY, ("elementwise.add_bias", ())]
+    keys: list[Key] = [KEY, ("elementwise.add_bias", ())]
     Library(tmp_path).load(keys, lambda done, total, name: seen.append((done, total, name)))
     assert [s[:2] for s in seen] == [(1, 2), (2, 2)]
     assert {s[2] for s in seen} == {k[0] for k in keys}
@@ -165,4 +273,4 @@ def test_a_compiling_child_takes_no_module_from_the_working_directory(
     monkeypatch.chdir(tmp_path)
     made = library.Library(tmp_path / "cache")
     made.load([KEY])
-    assert made.compiled == [library.file_name(KEY)]
+    assert made.compiled == [library.title(KEY)]

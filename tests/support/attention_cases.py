@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from memfirst import codecs
 from memfirst.graph import KVCache
-from memfirst.kernels.cpu.library import Key
+from memfirst.kernels.cpu.sources import Key
 from memfirst.lower.step_fields import BLOCK, SPLIT, attention_scratch
 from tests.support.kernel_calls import call, key_of, zeros
 from tests.support.slow_int8 import int8, rotated

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.kernels.cpu import build, lang
-from memfirst.kernels.cpu.library import Key, Library
+from memfirst.kernels.cpu.library import Library
+from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.spans import Span, SpanLog
 from memfirst.kernels.cpu.thread_pool import bits, native
 

@@ -22,7 +22,8 @@ from memfirst.graph import Graph, Step
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.traffic import exactly
 from memfirst.kernels.cpu import arena
-from memfirst.kernels.cpu.library import Key, Library, Progress
+from memfirst.kernels.cpu.library import Library, Progress
+from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import CAPACITIES, lower

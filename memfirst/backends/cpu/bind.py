@@ -12,7 +12,8 @@ from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
-from memfirst.kernels.cpu.library import Entry, Key
+from memfirst.kernels.cpu.library import Entry
+from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import ThreadPool, bits
 from memfirst.lower.program import Call, Operand, Phase, Program, Ref
 from memfirst.lower.step_fields import count_of

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from memfirst.codecs.base import F32
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import arena
-from memfirst.kernels.cpu.library import Key
+from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import Native, bits
 
 KEY: Key = ("topk.topk", ())

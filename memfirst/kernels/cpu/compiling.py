@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,13 +14,14 @@ from queue import Empty, SimpleQueue
 
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import library
+from memfirst.kernels.cpu.sources import Key
 
 Child = subprocess.Popen[bytes]
 
 _CHILD = [sys.executable, "-P", "-c", "from memfirst.kernels.cpu.compiling import main; main()"]
 
 
-def compile_one(key: library.Key) -> bytes:
+def compile_one(key: Key) -> bytes:
     """The cache file's content for one kernel."""
     from memfirst.kernels.cpu import build
 
@@ -29,17 +30,15 @@ def compile_one(key: library.Key) -> bytes:
     return library.encode(built.symbol, built.params, built.code)
 
 
-def compile_all(
-    keys: Sequence[library.Key], folder: Path, progress: library.Progress | None
-) -> dict[library.Key, bytes]:
-    """Compile `keys`, keep them in `folder` where it can be written, and return them."""
-    out: dict[library.Key, bytes] = {}
-    for key, blob in _compiled(keys):
+def compile_all(paths: Mapping[Key, Path], progress: library.Progress | None) -> dict[Key, bytes]:
+    """Compile kernels, keep each under its path where that can be written, and return them."""
+    out: dict[Key, bytes] = {}
+    for key, blob in _compiled(list(paths)):
         out[key] = blob
-        if folder not in _unwritable:  # said once
-            _keep(folder / library.file_name(key), blob)
+        if paths[key].parent not in _unwritable:  # said once
+            _keep(paths[key], blob)
         if progress:
-            progress(len(out), len(keys), key[0])
+            progress(len(out), len(paths), key[0])
     return out
 
 
@@ -56,10 +55,10 @@ def _keep(path: Path, blob: bytes) -> None:
         _unwritable.add(path.parent)
 
 
-def _compiled(keys: Sequence[library.Key]) -> Iterator[tuple[library.Key, bytes]]:
+def _compiled(keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
     """Each key with its file, as children finish them; big tiles first, so that the children end together."""
-    todo: SimpleQueue[library.Key] = SimpleQueue()
-    done: SimpleQueue[tuple[library.Key, bytes]] = SimpleQueue()
+    todo: SimpleQueue[Key] = SimpleQueue()
+    done: SimpleQueue[tuple[Key, bytes]] = SimpleQueue()
     for key in sorted(keys, key=lambda k: int(dict(k[1]).get("TILE", 0)), reverse=True):
         todo.put(key)
     workers = min(len(keys), os.cpu_count() or 1)
@@ -102,7 +101,7 @@ def _children(count: int) -> Iterator[list[Child]]:
                     pipe.close()  # type: ignore[union-attr]
 
 
-def _feed(child: Child, todo: SimpleQueue[library.Key], done: SimpleQueue[tuple[library.Key, bytes]]) -> None:
+def _feed(child: Child, todo: SimpleQueue[Key], done: SimpleQueue[tuple[Key, bytes]]) -> None:
     """Gives keys to one child until none is left."""
     if child.stdin is None or child.stdout is None:
         raise BackendError("a compiling process has no pipes")
@@ -116,7 +115,7 @@ def _feed(child: Child, todo: SimpleQueue[library.Key], done: SimpleQueue[tuple[
             child.stdin.flush()
         size = child.stdout.readline()
         if not size:
-            raise BackendError(f"compiling {library.file_name(key)} failed", do="its reason is printed above")
+            raise BackendError(f"compiling {library.title(key)} failed", do="its reason is printed above")
         done.put((key, child.stdout.read(int(size))))
 
 

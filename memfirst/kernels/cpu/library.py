@@ -1,8 +1,9 @@
-"""Compiled kernels on disk: found by a digest of everything they depend on, loaded through llvmlite, without Numba.
+"""Compiled kernels on disk: found by a digest of what each depends on, loaded through llvmlite, without Numba.
 
 A first use compiles (about a second a kernel, in parallel processes) and keeps the object code; later starts load it
-in milliseconds. The digest covers the kernels' sources, the versions of Numba, llvmlite and Python, the processor and
-the chosen instructions, so an edit or an upgrade can never meet stale code.
+in milliseconds. A folder names the versions of Numba, llvmlite and Python, the processor and the chosen instructions;
+a file in it the kernel and a digest of its code (`sources`). So an edit or an upgrade can never meet stale code, and
+compiles only what it changed. Several versions are kept, for installations that share the cache; see `prune`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -22,10 +25,7 @@ from typing import Any
 
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import isa
-from memfirst.lower import step_fields
-
-Key = tuple[str, tuple[tuple[str, int | str], ...]]
-"""A kernel ("matmul.block32") and its static parameters."""
+from memfirst.kernels.cpu.sources import Key, Source, Sources, remembered
 
 Progress = Callable[[int, int, str], None]
 """Called with kernels compiled so far, kernels to compile, and the name of the last one."""
@@ -39,20 +39,25 @@ class Entry:
     params: tuple[tuple[str, str], ...]
 
 
-COMPILED_IN = (step_fields,)
-"""Modules elsewhere whose constants are compiled in: splits and blocks of attention."""
+VERSIONS, UNUSED_DAYS = 4, 30
+"""A kernel's versions that are kept, and for how long where nobody loads them."""
+
+ROOT = Path(__file__).parent.parent.parent
+"""The folder of memfirst's sources."""
+
+DAY = 86_400.0
+
+SOURCES = "sources.json"
+"""What `Sources` found of files, beside the object code."""
 
 
 @cache
-def digest() -> str:
-    """Names everything that the object code depends on."""
-    h = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), *(Path(str(m.__file__)) for m in COMPILED_IN)):
-        h.update(path.name.encode() + b"\0" + path.read_bytes())
+def environment() -> str:
+    """Names what all object code depends on: the compiler's versions, the processor, the chosen instructions."""
     versions = [version("numba"), version("llvmlite"), sys.version.split()[0]]
     versions += [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
-    h.update(json.dumps([versions, isa.host_name(), sorted(isa.host_features()), isa.detect()]).encode())
-    return h.hexdigest()[:24]
+    named = json.dumps([versions, isa.host_name(), sorted(isa.host_features()), isa.detect()])
+    return f"{isa.detect()}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
 
 
 def cache_root() -> Path:
@@ -65,10 +70,9 @@ def cache_root() -> Path:
     return Path(user_cache_path("memfirst")) / "kernels"
 
 
-def file_name(key: Key) -> str:
-    """The cache file of a kernel."""
-    statics = "-".join(f"{name}={value}" for name, value in key[1])
-    return f"{key[0]}-{statics}.o" if statics else f"{key[0]}.o"
+def title(key: Key) -> str:
+    """A kernel and its static parameters, as a beginning of its files' names."""
+    return "-".join([key[0], *(f"{name}={value}" for name, value in key[1])])
 
 
 def encode(symbol: str, params: tuple[tuple[str, str], ...], code: bytes) -> bytes:
@@ -103,31 +107,62 @@ def write_atomically(path: Path, blob: bytes) -> None:
         raise
 
 
+def prune(folder: Path, titles: Iterable[str]) -> None:
+    """Remove what is no longer used: all but `VERSIONS` of these kernels' objects, and what was not loaded for
+    `UNUSED_DAYS`, in other environments too. Processes that use them have read them; at worst one compiles again."""
+    oldest = time.time() - UNUSED_DAYS * DAY
+    with contextlib.suppress(OSError):
+        for other in folder.parent.iterdir():
+            if other != folder and other.is_dir() and _last_use(other) < oldest:
+                shutil.rmtree(other, ignore_errors=True)
+        wanted: dict[str, list[tuple[float, Path]]] = {name: [] for name in titles}
+        for path in folder.iterdir():
+            used = path.stat().st_mtime
+            if used < oldest:
+                path.unlink(missing_ok=True)
+            elif (name := path.name.rsplit(".", 2)[0]) in wanted:
+                wanted[name].append((used, path))
+        for versions in wanted.values():
+            for _, path in sorted(versions, reverse=True)[VERSIONS:]:
+                path.unlink(missing_ok=True)
+
+
+def _last_use(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
+
+
 class Library:
     """Kernels loaded in this process."""
 
     def __init__(self, root: Path | None = None) -> None:
         import llvmlite.binding as llvm
 
-        self.folder = (root or cache_root()) / digest()
+        self.folder = (root or cache_root()) / environment()
         self.compiled: list[str] = []
         self.loaded: dict[Key, Entry] = {}
+        self._sources = Sources(ROOT, self._remembered())
         self._llvm: Any = llvm
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         self._engines: list[Any] = []
+
+    def path(self, key: Key) -> Path:
+        """The cache file of a kernel as its sources are now."""
+        return self.folder / f"{title(key)}.{self._sources.digest(key)}.o"
 
     def load(self, keys: Iterable[Key], progress: Progress | None = None) -> dict[Key, Entry]:
         """Entries of all `keys`; compiles those that the cache lacks."""
         keys = frozenset(keys)
         wanted = [key for key in sorted(keys) if key not in self.loaded]
         blobs = {key: self._read(key) for key in wanted}
-        missing = [key for key, blob in blobs.items() if blob is None]
+        missing = {key: self.path(key) for key, blob in blobs.items() if blob is None}
         if missing:
             from memfirst.kernels.cpu import compiling
 
-            self.compiled += [file_name(key) for key in missing]
-            blobs |= compiling.compile_all(missing, self.folder, progress)
+            self.compiled += [title(key) for key in missing]
+            blobs |= compiling.compile_all(missing, progress)
+            prune(self.folder, [title(key) for key in missing])
+        self._remember()
         self._link({key: blob for key, blob in blobs.items() if blob is not None})
         return {key: self.loaded[key] for key in keys}
 
@@ -136,11 +171,26 @@ class Library:
         return all(key in self.loaded or self._read(key) for key in keys)
 
     def _read(self, key: Key) -> bytes | None:
+        path = self.path(key)
         try:
-            blob = (self.folder / file_name(key)).read_bytes()
+            blob = path.read_bytes()
+            if time.time() - path.stat().st_mtime > DAY:
+                os.utime(path)  # so that `prune` sees that it is used
         except OSError:
             return None
         return blob if decode(blob) else None
+
+    def _remembered(self) -> dict[str, Source]:
+        try:
+            return remembered((self.folder / SOURCES).read_bytes())
+        except OSError:
+            return {}
+
+    def _remember(self) -> None:
+        if self._sources.new and self.folder.is_dir():
+            with contextlib.suppress(OSError):
+                write_atomically(self.folder / SOURCES, self._sources.encode())
+            self._sources.new = False
 
     def _link(self, blobs: dict[Key, bytes]) -> None:
         machine = self._llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault")
