@@ -27,9 +27,16 @@ def option_row(parameter: Any) -> str:
     return f"| {names}{metavar} | {parameter.help}{shown} |"
 
 
+def _examples(about: str) -> str:
+    """A paragraph that the parser is told to leave as it is (one that begins with \\b) is code."""
+    parts = (part.removeprefix("\b\n") for part in about.split("\n\n"))
+    code = (part.startswith("\b") for part in about.split("\n\n"))
+    return "\n\n".join(f"```\n{part}\n```" if fixed else part for part, fixed in zip(parts, code, strict=True))
+
+
 def section(name: str, parsed: Any) -> str:
     """One command: what it is for, its arguments, its options."""
-    about = inspect.cleandoc(COMMANDS[name].__doc__ or "")
+    about = _examples(inspect.cleandoc(COMMANDS[name].__doc__ or ""))
     arguments = [p for p in parsed.params if p.param_type_name == "argument"]
     options = [p for p in parsed.params if p.param_type_name == "option" and p.name != "help"]
     words = [p.metavar if p.required else f"[{p.metavar}]" for p in arguments]

@@ -30,6 +30,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_models,
     "rm": rm,
 }
+ELSEWHERE = {
+    "-c": "--ctx", "--ctx-size": "--ctx", "--max-model-len": "--ctx", "--num-ctx": "--ctx", "--context": "--ctx",
+    "--context-length": "--ctx", "-t": "--threads", "--num-predict": "--max-tokens", "--n-predict": "--max-tokens",
+    "--predict": "--max-tokens", "--max-new-tokens": "--max-tokens",
+    "--repeat-penalty": "--repetition-penalty", "--system-prompt": "--system", "--sys": "--system",
+    "--cache-type-k": "--kv", "--kv-cache-dtype": "--kv", "-ctk": "--kv", "--quantization": "--codec",
+    "--stop-sequence": "--stop", "--reverse-prompt": "--stop", "--machine": "--on", "--gpu": "--on", "--device": "--on",
+}  # fmt: skip
+"""What other engines' command lines call an option."""
+
 _HELP = {"help_option_names": ["-h", "--help"]}
 _BAD_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 """UsageError; typer has its own copy of click since 0.17, so it is not imported by name."""
@@ -69,5 +79,18 @@ def call(args: list[str]) -> int:
 
 def _bad_usage(error: Any) -> int:
     path = error.ctx.command_path if error.ctx else "memfirst"
-    note(f"memfirst: {error.format_message()} See: {path} --help")
+    unknown = getattr(error, "option_name", "") if hasattr(error, "possibilities") else ""
+    message = _no_such_option(unknown, error.ctx) if unknown and error.ctx else error.format_message()
+    note(f"memfirst: {message} See: {path} --help")
     return USAGE
+
+
+def _no_such_option(name: str, context: Any) -> str:
+    """Names the option that it is called here: the nearest, or what other engines' word for it means."""
+    from difflib import get_close_matches
+
+    here = {option: option for parameter in context.command.params for option in parameter.opts}
+    here = {word: option for word, option in ELSEWHERE.items() if option in here} | here
+    near = [here[word] for word in get_close_matches(name, here, n=1)]
+    shown = name[:40].encode("unicode_escape").decode()
+    return f"no such option: {shown}{f'; did you mean {near[0]}?' if near else '.'}"

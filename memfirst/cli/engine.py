@@ -64,14 +64,21 @@ def say_if_full(generation: Generation) -> None:
         streams.note("memfirst: stopped: the context is full (raise --ctx)")
 
 
-def prompt_of(model: Model, system: str | None, text: str, request: Request) -> str | Messages:
+def say_notes(model: Model) -> None:
+    """What is odd in the model's files, a line each."""
+    for text in model.notes:
+        streams.note(f"memfirst: note: {text}")
+
+
+def prompt_of(model: Model, system: str | None, text: str, request: Request, quiet: bool) -> str | Messages:
     """A conversation's start; of a model that was not made for chat, the text itself, and it is said."""
     if request.raw:
         return text
     if not model.has_chat_template:
         if system:
             raise MemfirstError("--system for a model without a chat template", "a model made for chat", "leave it out")
-        streams.note("memfirst: this model has no chat template: it continues the text")
+        if not quiet:
+            streams.note("memfirst: this model has no chat template: it continues the text")
         return text
     start = [{"role": "system", "content": system}] if system else []
     return [*start, {"role": "user", "content": text}]

@@ -21,6 +21,7 @@ def tokens(text: str | int) -> int:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the answer alone: no progress, notes or figures.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use the cache only; touch no network.")]
 Threads = Annotated[
     int | None,
@@ -45,8 +46,8 @@ Ctx = Annotated[
     typer.Option(
         "--ctx",
         metavar="N",
-        min=1,
-        help="Context size in tokens.",
+        parser=tokens,
+        help="Context size in tokens (4096, 32k).",
         show_default="8192, or what the model was trained for if less",
     ),
 ]

@@ -12,7 +12,7 @@ import typer
 
 from memfirst.catalog.models import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Quiet, Threads
 
 PIPE_SECONDS = 1
 """How long the first byte of a pipe is waited for, where there is a prompt already."""
@@ -36,7 +36,9 @@ System = Annotated[str | None, _option("--system", metavar="TEXT", help="A syste
 MaxTokens = Annotated[
     int | None, _option("-n", "--max-tokens", metavar="N", min=1, help="Maximum number of tokens to generate.")
 ]
-Temperature = Annotated[float | None, _option("--temperature", default="0.8", metavar="T", min=0.0, help="0: greedy.")]
+Temperature = Annotated[
+    float | None, _option("--temperature", "--temp", default="0.8", metavar="T", min=0.0, help="0: greedy.")
+]
 TopK = Annotated[
     int | None,
     _option("--top-k", default="40", metavar="K", min=0, help="Sample from the K likeliest tokens; 0: all."),
@@ -98,12 +100,18 @@ def run(
     backend: Backend = "cpu",
     raw: Raw = False,
     offline: Offline = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Generate text from a prompt, or chat on a terminal.
 
     The prompt is PROMPT or -p, with piped text after it; without one it is all of standard input, and on a terminal
     a chat. The answer goes to stdout, and a line that says how fast it was and what each token read to stderr.
+
+    \b
+    memfirst run smollm2:135m "Why is the sky blue?"    ask
+    memfirst run smollm2:135m "Sum up:" < notes.txt     ask about a file
+    memfirst run smollm2:135m                           chat; /? lists its commands
     """
     if text is not None and prompt is not None:
         raise typer.BadParameter("the prompt is given twice: as an argument and with -p")
@@ -118,14 +126,16 @@ def run(
     params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw)
     with engine.loaded(
-        model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json
+        model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet
     ) as loaded:
+        if not (as_json or quiet):
+            engine.say_notes(loaded)
         if text is None:
             from memfirst.cli.chat import chat
 
             chat(loaded, request, system)
         else:
-            answer(loaded, engine.prompt_of(loaded, system, text, request), request, as_json)
+            answer(loaded, engine.prompt_of(loaded, system, text, request, quiet or as_json), request, as_json, quiet)
 
 
 def read_prompt(prompt: str | None) -> str | None:
@@ -168,8 +178,8 @@ def _piped() -> bool:
     return False
 
 
-def answer(model: Model, prompt: str | engine.Messages, request: engine.Request, as_json: bool) -> None:
-    """Print one answer as it comes, and the line that says what it cost; or one JSON object."""
+def answer(model: Model, prompt: str | engine.Messages, request: engine.Request, as_json: bool, quiet: bool) -> None:
+    """Print one answer as it comes, and the line that says what it cost; or one JSON object; or, quiet, it alone."""
     from memfirst.cli import engine
     from memfirst.cli.display import print_json
 
@@ -181,5 +191,6 @@ def answer(model: Model, prompt: str | engine.Messages, request: engine.Request,
         print_json(generation.report())
         return
     streams.write("", flush=True)
-    streams.note(generation.line())
-    engine.say_if_full(generation)
+    if not quiet:
+        streams.note(generation.line())
+        engine.say_if_full(generation)

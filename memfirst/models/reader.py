@@ -130,7 +130,7 @@ class ConfigReader:
             raise ConfigError(
                 f"hyperparameters that memfirst does not know: {names}",
                 "known ones, since an ignored one can change every answer",
-                "pass --allow-unknown to ignore them",
+                "`memfirst plan --allow-unknown` prices it without them",
             )
 
     def _wrong(self, key: str, value: Any, expected: str) -> ConfigError:

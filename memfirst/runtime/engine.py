@@ -182,7 +182,7 @@ class Engine:
                 self._choose(request, rows[at], step, index, result)
                 at += 1
                 if decoding:
-                    request.last_step = step, index
+                    request.last_step = step, index, result
                 if request.done:
                     self.scheduler.remove(request)
             w.done = True

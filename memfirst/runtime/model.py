@@ -74,6 +74,11 @@ class Model:
         self.stages.done("tokenizer")
         return made
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the model's files say of their tokens and memfirst ignores, one sentence each."""
+        return self.tokenizer.rules.notes
+
     @cached_property
     def chat_template(self) -> ChatTemplate:
         """The model's own; TemplateError where it has none."""
@@ -167,16 +172,17 @@ class Model:
 
     def _describe(self, generation: Generation) -> Report:
         request, graph = generation.request, self.graph
-        ledger = None
+        ledger = recorded = None
         if request.last_step is not None:
-            step, index = request.last_step
+            step, index, result = request.last_step
             ledger = share(graph, self.engine.predicted(step), step, index)
+            recorded = share(graph, self.backend.recorded(step, result), step, index)
         caches = [c for c in graph.caches if isinstance(c, KVCache)]
         return Report(
-            generation, ledger, self.memory([request.cached]),
+            generation, ledger, recorded, self.memory([request.cached]),
             sum(c.position_bytes for c in caches), self.backend.read_bandwidth, self.stages.seconds,
             self.stages.since_start(generation.first_token_at),
-            {"model": self.checkpoint.path, "context": self.context},
+            {"model": self.checkpoint.path, "context": self.context, "notes": list(self.notes)},
         )  # fmt: skip
 
 
@@ -288,6 +294,8 @@ def check_stops(asked: Sequence[str]) -> tuple[str, ...]:
     given = [asked] if isinstance(asked, str) else asked
     if not isinstance(given, Sequence) or not all(isinstance(stop, str) for stop in given):
         raise ConfigError(f"stop is {asked!r}", "a list of strings")
+    if not all(given):
+        raise ConfigError("an empty stop string", "at least one character", "leave it out: an answer ends by itself")
     return tuple(given)
 
 

@@ -23,6 +23,7 @@ class Report:
     """An answer's figures.
 
     ledger       of its last decoded step, its share where that was for several; None if there was none
+    recorded     the same as its kernels counted it
     kv_position  bytes of one cached position, all layers
     bandwidth    measures bytes per second now; called at most once, when the answer is complete
     startup_s    seconds by stage
@@ -31,6 +32,7 @@ class Report:
 
     generation: Generation
     ledger: Ledger | None
+    recorded: Ledger | None
     memory: Memory
     kv_position: int
     bandwidth: Callable[[], float | None] | None
@@ -77,22 +79,26 @@ class Report:
         return f"per token {ledger.bytes_per_token / 1e6:.1f} MB: {', '.join(shares)}{growth}"
 
     def json(self) -> dict[str, Any]:
-        """All figures by name; bytes are integers, rates per second."""
+        """All figures by name; bytes are integers, those of a token by purpose, rates per second."""
         g, t, ceiling = self.generation, self.generation.timing, self.read_bandwidth()
-        purposes = self.ledger.by_purpose() if self.ledger else {}
         return {
-            "text": g.text, "ids": g.ids, "stop_reason": g.stop_reason,
+            **self.more, "text": g.text, "ids": g.ids, "stop_reason": g.stop_reason,
             "prompt_tokens": t.prompt_tokens, "reused_tokens": t.reused_tokens, "generated_tokens": t.tokens,
-            "prefill_s": t.prefill_s, "prefill_tok_s": rate(t.prompt_tokens - t.reused_tokens, t.prefill_s),
+            "queued_s": t.queued_s, "prefill_s": t.prefill_s, "decode_s": t.decode_s,
+            "prefill_tok_s": rate(t.prompt_tokens - t.reused_tokens, t.prefill_s),
             "decode_tok_s": self.decode_tok_s, "decode_GBps": self.decode_rate / 1e9,
             "python_share": 1 - rate(t.steps_s, t.decode_s) if t.decode_steps else None,
             "read_bandwidth_GBps": ceiling / 1e9 if ceiling else None,
             "decode_bandwidth_fraction": self.decode_rate / ceiling if ceiling else None,
-            "bytes_per_token": {p: int(a) for p, a in purposes.items()},
+            "predicted_bytes": _integers(self.ledger), "recorded_bytes": _integers(self.recorded),
             "packed_weight_bytes": self.memory.weights, "kv_held_bytes": self.memory.kv_held,
             "kv_allocated_bytes": self.memory.kv_allocated, "first_token_s": self.first_token_s,
-            "startup_s": self.startup_s, **self.more,
+            "startup_s": self.startup_s,
         }  # fmt: skip
+
+
+def _integers(ledger: Ledger | None) -> dict[str, int]:
+    return {} if ledger is None else {purpose: int(amount) for purpose, amount in ledger.by_purpose().items()}
 
 
 def _size(n: float) -> str:

@@ -110,8 +110,8 @@ class Request:
     """Its reader had enough to read when the step was scheduled: readers go on reading meanwhile."""
     cached: int = 0
     """Positions that it had cached after its last step."""
-    last_step: tuple[Step, int] | None = None
-    """The last step that decoded a token of it, and its index there."""
+    last_step: tuple[Step, int, StepResult] | None = None
+    """The last step that decoded a token of it, its index there, and what the step gave."""
     submitted_at: float = 0.0
     _given: int = 0
     _skip: int = 0

@@ -47,7 +47,7 @@ class SamplingParams:
 
     temperature         0 always takes the likeliest token; else 0.001 to 100
     top_k               keep the k likeliest; 0 keeps all
-    top_p               keep the fewest whose probabilities reach p; 1 keeps all
+    top_p               keep the fewest whose probabilities reach p, at least one; 1 keeps all
     min_p               keep those with at least min_p of the likeliest one's probability; 0 keeps all
     repetition_penalty  divides a seen token's positive logit, multiplies a negative one; 1 is none
     repetition_window   how many of the last tokens count as seen
@@ -66,7 +66,7 @@ class SamplingParams:
         if self.temperature != 0:
             _within("temperature", self.temperature, 0.001, 100)
         _within("top_k", self.top_k, 0, 1 << 24, whole=True)
-        _within("top_p", self.top_p, 1e-9, 1)
+        _within("top_p", self.top_p, 0, 1)
         _within("min_p", self.min_p, 0, 1)
         _within("repetition_penalty", self.repetition_penalty, 0.01, 100)
         _within("repetition_window", self.repetition_window, 0, 1 << 20, whole=True)
@@ -113,7 +113,7 @@ class Sampler:
         self._window: I32 = np.zeros(params.repetition_window, np.int32)
         self._seen = 0
         self._penalised = params.repetition_penalty != 1 and params.repetition_window > 0
-        self._greedy = params.temperature == 0 or params.top_k == 1
+        self._greedy = params.temperature == 0 or params.top_k == 1 or params.top_p == 0
         k = 1 if self._greedy else params.top_k
         self._top = top if top is not None and (k == 1 or 0 < k <= min(top.most, vocab_size - 1)) else None
         self._k = k

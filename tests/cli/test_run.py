@@ -79,7 +79,12 @@ def test_json_is_one_object_and_nothing_else(real: Path) -> None:
     assert ran.returncode == 0 and ran.stderr == ""
     report = json.loads(ran.stdout)
     assert report["generated_tokens"] == 3 and report["stop_reason"] == "length"
-    assert report["bytes_per_token"]["head"] == 30_083_328
+    assert report["predicted_bytes"]["head"] == 30_083_328
+    counted = {purpose: n for purpose, n in report["predicted_bytes"].items() if purpose != "activations"}
+    assert report["recorded_bytes"] == counted, (
+        "predicted = recorded; activations stay in the caches, nobody counts them"
+    )
+    assert report["decode_s"] > 0 and report["prefill_s"] > 0 and report["model"] == str(real) and report["text"]
 
 
 def test_a_closed_pipe_ends_it(real: Path) -> None:
@@ -234,7 +239,7 @@ def test_the_context_fills_mid_answer(real: Path) -> None:
     ("option", "value", "word"),
     [
         ("--ctx", 9000, "8192"),
-        ("--ctx", 10**15, "8192"),
+        ("--ctx", 10**8, "8192"),
         ("--threads", 10**6, "threads"),
         ("--temperature", 1000, "temperature"),
         ("--repetition-penalty", 1000, "repetition_penalty"),

@@ -51,6 +51,7 @@ class FakeModel:
     """Remembers how it was loaded."""
 
     has_chat_template = True
+    notes = ()
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.options = options

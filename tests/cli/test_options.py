@@ -1,0 +1,100 @@
+"""Options as people write them, in every command; and what `run` says of a model file that is odd."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from memfirst.cli import USAGE, run_command
+from memfirst.cli.app import COMMANDS, ELSEWHERE, command
+from memfirst.cli.options import tokens
+from tests.cli.test_cli import FAKE, MEMFIRST, check_one_line
+from tests.cli.test_cli import command as ran_command
+from tests.cli.test_run import run, small, write
+
+
+def asked(*args: str) -> dict[str, object]:
+    """What the engine is asked for."""
+    return dict(json.loads(ran_command(FAKE, "run", "m.gguf", "-p", "x", "--json", *args).stdout))
+
+
+def test_run_takes_what_peers_take() -> None:
+    assert asked("--ctx", "32k")["options"] == asked("--ctx", "32768")["options"]
+    assert asked("--ctx", "32K")["options"]["ctx"] == 32768  # type: ignore[index]
+    assert asked("--temp", "0")["params"] == asked("--temperature", "0")["params"]
+    assert "repetition_penalty=1.0" in str(asked()["params"])
+    assert ran_command(FAKE, "run", "-h").stdout == ran_command(FAKE, "run", "--help").stdout
+
+
+@pytest.mark.parametrize("word", ["32 kb", "k", "", "-1", "1.5k", "x", "9" * 12])
+def test_what_is_no_number_of_tokens(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["run", "m.gguf", "-p", "x", "--ctx", word]) == USAGE
+    err = capsys.readouterr().err
+    check_one_line(err)
+    assert "32k" in err
+    assert tokens("16k") == 16384 == tokens("16K") == tokens(16384)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistyped_option_is_answered_by_the_nearest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each option of each command, with its last letter doubled."""
+    for option in (o for parameter in command().commands[name].params for o in parameter.opts if o.startswith("--")):
+        args = [name, option + option[-1]]
+        assert run_command(args) == USAGE
+        err = capsys.readouterr().err
+        check_one_line(err)
+        assert f"did you mean {option}?" in err, args
+
+
+def test_other_engines_names_of_options(capsys: pytest.CaptureFixture[str]) -> None:
+    here = {option for parsed in command().commands.values() for p in parsed.params for option in p.opts}
+    assert set(ELSEWHERE.values()) <= here
+    for word, option in {"-c": "--ctx", "--ctx-size": "--ctx", "--num-predict": "--max-tokens"}.items():
+        assert run_command(["run", word, "4"]) == USAGE
+        assert f"did you mean {option}?" in capsys.readouterr().err
+    assert run_command(["rm", "--zzzzzz\x1b[2J"]) == USAGE
+    err = capsys.readouterr().err
+    assert "did you mean" not in err and "\x1b" not in err
+    assert run_command(["rum"]) == USAGE and "'run'" in capsys.readouterr().err
+
+
+def test_quiet_prints_the_answer_alone() -> None:
+    ran = ran_command(FAKE, "run", "m.gguf", "hi", "--quiet")
+    assert (ran.stdout, ran.stderr) == ("Memory is the limit.\n", "closed\n")
+    assert ran_command(FAKE, "run", "m.gguf", "hi", "-q").stderr == "closed\n"
+    assert ran_command(FAKE, "run", "no.gguf", "hi", "-q", FAKE_ERROR="1").stderr.startswith("memfirst: the context")
+
+
+# odd models
+
+
+def test_an_unknown_hyperparameter_is_refused_with_advice_that_exists(tmp_path: Path) -> None:
+    path = write(small(), tmp_path / "m.gguf", metadata={"llama.something.new": 3})
+    ran = run(path, "-p", "x")
+    assert ran.returncode == 1 and "something.new" in ran.stderr
+    check_one_line(ran.stderr)
+    why = json.loads(ran_command(MEMFIRST, "inspect", str(path), "--json").stdout)["why_not"]
+    for said in (ran.stderr, why):
+        assert "memfirst plan --allow-unknown" in said
+    assert ran_command(MEMFIRST, "plan", str(path), "--on", "rtx-4090", "--allow-unknown").returncode == 0
+
+
+def test_what_is_ignored_in_a_file_is_said_once(tmp_path: Path) -> None:
+    path = write(small(), tmp_path / "m.gguf", metadata={"tokenizer.ggml.padding_token_id": 5000})
+    ran, quiet = run(path, "--raw", "x", "-n", 2), run(path, "--raw", "x", "-n", 2, "--quiet")
+    assert (ran.returncode, quiet.returncode, quiet.stderr) == (0, 0, "")
+    assert ran.stderr.count("memfirst: note: padding_token_id 5000") == 1
+    as_json = run(path, "--raw", "x", "-n", 2, "--json")
+    assert as_json.stderr == "" and "5000" in json.loads(as_json.stdout)["notes"][0]
+
+
+def test_top_p_0_is_the_likeliest_and_an_empty_stop_is_named(tmp_path: Path) -> None:
+    path = write(small(), tmp_path / "m.gguf")
+    greedy = run(path, "--raw", "abc", "-n", 6, "--temp", 0)
+    assert greedy.stdout.strip() and run(path, "--raw", "abc", "-n", 6, "--top-p", 0).stdout == greedy.stdout
+    ran = run(path, "--raw", "x", "--stop", "")
+    assert ran.returncode == 1 and "empty stop string" in ran.stderr
+    check_one_line(ran.stderr)
+    assert run(path, "--raw", "abc", "-n", 2, "--kv", "Q8_0").returncode == 0
