@@ -189,7 +189,7 @@ class Sampler:
         enough = params.top_p * sum(weights) if params.top_p < 1 else math.inf
         cumulative, reached = [], 0.0
         for weight in weights:
-            if weight < params.min_p or reached >= enough:
+            if weight < params.min_p or (reached >= enough and cumulative):
                 break
             reached += weight
             cumulative.append(reached)

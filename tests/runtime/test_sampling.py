@@ -209,6 +209,15 @@ def test_greedy_takes_the_first_of_the_largest_and_draws_nothing() -> None:
     assert Sampler(GREEDY, 4).sample(logits) == 1
 
 
+@pytest.mark.parametrize("top_p", [0, 5e-324, 1e-12])
+@pytest.mark.parametrize("top_k", [0, 5])
+def test_top_p_keeps_at_least_the_likeliest(top_p: float, top_k: int) -> None:
+    for seed in range(20):
+        logits = some_logits(seed)
+        sampler = Sampler(SamplingParams(top_p=top_p, top_k=top_k, min_p=0, seed=seed), VOCAB)
+        assert sampler.sample(logits) == int(logits.argmax())
+
+
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(), SamplingParams(top_k=0), SamplingParams(top_k=3000)])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [0, VOCAB - 1, VOCAB // 2])
@@ -242,7 +251,7 @@ def test_logits_of_another_kind_are_refused(logits: np.ndarray) -> None:
         {"temperature": 1e-300},
         {"top_k": -1},
         {"top_k": 1.5},
-        {"top_p": 0},
+        {"top_p": -0.1},
         {"top_p": 1.1},
         {"min_p": -1},
         {"repetition_penalty": 0},
