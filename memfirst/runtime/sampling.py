@@ -187,7 +187,8 @@ class Sampler:
         params, best = self.params, values[0]
         weights = [math.exp((value - best) / params.temperature) for value in values]
         enough = params.top_p * sum(weights) if params.top_p < 1 else math.inf
-        cumulative, reached = [], 0.0
+        reached = 0.0
+        cumulative: list[float] = []
         for weight in weights:
             if weight < params.min_p or (reached >= enough and cumulative):
                 break

@@ -216,6 +216,7 @@ def test_top_p_keeps_at_least_the_likeliest(top_p: float, top_k: int) -> None:
         logits = some_logits(seed)
         sampler = Sampler(SamplingParams(top_p=top_p, top_k=top_k, min_p=0, seed=seed), VOCAB)
         assert sampler.sample(logits) == int(logits.argmax())
+        assert sampler._choose_among([7, 3], [2.0, 1.9]) == 7, "candidates that a backend found"
 
 
 @pytest.mark.parametrize("params", [GREEDY, SamplingParams(), SamplingParams(top_k=0), SamplingParams(top_k=3000)])
