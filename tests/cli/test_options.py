@@ -64,7 +64,9 @@ def test_quiet_prints_the_answer_alone() -> None:
     ran = ran_command(FAKE, "run", "m.gguf", "hi", "--quiet")
     assert (ran.stdout, ran.stderr) == ("Memory is the limit.\n", "closed\n")
     assert ran_command(FAKE, "run", "m.gguf", "hi", "-q").stderr == "closed\n"
-    assert ran_command(FAKE, "run", "no.gguf", "hi", "-q", FAKE_ERROR="1").stderr.startswith("memfirst: the context")
+    assert ran_command(FAKE, "run", "no.gguf", "hi", "-q", FAKE_ERROR="1").stderr.startswith(
+        "closed\nmemfirst: the context"
+    )
 
 
 # odd models
