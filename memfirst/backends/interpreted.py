@@ -22,6 +22,7 @@ from memfirst import codecs
 from memfirst.backends.base import StepResult
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.cpu.bind import Bound
+from memfirst.backends.cpu.step_log import StepLog
 from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint
@@ -30,7 +31,7 @@ from memfirst.kernels.cpu import build, lang
 from memfirst.kernels.cpu.library import Entry
 from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.spans import Block, Span, SpanLog, by_line, by_rows
-from memfirst.kernels.cpu.thread_pool import CURRENT, EPOCHS, RING, STOP
+from memfirst.kernels.cpu.thread_pool import CURRENT, EPOCHS, LOGGING_WALK, RING, SLOT, STOP, WALK, Native
 from memfirst.kernels.cpu.threads import interpreted_kernels
 from memfirst.lower.program import Program
 
@@ -98,22 +99,24 @@ class Workers:
 
     def __init__(self, threads: int, kernels: Kernels) -> None:
         self.threads, self.patience = threads, PATIENCE
-        self.control: NDArray[np.int64] = np.zeros(RING + 2 * EPOCHS, np.int64)
-        self._walk = interpreted_kernels[kernels.load([("walk.walk", ())])[("walk.walk", ())].address]
+        self.control: NDArray[np.int64] = np.zeros(RING + SLOT * EPOCHS, np.int64)
+        entries = kernels.load([WALK, LOGGING_WALK])
+        self._walks = [interpreted_kernels[entries[key].address] for key in (WALK, LOGGING_WALK)]
         self._epoch = 0
 
     def begin(self) -> None:
         """Before a step's arrays are written."""
         self.control[CURRENT] = self._epoch + 1
 
-    def run(self, walk_args: int, phases: int) -> None:
+    def run(self, walk_args: int, phases: int, log: bool = False) -> None:
         """Do one step; what a kernel raised is raised here."""
         self._epoch += 1
-        failed: list[BaseException] = []
-        threads = [threading.Thread(target=self._work, args=(walk_args, w, failed)) for w in range(self.threads)]
+        walk = self._walks[log]
         if self.threads == 1:
-            self._walk(walk_args, 0, 0, self._epoch)
+            walk(walk_args, 0, 0, self._epoch)
             return
+        failed: list[BaseException] = []
+        threads = [threading.Thread(target=self._work, args=(walk, walk_args, w, failed)) for w in range(self.threads)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -121,9 +124,9 @@ class Workers:
         if failed:
             raise failed[0]
 
-    def _work(self, walk_args: int, worker: int, failed: list[BaseException]) -> None:
+    def _work(self, walk: Native, walk_args: int, worker: int, failed: list[BaseException]) -> None:
         try:
-            self._walk(walk_args, worker, 0, self._epoch)
+            walk(walk_args, worker, 0, self._epoch)
         except BaseException as error:
             failed.append(error)
             self.control[STOP] = 1  # the others must not wait for this worker's chunk
@@ -156,9 +159,11 @@ class InterpretedBackend(CpuBackend):
         }
         return bound
 
-    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
+    def step(
+        self, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None = None
+    ) -> StepResult:  # fmt: skip
         self.log.clear()
-        result = super().step(step, tokens)
+        result = super().step(step, tokens, log)
         nothing_compiled()
         return result
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +38,17 @@ LlamaBench = Annotated[
     bool,
     typer.Option("--llama-bench", help="Print rows as llama-bench -o json does, instead of the page."),
 ]
+Profile = Annotated[
+    bool,
+    typer.Option("--profile", help="Show where a token's and a prompt's time goes, by phase, operation and worker."),
+]
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", metavar="FILE", show_default=False,
+        help="Write the profile's timelines to FILE for Perfetto or chrome://tracing.",
+    ),
+]  # fmt: skip
 Explain = Annotated[
     Path | None,
     typer.Option(
@@ -59,6 +72,8 @@ def bench(
     write: Write = None,
     offline: Offline = False,
     llama_bench: LlamaBench = False,
+    profile: Profile = False,
+    trace: Trace = None,
     explain: Explain = None,
     as_json: Json = False,
 ) -> None:
@@ -83,8 +98,11 @@ def bench(
         source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers or 0, write)
         measured = measure.bench(
             source,
-            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv, progress=report,
+            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv,
+            profile=profile or trace is not None, progress=report,
         )  # fmt: skip
+    if trace is not None:
+        _write_trace(measured, trace)
     if llama_bench:
         from memfirst.predict.llama_bench import write_rows
 
@@ -93,6 +111,26 @@ def bench(
         print_json(measured.report())
     else:
         streams.write(measured.page())
+        if measured.profiles:
+            _write_profiles(measured)
+
+
+def _write_profiles(measured: Any) -> None:
+    """As wide as the terminal."""
+    page: Any = import_module("memfirst.cli.profile_page")
+    ramp = page.RAMP if streams.can_show(page.RAMP) else page.PLAIN_RAMP
+    streams.write("\n" + page.page(measured.profiles, get_terminal_size((100, 24)).columns, ramp))
+
+
+def _write_trace(measured: Any, file: Path) -> None:
+    """The timelines, as an object of JSON."""
+    from memfirst.errors import MemfirstError
+    from memfirst.measure.profile import chrome_trace
+
+    try:
+        file.write_text(json.dumps(chrome_trace(measured.profiles)), encoding="utf-8")
+    except OSError as error:
+        raise MemfirstError(f"{file} cannot be written: {error.strerror or error}") from error
 
 
 def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:

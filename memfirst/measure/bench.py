@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ from memfirst.graph import Graph, Step
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.traffic import ACTIVATIONS
 from memfirst.ledger import Ledger, Memory
+from memfirst.measure.profile import StepProfile, profile_step
 from memfirst.predict.llama_bench import Row, measured_row
 from memfirst.predict.measured import Comparison, measured_parts, predicted_parts
 from memfirst.predict.measured import load as load_rates
@@ -31,6 +32,10 @@ from memfirst.runtime.model import Model, load
 
 SEED = 20260101
 """Of the prompt's token ids: any ids cost the same."""
+
+
+TOKENS, PROMPTS = 48, 8
+"""Steps that a profile logs: of one token, and of a prompt."""
 
 
 def _made_as(checkpoint: Checkpoint) -> str:
@@ -79,6 +84,8 @@ class Measured:
     model_size: int
     model_n_params: int
     comparison: Comparison | None = None
+    profiles: tuple[StepProfile, ...] = ()
+    """Of a decoded token and of a step of the prompt, where they were asked for."""
 
     @property
     def decode_rate(self) -> float:
@@ -103,6 +110,7 @@ class Measured:
             "packed_weight_bytes": self.memory.weights, "kv_held_bytes": self.memory.kv_held,
             "kv_allocated_bytes": self.memory.kv_allocated,
             "startup_s": self.startup_s, "kernels_compiled": self.compiled, "peak_rss_bytes": self.peak_rss,
+            **({"profile": [p.report() for p in self.profiles]} if self.profiles else {}),
         }  # fmt: skip
 
     def _predicted_parts(self) -> dict[str, Any]:
@@ -160,15 +168,21 @@ def bench(
     generate: int = 128,
     ctx: int | None = None,
     kv: str = "f16",
+    profile: bool = False,
     progress: Progress | None = None,
 ) -> Measured:
-    """Prefill `prompt` tokens, decode `generate` more, with fixed token ids; read bandwidth before and after."""
+    """Prefill `prompt` tokens, decode `generate` more, with fixed token ids; read bandwidth before and after.
+
+    profile  then log a decoded token and a step of the prompt, phase by phase and call by call
+    """
     progress = progress or Silent()
     with load(source, threads=threads, ctx=ctx or _context(prompt + generate), kv=kv, progress=progress) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
             raise CapacityError("nothing to measure", "the cpu backend")
-        return Bench(model, backend, prompt, generate, progress).run()
+        work = Bench(model, backend, prompt, generate, progress)
+        measured = work.run()
+        return replace(measured, profiles=tuple(work.profiles())) if profile else measured
 
 
 def _context(tokens: int) -> int:
@@ -213,6 +227,14 @@ class Bench:
             len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
             self.compared(sum(times) / len(times), decoding, median(ceilings)),
         )  # fmt: skip
+
+    def profiles(self) -> Iterator[StepProfile]:
+        """Of one decoded token at the prompt's depth, and of the prompt's first step, each run several times."""
+        size = min(self.prompt, self.backend.max_tokens)
+        token, first = self.step(self.prompt, 1, True), self.step(0, size, size == self.prompt)
+        for what, ids, runs in ((first, self.ids[:size], PROMPTS), (token, self.ids[-1:], TOKENS)):
+            self.progress.note(f"profile: {runs} steps of {what.tokens}")
+            yield profile_step(self.backend, what, ids, runs)
 
     def compared(self, seconds: float, spent: NDArray[np.float64], read: float) -> Comparison | None:
         """A decoded token's time by part beside what this machine's rates predict; None where it is not measured."""

@@ -40,13 +40,14 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.kernels.cpu.library import Library
+from memfirst.kernels.cpu.thread_pool import WALK
 from memfirst.lower.cpu import lower
 from memfirst.text import Tokenizer
 from tests.fuzz.fuzz_changes import Whole, config_of, gguf_file, mutate, safetensors_file, small_model
 
 LIMIT_S = 2.0
 CONTEXT = 64
-ALWAYS = ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read", "topk.topk")
+ALWAYS = (WALK, *((name, ()) for name in ("walk.serve", "walk.read_cycles", "probe.read", "topk.topk")))
 """Kernels that every model needs."""
 MEMORY = 1 << 30
 """Bytes of address space that a child may take beyond what it started with."""
@@ -96,7 +97,7 @@ def library() -> Library:
     for architecture in ARCHITECTURES:
         for mix in MIXES:
             graph = models.build(small_model(architecture, mix))
-            made.load(kernels(graph) | {(name, ()) for name in ALWAYS})
+            made.load(kernels(graph).union(ALWAYS))
     return made
 
 

@@ -15,6 +15,7 @@ from memfirst.backends.cpu.bandwidth import read_bandwidth
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts
 from memfirst.backends.cpu.pack import pack_weights
 from memfirst.backends.cpu.step import StepArrays
+from memfirst.backends.cpu.step_log import StepLog
 from memfirst.backends.cpu.topk import KEY, TopK
 from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.checkpoint import Checkpoint
@@ -24,7 +25,7 @@ from memfirst.graph.traffic import exactly
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Library, Progress
 from memfirst.kernels.cpu.sources import Key
-from memfirst.kernels.cpu.thread_pool import Native, ThreadPool, native
+from memfirst.kernels.cpu.thread_pool import WALK, Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.program import Call, Program
@@ -96,8 +97,8 @@ class CpuBackend:
 
     def _kernels(self, program: Program) -> frozenset[Key]:
         """What a start needs; where it must compile, also what prompts will need: waiting once is better than twice."""
-        always = ("walk.walk", "walk.serve", "walk.read_cycles", "probe.read")
-        keys = program.kernels | {(name, ()) for name in always} | {KEY}
+        always = ("walk.serve", "walk.read_cycles", "probe.read")
+        keys = program.kernels | {(name, ()) for name in always} | {WALK, KEY}
         if self.library.has(keys):
             return keys
         return keys | lower(self.graph, CAPACITIES[-1], self.options.context, self.options.threads).kernels
@@ -140,8 +141,17 @@ class CpuBackend:
         """Most sequences of one step."""
         return self.options.sequences
 
-    def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
-        """Do a step of `tokens`."""
+    def step_log(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepLog:
+        """Room for the log of such a step; give it to `step`, and read it when no step runs."""
+        bound = self.program(len(tokens))
+        self.pool.begin()
+        self._arrays.fill(step, tokens, self.options.threads)
+        return StepLog(bound, self._arrays.arrays["step"], self.options.threads)
+
+    def step(
+        self, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None = None
+    ) -> StepResult:  # fmt: skip
+        """Do a step of `tokens`; with `log`, by the walk that writes it."""
         if not self._end.alive:
             raise BackendError("a step of a closed backend", "one that is open", "load the model again")
         bound = self.program(len(tokens))
@@ -149,7 +159,10 @@ class CpuBackend:
         self.pool.begin()
         bound.alternate()
         rows = self._arrays.fill(step, tokens, self.options.threads)
-        self.pool.run(bound.walk_args, len(bound.program.phases))
+        if log is None:
+            self.pool.run(bound.walk_args, len(bound.program.phases))
+        else:
+            self.pool.run(log.walk_args, len(bound.program.phases), log=True)
         self._counted = after = self._counts.copy()
         return StepResult(bound.logits(rows), (before, after))
 

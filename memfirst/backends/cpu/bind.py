@@ -20,6 +20,9 @@ from memfirst.lower.step_fields import count_of
 
 COUNTERS = 16  # words of a phase's counters, as in `walk`
 
+SPENT = 14
+"""The words of the walk's arguments that are the address and size of `spent`."""
+
 ROOM = 16
 """Times the first program's counters that there is room for: five programs have about as many calls each."""
 
@@ -91,6 +94,12 @@ class Bound:
         self.walk_args: int = self._walk.ctypes.data
         """Address of the walk's arguments."""
         self._logits: dict[tuple[int, int], F32] = {}
+
+    def logging(self, log: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The arguments of a walk that writes `log` instead of adding to `spent`."""
+        words = self._walk.copy()
+        words[SPENT : SPENT + 2] = log.ctypes.data, log.size
+        return words
 
     def alternate(self) -> None:
         """The next step writes its logits into the other array; before the step begins."""

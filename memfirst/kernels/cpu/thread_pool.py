@@ -9,6 +9,7 @@ import ctypes
 import threading
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,13 @@ from numpy.typing import NDArray
 
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu.library import Entry, Library
+from memfirst.kernels.cpu.sources import Key
 
 # Words of the control record, as in `walk`.
-EPOCH, STOP, CURRENT, WALK, RING, EPOCHS = 0, 8, 16, 24, 32, 64
+EPOCH, STOP, CURRENT, RING, EPOCHS, SLOT = 0, 8, 16, 24, 64, 3
+WALK: Key = ("walk.walk", (("PROFILE", 0),))
+LOGGING_WALK: Key = ("walk.walk", (("PROFILE", 1),))
+"""The walk that logs every phase and call: compiled and loaded when a profile is first asked for."""
 _ENTRY = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 4)
 
 SPIN_SECONDS = 500e-6
@@ -62,14 +67,14 @@ class ThreadPool:
     """`threads` workers; `run` does one step with all of them."""
 
     def __init__(self, threads: int, library: Library) -> None:
-        keys = (("walk.walk", ()), ("walk.serve", ()))
-        entries = library.load(keys)
+        serve: Key = ("walk.serve", ())
+        entries = library.load((WALK, serve))
+        self._library = library
         self.threads = threads
         self.frequency = cycles_per_second(library)
-        self.control: NDArray[np.int64] = np.zeros(RING + 2 * EPOCHS, np.int64)
-        self._walk = native(entries[keys[0]])
-        self._serve = native(entries[keys[1]])
-        self.control[WALK] = entries[keys[0]].address
+        self.control: NDArray[np.int64] = np.zeros(RING + SLOT * EPOCHS, np.int64)
+        self._walk, self._address = native(entries[WALK]), entries[WALK].address
+        self._serve = native(entries[serve])
         self.patience = int(PATIENCE_SECONDS * self.frequency)
         spin = int(SPIN_SECONDS * self.frequency)
         self._serve_args = np.array([self.control.ctypes.data, len(self.control), spin], np.int64)
@@ -104,21 +109,31 @@ class ThreadPool:
         """Before a step's arrays are written: whoever still looks at the last step stops doing so."""
         self._words[CURRENT] = self._epoch + 1
 
-    def run(self, walk_args: int, phases: int) -> None:
-        """Do one step of `phases` phases whose arguments are the record at address `walk_args`; after `begin`."""
+    @cached_property
+    def _logging(self) -> tuple[Native, int]:
+        entry = self._library.load([LOGGING_WALK])[LOGGING_WALK]
+        return native(entry), entry.address
+
+    def run(self, walk_args: int, phases: int, log: bool = False) -> None:
+        """Do one step of `phases` phases whose arguments are the record at address `walk_args`; after `begin`.
+
+        log  by the walk that writes a log where the record has the time spent
+        """
         if self._failed:
             self._check()
-        slot = RING + (self._epoch + 1) % EPOCHS * 2
-        self._words[slot], self._words[slot + 1] = walk_args, phases
+        walk, address = self._logging if log else (self._walk, self._address)
+        slot = RING + (self._epoch + 1) % EPOCHS * SLOT
+        # The walk's address too: a worker that comes late for a step must not do it by the next one's.
+        self._words[slot], self._words[slot + 1], self._words[slot + 2] = walk_args, phases, address
         self._epoch += 1
         for i in range(1, self.threads):
             if self._idle[i].is_set():
                 self._wake[i].set()
         try:
-            phase = self._walk(walk_args, 0, 0, self._epoch)  # publishes the epoch
+            phase = walk(walk_args, 0, 0, self._epoch)  # publishes the epoch
             while phase < phases:
                 self._check()
-                phase = self._walk(walk_args, 0, phase, self._epoch)
+                phase = walk(walk_args, 0, phase, self._epoch)
         except BaseException:
             self.quiesce()
             raise

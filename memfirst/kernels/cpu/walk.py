@@ -9,9 +9,10 @@ that it has not reported.
 from memfirst.kernels.cpu.lang import inline, kernel
 from memfirst.kernels.cpu.threads import ask_for, atomic_load, atomic_store, atomic_swap_if, call_kernel, cycles, pause
 
-# Words of `control`, shared by all workers; from RING on, for each of the last epochs its arguments and phases.
-EPOCH, STOP, CURRENT, WALK, RING = 0, 8, 16, 24, 32
-EPOCHS = 64
+# Words of `control`, shared by all workers; from RING on, for each of the last epochs its arguments, its phases and the
+# address of the walk that does it.
+EPOCH, STOP, CURRENT, RING = 0, 8, 16, 24
+EPOCHS, SLOT = 64, 3
 # Words of a row of each table.
 PHASE, TASK, CALL = 7, 5, 2
 SHARE = 3
@@ -23,6 +24,11 @@ BURST = 64
 """Lines asked for before each call of a prologue: about what comes meanwhile."""
 WAIT_BYTES = 1 << 16
 """Asked for while waiting at a barrier, at most: part of the second level of cache."""
+# Words of a worker's log: first how many are used, then a row for each phase, then one for each call of a kernel.
+STARTED, ARRIVED, RELEASED, CLAIMS, CHUNKS, PHASE_LOG = 0, 1, 2, 3, 4, 5
+CALLED, BEGIN, END, NUMBER, BYTES, CALL_LOG = 0, 1, 2, 3, 4, 5
+PROLOGUE = -1
+"""The chunk's number of a call that belongs to no chunk."""
 
 
 @inline
@@ -84,10 +90,28 @@ def _chunks(tasks, task, step):
     return (_units(tasks, task, step) + chunk - 1) // chunk
 
 
+@inline
+def _logged(log, base, size, call, begin, number, n):
+    """One call of a kernel that ends now; where there is no room, only that it was."""
+    at = log[base]
+    log[base] = at + CALL_LOG
+    if at + CALL_LOG <= size:
+        row = base + at
+        log[row + CALLED], log[row + BEGIN], log[row + END] = call, begin, cycles()
+        log[row + NUMBER], log[row + BYTES] = number, n
+
+
+@inline
+def _stamp(log, at):
+    """The time, unless it is there already: a walk that looked after signals comes to a phase twice."""
+    if log[at] == 0:
+        log[at] = cycles()
+
+
 @kernel
 def walk(
     control: "i64", phases: "i64", tasks: "i64", calls: "i64", counters: "i64", step: "i64",
-    read: "i64", spent: "i64", patience: "int", workers: "int", worker, lo, hi,
+    read: "i64", spent: "i64", patience: "int", workers: "int", worker, lo, hi, *, PROFILE,
 ):  # fmt: skip
     """Works on the phases from `lo` on, for epoch `hi`; returns how many phases are behind it.
 
@@ -95,13 +119,17 @@ def walk(
             bytes of the matrices of this phase, or of the first after it that has some)
     tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
     calls   rows (address of the kernel, address of its arguments)
-    read    bytes read, spent: cycles, [workers, calls], added up
+    read    bytes read, spent: cycles, [workers, calls], added up; where PROFILE is set, `spent` is a log instead
+            [workers, words], of every phase and every call
     Returns early after `patience` cycles at a barrier, when STOP is set, and worker 0 after five times that: Python
     must get to see signals.
     """
     started = cycles()
     total_phases = len(phases) // PHASE
     mine = worker * (len(calls) // CALL)
+    if PROFILE:
+        size = len(spent) // workers
+        base = worker * size
     if worker == 0 and atomic_load(control, EPOCH) < hi:
         atomic_store(control, EPOCH, hi)
     for phase in range(lo, total_phases):
@@ -115,6 +143,10 @@ def walk(
             return total_phases
         if atomic_load(control, STOP) or (worker == 0 and cycles() - started > 5 * patience):
             return phase
+        if PROFILE:
+            row = base + 1 + phase * PHASE_LOG
+            _stamp(spent, row + STARTED)
+            spent[row + CHUNKS] = chunks
         claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)
         if count:
             asked = phases[phase * PHASE + 5] + phases[phase * PHASE + 6] * claimed // chunks // LINE * LINE
@@ -127,12 +159,17 @@ def walk(
                         asked += LINE
                 rows = step[phases[phase * PHASE + 4]]
                 n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, rows)
-                spent[mine + call] += cycles() - since
+                if PROFILE:
+                    _logged(spent, base, size, call, since, PROLOGUE, 0 if claimed else n)
+                else:
+                    spent[mine + call] += cycles() - since
                 if claimed == 0:  # all workers read the same bytes: one of them counts
                     read[mine + call] += n
         done = 0
         while count:
             done += count
+            if PROFILE:
+                spent[row + CLAIMS] += 1
             for number in range(claimed, claimed + count):
                 task, c = first, number
                 while c >= _chunks(tasks, task, step):
@@ -144,11 +181,16 @@ def walk(
                 for call in range(tasks[task * TASK], tasks[task * TASK + 1]):
                     since = cycles()
                     n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, start, end)
-                    spent[mine + call] += cycles() - since
+                    if PROFILE:
+                        _logged(spent, base, size, call, since, number, n)
+                    else:
+                        spent[mine + call] += cycles() - since
                     read[mine + call] += n
             claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)
         if done:  # once, not by chunk: workers that write one line wait 50 ns and more for each other
             _report(counters, phase * COUNTERS + 8, hi, done)
+        if PROFILE:
+            _stamp(spent, row + ARRIVED)
         since = cycles()
         asked, limit = 0, 0
         if phase + 1 < total_phases:
@@ -162,6 +204,8 @@ def walk(
                 pause()
             if cycles() - since > patience or atomic_load(control, STOP):
                 return phase
+        if PROFILE:
+            _stamp(spent, row + RELEASED)
     return total_phases
 
 
@@ -173,11 +217,11 @@ def serve(control: "i64", spin: "int", worker, lo, hi):
     while cycles() - since < spin and not atomic_load(control, STOP):
         epoch = atomic_load(control, EPOCH)
         if epoch > seen:
-            slot = RING + epoch % EPOCHS * 2
-            args, phases = control[slot], control[slot + 1]
+            slot = RING + epoch % EPOCHS * SLOT
+            args, phases, address = control[slot], control[slot + 1], control[slot + 2]
             if atomic_load(control, EPOCH) - epoch > EPOCHS // 2:
                 continue  # away for so long that the slot may be another epoch's
-            if call_kernel(control[WALK], args, worker, 0, epoch) >= phases:
+            if call_kernel(address, args, worker, 0, epoch) >= phases:
                 seen = epoch
             since = cycles()
         pause()
