@@ -7,16 +7,23 @@ class MemfirstError(Exception):
     """Base of every error that is the input's or the machine's fault, not a bug.
 
     The command line prints it in one line and exits with code 1.
+
+    found     what there was
+    expected  what there should have been
+    do        what helps, in terms of Python
+    command   the same in terms of the command line, where these differ
     """
 
-    def __init__(self, found: str, expected: str = "", do: str = "") -> None:
-        self.found, self.expected, self.do = found, expected, do
-        parts = [found]
-        if expected:
-            parts.append(f"expected {expected}")
-        if do:
-            parts.append(do)
-        super().__init__("; ".join(parts))
+    def __init__(self, found: str, expected: str = "", do: str = "", command: str = "") -> None:
+        self.found, self.expected, self.do, self.command = found, expected, do, command
+        super().__init__(self._said(do))
+
+    def at_a_prompt(self) -> str:
+        """The message for who typed a command."""
+        return self._said(self.command or self.do)
+
+    def _said(self, do: str) -> str:
+        return "; ".join(part for part in (self.found, self.expected and f"expected {self.expected}", do) if part)
 
 
 class FormatError(MemfirstError):

@@ -6,8 +6,29 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step
-from memfirst.graph.traffic import HEAD, KV_READ, NOTHING, STATE_READ, STATE_WRITE, STREAMED, Amount, KVTraffic
+from memfirst.graph.traffic import (
+    EMBEDDING,
+    EXPERTS,
+    HEAD,
+    KV_READ,
+    NOTHING,
+    STATE_READ,
+    STATE_WRITE,
+    STREAMED,
+    WEIGHTS,
+    Amount,
+    KVTraffic,
+)
 from memfirst.lower.program import Program
+
+_COLOURS = {WEIGHTS: "#4e79a7", HEAD: "#f28e2b", EXPERTS: "#59a14f", KV_READ: "#e15759", STATE_READ: "#b07aa1",
+            EMBEDDING: "#9c755f"}  # fmt: skip
+_BAR = "display:flex;height:1em;width:100%;max-width:40em"
+_SEGMENT = '<div title="{0} {1:.1f} %" style="width:{1:.2f}%;background:{2}"></div>'
+_ROW = (
+    '<tr><td><span style="display:inline-block;width:.8em;height:.8em;background:{}"></span> {}</td>'
+    '<td style="text-align:right">{:,} B</td><td style="text-align:right">{}</td></tr>'
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +58,18 @@ class Ledger:
     def __repr__(self) -> str:
         sums = ", ".join(f"{purpose} {int(amount)}" for purpose, amount in self.by_purpose().items())
         return f"Ledger({self.tokens} tokens: {sums or 'nothing'})"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what must come from memory as a bar and a table, what else moves below."""
+        sums = {purpose: amount for purpose, amount in self.by_purpose().items() if amount.high}
+        read = {p: sums[p] for p in STREAMED if p in sums}
+        total = sum(amount.mean for amount in read.values())
+        shares = {p: 100 * amount.mean / total for p, amount in read.items()}
+        bar = "".join(_SEGMENT.format(p, shares[p], _COLOURS[p]) for p in shares)
+        rows = [_ROW.format(_COLOURS[p], p, int(a), f"{shares[p]:.1f} %") for p, a in read.items()]
+        rows += [_ROW.format("none", p, int(a), "not counted") for p, a in sums.items() if p not in read]
+        head = f"<b>{total / 1e6:,.1f} MB</b> read for {self.tokens} token{'s' * (self.tokens != 1)}"
+        return f'<div>{head}</div><div style="{_BAR}">{bar}</div><table>{"".join(rows)}</table>'
 
     @property
     def streamed(self) -> Amount:

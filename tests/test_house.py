@@ -38,7 +38,8 @@ LONGEST_FILE, LONGEST_FUNCTION, LONGEST_KERNEL = 500, 60, 120
 COLLECTORS = {"utils", "util", "common", "helpers", "misc", "shared_utils"}
 ERRORS = ["BackendError", "CapacityError", "ConfigError", "DownloadError", "FormatError", "MemfirstError",
           "ModelNotFoundError", "ProbeError", "TemplateError", "TokenizerError", "UnsupportedError"]  # fmt: skip
-PUBLIC = ["Generation", "Ledger", "MemfirstError", "Model", "SamplingParams", "Token", "__version__", "load"]
+PUBLIC = ["Conversation", "Generation", "Ledger", "Logprob", "MemfirstError", "Model", "SamplingParams", "Token",
+          "__version__", "errors", "load"]  # fmt: skip
 """memfirst.__all__, in order."""
 
 
@@ -228,7 +229,10 @@ def test_error_tree() -> None:
     found = {n: v for n, v in vars(errors).items() if isinstance(v, type) and issubclass(v, Exception)}
     assert sorted(found) == ERRORS
     assert all(issubclass(v, errors.MemfirstError) for v in found.values())
-    assert str(errors.FormatError("found a", "b", "do c")) == "found a; expected b; do c"
+    error = errors.FormatError("found a", "b", "give c=1", "give --c 1")
+    assert str(error) == "found a; expected b; give c=1"
+    assert error.at_a_prompt() == "found a; expected b; give --c 1"
+    assert errors.FormatError("found a", do="do c").at_a_prompt() == "found a; do c"
 
 
 # documents

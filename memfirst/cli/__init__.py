@@ -51,7 +51,7 @@ def _guarded(call: Callable[..., int | None], *args: Any) -> int:
 
 def fail(error: MemfirstError) -> int:
     """One line on stderr, however many the message has."""
-    streams.note(f"memfirst: {' '.join(str(error).split())}")
+    streams.note(f"memfirst: {' '.join(error.at_a_prompt().split())}")
     return FAILED
 
 

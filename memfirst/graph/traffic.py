@@ -20,7 +20,7 @@ STREAMED = (WEIGHTS, EMBEDDING, HEAD, EXPERTS, KV_READ, STATE_READ)
 """Purposes whose bytes must come from memory for a token: what is divided by bandwidth."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Amount:
     """Bytes: exact when low = high, else an expectation with its bounds (experts before the run)."""
 
@@ -38,6 +38,9 @@ class Amount:
 
     def __int__(self) -> int:
         return self.low if self.exact else round(self.mean)
+
+    def __repr__(self) -> str:
+        return f"Amount({self.low})" if self.exact else f"Amount({self.mean:.0f}, {self.low} to {self.high})"
 
 
 def exactly(n: int) -> Amount:

@@ -333,7 +333,7 @@ class Op(ABC):
         return replace(self, **new)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Graph:
     """A model: operations in order, its caches, and the sizes that buffers need.
 
@@ -348,6 +348,9 @@ class Graph:
     vocab_size: int
     hidden_size: int
     context: int
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.architecture}: {len(self.ops)} operations, {len(self.weights())} weights>"
 
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:

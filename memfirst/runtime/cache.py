@@ -37,7 +37,8 @@ class BlockPool:
     def take(self) -> int:
         """A free block; CapacityError where there is none."""
         if not self._free:
-            raise CapacityError(f"all {self.total} blocks of the KV cache are held", "a free one", "raise --ctx")
+            found, do = f"all {self.total} blocks of the KV cache are held", "load the model with a larger ctx"
+            raise CapacityError(found, "a free one", do, "raise --ctx")
         block = self._free.pop()
         self._references[block] = 1
         return block

@@ -21,6 +21,7 @@ from memfirst.errors import BackendError, CapacityError, MemfirstError
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
 from memfirst.ledger import Ledger
+from memfirst.runtime.logprobs import logprobs
 from memfirst.runtime.request import Request, SequenceState, Token
 from memfirst.runtime.scheduler import Scheduler, Work
 
@@ -52,6 +53,8 @@ class Engine:
             request.number, self._numbers = self._numbers, self._numbers + 1
             request.submitted_at = time.perf_counter()
             self._new.append(request)
+            if request.cancelled:  # before it had a number
+                self._cancelled.append(request)
 
     def next(self, request: Request) -> Token | None:
         """The request's next token, None at its end. Steps the engine where nobody else does."""
@@ -77,9 +80,11 @@ class Engine:
 
     def cancel(self, request: Request) -> None:
         """Nobody reads the request any more. It may be called while this very thread holds the lock: by a finalizer."""
-        if request.number < 0 or request.done:
+        if request.done:
             return
         request.cancelled = True
+        if request.number < 0:  # not submitted, and will not be
+            return
         self._cancelled.append(request)
         if self._lock.acquire(blocking=False):
             try:
@@ -101,7 +106,8 @@ class Engine:
     def logits(self, tokens: Sequence[int]) -> F32:
         """Logits f32 [len(tokens), vocab] of every position, from an empty cache."""
         if len(tokens) > self.context:
-            raise CapacityError(f"{len(tokens)} tokens", f"at most the context of {self.context}", "raise --ctx")
+            expected, do = f"at most the context of {self.context}", "load the model with a larger ctx"
+            raise CapacityError(f"{len(tokens)} tokens", expected, do, "raise --ctx")
         out = np.empty((len(tokens), self.backend.graph.vocab_size), np.float32)
         with self._turn():
             self._reap()
@@ -193,9 +199,11 @@ class Engine:
         except MemfirstError as error:
             request.error = error
             return
+        wanted = request.logprobs
+        named = () if wanted is None else logprobs(row, id, wanted, request.tokenizer)
         text = request.accept(id)
         if text is not None:
-            request.give(Token(text, id, step, index, self.backend, result))
+            request.give(Token(text, id, step, index, self.backend, result, named))
 
     def _count(self, w: Work, seconds: float, in_backend: float, start: float) -> None:
         """Its time, and whether it was the prompt's."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import numpy as np
 
@@ -21,11 +23,13 @@ from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
 from memfirst.ledger import Ledger, Memory, required, share
 from memfirst.models import build
-from memfirst.progress import Announcing, Progress
+from memfirst.progress import Progress, Silent, usual
+from memfirst.runtime.conversation import Conversation
 from memfirst.runtime.engine import Engine
-from memfirst.runtime.generation import Generation
+from memfirst.runtime.generation import Generation, Start
+from memfirst.runtime.logprobs import check_logprobs
 from memfirst.runtime.report import Report
-from memfirst.runtime.request import Request
+from memfirst.runtime.request import MOST_AHEAD, Request
 from memfirst.runtime.sampling import Sampler, SamplingParams
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
@@ -50,6 +54,21 @@ THREADS_PER_CORE, LEAST_THREADS = 4, 64
 """More threads than this are refused as a mistake."""
 
 
+class GenerateOptions(TypedDict, total=False):
+    """The keywords of `Model.generate`; its docstring says what they mean."""
+
+    params: SamplingParams | None
+    max_tokens: int | None
+    stop: str | Sequence[str]
+    logprobs: int | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+
+
 class Model:
     """A model ready to generate. Close it, or use it as a context manager, to end its threads at once."""
 
@@ -57,6 +76,32 @@ class Model:
         self.checkpoint, self.graph, self.backend = checkpoint, graph, backend
         self.context, self.stages = context, stages
         self.engine = Engine(backend, context)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
+        return f"<Model {self.name}: {facts}>"
+
+    def _repr_html_(self) -> str:
+        """For a notebook: what it is, and what a token reads after some context."""
+        past = min(1024, self.context - 1)
+        rows = "".join(f"<tr><td>{html.escape(n)}</td><td>{html.escape(v)}</td></tr>" for n, v in self._facts().items())
+        read = f"<p>A token after {past:,} positions reads:</p>{self.price(context=past)._repr_html_()}"
+        return f"<b>{html.escape(self.name)}</b><table>{rows}</table>{read}"
+
+    @property
+    def name(self) -> str:
+        """Its file or folder, without the path."""
+        return Path(self.checkpoint.path).name or "synthetic"
+
+    def _facts(self) -> dict[str, str]:
+        stored = Counter[str]()
+        for weight in self.graph.weights().values():
+            stored[weight.codec] += weight.nbytes
+        codec, _ = stored.most_common(1)[0]
+        return {
+            "architecture": self.graph.architecture, "weights": f"{sum(stored.values()) / 1e6:,.0f} MB",
+            "codec": codec.upper(), "context": f"{self.context:,} of {self.graph.context:,}",
+        }  # fmt: skip
 
     def __enter__(self) -> Model:
         return self
@@ -95,49 +140,104 @@ class Model:
 
         return has_template(self.tokenizer)
 
+    @overload  # a str is a list of texts to a type checker: the first that fits counts
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: str | Messages, **options: Unpack[GenerateOptions]
+    ) -> Generation: ...
+
+    @overload
+    def generate(
+        self, prompt: Sequence[str] | Sequence[Messages], **options: Unpack[GenerateOptions]
+    ) -> list[Generation]: ...
+
     def generate(
         self,
-        prompt: str | Messages,
+        prompt: str | Messages | Sequence[str] | Sequence[Messages],
         *,
         params: SamplingParams | None = None,
         max_tokens: int | None = None,
-        stop: Sequence[str] = (),
-    ) -> Generation:
-        """Answer a conversation, or continue a text.
+        stop: str | Sequence[str] = (),
+        logprobs: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        seed: int | None = None,
+    ) -> Generation | list[Generation]:
+        """Answer a conversation, or continue a text; or several, in steps that they share.
 
         What the prompt shares with an earlier one, whose cache is still there, is not computed again. Answers may be
         read at the same time, from several threads or by turns: each is what it would be alone.
 
         Args:
-            prompt: A text, or messages with `role` and `content`.
-            params: How tokens are chosen.
+            prompt: A text, or messages with `role` and `content` (a text, or parts as in `[{"type": "text", "text":
+                "…"}]`). A list of texts or of conversations gives a list of answers: reading one computes
+                those beside it, as many as fit a step.
+            params: How tokens are chosen; the keywords of SamplingParams below go before it.
             max_tokens: Most tokens to generate; None: as many as the context holds.
-            stop: Texts before which the answer ends.
+            stop: A text, or several, before which the answer ends.
+            logprobs: Give each token its `logprob`, and `top_logprobs` of as many of the likeliest (0 to 20).
+            temperature: 0 always takes the likeliest token.
+            top_k: Choose among so many of the likeliest; 0: among all.
+            top_p: Choose among the fewest whose probabilities reach this.
+            min_p: Choose among those with at least this share of the likeliest one's probability.
+            repetition_penalty: Above 1, tokens that came before become less likely.
+            seed: Same seed, same answer.
 
         Returns:
-            An iterable of `Token`s with their ledgers; nothing is computed before the first is asked for. It ends with
-            the model's own end token, after `max_tokens`, before a stop string, or when the context is full.
+            An iterable of `Token`s with their ledgers; `str()` of it is the whole text. Nothing is computed before it
+            is asked for. It ends with the model's own end token, after `max_tokens`, before a stop string, or when
+            the context is full.
 
         Raises:
             ConfigError: An argument is out of range or of another type.
             CapacityError: The context cannot hold the prompt.
         """
+        given = {
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
+            "repetition_penalty": repetition_penalty, "seed": seed,
+        }  # fmt: skip
+        chosen = sampling_params(params, {name: value for name, value in given.items() if value is not None})
+        several = _is_list(prompt)
+        prompts: Sequence[Any] = prompt if several else [prompt]
+        limits = check_max_tokens(max_tokens), check_stops(stop), self.context, check_logprobs(logprobs)
+        requests = [
+            Request(self._prompt(one), self._sampler(chosen), self.tokenizer, *limits, None if several else MOST_AHEAD)
+            for one in prompts
+        ]
+        start = Start(self.engine, requests)
+        answers = [Generation(self.engine, request, self._describe, start) for request in requests]
+        return answers if several else answers[0]
+
+    def chat(
+        self, system: str | None = None, messages: Messages = (), **options: Unpack[GenerateOptions]
+    ) -> Conversation:
+        """Begin a conversation that remembers what was said: `chat.ask("…")` gives an answer.
+
+        Args:
+            system: A system message.
+            messages: What was said before.
+            options: For all answers, as for `generate`.
+        """
+        return Conversation(self, messages, options, system)
+
+    def _prompt(self, prompt: str | Messages) -> list[int]:
+        """Tokens of a prompt; CapacityError where the context has no room for another."""
         ids = self.encode(prompt)
         if not ids:
             raise ConfigError("the prompt has no tokens", "some text")
         if len(ids) >= self.context:
-            do = "raise --ctx" if self.context < self.graph.context else "shorten the prompt: the model has no more"
-            raise CapacityError(f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}", do)
-        request = Request(
-            ids, self._sampler(params), self.tokenizer, check_max_tokens(max_tokens), check_stops(stop), self.context
-        )
-        return Generation(self.engine, request, self._describe)
+            more = self.context < self.graph.context
+            raise CapacityError(
+                f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}",
+                "load the model with a larger ctx" if more else "shorten the prompt: the model has no more",
+                "raise --ctx" if more else "",
+            )  # fmt: skip
+        return ids
 
-    def _sampler(self, params: SamplingParams | None) -> Callable[[], Sampler]:
+    def _sampler(self, chosen: SamplingParams) -> Callable[[], Sampler]:
         """Makes the same sampler each time: without a seed one is drawn here."""
-        chosen = SamplingParams() if params is None else params
-        if not isinstance(chosen, SamplingParams):
-            raise ConfigError(f"params of type {type(chosen).__name__}", "a SamplingParams")
         if chosen.seed is None:
             chosen = replace(chosen, seed=secrets.randbits(64))
         vocab, backend = self.graph.vocab_size, self.backend  # not the model: a request must not keep it alive
@@ -193,7 +293,7 @@ def load(
     ctx: int | None = None,
     kv: str = "f16",
     backend: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Model:
     """Load a model to run it.
 
@@ -203,7 +303,8 @@ def load(
         ctx: Positions of context; default 8192, or what the model was trained for if less.
         kv: Codec of the KV cache, or of keys and values apart: "q8_0", "q8_0/q4_0". Lossy but for f16 and f32.
         backend: "cpu", or "reference" (NumPy float32, slow: the definition).
-        progress: What downloads and compilation report to; default a line on stderr when they begin.
+        progress: False: show no progress of downloads, compilation and reading. By default stderr has a line that
+            moves on a terminal or in a notebook, and elsewhere one when they begin. Or what they report to.
 
     Returns:
         The model, ready to generate.
@@ -212,8 +313,8 @@ def load(
         MemfirstError: The model is not found, not whole, not supported, or too large for this machine.
     """
     stages = Stages()
-    progress = progress or Announcing()
-    checkpoint = _open(model, progress)
+    report = Silent() if progress is False else usual() if progress is None or progress is True else progress
+    checkpoint = _open(model, report)
     stages.done("open")
     if not checkpoint.has_bytes:
         raise UnsupportedError(f"{checkpoint.path} holds shapes but no weights", "a model with weights to run")
@@ -221,7 +322,7 @@ def load(
     context = check_context(ctx, graph.context)
     stages.done("graph")
     workers = check_threads(threads)
-    made = _backend(backend, graph, checkpoint, workers, context, progress, stages)
+    made = _backend(backend, graph, checkpoint, workers, context, report, stages)
     return Model(checkpoint, graph, made, context, stages)
 
 
@@ -235,7 +336,12 @@ def cached_as(graph: Graph, kv: str, backend: str) -> Graph:
     made = with_kv(graph, *codecs)
     for cache in (c for c in made.caches if isinstance(c, KVCache)):
         if (cache.k_codec, cache.v_codec if cache.v_dim else codecs[1]) != codecs:
-            raise UnsupportedError(f"heads of {cache.k_dim} and {cache.v_dim} in {kv}", "multiples of 32", "--kv f16")
+            raise UnsupportedError(
+                f"heads of {cache.k_dim} and {cache.v_dim} in {kv}",
+                "multiples of 32",
+                'load it with kv="f16"',
+                "--kv f16",
+            )
     return made
 
 
@@ -267,17 +373,28 @@ def _backend(
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
     options = CpuOptions(threads, context, sequences_of(graph), pool=1)
-
-    def compiling(done: int, total: int, kernel: str) -> None:
-        progress.update("compiling kernels (kept for the next time)", done, total, unit="")
-
-    return CpuBackend(graph, checkpoint, options, program, compiling, stages.done)
+    return CpuBackend(graph, checkpoint, options, program, progress, stages.done)
 
 
 def sequences_of(graph: Graph) -> int:
     """Sequences of one step: as many as `STATE_ROOM` has slots of recurrent state for."""
     state = STATES_PER_SEQUENCE * sum(cache.state_bytes for cache in graph.states)
     return SEQUENCES if not state else max(1, min(SEQUENCES, STATE_ROOM // state))
+
+
+def sampling_params(params: SamplingParams | None, given: Mapping[str, Any]) -> SamplingParams:
+    """Parameters with what was given by name in their place; ConfigError for anything else."""
+    chosen = SamplingParams() if params is None else params
+    if not isinstance(chosen, SamplingParams):
+        raise ConfigError(f"params of type {type(chosen).__name__}", "a SamplingParams")
+    return replace(chosen, **given)
+
+
+def _is_list(prompt: object) -> bool:
+    """Whether these are several prompts: a list that begins with a text or a list, where messages are mappings."""
+    if not isinstance(prompt, Sequence) or isinstance(prompt, str | bytes | bytearray | memoryview):
+        return False
+    return not len(prompt) or isinstance(prompt[0], Sequence)
 
 
 def check_max_tokens(asked: int | None) -> int | None:
@@ -300,7 +417,7 @@ def check_stops(asked: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_messages(prompt: object) -> list[Mapping[str, Any]]:
-    """A conversation; content given as parts of text becomes one text."""
+    """A conversation, whose contents are texts or parts of text."""
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
         raise ConfigError(f"a prompt of type {type(prompt).__name__}", "a text, or a list of messages")
     return [_message(message) for message in prompt]
@@ -312,10 +429,10 @@ def _message(message: object) -> Mapping[str, Any]:
     content = message.get("content")
     if not isinstance(content, Sequence) or isinstance(content, str):
         return message
-    parts = [part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content]
-    if not all(isinstance(part, str) for part in parts):
-        raise ConfigError(f"content {content!r:.80}", 'a text, or parts like {"type": "text", "text": "…"}')
-    return {**message, "content": "".join(part for part in parts if part)}
+    for part in content:  # the chat template joins them, or reads them itself
+        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise ConfigError(f"a part of content {part!r:.80}", 'one of text, like {"type": "text", "text": "…"}')
+    return message
 
 
 def check_context(asked: int | None, trained: int) -> int:
@@ -333,7 +450,8 @@ def check_threads(asked: int | None) -> int:
     if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int)):
         raise ConfigError(f"{asked!r} threads", f"a whole number from 1 to {most}")
     if asked is not None and not 0 < asked <= most:
-        raise ConfigError(f"{asked} threads", f"1 to {most} on this machine", "leave --threads out: one a core is best")
+        expected, do = f"1 to {most} on this machine", "leave {} out: one a core is best"
+        raise ConfigError(f"{asked} threads", expected, do.format("threads"), do.format("--threads"))
     return asked or host.default_threads()
 
 
@@ -345,5 +463,6 @@ def check_memory(need: Memory, context: int) -> None:
             f"{need.total / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
             f" tokens {need.kv_allocated / 1e9:.2f})",
             f"at most the {free / 1e9:.1f} GB that are free",
+            "choose a smaller codec, or a smaller ctx",
             "choose a smaller codec, or a shorter context with --ctx",
         )

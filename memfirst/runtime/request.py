@@ -10,6 +10,7 @@ from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Step
 from memfirst.ledger import Ledger, share
 from memfirst.runtime.cache import BlockTables
+from memfirst.runtime.logprobs import Logprob
 from memfirst.runtime.sampling import Sampler
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
 
@@ -25,16 +26,35 @@ class Token:
 
     text  what can be shown now: a token that ends inside a character gives "", the next one the whole
     id    the token; the one that ended the answer is not given
+    top_logprobs  of the likeliest tokens in its place, the likeliest first; as many as were asked for
     """
 
-    __slots__ = ("_backend", "_index", "_result", "_step", "id", "text")
+    __slots__ = ("_backend", "_index", "_logprob", "_result", "_step", "id", "text", "top_logprobs")
 
-    def __init__(self, text: str, id: int, step: Step, index: int, backend: Backend, result: StepResult) -> None:
+    def __init__(
+        self,
+        text: str,
+        id: int,
+        step: Step,
+        index: int,
+        backend: Backend,
+        result: StepResult,
+        logprobs: tuple[Logprob, ...] = (),
+    ) -> None:
         self.text, self.id = text, id
+        self._logprob, self.top_logprobs = logprobs[:1], logprobs[1:]
         self._step, self._index, self._backend, self._result = step, index, backend, result
 
     def __repr__(self) -> str:
         return f"Token(text={self.text!r}, id={self.id})"
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def logprob(self) -> float | None:
+        """The logarithm of its probability; None unless `logprobs=` was given."""
+        return self._logprob[0].logprob if self._logprob else None
 
     @property
     def predicted(self) -> Ledger:
@@ -90,6 +110,8 @@ class Request:
     make_sampler  gives the same sampler each time: an answer can be begun again
     max_tokens    most tokens to generate; None: as many as fit
     limit         positions that the context has
+    logprobs      how many likeliest tokens are wanted with their log-probabilities; None: not the chosen one's either
+    ahead         tokens that it may be ahead of its reader; None: any, as for one of a list that is read in order
     """
 
     prompt: Sequence[int]
@@ -98,6 +120,8 @@ class Request:
     max_tokens: int | None
     stop: Sequence[str]
     limit: int
+    logprobs: int | None = None
+    ahead: int | None = MOST_AHEAD
     timing: Timing = field(default_factory=Timing)
     number: int = -1
     """Its place in the order of arrival."""

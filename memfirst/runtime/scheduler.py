@@ -18,7 +18,7 @@ from memfirst.errors import BackendError
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
 from memfirst.runtime.cache import BlockPool, BlockTables
-from memfirst.runtime.request import MOST_AHEAD, Request, SequenceState
+from memfirst.runtime.request import Request, SequenceState
 
 PROMPT_CHUNK = 64
 """Tokens of prompts in a step that also decodes: who is being answered waits for no more than that of another's."""
@@ -133,7 +133,7 @@ class Scheduler:
         """Work of the next step; empty where no request wants any."""
         self._work, budget = [], self._budget
         for request in self.live.values():
-            request.paused = len(request.events) >= MOST_AHEAD
+            request.paused = request.ahead is not None and len(request.events) >= request.ahead
         for request in tuple(self.running):  # who is preempted meanwhile has no sequence any more
             if budget and request.sequence is not None and request.remaining == 1 and not request.paused:
                 budget -= self._add(request, 1)

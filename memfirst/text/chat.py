@@ -66,8 +66,8 @@ class ChatTemplate:
         if not source and tokenizer.token_id("<|im_start|>") is not None:
             source = CHATML
         if not source:
-            do = "pass --raw to continue the text as it is"
-            raise TemplateError("this model has no chat template", "a model made for chat", do)
+            do = "give a text to continue instead of messages", "pass --raw to continue the text as it is"
+            raise TemplateError("this model has no chat template", "a model made for chat", *do)
         names = {kind: tokenizer.token(id) for kind, id in tokenizer.special_ids.items()}
         return cls(source, names.get("bos", ""), names.get("eos", ""))
 
@@ -162,7 +162,9 @@ class ChatTemplate:
             except Exception as error:  # a template can raise anything that Python can
                 what = str(error)[:300] or type(error).__name__
                 raise TemplateError(
-                    f"the chat template failed: {what}", do="leave --system out, or pass --raw for a plain prompt"
+                    f"the chat template failed: {what}",
+                    do="leave a system message out, or give a text instead of messages",
+                    command="leave --system out, or pass --raw for a plain prompt",
                 ) from None
 
 

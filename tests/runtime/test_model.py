@@ -59,7 +59,12 @@ MISTAKES: dict[str, tuple[Callable[[memfirst.Model], object], str]] = {
     "params": (lambda m: m.generate("a", params={}), "params of type dict"),  # type: ignore[arg-type]
     "bytes": (lambda m: m.generate(b"abc"), "a prompt of type bytes"),  # type: ignore[arg-type]
     "nothing": (lambda m: m.generate(None), "a prompt of type NoneType"),  # type: ignore[arg-type]
-    "words": (lambda m: m.generate(["abc"]), "a message 'abc'"),  # type: ignore[list-item]
+    "bytes among texts": (lambda m: m.generate(["abc", b"abc"]), "a prompt of type bytes"),  # type: ignore[list-item]
+    "a text among messages": (lambda m: m.generate([{"role": "user", "content": "x"}, "abc"]), "a message 'abc'"),  # type: ignore[list-item]
+    "logprobs": (lambda m: m.generate("a", logprobs=21), "logprobs is 21; expected a whole number from 0"),
+    "logprobs of a truth": (lambda m: m.generate("a", logprobs=True), "logprobs is True"),
+    "cold": (lambda m: m.generate("a", temperature=-1), "temperature is -1"),
+    "top_k": (lambda m: m.generate("a", top_k=1.5), "top_k is 1.5"),  # type: ignore[arg-type]
     "no role": (lambda m: m.generate([{"content": "x"}]), "a message {"),
     "a part without text": (lambda m: m.generate([{"role": "user", "content": [{"type": "text"}]}]), "content"),
     "a picture": (lambda m: m.generate([{"role": "user", "content": [{"type": "image"}]}]), "content"),
@@ -76,13 +81,6 @@ def test_mistakes_are_named(model: memfirst.Model, name: str) -> None:
         call(model)
 
 
-def test_parts_of_text_are_a_text(model: memfirst.Model) -> None:
-    from memfirst.runtime.model import check_messages
-
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert check_messages([{"role": "user", "content": parts}]) == [{"role": "user", "content": "ab"}]
-
-
 def test_one_stop_string_may_stand_alone(model: memfirst.Model) -> None:
     whole = "".join(t.text for t in model.generate("abc", params=SEEDED, max_tokens=30))
     stop = whole[3:6]
@@ -93,8 +91,9 @@ def test_one_stop_string_may_stand_alone(model: memfirst.Model) -> None:
 
 def test_the_advice_for_a_long_prompt_can_be_followed(model: memfirst.Model) -> None:
     """A larger context where the model has one."""
-    with pytest.raises(MemfirstError, match="raise --ctx"):
+    with pytest.raises(MemfirstError, match="a larger ctx") as found:
         model.generate("a b c " * 200)
+    assert "raise --ctx" in found.value.at_a_prompt()
     with memfirst.load(small(), ctx=512) as largest, pytest.raises(MemfirstError, match="shorten the prompt"):
         largest.generate("a b c " * 400)
 
@@ -250,16 +249,3 @@ def test_conversations_of_the_real_model_side_by_side(smollm2: Path, way: str) -
             columns = zip(*rounds, strict=True)
             assert [[token.id for token in column if token] for column in columns] == alone
         assert nothing_held(model)
-
-
-def test_long_work_of_load_is_announced_once(capsys: pytest.CaptureFixture[str]) -> None:
-    from memfirst.progress import Announcing
-
-    progress = Announcing()
-    for done in range(3):
-        progress.update("compiling kernels", done, 3, unit="")
-    assert capsys.readouterr().err == "memfirst: compiling kernels\n"
-
-
-def test_the_public_face_lists_itself() -> None:
-    assert dir(memfirst) == sorted(memfirst.__all__)

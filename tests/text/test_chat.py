@@ -301,7 +301,7 @@ def test_without_a_template() -> None:
     fields = metadata("bpe", "smollm")
     tokens = ["<start>" if token == "<|im_start|>" else token for token in fields["tokenizer.ggml.tokens"]]
     base = Tokenizer.from_gguf({**fields, "tokenizer.ggml.tokens": tokens})
-    with pytest.raises(TemplateError, match="--raw"):
+    with pytest.raises(TemplateError, match="a text to continue instead of messages"):
         ChatTemplate.of(base)
 
 

@@ -23,12 +23,13 @@ from memfirst.graph import Graph, Step
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.traffic import exactly
 from memfirst.kernels.cpu import arena
-from memfirst.kernels.cpu.library import Library, Progress
+from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import WALK, Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.program import Call, Program
+from memfirst.progress import Progress, Silent
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class CpuBackend:
         progress: Progress | None = None,
         stage: Callable[[str], None] = lambda name: None,
     ) -> None:
-        self.graph, self.options, self._progress = graph, options, progress
+        self.graph, self.options, self._progress = graph, options, progress or Silent()
         self.library = self.make_library()
         self._programs: dict[int, Bound] = {}
         self.blocks = options.blocks(graph)
@@ -76,9 +77,9 @@ class CpuBackend:
         self.slots = STATES_PER_SEQUENCE * options.sequences
         """Slots of recurrent state: a step reads one and writes another."""
         program = program or lower(graph, 1, options.context, options.threads)
-        self.library.load(self._kernels(program), progress)
+        self.library.load(self._kernels(program), self._compiling)
         stage("kernels")
-        self._memory, self._weights = pack_weights(program, checkpoint, options.threads)
+        self._memory, self._weights = pack_weights(program, checkpoint, options.threads, self._progress)
         self._caches = {
             f"kv.{i}": arena.allocate(n * group.block_bytes)
             for i, (n, group) in enumerate(zip(self.blocks, graph.cache_groups, strict=True))
@@ -103,6 +104,9 @@ class CpuBackend:
             return keys
         return keys | lower(self.graph, CAPACITIES[-1], self.options.context, self.options.threads).kernels
 
+    def _compiling(self, done: int, total: int, kernel: str) -> None:
+        self._progress.update("compiling kernels (kept for the next time)", done, total, unit="kernels")
+
     def own_tables(self, index: int = 0) -> tuple[tuple[int, ...], ...]:
         """Block tables of sequence `index`, where each of `options.sequences` has blocks of its own."""
         return self.graph.own_tables(index, self.options.context, self.max_tokens)
@@ -118,7 +122,7 @@ class CpuBackend:
         return CAPACITIES[-1]
 
     def _bind(self, program: Program) -> Bound:
-        entries = self.library.load(program.kernels, self._progress)
+        entries = self.library.load(program.kernels, self._compiling)
         arrays: dict[tuple[str, str], NDArray[Any]] = {("cache", name): a for name, a in self._caches.items()}
         arrays |= {("weight", name): a for name, a in self._weights.items()}
         arrays |= {("table", name): a for name, a in self._tables.items()}

@@ -18,6 +18,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Weight
 from memfirst.kernels.cpu import arena
 from memfirst.lower.program import Program
+from memfirst.progress import Delayed, Progress, Silent
 
 PACK_BYTES = 2 << 20
 """Bytes that one thread packs at a time."""
@@ -27,7 +28,7 @@ MOST_THREADS = 16
 
 
 def pack_weights(
-    program: Program, checkpoint: Checkpoint, threads: int
+    program: Program, checkpoint: Checkpoint, threads: int, progress: Progress | None = None
 ) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
     """All weights in one stretch of memory, in the order in which a step reads them; the stretch, and each of them.
 
@@ -37,6 +38,7 @@ def pack_weights(
     total = sum(-(-w.nbytes // 64) * 64 for w in program.weights.values())
     place_of_all, at, out = arena.allocate(total), 0, {}
     begun: deque[tuple[Weight, list[Future[object]]]] = deque()
+    shown = Delayed(progress or Silent(), "reading weights", total)
 
     def finish() -> None:
         weight, slices = begun.popleft()
@@ -55,8 +57,10 @@ def pack_weights(
             begun.append((weight, [pool.submit(one) for one in work]))
             out[name] = place.view(np.float32) if len(weight.shape) == 1 else place
             at += -(-weight.nbytes // 64) * 64
+            shown.done(at)
         while begun:
             finish()
+    shown.done(total)
     return place_of_all, out
 
 

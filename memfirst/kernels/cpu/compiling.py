@@ -33,6 +33,8 @@ def compile_one(key: Key) -> bytes:
 def compile_all(paths: Mapping[Key, Path], progress: library.Progress | None) -> dict[Key, bytes]:
     """Compile kernels, keep each under its path where that can be written, and return them."""
     out: dict[Key, bytes] = {}
+    if progress:
+        progress(0, len(paths), "")
     for key, blob in _compiled(list(paths)):
         out[key] = blob
         if paths[key].parent not in _unwritable:  # said once
