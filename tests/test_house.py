@@ -26,7 +26,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 PLAN = ["errors", "progress", "codecs", "formats", "catalog", "graph", "models|convert", "transform", "lower", "ledger"]
 PLAN += ["hardware", "predict", "plan"]
 MAY_IMPORT = {
-    "hub": "errors progress catalog __version__",
+    "hub": "errors progress formats catalog __version__",
     "text": "errors progress formats",
     "kernels": "errors codecs graph lower progress",
     "backends": "errors codecs formats graph models lower ledger kernels progress hardware",

@@ -17,11 +17,14 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from memfirst.catalog.spelling import key, spelled
 from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
-from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.json_file import parse_object
+
+if TYPE_CHECKING:
+    from memfirst.formats.checkpoint import Checkpoint
 
 KNOWN = ("opened", "excerpt", "memory", "")
 """The source was read; a part of it was; neither: to be checked again; or nobody says (a user's own)."""
@@ -66,24 +69,32 @@ def configs() -> tuple[ModelConfig, ...]:
     """
     shipped = _shipped()
     own = tuple(_rows(_own_bytes(), str(user_file()), {m.name: m for m in shipped}))
-    names = {_key(m.name) for m in own}
-    return own + tuple(m for m in shipped if _key(m.name) not in names)
+    names = {key(m.name) for m in own}
+    return own + tuple(m for m in shipped if key(m.name) not in names)
 
 
 def find_config(name: str) -> ModelConfig:
-    """The row called `name` or an alias of it, whatever the case and dashes; "-instruct" changes no shape.
+    """The row that `name` means, as people write it: an address or a publisher's name too.
 
     Raises ModelNotFoundError with near names where there is none.
     """
-    rows = configs()
-    by_key = {_key(n): m for m in reversed(rows) for n in (*m.aliases, m.name)}
-    wanted = _key(name)
-    found = by_key.get(wanted) or by_key.get(wanted.removesuffix("instruct"))
+    found = look_up(name)
     if found is None:
-        near = get_close_matches(name.lower(), [m.name for m in rows], n=4, cutoff=0.5)
+        rows = configs()
+        near = get_close_matches(name.rpartition("/")[2].lower(), [m.name for m in rows], n=4, cutoff=0.5)
         expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
         raise ModelNotFoundError(f"no model is called {name!r}", expected, f"or add it to {user_file()}")
-    return found
+    return found[0]
+
+
+def look_up(name: str) -> tuple[ModelConfig, str] | None:
+    """The row that `name` means, and the quantization that it states ("": none); None where there is no such row."""
+    by_key = {key(n): m for m in reversed(configs()) for n in (*m.aliases, m.name)}
+    for asked in spelled(name):
+        for one in asked.forms():
+            if found := by_key.get(one):
+                return found, asked.mix
+    return None
 
 
 def catalog_checkpoint(name: str) -> Checkpoint:
@@ -91,11 +102,6 @@ def catalog_checkpoint(name: str) -> Checkpoint:
     from memfirst.formats.hf import HFCheckpoint
 
     return HFCheckpoint("", dict(find_config(name).config), [])
-
-
-def _key(name: str) -> str:
-    """Names compare without case and separators: "Llama3-70B" is "llama-3:70b"."""
-    return "".join(c for c in name.lower() if c.isalnum() or c == ".")
 
 
 @cache
@@ -133,15 +139,15 @@ def _rows(data: bytes, where: str, known: Mapping[str, ModelConfig]) -> Iterator
 
 def _checked(row: Any, where: str) -> dict[str, Any]:
     """The row, with fields of the right types; FormatError says which is not."""
-    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not _key(row["name"]):
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not key(row["name"]):
         raise FormatError(f"{where}: a model without a name", 'an object with "name"')
     where = f"{where}: {row['name'][:60]}"
     if strange := sorted(set(row) - _KEYS):
         raise FormatError(f"{where} says {', '.join(strange)[:200]}", f"some of {', '.join(sorted(_KEYS))}")
     types = {"aliases": list, "like": str, "config": dict, "parameters": int, "published": bool}
-    for key, kind in (types | {"source": str, "known": str}).items():
-        if key in row and (not isinstance(row[key], kind) or (kind is int and isinstance(row[key], bool))):
-            raise FormatError(f"{where}: {key} is {str(row[key])[:60]!r}", f"a JSON {kind.__name__}")
+    for field, kind in (types | {"source": str, "known": str}).items():
+        if field in row and (not isinstance(row[field], kind) or (kind is int and isinstance(row[field], bool))):
+            raise FormatError(f"{where}: {field} is {str(row[field])[:60]!r}", f"a JSON {kind.__name__}")
     if not all(isinstance(alias, str) for alias in row.get("aliases", [])):
         raise FormatError(f"{where}: aliases are not names", "a list of names")
     if row.get("known", "") not in KNOWN:
@@ -156,7 +162,7 @@ def _model(
     if not isinstance(config.get("model_type"), str):
         raise ConfigError(f"{where}: {row['name']} has no model_type", "one in its config or in what it is like")
     aliases = tuple(alias.lower() for alias in row.get("aliases", []))
-    text = {key: row.get(key, "") for key in ("source", "known")}
+    text = {field: row.get(field, "") for field in ("source", "known")}
     parameters, published = row.get("parameters"), row.get("published", False)
     return ModelConfig(row["name"].lower(), aliases, config, parameters, published, **text)
 

@@ -1,4 +1,4 @@
-"""The catalogue of models: a short name for a repository on the hub and a default quantization."""
+"""Where the catalogue's models are had: for a row of configs.json its repository on the hub and a quantization."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from memfirst.catalog.configs import look_up
 
 DEFAULT_MODEL = "smollm2:135m"
 """What `memfirst run` uses when no model is named: 98 MB, and it can also be had as a wheel."""
@@ -47,8 +49,7 @@ class ModelEntry:
     """One row of models.json."""
 
     name: str
-    """As typed, lower case ("smollm2:135m")."""
-    aliases: tuple[str, ...]
+    """That of its row in configs.json ("smollm2:135m"), which also has its other names."""
     architecture: str
     repo: str
     """"owner/name" on the hub."""
@@ -67,13 +68,12 @@ def _entry(row: dict[str, Any]) -> ModelEntry:
     """A row of models.json as an entry; the file is ours, so a bad row is a bug (KeyError, TypeError)."""
     return ModelEntry(
         row["name"],
-        tuple(row["aliases"]),
         row["architecture"],
         row["repo"],
         row["quant"],
         License(**row["license"]),
-        {quant: Pinned(**pinned) for quant, pinned in row["pinned"].items()},
-        {quant: tuple(Wheel(**wheel) for wheel in wheels) for quant, wheels in row["wheels"].items()},
+        {quant: Pinned(**pinned) for quant, pinned in row.get("pinned", {}).items()},
+        {quant: tuple(Wheel(**wheel) for wheel in wheels) for quant, wheels in row.get("wheels", {}).items()},
         row["known"],
     )
 
@@ -86,6 +86,18 @@ def models() -> tuple[ModelEntry, ...]:
 
 
 def find_model(name: str) -> ModelEntry | None:
-    """The entry called `name` (case does not matter), or None."""
-    wanted = name.lower()
-    return next((m for m in models() if wanted == m.name or wanted in m.aliases), None)
+    """The entry that `name` means, as people write it; None where it means none, or one that has no repository."""
+    found = stated(name)
+    return found[0] if found else None
+
+
+def stated(name: str) -> tuple[ModelEntry, str] | None:
+    """The entry that `name` means, and the quantization that it states, upper case ("": none)."""
+    found = look_up(name)
+    entry = _by_name().get(found[0].name) if found else None
+    return (entry, found[1].upper()) if found and entry else None
+
+
+@cache
+def _by_name() -> dict[str, ModelEntry]:
+    return {m.name: m for m in models()}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memfirst.cli.options import Json
 from memfirst.cli.streams import write
 
-Catalogue = Annotated[bool, typer.Option("--catalogue", help="List the names that can be pulled instead.")]
+if TYPE_CHECKING:
+    from memfirst.catalog.configs import ModelConfig
+
+Catalogue = Annotated[bool, typer.Option("--catalogue", help="List the models that have a name here instead.")]
 
 
 def list_models(catalogue: Catalogue = False, as_json: Json = False) -> None:
@@ -36,13 +40,59 @@ def _print_pulled(as_json: bool) -> None:
 
 
 def _print_catalogue(as_json: bool) -> None:
-    from memfirst.catalog.models import models
     from memfirst.cli.display import print_json, table
 
+    rows = list(catalogue_rows())
     if as_json:
-        keys = ("name", "aliases", "architecture", "repo", "quant", "known")
-        rows = [{k: getattr(m, k) for k in keys} | {"license": vars(m.license)} for m in models()]
         print_json({"catalogue": rows})
-    else:
-        cells = [(m.name, m.architecture, m.quant, f"hf:{m.repo}", m.license.name) for m in models()]
-        write(table([("name", "architecture", "default", "from", "license"), *cells]))
+        return
+    head = ("name", "weights", "architecture", "runs on", "default", "from", "license")
+    write(table([head, *map(_cells, rows)], numbers=[1]))
+    write("\nRuns on cpu: at the speed of memory; reference: in NumPy, slowly. Every row can be planned.")
+
+
+def catalogue_rows() -> Iterator[dict[str, Any]]:
+    """Every model that has a name: its architecture, weights, what runs it, and where it is had."""
+    from memfirst.catalog.configs import configs
+    from memfirst.catalog.models import models
+
+    entries = {m.name: m for m in models()}
+    able: dict[str, tuple[str, str]] = {}
+    for row in configs():
+        kind = str(row.config["model_type"])
+        if kind not in able:
+            able[kind] = _runs(row)
+        entry = entries.get(row.name)
+        where = {"repo": entry.repo, "quant": entry.quant} if entry else {"repo": "", "quant": ""}
+        terms = vars(entry.license) if entry else {"name": "", "url": ""}
+        known = {"known": entry.known} if entry else {"known": ""}
+        architecture, runs = able[kind]
+        facts = {"name": row.name, "aliases": row.aliases, "parameters": row.parameters, "architecture": architecture}
+        yield facts | {"runs": runs} | where | {"license": terms} | known
+
+
+def _runs(row: ModelConfig) -> tuple[str, str]:
+    """(architecture, "cpu" or "reference") of a row, and of all of its kind: they have the same operations."""
+    from memfirst.catalog.configs import catalog_checkpoint
+    from memfirst.errors import MemfirstError
+    from memfirst.lower.cpu import lower
+    from memfirst.models import build
+
+    graph = build(catalog_checkpoint(row.name))
+    try:
+        lower(graph, 1, 64, 1)
+    except MemfirstError:
+        return graph.architecture, "reference"
+    return graph.architecture, "cpu"
+
+
+def _billions(parameters: int | None) -> str:
+    if parameters is None:
+        return "?"
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    where = f"hf:{row['repo']}" if row["repo"] else ""
+    plain = (row["name"], _billions(row["parameters"]), row["architecture"], row["runs"], row["quant"])
+    return (*plain, where, row["license"]["name"])

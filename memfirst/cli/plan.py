@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memfirst.cli.options import MODEL_HELP, Json, tokens
+from memfirst.cli.options import MODEL_HELP, Json, Offline, tokens
 from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
@@ -104,11 +104,13 @@ def plan(
     as_json: Json = False,
     as_csv: Csv = False,
     allow_unknown: Unknown = False,
+    offline: Offline = False,
 ) -> None:
     """Estimate memory, bytes per token and speed.
 
     From a name, a config.json or a file's header alone: what must be held, the bytes of a token, the speed with
-    its 80 % interval and what binds it, and what to change first. Nothing is downloaded.
+    its 80 % interval and what binds it, and what to change first. No weights are downloaded: of a repository on
+    the hub that the catalogue does not have, its config.json or the header of its GGUF file is read.
     """
     if as_csv and (as_json or verify):
         raise typer.BadParameter("--csv prints rows of plans only: give it without --json and --verify")
@@ -121,7 +123,7 @@ def plan(
         options = Options(*chosen, devices, parallel, threads, drafts, 1e9 * host_bandwidth)
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
-    found = sources.plans(models, sources.places(on or []), rows, allow_unknown)
+    found = sources.plans(models, sources.places(on or []), rows, allow_unknown, offline)
     if plot:
         from memfirst.plan.plots import draw
 

@@ -62,10 +62,8 @@ def _title(plan: Plan) -> str:
     if by := options.speculation:
         who = f" by {by.draft}" if by.draft else ""
         drafts = f" · {by.tokens} drafted a step{who}, {100 * by.acceptance:.0f} % right"
-    return (
-        f"{plan.subject.name} in {codec} on {devices}{where} · {plan.engine} ·"
-        f" {many} of {plan.context:,} tokens{drafts}"
-    )
+    name = plan.subject.name + (f" ({plan.subject.asked})" if plan.subject.asked else "")
+    return f"{name} in {codec} on {devices}{where} · {plan.engine} · {many} of {plan.context:,} tokens{drafts}"
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from memfirst.catalog.models import find_model
+from memfirst.catalog.configs import look_up
 from memfirst.catalog.paths import exists
+from memfirst.convert.mixes import PRICED
 from memfirst.errors import MemfirstError, ModelNotFoundError
 from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
+
+if TYPE_CHECKING:
+    from memfirst.hub.names import Ref
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}
 """What may be swept, and the option it is."""
@@ -50,34 +54,59 @@ def combinations(options: Options, axes: Mapping[str, Sequence[Any]]) -> list[Op
     return [replace(options, **dict(zip(axes, values, strict=True))) for values in rows]
 
 
-def plans(models: Sequence[str], where: Sequence[Place], rows: Sequence[Options], unknown: bool) -> tuple[Plan, ...]:
+def plans(
+    models: Sequence[str], where: Sequence[Place], rows: Sequence[Options], unknown: bool, offline: bool = False
+) -> tuple[Plan, ...]:
     """Every model on every machine, for each row of options; a model is read once a codec."""
     found: list[Plan] = []
     for name in models:
         by_codec: dict[str, Subject] = {}
         for one, options in itertools.product(where, rows):
             if options.codec not in by_codec:
-                by_codec[options.codec] = subject(name, options.codec, options.engine, unknown, local)
+                by_codec[options.codec] = subject(name, options.codec, options.engine, unknown, finder(offline))
             found.append(make(by_codec[options.codec], one, options))
     return tuple(found)
 
 
-def local(name: str) -> Path | None:
-    """Files of `name` on this disk, in the cache or at a path; None for a name of the catalogue without files."""
+def finder(offline: bool) -> Callable[[str], Path | None]:
+    """`local`, which asks the hub for a header only where it may."""
+    return lambda name: local(name, offline)
+
+
+def local(name: str, offline: bool = True) -> Path | None:
+    """Files of `name`: at a path, in the cache, or, of what the catalogue does not have, its header from the hub.
+
+    None for a name of the catalogue without files.
+    """
     if exists(Path(name).expanduser()):
         return Path(name).expanduser()
-    base = name.rpartition(":")[0]
-    if not name.startswith("hf:") and not find_model(name) and not (base and find_model(base)):
-        return None
     from memfirst import hub
     from memfirst.hub.names import parse
 
-    found = parse(name)
-    path = found if isinstance(found, Path) else hub.local(found)
-    if path is None and name.startswith("hf:"):
-        do = f"get it with memfirst pull {name}, or give its config.json"
-        raise ModelNotFoundError(f"{name} is not in the cache, and plan downloads nothing", do=do)
-    return path
+    try:
+        ref = parse(name)
+    except ModelNotFoundError:
+        if look_up(name):
+            return None
+        raise
+    path = ref if isinstance(ref, Path) else hub.local(ref)
+    if path is not None or isinstance(ref, Path) or priced(name):
+        return path
+    return _described(ref, offline)
+
+
+def priced(name: str) -> bool:
+    """Whether the catalogue has it, in a mix whose bytes are known."""
+    found = look_up(name)
+    return found is not None and (not found[1] or found[1] in PRICED)
+
+
+def _described(ref: Ref, offline: bool) -> Path:
+    from memfirst.cli.display import progress
+    from memfirst.hub.header import described
+
+    with progress() as report:
+        return described(ref, offline=offline, progress=report)
 
 
 def speculation(text: str) -> Speculation | None:

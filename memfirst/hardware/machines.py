@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -14,6 +13,7 @@ from typing import Any
 
 from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.json_file import parse_object
+from memfirst.hardware.spelling import spelled
 
 KINDS = ("datacentre-gpu", "gpu", "laptop-gpu", "unified", "cpu", "board")
 """unified: GPU and processor share one memory; board: a single-board computer, run on its processor."""
@@ -177,32 +177,38 @@ def machines() -> tuple[Machine, ...]:
     return tuple(own.values()) + tuple(m for name, m in shipped.items() if name not in own)
 
 
-def _key(name: str) -> str:
-    """Names compare without case, spaces, dashes and underscores."""
-    return "".join(c for c in name.lower() if c.isalnum() or c in "+.")
-
-
 def find_machine(name: str) -> Machine:
-    """The machine called `name`, or an alias of it; "m2-ultra:64gb" takes that much memory of those sold.
+    """The machine called `name`, as people and drivers write it; with the memory that the name states.
 
-    Raises MemfirstError with near names where there is none.
+    "m2-ultra:64gb" and "NVIDIA H100 PCIe" are understood. Raises MemfirstError with near names where there is none.
     """
-    base, _, size = name.partition(":")
-    names = {_key(n): m for m in reversed(machines()) for n in (m.name, *m.aliases)}
-    key = _key(base)
-    found = names.get(key) or names.get(re.sub("^(nvidia|amd|apple|intel)", "", key))  # as nvidia-smi prints it
-    if found is None:
-        shown = {_key(n): n for m in machines() for n in (m.name, *m.aliases)}
-        near = [shown[k] for k in get_close_matches(_key(base), list(shown), n=4, cutoff=0.5)]
-        expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
-        raise MemfirstError(f"no machine is called {name!r}", expected, f"or add it to {user_file()}")
-    return _sized(found, size) if size else found
+    asked, names = spelled(name), _names()
+    for key, sized in asked.forms():
+        if found := names.get(key):
+            return found if sized or not asked.size else _sized(found, asked.size)
+    shown = {n: m.name for m in machines() for n in (m.name, *m.aliases)}
+    near = dict.fromkeys(shown[n] for n in get_close_matches(_plain(name), list(shown), n=6, cutoff=0.5))
+    expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
+    raise MemfirstError(f"no machine is called {name!r}", expected, f"or add it to {user_file()}")
+
+
+def _plain(name: str) -> str:
+    """As the catalogue writes names."""
+    return "-".join(name.lower().split())
+
+
+def _names() -> dict[str, Machine]:
+    """Every name and alias in the form that compares; an earlier row's first."""
+    found: dict[str, Machine] = {}
+    for machine in machines():
+        for name in (machine.name, *machine.aliases):
+            found.setdefault(next(spelled(name).forms())[0], machine)
+    return found
 
 
 def _sized(machine: Machine, size: str) -> Machine:
     """With one of the memory sizes that it is sold with."""
     options = {str(n // 2**30): n for n in machine.memory_options}
-    wanted = size.lower().removesuffix("gib").removesuffix("gb")
-    if wanted not in options:
-        raise MemfirstError(f"{machine.name} with {size}", f"one of {', '.join(f'{n}gb' for n in options)}")
-    return replace(machine, memory=options[wanted])
+    if size not in options:
+        raise MemfirstError(f"{machine.name} with {size} GB", f"one of {', '.join(f'{n}gb' for n in options)}")
+    return replace(machine, memory=options[size])

@@ -8,12 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from memfirst.catalog.models import License, ModelEntry, Pinned, Wheel, find_model, models
+from memfirst.catalog.configs import look_up
+from memfirst.catalog.models import License, ModelEntry, Pinned, Wheel, models, stated
 from memfirst.catalog.paths import exists
 from memfirst.errors import DownloadError, ModelNotFoundError
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-_QUANT = re.compile(r"(?:^|[-._/])((?:I?Q\d(?:_[A-Z0-9]+)*)|BF16|F16|F32)(?=[-._/]|$)", re.IGNORECASE)
+_QUANT = re.compile(
+    r"(?:^|[-._/])((?:I?Q\d(?:_[A-Z0-9]+)*)|TQ[12]_0|MXFP4|NVFP4|BF16|F16|F32)(?=[-._/]|$)", re.IGNORECASE
+)
 _ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^?#]+)(?:[?#].*)?", re.IGNORECASE)
 """How a browser and other programs write a repository of the public hub."""
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)
@@ -81,35 +84,37 @@ def parse(name: str) -> Path | Ref:
         return _hub_ref(address[1])
     if name and "\0" not in name and exists(path := Path(name).expanduser()):
         return path
-    if ref := _catalogued(name):
-        return ref
+    if is_repo(name):
+        return _hub_ref(name)
+    if "/" not in name and (found := stated(name)):
+        return _entry_ref(*found)
     raise _unknown(name)
 
 
-def _catalogued(name: str) -> Ref | None:
-    """`smollm2:135m` or `smollm2:135m:Q8_0`; an alias without size ("smollm2") takes no quant."""
-    entry = find_model(name)
-    if entry:
-        return _entry_ref(entry, entry.quant)
-    base, _, quant = name.rpartition(":")
-    if base and (entry := find_model(base)) and ":" in base:
-        return _entry_ref(entry, quant.upper())
-    return None
+def is_repo(name: str) -> bool:
+    """Whether it reads as OWNER/REPO[:QUANT or /FILE.gguf] on the hub, and not as a path that is not there."""
+    owner, _, rest = name.partition("/")
+    repo, _, below = rest.partition("/")
+    path = repo.endswith((".gguf", ".json", ".safetensors")) or (below and not below.lower().endswith(".gguf"))
+    if path:
+        return False
+    return bool(_REPO.fullmatch(f"{owner}/{repo.partition(':')[0]}")) and not exists(Path(owner))
 
 
 def _entry_ref(entry: ModelEntry, quant: str) -> Ref:
-    return Ref(entry.repo, quant, entry.pinned, entry.wheels, entry.license)
+    return Ref(entry.repo, quant or entry.quant, entry.pinned, entry.wheels, entry.license)
 
 
 def _unknown(name: str) -> ModelNotFoundError:
     """Why `name` is nothing we know, with the closest names."""
-    if _REPO.fullmatch(name.partition(":")[0]):
-        return ModelNotFoundError(f"no file or folder {name!r}", do=f"for a repository on the hub, write hf:{name}")
     if name.endswith((".gguf", ".json", ".safetensors")) or name.startswith((".", "~")) or "/" in name:
         return ModelNotFoundError(f"no file or folder {name!r}", "a GGUF file, a model folder or a config.json")
+    if row := look_up(name):
+        found = f"{row[0].name} is known to plan, but no repository of it is"
+        return ModelNotFoundError(found, "a path, or hf:owner/repo of one that has it")
     close = difflib.get_close_matches(name.lower(), [m.name for m in models()], n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else "see the names with: memfirst list --catalogue"
-    return ModelNotFoundError(f"no model called {name!r}", "a path, a catalogue name or hf:owner/repo", hint)
+    return ModelNotFoundError(f"no model is called {name[:100]!r}", "a path, a catalogue name or hf:owner/repo", hint)
 
 
 def quant_of(file: str) -> str:

@@ -129,7 +129,8 @@ def _gated(ref: Ref) -> DownloadError:
 
 
 def _no_repository(ref: Ref) -> ModelNotFoundError:
-    close = difflib.get_close_matches(ref.repo, [m.repo for m in models()], n=2, cutoff=0.6)
+    others = [m.repo for m in models() if m.repo.lower() != ref.repo.lower()]
+    close = difflib.get_close_matches(ref.repo, others, n=2, cutoff=0.6)
     hint = f"did you mean {' or '.join(f'hf:{c}' for c in close)}? " if close else ""
     return ModelNotFoundError(
         f"the hub has no repository {ref.repo}, or it is private",

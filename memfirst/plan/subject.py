@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from memfirst import models
-from memfirst.catalog.configs import catalog_checkpoint, find_config
+from memfirst.catalog.configs import catalog_checkpoint, find_config, look_up
 from memfirst.catalog.models import find_model
 from memfirst.catalog.paths import exists
+from memfirst.catalog.spelling import key
 from memfirst.convert.mixes import PRICED
-from memfirst.errors import ModelNotFoundError, UnsupportedError
+from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph
@@ -36,11 +37,12 @@ _SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attentio
 class Subject:
     """A model in a codec.
 
-    name     as it was asked for; path: of its files, "" where only its config is known
+    name     of the catalogue, else as it was asked for; path: of its files, "" where only its config is known
     graph    with the weights in `codec`; origin: as its file or its config has them
     codec    a mix of `memfirst.convert.mixes`, or what the file or the config says
     assumed  nobody said so: it is what is usually run
     unknown  hyperparameters that memfirst does not know were to be ignored
+    asked    what was typed, where that is not the name
     """
 
     name: str
@@ -50,6 +52,7 @@ class Subject:
     codec: str
     assumed: bool = False
     unknown: bool = False
+    asked: str = ""
     _priced: dict[str, Priced] = field(default_factory=dict, compare=False, repr=False)
 
     def recoded(self, mix: str) -> Subject:
@@ -84,9 +87,11 @@ def subject(
     that is not.
     """
     path = local(name) if local else Path(name) if exists(Path(name)) else None
-    if path is None and not codec:
-        name, codec = _split(name)
-    checkpoint = open_checkpoint(path) if path else _catalogued(name)
+    asked = name
+    if path is None:
+        name, stated = _row(name)
+        codec = codec or stated
+    checkpoint = open_checkpoint(path) if path else catalog_checkpoint(name)
     try:
         if codec and not checkpoint.tensors:  # whatever the config says it was quantized to
             checkpoint.metadata = quantized.without(checkpoint.metadata)
@@ -94,28 +99,27 @@ def subject(
     finally:
         checkpoint.close()
     found = Subject(name, str(path or ""), origin, origin, _stated(checkpoint, origin), unknown=allow_unknown)
+    found = found if same_name(asked, name) else replace(found, asked=asked)
     if codec:
         return found.recoded(codec)
     usual = "" if checkpoint.tensors else _usual(checkpoint, name, engine, catalogued=path is None)
     return replace(found.recoded(usual), assumed=True) if usual else found
 
 
-def _catalogued(name: str) -> Checkpoint:
-    if "/" in name or name.endswith((".gguf", ".json")):
-        return open_checkpoint(name)  # says what is not there
-    return catalog_checkpoint(name)
+def same_name(one: str, other: str) -> bool:
+    """Whether two names differ in nothing but case and separators."""
+    return key(one) == key(other)
 
 
-def _split(name: str) -> tuple[str, str]:
-    """("llama-3:8b", "q8_0") of "llama-3:8b:q8_0"; no codec in a name that is a row's as it stands."""
-    base, _, mix = name.rpartition(":")
-    if not base or mix.lower() not in PRICED:
-        return name, ""
-    try:
-        find_config(name)
-    except ModelNotFoundError:
-        return base, mix.lower()
-    return name, ""
+def _row(name: str) -> tuple[str, str]:
+    """The catalogue's name for it, and the mix that it states; says what is not there of a path."""
+    found = look_up(name)
+    if found is None and ("/" in name or name.endswith((".gguf", ".json"))):
+        open_checkpoint(name)  # says what is not there
+    row, mix = found or (find_config(name), "")
+    if mix and mix not in PRICED:
+        raise UnsupportedError(f"{name}: {mix.upper()} without its file", f"one of {', '.join(PRICED)}")
+    return row.name, mix
 
 
 def _built(checkpoint: Checkpoint, name: str, allow_unknown: bool) -> Graph:

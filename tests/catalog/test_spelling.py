@@ -1,0 +1,144 @@
+"""Names of models as people and publishers write them, and the closest ones to those that mean nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from memfirst.catalog.configs import find_config, look_up
+from memfirst.errors import ModelNotFoundError
+
+MEANT = {
+    "llama-3.1:8b": [
+        "llama-3.1:8b", "Llama3.1", "llama3.1:8b", "llama3.1:8b-instruct-q8_0",
+        "meta-llama/Llama-3.1-8B-Instruct", "meta-llama/Meta-Llama-3.1-8B-Instruct",
+        "bartowski/Meta-Llama-3.1-8B-Instruct-GGUF", "hf.co/bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:Q4_K_M",
+        "https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct",
+        "https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct/tree/main",
+        "hf:unsloth/Llama-3.1-8B-Instruct-GGUF", "llama3.1:8b-instruct-fp16", "Llama 3.1 8B",
+    ],
+    "llama-3:8b": ["Meta-Llama-3-8B", "llama3"],
+    "llama-3:70b": ["llama3:70b"],
+    "llama-3.3:70b": ["llama3.3", "llama3.3:70b", "meta-llama/Llama-3.3-70B-Instruct"],
+    "llama-3.2:1b": ["llama3.2:1b"],
+    "llama-3.2:3b": ["llama-3.2-3b-instruct"],
+    "llama-2:13b": ["llama2:13b"],
+    "llama-2:7b": ["Llama-2-7b-chat-hf"],
+    "llama-2:70b": ["meta-llama/Llama-2-70b-chat-hf"],
+    "codellama:13b": ["codellama:13b-instruct"],
+    "tinyllama:1.1b": ["tinyllama", "TinyLlama/TinyLlama-1.1B-Chat-v1.0"],
+    "deepseek-r1:7b": ["deepseek-r1:7b", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"],
+    "deepseek-r1:1.5b": ["deepseek-r1:1.5b"],
+    "deepseek-r1:8b": ["deepseek-r1:8b"],
+    "deepseek-r1-distill-qwen:14b": ["deepseek-r1:14b"],
+    "deepseek-r1:32b": ["deepseek-r1:32b"],
+    "deepseek-r1:70b": ["deepseek-r1:70b"],
+    "deepseek-r1:671b": ["deepseek-r1", "deepseek-ai/DeepSeek-R1-0528"],
+    "deepseek-r1-distill-llama:8b": ["deepseek-ai/DeepSeek-R1-Distill-Llama-8B"],
+    "deepseek-v3:671b": ["deepseek-ai/DeepSeek-V3-0324"],
+    "deepseek-v3.1:671b": ["DeepSeek-V3.1"],
+    "kimi-k2:1t": ["moonshotai/Kimi-K2-Instruct-0905"],
+    "gemma-3:27b": ["gemma3:27b", "google/gemma-3-27b-it", "unsloth/gemma-3-27b-it-GGUF:UD-Q4_K_XL"],
+    "gemma-3:4b": ["gemma3:4b-it-qat", "gemma3"],
+    "gemma-3:12b": ["google/gemma-3-12b-it-qat-q4_0-gguf"],
+    "gemma-2:9b": ["gemma2:9b"],
+    "gemma-2:27b": ["google/gemma-2-27b-it"],
+    "gemma-3:270m": ["gemma3:270m"],
+    "qwen3:8b": ["qwen3", "qwen3:latest", "Qwen3 8B Q8_0"],
+    "qwen3:30b-a3b": ["qwen3:30b", "qwen3:30b-a3b"],
+    "qwen3:30b-a3b-2507": ["Qwen/Qwen3-30B-A3B-Instruct-2507"],
+    "qwen3:235b-a22b": ["Qwen/Qwen3-235B-A22B"],
+    "qwen3-coder:30b-a3b": [
+        "qwen3-coder", "qwen3-coder:30b", "Qwen/Qwen3-Coder-30B-A3B-Instruct",
+        "unsloth/Qwen3-Coder-30B-A3B-Instruct-GGUF:Q4_K_M",
+    ],
+    "qwen2.5:7b": ["qwen2.5:7b-instruct"],
+    "qwen2.5:72b": ["Qwen/Qwen2.5-72B-Instruct"],
+    "qwen2.5-coder:32b": ["qwen2.5-coder:32b"],
+    "qwen2.5-coder:7b": ["Qwen/Qwen2.5-Coder-7B-Instruct"],
+    "qwq:32b": ["qwq", "Qwen/QwQ-32B"],
+    "qwen2:7b": ["qwen2:7b"],
+    "phi-4:14b": ["phi4", "microsoft/phi-4"],
+    "phi-4:mini": ["phi4-mini", "microsoft/Phi-4-mini-instruct"],
+    "phi-3.5:mini": ["microsoft/Phi-3.5-mini-instruct"],
+    "phi-3:mini-4k": ["phi3:mini"],
+    "mistral:7b-v0.3": [
+        "mistral", "mistral:7b", "mistral:7b-instruct-v0.3-q4_K_M", "mistralai/Mistral-7B-Instruct-v0.3",
+    ],
+    "mistral-nemo:12b": ["mistral-nemo", "mistralai/Mistral-Nemo-Instruct-2407"],
+    "mistral-small-3:24b": ["mistral-small"],
+    "mistral-small-3.1:24b": ["mistral-small3.1", "mistralai/Mistral-Small-3.1-24B-Instruct-2503"],
+    "mistral-small-3.2:24b": ["mistralai/Mistral-Small-3.2-24B-Instruct-2506"],
+    "mixtral:8x7b": ["mixtral:8x7b", "mistralai/Mixtral-8x7B-Instruct-v0.1"],
+    "mixtral:8x22b": ["mixtral:8x22b"],
+    "codestral:22b": ["codestral"],
+    "devstral:24b": ["devstral"],
+    "gpt-oss:20b": ["gpt-oss:20b", "gpt-oss", "gpt-oss-20b", "ggml-org/gpt-oss-20b-GGUF"],
+    "gpt-oss:120b": ["openai/gpt-oss-120b"],
+    "smollm2:1.7b": ["smollm2:1.7b", "HuggingFaceTB/SmolLM2-1.7B-Instruct"],
+    "smollm3:3b": ["SmolLM3-3B"],
+    "granite-3.3:8b": ["granite3.3:8b"],
+    "granite-4.0-h:tiny": ["ibm-granite/granite-4.0-h-tiny"],
+    "granite-4.0:micro": ["granite4"],
+    "olmo-2:7b": ["olmo2:7b", "allenai/OLMo-2-1124-7B-Instruct"],
+    "olmo-3:7b": ["allenai/Olmo-3-7B-Instruct"],
+    "command-r:7b": ["command-r7b", "CohereForAI/c4ai-command-r7b-12-2024"],
+    "starcoder2:15b": ["starcoder2:15b"],
+    "yi:34b": ["yi:34b"],
+    "falcon-3:7b": ["falcon3:7b"],
+    "mamba:2.8b": ["state-spaces/mamba-2.8b"],
+    "seed-oss:36b": ["ByteDance-Seed/Seed-OSS-36B-Instruct"],
+    "exaone-4.0:32b": ["LGAI-EXAONE/EXAONE-4.0-32B"],
+    "glm-4:9b": ["THUDM/GLM-4-9B-0414"],
+    "ministral-3:8b": ["mistralai/Ministral-3-8B-Instruct-2512"],
+    "zephyr:7b": ["zephyr"],
+    "deepseek-coder:6.7b": ["deepseek-coder:6.7b"],
+    "deepseek-coder-v2:16b": ["deepseek-coder-v2"],
+    "deepseek-v2:236b": ["deepseek-v2"],
+    "llama-3.1:405b": ["llama3.1:405b"],
+    "nemotron:70b": ["nvidia/Llama-3.1-Nemotron-70B-Instruct-HF"],
+    "hermes-3:8b": ["NousResearch/Hermes-3-Llama-3.1-8B"],
+    "mistral-large:123b": ["mistral-large"],
+    "phi-2:2.7b": ["microsoft/phi-2"],
+    "qwen3:4b-2507": ["Qwen/Qwen3-4B-Instruct-2507"],
+}  # fmt: skip
+"""By row of the catalogue: publishers' repositories, Ollama's tags, addresses, file names of llama.cpp's users."""
+
+STATED = {
+    "llama3.1:8b-instruct-q8_0": "q8_0", "qwen3:8b-q4_K_M": "q4_k_m", "llama-3:8b:Q6_K": "q6_k",
+    "Qwen3 8B Q8_0": "q8_0",
+    "llama3.1:8b-instruct-fp16": "f16", "hf.co/bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:IQ4_XS": "iq4_xs",
+    "unsloth/gemma-3-27b-it-GGUF:UD-Q4_K_XL": "ud-q4_k_xl", "google/gemma-3-12b-it-qat-q4_0-gguf": "q4_0",
+    "gpt-oss-20b-MXFP4": "mxfp4", "meta-llama/Llama-3.1-8B": "", "qwen3:latest": "", "mixtral:8x7b": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "name"), [(row, name) for row, names in MEANT.items() for name in names])
+def test_what_a_name_means(row: str, name: str) -> None:
+    assert find_config(name).name == row
+
+
+@pytest.mark.parametrize(("name", "mix"), STATED.items())
+def test_the_quantization_that_a_name_states(name: str, mix: str) -> None:
+    found = look_up(name)
+    assert found is not None and found[1] == mix
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [("lama-3.1:8b", "llama-3.1:8b"), ("qwen3:9b", "qwen3:"), ("gemma3:28b", "gemma-3:"), ("mistrall", "mistral"),
+     ("meta-llama/Llama-4-Scout", "llama"), ("smollm2:137m", "smollm2:135m")],
+)  # fmt: skip
+def test_a_name_that_means_nothing_gets_the_closest(name: str, close: str) -> None:
+    with pytest.raises(ModelNotFoundError, match=f"something like .*{close}"):
+        find_config(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["./llama-3.1-8b", "/models/qwen3-8b",
+     "~/gemma-3-27b", "Qwen3-8B-Q4_K_M.gguf", "llama-3.1-8b/config.json", "", "8b", "llama-3.1:9b",
+     "someone/Llama-3.1-8B-Uncensored-Merge", "Qwen/Qwen3-8B-AWQ", "nvidia/Llama-3.1-8B-Instruct-FP8"],
+)  # fmt: skip
+def test_paths_and_other_models_are_no_names(name: str) -> None:
+    """A fine-tune may have another shape, and AWQ or FP8 other bytes: the hub says, not the catalogue."""
+    assert look_up(name) is None
