@@ -1,4 +1,4 @@
-"""Memory for weights and caches: anonymous, on 2 MiB pages where the system has them (10-14 % more bandwidth)."""
+"""Memory for weights and caches: private, on 2 MiB pages where the system has them (8 to 15 % more speed)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from memfirst.errors import CapacityError
 
 HUGE = 2 << 20
 
+_PRIVATE: dict[str, Any] = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+"""Python maps shared memory by default, which Linux keeps on small pages unless told otherwise (`shmem_enabled`)."""
+
 
 def allocate(nbytes: int, huge: bool = True) -> NDArray[np.uint8]:
     """Zeroed memory that costs nothing until it is touched; aligned to 2 MiB where `huge`."""
     try:
-        memory = mmap.mmap(-1, max(nbytes, 1) + (HUGE if huge else 0))
+        memory = mmap.mmap(-1, max(nbytes, 1) + (HUGE if huge else 0), **_PRIVATE)
     except (OSError, ValueError, OverflowError) as error:
         raise CapacityError(f"{nbytes / 1e9:.2f} GB of memory cannot be mapped ({error})") from error
     if huge and hasattr(mmap, "MADV_HUGEPAGE"):
