@@ -23,7 +23,7 @@ from memfirst.graph import Graph, Step
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.traffic import ACTIVATIONS
 from memfirst.ledger import Ledger, Memory
-from memfirst.measure.profile import StepProfile, profile_step
+from memfirst.measure.profile import StepProfile, profile_step, time_calls
 from memfirst.predict.llama_bench import Row, measured_row
 from memfirst.predict.measured import Comparison, measured_parts, predicted_parts
 from memfirst.predict.measured import load as load_rates
@@ -34,8 +34,8 @@ SEED = 20260101
 """Of the prompt's token ids: any ids cost the same."""
 
 
-TOKENS, PROMPTS = 48, 8
-"""Steps that a profile logs: of one token, and of a prompt."""
+LOGGED, TOKENS, PROMPTS = 24, 48, 8
+"""Steps that are logged: for the time of each operation; for a profile, of one token, and of a prompt."""
 
 
 def _made_as(checkpoint: Checkpoint) -> str:
@@ -211,11 +211,11 @@ class Bench:
         start = time.perf_counter()
         self.prefill()
         prefill_s = time.perf_counter() - start
-        before, spent = backend.counted(), backend.spent()
+        before = backend.counted()
         times = self.decode(self.prompt, self.generate)
         moved = backend.moved(before, backend.counted())
-        decoding = backend.spent() - spent
-        ops = tuple(self.ops(moved, decoding))
+        spent = self.spent()
+        ops = tuple(self.ops(moved, spent))
         ceilings.append(backend.read_bandwidth(0.25))
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)
         recorded = backend.recorded(last, backend.step(last, self.ids[-1:]))
@@ -225,7 +225,7 @@ class Bench:
             backend.predicted(last), recorded,
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
             len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
-            self.compared(sum(times) / len(times), decoding, median(ceilings)),
+            self.compared(sum(times) / len(times), spent, median(ceilings)),
         )  # fmt: skip
 
     def profiles(self) -> Iterator[StepProfile]:
@@ -236,16 +236,21 @@ class Bench:
             self.progress.note(f"profile: {runs} steps of {what.tokens}")
             yield profile_step(self.backend, what, ids, runs)
 
-    def compared(self, seconds: float, spent: NDArray[np.float64], read: float) -> Comparison | None:
+    def spent(self) -> dict[int, float]:
+        """Seconds of all workers in each call of a token in the middle of the answer, by the call's identity."""
+        step, times = self.step(self.prompt + self.generate // 2, 1, logits=True), min(self.generate, LOGGED)
+        seconds, _ = time_calls(self.backend, step, self.ids[-1:], times)
+        return {id(c): float(s) for c, s in zip(self.backend.program(1).calls, seconds, strict=True)}
+
+    def compared(self, seconds: float, spent: dict[int, float], read: float) -> Comparison | None:
         """A decoded token's time by part beside what this machine's rates predict; None where it is not measured."""
         rates = load_rates()
         if rates is None:
             return None
         threads, step = self.backend.options.threads, self.step(self.prompt + self.generate // 2, 1, logits=True)
-        by_call = {id(c): float(s) / self.generate for c, s in zip(self.backend.calls(), spent, strict=True)}
         return Comparison(
             predicted_parts(self.model.graph, step, rates, threads, read, self.backend.options.context),
-            measured_parts(self.backend.program(1).program, by_call, threads, seconds), rates.date,
+            measured_parts(self.backend.program(1).program, spent, threads, seconds), rates.date,
         )  # fmt: skip
 
     def step(self, past: int, new: int, logits: bool) -> Step:
@@ -268,16 +273,16 @@ class Bench:
             times.append(time.perf_counter() - start)
         return times
 
-    def ops(self, moved: NDArray[np.int64], spent: NDArray[np.float64]) -> Iterator[OpRow]:
+    def ops(self, moved: NDArray[np.int64], spent: dict[int, float]) -> Iterator[OpRow]:
         """Bytes and time a token by kind of operation ("attn_q" of all layers), in order."""
         rows: dict[str, tuple[int, float]] = {}
-        for call, n, seconds in zip(self.backend.calls(), moved, spent, strict=True):
+        for call, n in zip(self.backend.calls(), moved, strict=True):
             name = call.op.split(".", 2)[-1]
             so_far = rows.get(name, (0, 0.0))
-            rows[name] = so_far[0] + (int(n) if call.purpose else 0), so_far[1] + float(seconds)
+            rows[name] = so_far[0] + (int(n) if call.purpose else 0), so_far[1] + spent.get(id(call), 0.0)
         for op, (n, seconds) in rows.items():
             if n or seconds:
-                yield OpRow(op, round(n / self.generate), seconds / self.generate, self.backend.options.threads)
+                yield OpRow(op, round(n / self.generate), seconds, self.backend.options.threads)
 
 
 def peak_rss() -> int:

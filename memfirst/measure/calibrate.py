@@ -14,6 +14,7 @@ from functools import partial
 from statistics import median, quantiles
 
 import numpy as np
+from numpy.typing import NDArray
 
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.convert.synthetic import synthetic
@@ -21,6 +22,7 @@ from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.hardware import host
 from memfirst.lower.program import Call, Program
+from memfirst.measure.profile import time_calls
 from memfirst.models import build
 from memfirst.predict.measured import Rate, Rates, Work, fingerprint, program_for, step_time, works
 from memfirst.progress import Progress, Silent
@@ -102,9 +104,13 @@ class Small:
         """`new` tokens for each sequence."""
         return Step(tuple(Sequence(past, new, self.backend.own_tables(i)) for i in range(sequences)))
 
+    def tokens(self, step: Step) -> NDArray[np.int32]:
+        """Ids for a step: any cost the same."""
+        return np.arange(step.tokens, dtype=np.int32) % self.graph.vocab_size
+
     def run(self, step: Step, times: int) -> float:
         """Seconds of one of `times` steps."""
-        tokens = np.arange(step.tokens, dtype=np.int32) % self.graph.vocab_size
+        tokens = self.tokens(step)
         start = time.perf_counter()
         for _ in range(times):
             self.backend.step(step, tokens)
@@ -120,16 +126,13 @@ class Small:
         self.run(step, 2)
         seen = []
         for _ in range(IN_ROUND):
-            before = self.backend.spent()
-            self.run(step, times)
-            seen.append((self.backend.spent() - before) / times)
+            seen.append(time_calls(self.backend, step, self.tokens(step), times)[0])
         spent = np.median(seen, axis=0)
         program = self.backend.program(step.tokens).program
         work = {id(c): w for p in _pairs(program, step) for c, w in p}
         merged: dict[str, tuple[Work, float]] = {}
-        for call, seconds in zip(self.backend.calls(), spent, strict=True):
-            if (found := work.get(id(call))) is None:
-                continue
+        for call, seconds in zip(self.backend.program(step.tokens).calls, spent, strict=True):
+            found = work[id(call)]
             w, so_far = merged.get(found.key, (Work(found.key, 0.0, 0.0), 0.0))
             merged[found.key] = (
                 replace(w, units=w.units + found.units, amount=w.amount + found.amount), so_far + float(seconds),
@@ -231,9 +234,8 @@ def _beside(model: Small, step: Step, times: int) -> float:
     model.run(step, times // 4)
     found = []
     for _ in range(REPEATS):
-        before = float(model.backend.spent().sum())
-        took = model.run(step, times)
-        found.append(took - (float(model.backend.spent().sum()) - before) / times / model.threads)
+        spent, took = time_calls(model.backend, step, model.tokens(step), times)
+        found.append(took - float(spent.sum()) / model.threads)
     return median(found)
 
 

@@ -8,7 +8,7 @@ workers are averaged, so kernels, claims, waiting and away add up to the walk, a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -346,23 +346,36 @@ def _amounts(ledger: Ledger) -> dict[tuple[str, str], int]:
     return out
 
 
-def profile_step(
-    backend: CpuBackend, step: Step, tokens: NDArray[np.int32], runs: int, note: Callable[[int], None] = lambda n: None
-) -> StepProfile:
+def profile_step(backend: CpuBackend, step: Step, tokens: NDArray[np.int32], runs: int) -> StepProfile:
     """Run one step `runs` times by the walk that logs, and as often in between by the one that does not."""
-    backend.step(step, tokens, backend.step_log(step, tokens))  # compiled, and its code and records touched
-    ceilings, ordinary, logged = [backend.read_bandwidth(0.25)], [], []
-    for n in range(runs):
-        ordinary.append(_timed(backend, step, tokens, None))
-        log = backend.step_log(step, tokens)
-        backend.step(step, tokens)  # what went before is a step, not the making of a log
-        logged.append((log, _timed(backend, step, tokens, log)))
-        note(n + 1)
+    ceilings = [backend.read_bandwidth(0.25)]
+    ordinary, logged, logs = _interleaved(backend, step, tokens, runs)
     ceilings.append(backend.read_bandwidth(0.25))
-    backend.pool.quiesce()  # nobody writes a log any more
     threads, frequency = backend.options.threads, backend.pool.frequency
-    traces = [Trace(log, threads, frequency, seconds) for log, seconds in logged]
+    traces = [Trace(log, threads, frequency, seconds) for log, seconds in zip(logs, logged, strict=True)]
     return StepProfile(step, traces, ordinary, backend.predicted(step), median(ceilings))
+
+
+def time_calls(backend: CpuBackend, step: Step, tokens: NDArray[np.int32], times: int) -> tuple[F64, float]:
+    """Seconds that all workers together spend in each call of a step (`Bound.calls`), and those of the step itself when
+    nothing is logged: means of as many steps of both kinds, by turns."""
+    ordinary, _, logs = _interleaved(backend, step, tokens, times)
+    cycles = np.sum([log.cycles() for log in logs], axis=0)
+    return cycles / (times * backend.pool.frequency), _mean(ordinary)
+
+
+def _interleaved(
+    backend: CpuBackend, step: Step, tokens: NDArray[np.int32], times: int
+) -> tuple[list[float], list[float], list[StepLog]]:
+    """Seconds of ordinary steps and of logged ones, and their logs."""
+    logs = [backend.step_log(step, tokens) for _ in range(times + 1)]
+    backend.step(step, tokens, logs.pop())  # the walk is compiled, and everything touched
+    ordinary, logged = [], []
+    for log in logs:
+        ordinary.append(_timed(backend, step, tokens, None))
+        logged.append(_timed(backend, step, tokens, log))
+    backend.pool.quiesce()  # nobody writes a log any more
+    return ordinary, logged, logs
 
 
 def _timed(backend: CpuBackend, step: Step, tokens: NDArray[np.int32], log: StepLog | None) -> float:

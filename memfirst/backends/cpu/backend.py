@@ -187,14 +187,8 @@ class CpuBackend:
         """Bytes that each of `calls` read between two counts, all workers together."""
         return self._counts.between(before, after)
 
-    def spent(self) -> NDArray[np.float64]:
-        """Seconds in each call of each program so far, all workers together."""
-        total: NDArray[np.float64] = np.concatenate([b.spent.sum(0) for b in self._programs.values()])
-        seconds: NDArray[np.float64] = total / self.pool.frequency
-        return seconds
-
     def calls(self) -> list[Call]:
-        """The calls that `moved` and `spent` are of."""
+        """The calls that `moved` is of."""
         return [call for bound in self._programs.values() for call in bound.calls]
 
     def recorded(self, step: Step, result: StepResult) -> Ledger:

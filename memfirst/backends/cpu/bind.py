@@ -20,8 +20,8 @@ from memfirst.lower.step_fields import count_of
 
 COUNTERS = 16  # words of a phase's counters, as in `walk`
 
-SPENT = 14
-"""The words of the walk's arguments that are the address and size of `spent`."""
+LOG = 14
+"""The words of the walk's arguments that are the address and size of its log."""
 
 ROOM = 16
 """Times the first program's counters that there is room for: five programs have about as many calls each."""
@@ -82,12 +82,11 @@ class Bound:
         self.calls: list[Call] = []
         self._keep: list[Any] = [arrays]  # records hold addresses: what they point at must live as long
         self._tables(program, entries)
-        shape = pool.threads, len(self.calls)
-        self.read, self.spent = counts.take(*shape), np.zeros(shape, np.int64)
+        self.read, no_log = counts.take(pool.threads, len(self.calls)), np.zeros(0, np.int64)
         counters = arena.array("i64", len(program.phases) * COUNTERS)
         step = self.arrays["step", "step"]
         parts = (pool.control, self.phases, self.tasks, self.addresses, counters, step,
-                 self.read.reshape(-1), self.spent.reshape(-1))  # fmt: skip
+                 self.read.reshape(-1), no_log)  # fmt: skip
         words = [word for part in parts for word in (part.ctypes.data, part.size)]
         self._keep += parts
         self._walk = np.array([*words, pool.patience, pool.threads], np.int64)
@@ -96,9 +95,9 @@ class Bound:
         self._logits: dict[tuple[int, int], F32] = {}
 
     def logging(self, log: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The arguments of a walk that writes `log` instead of adding to `spent`."""
+        """The arguments of a walk that writes `log`."""
         words = self._walk.copy()
-        words[SPENT : SPENT + 2] = log.ctypes.data, log.size
+        words[LOG : LOG + 2] = log.ctypes.data, log.size
         return words
 
     def alternate(self) -> None:

@@ -38,6 +38,14 @@ class StepLog:
         self.walk_args: int = self._walk.ctypes.data
         """Address of the walk's arguments."""
 
+    def cycles(self) -> NDArray[np.int64]:
+        """In each of the program's calls, all workers together."""
+        total = np.zeros(len(self.bound.calls), np.int64)
+        for worker in range(len(self._words)):
+            calls = self.calls(worker)
+            np.add.at(total, calls["call"], calls["end"] - calls["begin"])
+        return total
+
     def phases(self, worker: int) -> NDArray[Any]:
         """A worker's phases, as PHASES."""
         return self._words[worker, 1 : self._head].copy().view(PHASES)

@@ -227,6 +227,12 @@ def _entry(name: str, body: Callable[..., Any], kinds: tuple[tuple[str, str], ..
 
 def build(module: str, name: str, statics: Mapping[str, Static]) -> Built:
     """Compile kernel `name` of `memfirst.kernels.cpu.<module>` for the given static parameters."""
+    kinds, result = compiled(module, name, statics)
+    return Built(result.fndesc.llvm_func_name, kinds, _object_code(result.library))
+
+
+def compiled(module: str, name: str, statics: Mapping[str, Static]) -> tuple[tuple[tuple[str, str], ...], Any]:
+    """Its parameters, and what Numba made of it."""
     from numba import njit, types
 
     function = getattr(import_module(f"{__package__}.{module}"), name)
@@ -234,9 +240,8 @@ def build(module: str, name: str, statics: Mapping[str, Static]) -> Built:
     unique = _unique(module, name, statics)
     body = njit(**lang.FLAGS)(specialise(function, resolve(statics), f"{unique}_body"))
     signature = types.int64(types.int64, types.int64, types.int64, types.int64)
-    compiled = njit(signature, **lang.FLAGS)(_entry(unique, body, kinds))
-    result = compiled.overloads[compiled.signatures[0]]
-    return Built(result.fndesc.llvm_func_name, kinds, _object_code(result.library))
+    entry = njit(signature, **lang.FLAGS)(_entry(unique, body, kinds))
+    return kinds, entry.overloads[entry.signatures[0]]
 
 
 def _unique(module: str, name: str, statics: Mapping[str, Static]) -> str:

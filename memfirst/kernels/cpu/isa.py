@@ -7,6 +7,7 @@ so results do not depend on it. MEMFIRST_ISA forces one (a slower one, to test i
 from __future__ import annotations
 
 import os
+import platform
 from functools import cache
 
 from memfirst.errors import UnsupportedError
@@ -36,6 +37,11 @@ def host_name() -> str:
     import llvmlite.binding as llvm
 
     return str(llvm.get_host_cpu_name())
+
+
+def arm64() -> bool:
+    """Whether the host is one."""
+    return platform.machine().lower() in ("aarch64", "arm64")
 
 
 @cache

@@ -117,7 +117,7 @@ class ThreadPool:
     def run(self, walk_args: int, phases: int, log: bool = False) -> None:
         """Do one step of `phases` phases whose arguments are the record at address `walk_args`; after `begin`.
 
-        log  by the walk that writes a log where the record has the time spent
+        log  by the walk that writes the log that the record has a place for
         """
         if self._failed:
             self._check()

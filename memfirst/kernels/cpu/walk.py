@@ -111,7 +111,7 @@ def _stamp(log, at):
 @kernel
 def walk(
     control: "i64", phases: "i64", tasks: "i64", calls: "i64", counters: "i64", step: "i64",
-    read: "i64", spent: "i64", patience: "int", workers: "int", worker, lo, hi, *, PROFILE,
+    read: "i64", log: "i64", patience: "int", workers: "int", worker, lo, hi, *, PROFILE,
 ):  # fmt: skip
     """Works on the phases from `lo` on, for epoch `hi`; returns how many phases are behind it.
 
@@ -119,8 +119,8 @@ def walk(
             bytes of the matrices of this phase, or of the first after it that has some)
     tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
     calls   rows (address of the kernel, address of its arguments)
-    read    bytes read, spent: cycles, [workers, calls], added up; where PROFILE is set, `spent` is a log instead
-            [workers, words], of every phase and every call
+    read    bytes read [workers, calls], added up
+    log     where PROFILE is set [workers, words]: every phase and every call; else the clock is read for patience only
     Returns early after `patience` cycles at a barrier, when STOP is set, and worker 0 after five times that: Python
     must get to see signals.
     """
@@ -128,7 +128,7 @@ def walk(
     total_phases = len(phases) // PHASE
     mine = worker * (len(calls) // CALL)
     if PROFILE:
-        size = len(spent) // workers
+        size = len(log) // workers
         base = worker * size
     if worker == 0 and atomic_load(control, EPOCH) < hi:
         atomic_store(control, EPOCH, hi)
@@ -145,14 +145,15 @@ def walk(
             return phase
         if PROFILE:
             row = base + 1 + phase * PHASE_LOG
-            _stamp(spent, row + STARTED)
-            spent[row + CHUNKS] = chunks
+            _stamp(log, row + STARTED)
+            log[row + CHUNKS] = chunks
         claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)
         if count:
             asked = phases[phase * PHASE + 5] + phases[phase * PHASE + 6] * claimed // chunks // LINE * LINE
             limit = phases[phase * PHASE + 5] + phases[phase * PHASE + 6]
             for call in range(phases[phase * PHASE + 2], phases[phase * PHASE + 3]):
-                since = cycles()
+                if PROFILE:
+                    begin = cycles()
                 for _ in range(BURST):
                     if asked < limit:
                         ask_for(asked)
@@ -160,16 +161,14 @@ def walk(
                 rows = step[phases[phase * PHASE + 4]]
                 n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, rows)
                 if PROFILE:
-                    _logged(spent, base, size, call, since, PROLOGUE, 0 if claimed else n)
-                else:
-                    spent[mine + call] += cycles() - since
+                    _logged(log, base, size, call, begin, PROLOGUE, 0 if claimed else n)
                 if claimed == 0:  # all workers read the same bytes: one of them counts
                     read[mine + call] += n
         done = 0
         while count:
             done += count
             if PROFILE:
-                spent[row + CLAIMS] += 1
+                log[row + CLAIMS] += 1
             for number in range(claimed, claimed + count):
                 task, c = first, number
                 while c >= _chunks(tasks, task, step):
@@ -179,18 +178,17 @@ def walk(
                 start = c * chunk
                 end = min(start + chunk, _units(tasks, task, step))
                 for call in range(tasks[task * TASK], tasks[task * TASK + 1]):
-                    since = cycles()
+                    if PROFILE:
+                        begin = cycles()
                     n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, start, end)
                     if PROFILE:
-                        _logged(spent, base, size, call, since, number, n)
-                    else:
-                        spent[mine + call] += cycles() - since
+                        _logged(log, base, size, call, begin, number, n)
                     read[mine + call] += n
             claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)
         if done:  # once, not by chunk: workers that write one line wait 50 ns and more for each other
             _report(counters, phase * COUNTERS + 8, hi, done)
         if PROFILE:
-            _stamp(spent, row + ARRIVED)
+            _stamp(log, row + ARRIVED)
         since = cycles()
         asked, limit = 0, 0
         if phase + 1 < total_phases:
@@ -205,7 +203,7 @@ def walk(
             if cycles() - since > patience or atomic_load(control, STOP):
                 return phase
         if PROFILE:
-            _stamp(spent, row + RELEASED)
+            _stamp(log, row + RELEASED)
     return total_phases
 
 
