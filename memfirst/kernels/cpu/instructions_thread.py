@@ -35,6 +35,7 @@ def ask_for(e: Emitter, address: Any) -> None:
 
 
 def cycles(e: Emitter) -> Any:
+    """x86-64's time-stamp counter, or AArch64's timer."""
     if not isa.arm64():
         return e.call("llvm.readcyclecounter", I64, [])
     # Its cycle counter traps outside the kernel; the timer's does not, and is the same on all cores.
