@@ -290,11 +290,6 @@ class CacheGroup:
         """Bytes of one block."""
         return len(self.caches) * self.cache.block * self.cache.position_bytes
 
-    def offset(self, name: str) -> int:
-        """Where the cache called `name` begins in a block, in bytes."""
-        index = [c.name for c in self.caches].index(name)
-        return index * self.cache.block * self.cache.position_bytes
-
 
 def _codec_bytes(codec: str, values: int) -> int:
     kind = codecs.BLOCK_TYPES[codec]
@@ -328,9 +323,10 @@ class Op(ABC):
 
     def with_weights(self, change: Mapping[str, Weight]) -> Op:
         """The same operation with some weights replaced, by name."""
-        own = {n: v for n, v in vars(self).items() if isinstance(v, Weight) and v.name in change}
-        new: dict[str, Any] = {n: change[v.name] for n, v in own.items()}
-        return replace(self, **new)
+        new: dict[str, Any] = {
+            n: change[v.name] for n, v in vars(self).items() if isinstance(v, Weight) and v.name in change
+        }
+        return replace(self, **new) if new else self
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,61 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from memfirst.lower.nodes import PrivateStride, Storage
+from memfirst.lower.nodes import NodeCall, Place, PrivateStride, Scratch, Storage
 from memfirst.lower.phases import Stage
 from memfirst.lower.program import Buffer, Call, Operand, Ref
 
 
 @dataclass
 class Assigned:
-    """Buffers, the one that each storage lies in, and which storages each worker has by itself."""
+    """Buffers by name, the one that each array of a storage lies in, and which storages each worker has by itself."""
 
-    buffers: list[Buffer]
-    place: dict[str, str]
+    capacity: int
+    buffers: dict[str, Buffer]
+    place: dict[tuple[str, str], str]
     private: frozenset[str]
+    statics: dict[object, tuple[tuple[str, int | str], ...]] = field(default_factory=dict)
+    """Of the calls so far: most of them have the same ones."""
 
-    def resolve(self, call: Call, capacity: int) -> Call:
-        """The call with buffers for operands."""
+    def resolve(self, call: NodeCall) -> Call:
+        """The call with buffers for operands, and for this capacity."""
+        statics = self.statics.get(call.statics)
+        if statics is None:
+            statics = tuple((name, value(self.capacity) if callable(value) else value) for name, value in call.statics)
+            self.statics[call.statics] = statics
         args = []
         for name, given in call.args:
-            operand: Operand | PrivateStride = given
-            if isinstance(given, Ref) and given.space == "value":
-                operand = Ref("buffer", self.place[given.name], given.offset)
+            operand: Operand
+            if isinstance(given, Place):
+                operand = Ref("buffer", self.place[given.storage, given.array], given.offset)
             elif isinstance(given, PrivateStride):
-                operand = capacity if given.storage in self.private else 0
+                operand = self.capacity if given.storage in self.private else 0
+            elif isinstance(given, Scratch):
+                operand = self._scratch(given)
+            else:
+                operand = given
             args.append((name, operand))
-        return Call(call.kernel, call.statics, tuple(args), call.op, call.purpose)  # type: ignore[arg-type]
+        return Call(call.kernel, statics, tuple(args), call.op, call.purpose)
+
+    def _scratch(self, wanted: Scratch) -> Ref:
+        """A buffer of its own for each size: workers' parts of two sizes would overlap."""
+        name = f"{wanted.name}.{wanted.items}"
+        self.buffers.setdefault(name, Buffer(name, wanted.kind, wanted.items, 1, private=True))
+        return Ref("buffer", name)
 
 
-def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str) -> Assigned:
+def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str, capacity: int) -> Assigned:
     """The smallest free buffer that fits, else the largest free one made larger; the output's stays its own."""
     private = frozenset(t.storage for stage in stages for node in stage.prologue for t in node.writes)
     first, last = _lifetimes(stages, storages)
     made: list[Buffer] = []
     free_from: list[int] = []
     alike: dict[tuple[str, int, bool], list[int]] = {}
-    place: dict[str, str] = {}
-    for name in sorted((n for n in storages if n in first), key=lambda n: first[n]):
-        storage, begins = storages[name], first[name]
-        key = storage.kind, storage.rows, storage.scratch or name in private
-        same = alike.setdefault(key, [])
-        free = [i for i in same if free_from[i] <= begins] if name != output else []
-        fits = [i for i in free if made[i].width >= storage.width]
-        if fits:
-            i = min(fits, key=lambda i: made[i].width)
-        elif free:
-            i = max(free, key=lambda i: made[i].width)
-            made[i] = replace(made[i], width=storage.width)
-        else:
-            i = len(made)
-            made.append(Buffer(f"{storage.kind}.{i}", storage.kind, storage.width, storage.rows, key[2]))
-            free_from.append(0)
-            same.append(i)
-        free_from[i] = len(stages) if name == output else last[name] + 1
-        place[name] = made[i].name
-    return Assigned(made, place, private)
+    place: dict[tuple[str, str], str] = {}
+    for name in sorted(first, key=first.__getitem__):
+        storage = storages[name]
+        rows = storage.rows(capacity) if storage.rows else 0
+        ends = len(stages) if name == output else last[name] + 1
+        for array, (kind, width) in storage.arrays.items():
+            key = kind, rows, name in private
+            same = alike.setdefault(key, [])
+            free = [i for i in same if free_from[i] <= first[name]] if name != output else []
+            fits = [i for i in free if made[i].width >= width]
+            if fits:
+                i = min(fits, key=lambda i: made[i].width)
+            elif free:
+                i = max(free, key=lambda i: made[i].width)
+                made[i] = replace(made[i], width=width)
+            else:
+                i = len(made)
+                made.append(Buffer(f"{kind}.{i}", kind, width, rows, key[2]))
+                free_from.append(0)
+                same.append(i)
+            free_from[i] = ends
+            place[name, array] = made[i].name
+    return Assigned(capacity, {buffer.name: buffer for buffer in made}, place, private)
 
 
 def _lifetimes(stages: list[Stage], storages: Mapping[str, Storage]) -> tuple[dict[str, int], dict[str, int]]:
@@ -65,7 +85,9 @@ def _lifetimes(stages: list[Stage], storages: Mapping[str, Storage]) -> tuple[di
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for at, stage in enumerate(stages):
-        for name in {t for node in (*stage.prologue, *stage.nodes) for t in node.storages} & set(storages):
-            first.setdefault(name, at)
-            last[name] = at
+        for node in (*stage.prologue, *stage.nodes):
+            for touch in (*node.reads, *node.writes):
+                if touch.storage in storages:
+                    first.setdefault(touch.storage, at)
+                    last[touch.storage] = at
     return first, last

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import ceil
 
 from memfirst import codecs
@@ -11,8 +10,7 @@ from memfirst.graph import Graph
 from memfirst.lower.buffers import Assigned, assign
 from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse
-from memfirst.lower.nodes import COLUMNS, TOKENS, Node
-from memfirst.lower.packing import cpu_weight
+from memfirst.lower.nodes import COLUMNS, TOKENS, Moves, Node
 from memfirst.lower.phases import Stage, stages
 from memfirst.lower.program import Output, Phase, Program, Task
 from memfirst.lower.step_fields import MAX_GROUPS
@@ -27,46 +25,69 @@ FAMILIES = ("block32", "k256", "float")
 """Of codecs: those that matmuls read."""
 
 
-def lower(graph: Graph, capacity: int, context: int, workers: int) -> Program:
-    """The CPU's program for steps of up to `capacity` tokens over up to `context` positions, by `workers` threads.
+class Lowering:
+    """A graph as nodes, lowered op by op and fused: the programs of all capacities are made of them.
+
+    Args:
+        graph: What is run.
+        context: Positions of a sequence at most.
 
     Raises:
-        UnsupportedError: an operation, an attribute or a codec has no kernel.
+        UnsupportedError: An operation, an attribute or a codec has no kernel.
     """
-    try:
-        _check_kinds(graph)
-        _check_codecs(graph)
-        made = Default(graph, capacity, context).lower()
-    except UnsupportedError as error:
-        raise _refused(graph, error) from error
-    fuse(made, graph, chosen())
-    parts = stages(made.nodes, capacity <= INLINE_TOKENS)
-    if made.output is None:
-        raise UnsupportedError(f"{graph.architecture} has no operations")
-    assigned = assign(parts, made.storages, made.output.storage)
-    phases = tuple(_phase(stage, assigned, capacity, workers) for stage in parts)
-    weights = {name: cpu_weight(w) for name, w in graph.weights().items()}
-    output = Output(assigned.place[made.output.storage], made.output.stride)
-    return Program("cpu", graph, capacity, phases, tuple(assigned.buffers), weights, output)
+
+    def __init__(self, graph: Graph, context: int) -> None:
+        self.graph = graph
+        self._programs: dict[tuple[int, int], Program] = {}
+        try:
+            _check_kinds(graph)
+            _check_codecs(graph)
+            default = Default(graph, context)
+            self._made = default.lower()
+        except UnsupportedError as error:
+            raise _refused(graph, error) from error
+        if self._made.output is None:
+            raise UnsupportedError(f"{graph.architecture} has no operations")
+        self._weights = {name: default.weights[name] for name in graph.weights()}
+        self._output = self._made.output
+        fuse(self._made, graph, chosen())
+
+    def program(self, capacity: int, workers: int) -> Program:
+        """For steps of up to `capacity` tokens by `workers` threads; made once."""
+        made = self._programs.get((capacity, workers))
+        if made is None:
+            made = self._programs[capacity, workers] = self._program(capacity, workers)
+        return made
+
+    def _program(self, capacity: int, workers: int) -> Program:
+        parts = stages(self._made.nodes, capacity <= INLINE_TOKENS)
+        assigned = assign(parts, self._made.storages, self._output.storage, capacity)
+        phases = tuple([_phase(stage, assigned, workers) for stage in parts])
+        output = Output(assigned.place[self._output.storage, ""], self._output.stride)
+        buffers = tuple(assigned.buffers.values())
+        return Program("cpu", self.graph, capacity, phases, buffers, self._weights, output)
 
 
-def _phase(stage: Stage, assigned: Assigned, capacity: int, workers: int) -> Phase:
+def lower(graph: Graph, capacity: int, context: int, workers: int) -> Program:
+    """One program of a `Lowering`."""
+    return Lowering(graph, context).program(capacity, workers)
+
+
+def _phase(stage: Stage, assigned: Assigned, workers: int) -> Phase:
     """A stage as a phase: what its prologue moves counts with the first task."""
     total = sum(node.units for node in stage.nodes if node.over == COLUMNS)
-    tasks = [_task(node, assigned, capacity, workers, total) for node in stage.nodes]
-    moves = tuple(move for node in stage.prologue for move in node.moves)
-    before = Task("", (), 0, 1, tuple(m for _, m in moves), tuple(n for n, _ in moves))
-    tasks[0] = replace(tasks[0], reads=before.reads + tasks[0].reads, owners=before.owners + tasks[0].owners)
-    prologue = tuple(assigned.resolve(call, capacity) for node in stage.prologue for call in node.calls)
+    before = tuple([move for node in stage.prologue for move in node.moves])
+    tasks = [_task(node, before if i == 0 else (), assigned, workers, total) for i, node in enumerate(stage.nodes)]
+    prologue = tuple([assigned.resolve(call) for node in stage.prologue for call in node.calls])
     per = stage.prologue[0].per if stage.prologue else TOKENS
     return Phase(stage.nodes[0].name, tuple(tasks), prologue, per)
 
 
-def _task(node: Node, assigned: Assigned, capacity: int, workers: int, total: int) -> Task:
-    calls = tuple(assigned.resolve(call, capacity) for call in node.calls)
+def _task(node: Node, before: Moves, assigned: Assigned, workers: int, total: int) -> Task:
+    calls = tuple([assigned.resolve(call) for call in node.calls])
     reuse = max((int(tile) for call in calls for name, tile in call.statics if name == "TILE"), default=1)
-    reads, owners = tuple(read for _, read in node.moves), tuple(name for name, _ in node.moves)
-    return Task(node.name, calls, node.units, _chunk(node, capacity, workers, total), reads, owners, node.per, reuse)
+    chunk = _chunk(node, assigned.capacity, workers, total)
+    return Task(node.name, calls, node.units, chunk, before + node.moves, node.per, reuse)
 
 
 def _chunk(node: Node, capacity: int, workers: int, total: int) -> int:

@@ -7,12 +7,12 @@ A value is written over the one before it only where nobody reads that any more.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import singledispatch
 from math import ceil
 
 from memfirst.errors import UnsupportedError
-from memfirst.graph import Graph, Op, Weight
+from memfirst.graph import CacheGroup, Graph, Op, Weight
 from memfirst.graph.ops.activation import Activation
 from memfirst.graph.ops.add import Add
 from memfirst.graph.ops.attention import Attention
@@ -26,7 +26,7 @@ from memfirst.graph.ops.rope import HALF, Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
-from memfirst.graph.traffic import EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS, Traffic
+from memfirst.graph.traffic import ACTIVATIONS, EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS, Traffic
 from memfirst.lower.nodes import (
     COLUMNS,
     ROWS,
@@ -34,15 +34,20 @@ from memfirst.lower.nodes import (
     UNITS,
     Moves,
     Node,
+    NodeCall,
     NodeOperand,
     Nodes,
+    NodeStatic,
+    OfCapacity,
+    Place,
     PrivateStride,
+    Scratch,
     Storage,
     Touch,
     Value,
 )
-from memfirst.lower.packing import family, kernel_of, packed, whole_rows
-from memfirst.lower.program import Call, Ref
+from memfirst.lower.packing import cpu_weight, family, kernel_of
+from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import BLOCK, SPLIT, attention_scratch, count_of, in_group
 
@@ -53,17 +58,18 @@ Args = dict[str, NodeOperand]
 
 
 class Default:
-    """Lowers a graph op by op.
+    """Lowers a graph op by op, for steps of any capacity over up to `context` positions."""
 
-    capacity  tokens of the largest step
-    context   positions of a sequence at most
-    """
-
-    def __init__(self, graph: Graph, capacity: int, context: int) -> None:
-        self.graph, self.capacity, self.splits = graph, capacity, ceil(context / SPLIT)
+    def __init__(self, graph: Graph, context: int) -> None:
+        self.graph, self.splits = graph, ceil(context / SPLIT)
+        self.weights = {w.name: cpu_weight(w) for op in graph.ops for w in op.weights}
+        """As the CPU keeps them, by name."""
+        self.places = {name: place for i, g in enumerate(graph.cache_groups) for name, place in _places(i, g)}
+        """Of each KV cache: its group, the bytes of the group's blocks, and where it begins in one."""
         self.made = Nodes()
         self.values: dict[str, Value] = {}
         self.views: dict[str, list[str]] = {}
+        self.int8: dict[str, Args] = {}
         self.pending = Counter(value for op in graph.ops for value in op.inputs)
         self.readers: dict[str, list[Op]] = {}
         for op in graph.ops:
@@ -75,7 +81,8 @@ class Default:
         for op in self.graph.ops:
             value = self.values[op.output] = lower(op, self)
             self.views.setdefault(value.storage, []).append(op.output)
-            self.pending.subtract(op.inputs)
+            for name in op.inputs:
+                self.pending[name] -= 1
         self.made.output = self.values[self.graph.ops[-1].output]
         return self.made
 
@@ -85,15 +92,15 @@ class Default:
         """One of an operation's inputs."""
         return self.values[op.inputs[index]]
 
-    def storage(self, name: str, kind: str, width: int, rows: int = 0, scratch: bool = False) -> Ref:
-        """New memory, as an operand."""
-        self.made.storages[name] = Storage(name, kind, width, rows, scratch)
-        return Ref("value", name)
-
     def new(self, name: str, width: int, rows: str = TOKENS, stride: int = 0) -> Value:
         """A value of its own."""
-        self.storage(name, "f32", stride or width)
+        self.made.storages[name] = Storage(name, {"": ("f32", stride or width)})
         return Value(name, width, stride or width, 0, rows)
+
+    def arrays(self, name: str, arrays: dict[str, tuple[str, int]], rows: OfCapacity | None = None) -> Args:
+        """Several arrays that are made and read together, as operands of their names."""
+        self.made.storages[name] = Storage(name, arrays, rows)
+        return {array: Place(name, 0, array) for array in arrays}
 
     def last_use(self, op: Op, index: int = 0) -> bool:
         """Whether nobody but `op` reads any column of its input after now: then it may be written over."""
@@ -112,7 +119,7 @@ class Default:
         out = self.new(name, value.width, value.rows)
         rows = "logit_rows" if value.picked else "all_rows"
         args: Args = {
-            "x": value.ref, "out": out.ref, "rows": Ref("step", rows), "stride": value.stride, "width": value.width,
+            "x": value.place, "out": out.place, "rows": Ref("step", rows), "stride": value.stride, "width": value.width,
         }  # fmt: skip
         self.tokens(f"{name}_copy", op, [KERNELS["activations.copy"].call(args, op.name)], [value], [out], value.rows)
         return out
@@ -122,10 +129,14 @@ class Default:
         plain = value.stride == value.width and not value.picked
         return value if plain else self.copy(f"{op.name}_input_{index}", value, op)
 
+    def units(self, capacity: int) -> int:
+        """Units of attention of a step at most: a token each, or with few tokens a split of its context each."""
+        return max(capacity, min(capacity, 8) * self.splits)
+
     # --- nodes -----------------------------------------------------------------------------------------
 
     def columns(
-        self, name: str, calls: Sequence[Call], reads: Sequence[Value], out: Value, moves: Moves, align: int = ROWS,
+        self, name: str, calls: Sequence[NodeCall], reads: Sequence[Value], out: Value, moves: Moves, align: int = ROWS,
         units: int = 0,
     ) -> Node:  # fmt: skip
         """A node over the columns of `out`; `units` of them where padding is computed too."""
@@ -139,7 +150,7 @@ class Default:
         return node
 
     def tokens(
-        self, name: str, op: Op, calls: Sequence[Call], reads: Sequence[Value], outs: Sequence[Value], rows: str,
+        self, name: str, op: Op, calls: Sequence[NodeCall], reads: Sequence[Value], outs: Sequence[Value], rows: str,
         moves: Moves = (), repeats: bool = False,
     ) -> Node:  # fmt: skip
         """A node over tokens, or over the rows that need logits."""
@@ -148,9 +159,19 @@ class Default:
         self.made.nodes.append(node)
         return node
 
+    def moves(self, op: Op) -> Moves:
+        """An operation's traffic, with packed weights."""
+        found: tuple[Traffic, ...] = op.with_weights(self.weights).traffic()
+        return tuple([(op.name, read) for read in found])
+
     def of_group(self, op: Attention, name: str) -> Ref:
         """An array of the step that belongs to an attention's cache group."""
         return Ref("step", in_group(name, self.graph.group_of[op.cache.name]))
+
+
+def _places(index: int, group: CacheGroup) -> Iterator[tuple[str, tuple[int, int, int]]]:
+    each = group.block_bytes // len(group.caches)
+    return ((cache.name, (index, group.block_bytes, i * each)) for i, cache in enumerate(group.caches))
 
 
 def touch(value: Value, width: int = 0) -> Touch:
@@ -158,10 +179,9 @@ def touch(value: Value, width: int = 0) -> Touch:
     return Touch(value.storage, value.at, width or value.width)
 
 
-def moves(op: Op, *skip: str) -> Moves:
-    """An operation's traffic with packed weights, without some purposes."""
-    found: tuple[Traffic, ...] = packed(op).traffic()
-    return tuple((op.name, read) for read in found if read.purpose not in skip)
+def only(moves: Moves, *purposes: str) -> Moves:
+    """Those of some purposes."""
+    return tuple((op, read) for op, read in moves if read.purpose in purposes)
 
 
 def weight_ref(weight: Weight) -> Ref:
@@ -196,10 +216,10 @@ def lowered(kind: type[Op]) -> bool:
 @lower.register
 def _(op: Embed, d: Default) -> Value:
     out = d.new(op.output, op.weight.columns)
-    args: Args = {"w": weight_ref(op.weight), "tokens": Ref("step", "tokens"), "x": out.ref, "cols": op.weight.columns}
-    args["scale"] = op.scale
+    args: Args = {"w": weight_ref(op.weight), "tokens": Ref("step", "tokens"), "x": out.place}
+    args |= {"cols": op.weight.columns, "scale": op.scale}
     calls = [KERNELS[f"embed.{kernel_of(op.weight)}"].call(args, op.name, EMBEDDING, CODEC=op.weight.codec)]
-    d.tokens(op.name, op, calls, [], [out], TOKENS, moves(op))
+    d.tokens(op.name, op, calls, [], [out], TOKENS, d.moves(op))
     return out
 
 
@@ -213,12 +233,12 @@ def _norm_rows(op: RMSNorm, d: Default) -> Value:
     width, x = op.weight.columns, d.input(op)
     out = d.new(op.output, width, x.rows)
     args: Args = {
-        "x": x.ref, "w": weight_ref(op.weight), "out": out.ref, "width": width, "stride": x.stride, "eps": op.eps,
+        "x": x.place, "w": weight_ref(op.weight), "out": out.place, "width": width, "stride": x.stride, "eps": op.eps,
         "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "private": PrivateStride(out.storage),
         "offset": op.offset,
     }  # fmt: skip
     call = KERNELS["activations.rms_norm"].call(args, op.name, HEAD if op.head else WEIGHTS)
-    d.tokens(op.name, op, [call], [x], [out], x.rows, moves(op), repeats=True)
+    d.tokens(op.name, op, [call], [x], [out], x.rows, d.moves(op), repeats=True)
     return out
 
 
@@ -226,11 +246,11 @@ def _norm_heads(op: RMSNorm, d: Default) -> Value:
     dim = op.weight.columns
     y = d.writable(op)
     args: Args = {
-        "y": y.ref, "w": weight_ref(op.weight), "step": STEP, "count": count_of(y.rows), "stride": y.stride,
+        "y": y.place, "w": weight_ref(op.weight), "step": STEP, "count": count_of(y.rows), "stride": y.stride,
         "head_dim": dim, "eps": op.eps, "offset": op.offset,
     }  # fmt: skip
     call = KERNELS["elementwise.norm_heads"].call(args, op.name, WEIGHTS)
-    d.columns(op.name, [call], [y], y, moves(op), dim)
+    d.columns(op.name, [call], [y], y, d.moves(op), dim)
     return y
 
 
@@ -238,34 +258,34 @@ def _norm_heads(op: RMSNorm, d: Default) -> Value:
 def _(op: Linear, d: Default) -> Value:
     """A matmul; bias, scale and softcap follow on the same rows."""
     w, x = op.weight, d.dense(d.input(op), op)
-    rows, count, purpose = whole_rows(w), count_of(x.rows), HEAD if op.head else WEIGHTS
+    rows, count, purpose = w.rows + d.weights[w.name].padding, count_of(x.rows), HEAD if op.head else WEIGHTS
     y = d.new(op.output, w.rows, x.rows, stride=rows)
-    args: Args = {"w": weight_ref(w), "y": y.ref, "step": STEP, "count": count, "cols": w.columns, "stride": rows}
+    args: Args = {"w": weight_ref(w), "y": y.place, "step": STEP, "count": count, "cols": w.columns, "stride": rows}
     args["add_to"] = 0
     kernel, reads = KERNELS[f"matmul.{kernel_of(w)}"], [x]
     if family(w) == "float":
-        args |= {"x": x.ref, "private": PrivateStride(x.storage)}
+        args |= {"x": x.place, "private": PrivateStride(x.storage)}
     else:
         int8 = quantized(op, d, x)
         args |= {name: int8[name] for name in kernel.operands if name in int8}
-        reads = [Value(ref.name, 0, 0) for ref in int8.values() if isinstance(ref, Ref)]
-    tile = min(tile_of(d.capacity), 4) if family(w) == "float" else tile_of(d.capacity)
+        reads = [Value(int8_of(op), 0, 0)]
+    tile = float_tile if family(w) == "float" else int8_tile
     calls = [kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile)]
     after = _after(op, y, count, purpose)
     if rows == w.rows:
-        d.columns(op.name, calls + after, reads, y, moves(op))
+        d.columns(op.name, calls + after, reads, y, d.moves(op))
         return y
-    d.columns(op.name, calls, reads, y, moves(op), units=rows)
+    d.columns(op.name, calls, reads, y, d.moves(op), units=rows)
     if after:  # a bias has no padding
         d.columns(f"{op.name}_after", after, [y], y, ())
     return y
 
 
-def _after(op: Linear, y: Value, count: int, purpose: str) -> list[Call]:
+def _after(op: Linear, y: Value, count: int, purpose: str) -> list[NodeCall]:
     """Bias, scale and softcap, in place."""
     calls = []
     if op.bias is not None:
-        args: Args = {"y": y.ref, "bias": weight_ref(op.bias), "step": STEP, "count": count, "stride": y.stride}
+        args: Args = {"y": y.place, "bias": weight_ref(op.bias), "step": STEP, "count": count, "stride": y.stride}
         calls.append(KERNELS["elementwise.add_bias"].call(args, op.name, purpose))
     if op.scale != 1:
         calls.append(_in_place("scale", op, y, factor=op.scale))
@@ -274,7 +294,7 @@ def _after(op: Linear, y: Value, count: int, purpose: str) -> list[Call]:
     return calls
 
 
-def _in_place(kernel: str, op: Op, y: Value, **more: NodeOperand) -> Call:
+def _in_place(kernel: str, op: Op, y: Value, **more: NodeOperand) -> NodeCall:
     """An elementwise kernel of one value, over it."""
     return KERNELS[f"elementwise.{kernel}"].call(_one(y, y) | more, op.name)
 
@@ -282,12 +302,27 @@ def _in_place(kernel: str, op: Op, y: Value, **more: NodeOperand) -> Call:
 def _one(x: Value, out: Value) -> Args:
     """Operands of an elementwise kernel of one input."""
     count = count_of(x.rows)
-    return {"x": x.ref, "out": out.ref, "step": STEP, "count": count, "stride_x": x.stride, "stride": out.stride}
+    return {"x": x.place, "out": out.place, "step": STEP, "count": count, "stride_x": x.stride, "stride": out.stride}
 
 
-def tile_of(capacity: int) -> int:
+def few(capacity: int) -> int:
+    """Whether attention prefetches what comes after it: in steps of few tokens."""
+    return int(capacity <= 8)
+
+
+def int8_tile(capacity: int) -> int:
     """Tokens that share one load of a weight's bytes."""
     return 1 if capacity == 1 else 4 if capacity <= 4 else 8
+
+
+def float_tile(capacity: int) -> int:
+    """The same where activations are float32."""
+    return min(int8_tile(capacity), 4)
+
+
+def int8_of(op: Linear) -> str:
+    """The storage of a matmul's quantized input."""
+    return f"{op.inputs[0]}.int8"
 
 
 def quantized(op: Linear, d: Default, x: Value) -> Args:
@@ -296,19 +331,17 @@ def quantized(op: Linear, d: Default, x: Value) -> Args:
     readers = [r for r in d.readers[op.inputs[0]] if isinstance(r, Linear)]
     block = 256 if any(family(r.weight) == "k256" for r in readers) else 32
     multiple(op, x.width, block)
-    name, per32 = f"{op.inputs[0]}.int8", x.width // 32
-    sizes = {"aq": ("i8", x.width), "ad": ("f32", per32), "ao": ("i32", 3 * per32), "af": ("f32", per32),
-             "am": ("i32", x.width // 64), "ap": ("i32", per32)}  # fmt: skip
-    found: Args = {part: Ref("value", f"{name}.{part}") for part in sizes}
-    found["private"] = PrivateStride(f"{name}.aq")
-    if f"{name}.aq" in d.made.storages:
-        return found
-    for part, (kind, width) in sizes.items():
-        d.storage(f"{name}.{part}", kind, width)
-    args: Args = {"x": x.ref, "width": x.width, "stride": x.stride, "private_in": PrivateStride(x.storage), **found}
-    outs = [Value(f"{name}.{part}", 0, 0) for part in sizes]
+    name, per32 = int8_of(op), x.width // 32
+    if name in d.int8:
+        return d.int8[name]
+    found = d.int8[name] = d.arrays(name, {
+        "aq": ("i8", x.width), "ad": ("f32", per32), "ao": ("i32", 3 * per32), "af": ("f32", per32),
+        "am": ("i32", x.width // 64), "ap": ("i32", per32),
+    })  # fmt: skip
+    found["private"] = PrivateStride(name)
+    args: Args = {"x": x.place, "width": x.width, "stride": x.stride, "private_in": PrivateStride(x.storage), **found}
     call = KERNELS["activations.quantize"].call(args, op.name, BLOCK=block)
-    d.tokens(f"{op.name}_input", op, [call], [x], outs, x.rows, repeats=True)
+    d.tokens(f"{op.name}_input", op, [call], [x], [Value(name, 0, 0)], x.rows, repeats=True)
     return found
 
 
@@ -316,12 +349,12 @@ def quantized(op: Linear, d: Default, x: Value) -> Args:
 def _(op: Rope, d: Default) -> Value:
     y = d.writable(op)
     args: Args = {
-        "y": y.ref, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
+        "y": y.place, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
         "rope_at": Ref("step", "positions"), "count": count_of(y.rows), "stride": y.stride, "start": op.start,
         "head_dim": op.head_dim, "half": len(op.frequencies),
     }  # fmt: skip
     call = KERNELS["elementwise.rope"].call(args, op.name, SPLIT=int(op.style == HALF))
-    d.columns(op.name, [call], [y], y, moves(op), op.head_dim)
+    d.columns(op.name, [call], [y], y, d.moves(op), op.head_dim)
     return y
 
 
@@ -331,38 +364,36 @@ def _(op: Attention, d: Default) -> Value:
     _check_attention(op)
     q, k, v = (d.dense(d.input(op, i), op, i) for i in range(3))
     c, group = op.cache, op.heads // op.cache.heads
-    _write(op, d, k, keys=True)
-    _write(op, d, v, keys=False)
-    units = max(d.capacity, min(d.capacity, 8) * d.splits)
+    moved = d.moves(op)
+    _write(op, d, k, "keys", only(moved, KV_WRITE))
+    _write(op, d, v, "values", ())
     sizes = {"top": op.heads, "total": op.heads, "part": op.heads * -(-c.v_dim // 16) * 16}
-    partials: Args = {name: d.storage(f"{op.name}.{name}", "f32", width, units) for name, width in sizes.items()}
-    partial_values = [Value(f"{op.name}.{name}", 0, 0) for name in sizes]
-    scratch = attention_scratch(group, c.k_dim)
-    args: Args = {n: d.storage(f"{op.name}.{n}", kind, items, 1, scratch=True) for n, (kind, items) in scratch.items()}
-    args |= {"q": q.ref, "stride": q.stride, "cap": op.softcap}
+    made = Value(f"{op.name}.splits", 0, 0)
+    partials = d.arrays(made.storage, {n: ("f32", width) for n, width in sizes.items()}, rows=d.units)
+    args: Args = {n: Scratch(n, kind, items) for n, (kind, items) in attention_scratch(group, c.k_dim).items()}
+    args |= {"q": q.place, "stride": q.stride, "cap": op.softcap}
     args |= partials | _place(op, d, "keys") | _place(op, d, "values")
     args |= {n: d.of_group(op, n) for n in ("item_token", "item_split", "item_last", "starts", "charged", "tables")}
     args |= {"ends": Ref("step", "ends"), "table_at": Ref("step", "table_at"), "heads": c.heads, "scale": op.scale}
-    statics: dict[str, int | str] = {"K_DIM": c.k_dim, "V_DIM": c.v_dim, "GROUP": group}
+    statics: dict[str, NodeStatic] = {"K_DIM": c.k_dim, "V_DIM": c.v_dim, "GROUP": group}
     statics |= {"KCODEC": f"kv_{c.k_codec}", "VCODEC": f"kv_{c.v_codec}", "ROTATE": int(c.rotate)}
-    statics |= {"SOFTCAP": int(op.softcap > 0), "AHEAD": int(d.capacity <= 8)}
+    statics |= {"SOFTCAP": int(op.softcap > 0), "AHEAD": few}
     call = KERNELS["attention.attend"].call(args, op.name, KV_READ, **statics)
     reads = [touch(q), *(Touch(f"cache:{c.name}.{what}") for what in ("keys", "values"))]
-    writes = [touch(v) for v in partial_values] + [Touch(f"{op.name}.{n}") for n in scratch]
     items = d.of_group(op, "items").name
-    d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, writes, moves(op, KV_WRITE, WEIGHTS), 1))
+    d.made.nodes.append(
+        Node(op.name, [call], UNITS, c.heads, items, reads, [touch(made)], only(moved, KV_READ, ACTIVATIONS), 1)
+    )
     out = d.new(op.output, op.heads * c.v_dim)
-    args = {**partials, "out": out.ref, "first_item": d.of_group(op, "first_item"), "heads": c.heads}
+    args = {**partials, "out": out.place, "first_item": d.of_group(op, "first_item"), "heads": c.heads}
     args["private"] = PrivateStride(out.storage)
-    args["sinks"] = Ref("value", f"{op.name}.top") if op.sinks is None else weight_ref(op.sinks)
-    args["floats"] = d.storage(f"{op.name}.merged", "f32", 4 * -(-c.v_dim // 16) * 16, 1, scratch=True)
+    args["sinks"] = partials["top"] if op.sinks is None else weight_ref(op.sinks)
+    args["floats"] = Scratch("merged", "f32", 4 * -(-c.v_dim // 16) * 16)
     merge = KERNELS["attention.merge"].call(
         args, op.name, WEIGHTS if op.sinks else "", DIM=c.v_dim, GROUP=group, SINKS=int(op.sinks is not None),
         ROTATE=int(c.rotate),
     )  # fmt: skip
-    touched = [out, Value(f"{op.name}.merged", 0, 0)]
-    sinks = tuple((n, read) for n, read in moves(op) if read.purpose == WEIGHTS)
-    d.tokens(f"{op.name}_merge", op, [merge], partial_values, touched, TOKENS, sinks, repeats=True)
+    d.tokens(f"{op.name}_merge", op, [merge], [made], [out], TOKENS, only(moved, WEIGHTS), repeats=True)
     return out
 
 
@@ -382,35 +413,32 @@ def _check_attention(op: Attention) -> None:
         )
 
 
-def _write(op: Attention, d: Default, x: Value, keys: bool) -> None:
-    c, what = op.cache, "keys" if keys else "values"
-    args: Args = {"k" if keys else "v": x.ref, "slots": d.of_group(op, "slots"), "step": STEP}
-    floats = f"{op.name}.{what}_floats"
+def _write(op: Attention, d: Default, x: Value, what: str, moved: Moves) -> None:
+    c, keys = op.cache, what == "keys"
+    args: Args = {"k" if keys else "v": x.place, "slots": d.of_group(op, "slots"), "step": STEP}
     args |= {"count": count_of(TOKENS), "heads": c.heads, **_place(op, d, what)}
     dim, codec = (c.k_dim, c.k_codec) if keys else (c.v_dim, c.v_codec)
-    args |= {"stride": x.stride, "floats": d.storage(floats, "f32", 3 * dim, 1, scratch=True)}
-    statics: dict[str, int | str] = {"DIM": dim, "CODEC": f"kv_{codec}", "ROTATE": int(c.rotate)}
+    args |= {"stride": x.stride, "floats": Scratch("rotated", "f32", 3 * dim)}
+    statics: dict[str, NodeStatic] = {"DIM": dim, "CODEC": f"kv_{codec}", "ROTATE": int(c.rotate)}
     call = KERNELS[f"attention.write_{what}"].call(args, op.name, KV_WRITE, **statics)
-    moved = tuple((n, read) for n, read in moves(op) if read.purpose == KV_WRITE) if keys else ()
     node = d.columns(f"{op.name}_{what}", [call], [x], x, moved, dim)
-    node.writes = [Touch(f"cache:{c.name}.{what}"), Touch(floats)]
+    node.writes = [Touch(f"cache:{c.name}.{what}")]
 
 
 def _place(op: Attention, d: Default, what: str) -> Args:
     """Where a layer's keys or values lie in a block of its group."""
-    index = d.graph.group_of[op.cache.name]
-    group = d.graph.cache_groups[index]
-    at = group.offset(op.cache.name) + (op.cache.block * op.cache.k_bytes if what == "values" else 0)
-    return {"cache": Ref("cache", f"kv.{index}"), "block_bytes": group.block_bytes, f"{what}_at": at}
+    group, block_bytes, at = d.places[op.cache.name]
+    at += op.cache.block * op.cache.k_bytes if what == "values" else 0
+    return {"cache": Ref("cache", f"kv.{group}"), "block_bytes": block_bytes, f"{what}_at": at}
 
 
 @lower.register
 def _(op: Glu, d: Default) -> Value:
     g, u = d.input(op, 0), d.input(op, 1)
     out = d.new(op.output, op.width)
-    args: Args = {"g": g.ref, "u": u.ref, "out": out.ref, "step": STEP, "count": count_of(g.rows), "stride": op.width}
-    args |= {"stride_g": g.stride, "stride_u": u.stride}
-    d.columns(op.name, [KERNELS["elementwise.glu"].call(args, op.name, ACT=op.activation)], [g, u], out, moves(op))
+    args: Args = {"g": g.place, "u": u.place, "out": out.place, "step": STEP, "count": count_of(g.rows)}
+    args |= {"stride_g": g.stride, "stride_u": u.stride, "stride": op.width}
+    d.columns(op.name, [KERNELS["elementwise.glu"].call(args, op.name, ACT=op.activation)], [g, u], out, d.moves(op))
     return out
 
 
@@ -425,9 +453,9 @@ def _pair(op: Add | Multiply, d: Default, kernel: str, width: int) -> Value:
     if not d.last_use(op, 0) and d.last_use(op, 1):
         a, b = b, a
     out = a if d.last_use(op, 0) or d.last_use(op, 1) else d.new(op.output, width, a.rows)
-    args: Args = {"a": a.ref, "b": b.ref, "out": out.ref, "step": STEP, "count": count_of(a.rows)}
+    args: Args = {"a": a.place, "b": b.place, "out": out.place, "step": STEP, "count": count_of(a.rows)}
     args |= {"stride_a": a.stride, "stride_b": b.stride, "stride": out.stride}
-    d.columns(op.name, [KERNELS[f"elementwise.{kernel}"].call(args, op.name)], [a, b], out, moves(op))
+    d.columns(op.name, [KERNELS[f"elementwise.{kernel}"].call(args, op.name)], [a, b], out, d.moves(op))
     return out
 
 
@@ -453,7 +481,7 @@ def _each(op: Scale | Activation, d: Default, kernel: str, statics: dict[str, st
     x = d.dense(x, op) if x.picked else x
     out = x if d.last_use(op) else d.new(op.output, op.width, x.rows)
     call = KERNELS[f"elementwise.{kernel}"].call(_one(x, out) | more, op.name, **statics)
-    d.columns(op.name, [call], [x], out, moves(op))
+    d.columns(op.name, [call], [x], out, d.moves(op))
     return out
 
 
@@ -463,13 +491,13 @@ def _(op: LayerNorm, d: Default) -> Value:
     width, x = op.weight.columns, d.input(op)
     out = d.new(op.output, width, x.rows)
     args: Args = {
-        "x": x.ref, "w": weight_ref(op.weight), "bias": weight_ref(op.bias or op.weight), "out": out.ref,
+        "x": x.place, "w": weight_ref(op.weight), "bias": weight_ref(op.bias or op.weight), "out": out.place,
         "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "width": width, "stride": x.stride,
         "groups": op.groups, "eps": op.eps, "private": PrivateStride(out.storage),
     }  # fmt: skip
     purpose = HEAD if op.head else WEIGHTS
     call = KERNELS["activations.layer_norm"].call(args, op.name, purpose, BIAS=int(op.bias is not None))
-    d.tokens(op.name, op, [call], [x], [out], x.rows, moves(op), repeats=True)
+    d.tokens(op.name, op, [call], [x], [out], x.rows, d.moves(op), repeats=True)
     return out
 
 

@@ -13,15 +13,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from memfirst.codecs import ROWS as PACK
 from memfirst.errors import ConfigError
-from memfirst.graph import Graph
-from memfirst.lower.nodes import COLUMNS, TOKENS, Node, Nodes, Touch
+from memfirst.graph import Graph, Weight
+from memfirst.lower.nodes import COLUMNS, TOKENS, Node, NodeCall, NodeOperand, Nodes, Place, Touch
 from memfirst.lower.packing import rows16_bytes
-from memfirst.lower.program import Call, Operand, Ref
+from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 
 Rule = Callable[["Order", Nodes, Graph], None]
@@ -48,10 +48,11 @@ def fuse(made: Nodes, graph: Graph, names: tuple[str, ...]) -> None:
 
 def split(order: Order, made: Nodes, graph: Graph) -> None:
     """Matmuls whose output is only read in parts of whole register rows."""
+    weights = graph.weights()
     for node in order.sorted():
         parts = _parts(order, node) if _is_matmul(node) and node.first else []
         if parts:
-            order.replace(node, [_part(node, graph, part, i) for i, part in enumerate(parts)])
+            order.replace(node, [_part(node, weights, part, i) for i, part in enumerate(parts)])
 
 
 def _parts(order: Order, node: Node) -> list[Touch]:
@@ -65,9 +66,9 @@ def _parts(order: Order, node: Node) -> list[Touch]:
     return parts if cut and [p.at for p in parts] == [0, *ends[:-1]] and whole and ends[-1] == whole.width else []
 
 
-def _part(node: Node, graph: Graph, part: Touch, index: int) -> Node:
+def _part(node: Node, weights: Mapping[str, Weight], part: Touch, index: int) -> Node:
     """The matmul of some rows: weight, bias and output begin further on. The first accounts for the traffic of all."""
-    calls = [_shifted(call, graph, part.at) for call in node.calls]
+    calls = [_shifted(call, weights, part.at) for call in node.calls]
     name = node.name if index == 0 else f"{node.name}_{index}"
     moves = node.moves if index == 0 else ()
     return replace(
@@ -75,16 +76,15 @@ def _part(node: Node, graph: Graph, part: Touch, index: int) -> Node:
     )
 
 
-def _shifted(call: Call, graph: Graph, columns: int) -> Call:
-    weights = graph.weights()
+def _shifted(call: NodeCall, weights: Mapping[str, Weight], columns: int) -> NodeCall:
+    def moved(name: str, operand: NodeOperand) -> NodeOperand:
+        if name == "w" and isinstance(operand, Ref):
+            return operand._replace(offset=operand.offset + columns // PACK * rows16_bytes(weights[operand.name]))
+        if name in ("y", "bias") and isinstance(operand, Place | Ref):
+            return operand._replace(offset=operand.offset + columns)
+        return operand
 
-    def moved(name: str, operand: Operand) -> Operand:
-        if not isinstance(operand, Ref) or name not in ("w", "y", "bias"):
-            return operand
-        items = columns // PACK * rows16_bytes(weights[operand.name]) if name == "w" else columns
-        return replace(operand, offset=operand.offset + items)
-
-    return replace(call, args=tuple((name, moved(name, operand)) for name, operand in call.args))
+    return call._replace(args=tuple((name, moved(name, operand)) for name, operand in call.args))
 
 
 def accumulate(order: Order, made: Nodes, graph: Graph) -> None:
@@ -92,9 +92,9 @@ def accumulate(order: Order, made: Nodes, graph: Graph) -> None:
     for add in [n for n in order.sorted() if [c.kernel for c in n.calls] == ["elementwise.add"]]:
         args = dict(add.calls[0].args)
         a, b, target = args["a"], args["b"], add.writes[0]
-        if a != args["out"] or not isinstance(a, Ref) or not isinstance(b, Ref):
+        if a != args["out"] or not isinstance(a, Place) or not isinstance(b, Place):
             continue
-        touching = order.touching(b.name)
+        touching = order.touching(b.storage)
         if len(touching) != 2 or touching[1] is not add or not _is_matmul(touching[0]):
             continue
         source = touching[0]
@@ -109,7 +109,7 @@ def accumulate(order: Order, made: Nodes, graph: Graph) -> None:
         source.writes, source.first = [target], target
         order.remove(add)
         order.moved(source, before)
-        del made.storages[b.name]
+        del made.storages[b.storage]
 
 
 def chain(order: Order, made: Nodes, graph: Graph) -> None:
@@ -137,7 +137,7 @@ def add_rows(order: Order, made: Nodes, graph: Graph) -> None:
     """A norm whose output only an Add reads: both by tokens, one behind the other."""
     for add in [n for n in order.sorted() if [c.kernel for c in n.calls] == ["elementwise.add"]]:
         args = dict(add.calls[0].args)
-        touching = order.touching(b.name) if isinstance(b := args["b"], Ref) else []
+        touching = order.touching(b.storage) if isinstance(b := args["b"], Place) else []
         if len(touching) != 2 or touching[1] is not add or (touching[0].over, touching[0].per) != (TOKENS, TOKENS):
             continue
         norm = touching[0]
@@ -262,5 +262,5 @@ def _same_columns(source: Node, node: Node) -> bool:
     return all(t.at == w.at for t in met for w in made)
 
 
-def _with(call: Call, **new: Operand) -> Call:
-    return replace(call, args=tuple((name, new.get(name, operand)) for name, operand in call.args))
+def _with(call: NodeCall, **new: NodeOperand) -> NodeCall:
+    return call._replace(args=tuple((name, new.get(name, operand)) for name, operand in call.args))

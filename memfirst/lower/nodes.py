@@ -6,11 +6,13 @@ values memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from math import lcm
+from typing import NamedTuple
 
 from memfirst.graph.traffic import Traffic
-from memfirst.lower.program import Call, Operand, Ref
+from memfirst.lower.program import Ref
 
 COLUMNS, TOKENS, UNITS = "columns", "tokens", "units"
 """What a kernel's range lo..hi counts: columns of its output for all tokens, tokens, or units of attention."""
@@ -22,8 +24,53 @@ Moves = tuple[tuple[str, Traffic], ...]
 """Traffic, each with the name of the operation that it belongs to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+OfCapacity = Callable[[int], int]
+"""What depends on the tokens of the largest step: nodes are the same for all capacities."""
+
+
+class Place(NamedTuple):
+    """An operand in a storage: `offset` items from the start of one of its arrays on."""
+
+    storage: str
+    offset: int = 0
+    array: str = ""
+
+
+class PrivateStride(NamedTuple):
+    """A kernel's operand `private` for a storage: token rows from one worker's copy to the next, 0 where all share one.
+
+    Resolved when buffers are assigned.
+    """
+
+    storage: str
+
+
+class Scratch(NamedTuple):
+    """Working memory that each worker has for itself while a kernel runs: of `items`, for operands of that name.
+
+    A worker runs one kernel at a time, so all calls that want as much under the same name share it.
+    """
+
+    name: str
+    kind: str
+    items: int
+
+
+NodeOperand = Ref | Place | Scratch | PrivateStride | int | float
+NodeStatic = int | str | OfCapacity
+
+
+class NodeCall(NamedTuple):
+    """A `program.Call` before buffers are assigned, for any capacity."""
+
+    kernel: str
+    statics: tuple[tuple[str, NodeStatic], ...]
+    args: tuple[tuple[str, NodeOperand], ...]
+    op: str = ""
+    purpose: str = ""
+
+
+class Value(NamedTuple):
     """An operation's output in memory: `width` floats a row, rows `stride` apart, from column `at` of a storage on.
 
     rows    "tokens" or "logits": what a row belongs to
@@ -38,35 +85,32 @@ class Value:
     picked: bool = False
 
     @property
-    def ref(self) -> Ref:
+    def place(self) -> Place:
         """As an operand."""
-        return Ref("value", self.storage, self.at)
+        return Place(self.storage, self.at)
 
     def part(self, start: int, width: int) -> Value:
         """`width` of its columns from `start` on: a view."""
-        return replace(self, at=self.at + start, width=width)
+        return self._replace(at=self.at + start, width=width)
 
     def overlaps(self, other: Value) -> bool:
         """Whether both have a column in common."""
         return self.storage == other.storage and self.at < other.at + other.width and other.at < self.at + self.width
 
 
-@dataclass(frozen=True)
-class Storage:
-    """Memory of one or more values: `width` items a row; `rows` counts tokens unless fixed.
+class Storage(NamedTuple):
+    """Memory that values lie in, used from its first to its last touch.
 
-    scratch  one copy for each worker, whatever reads it
+    arrays  kind and items a row of each array, by name; "" where there is one
+    rows    as many as tokens, unless a function of the capacity says how many
     """
 
     name: str
-    kind: str
-    width: int
-    rows: int = 0
-    scratch: bool = False
+    arrays: Mapping[str, tuple[str, int]]
+    rows: OfCapacity | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """A part of a storage that a node reads or writes; `width` 0: all of it."""
 
     storage: str
@@ -90,7 +134,7 @@ class Touch:
         return bool(self.width) and outer.at <= self.at and self.at + self.width <= outer.at + outer.width
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """Kernels that run one after another over the same range.
 
@@ -102,7 +146,7 @@ class Node:
     """
 
     name: str
-    calls: list[Call]
+    calls: list[NodeCall]
     over: str
     units: int
     per: str
@@ -130,16 +174,6 @@ class Node:
         self.repeats = self.repeats and other.repeats
 
 
-@dataclass(frozen=True)
-class PrivateStride:
-    """A kernel's operand `private` for a storage: token rows from one worker's copy to the next, 0 where all share one.
-
-    Resolved when buffers are assigned.
-    """
-
-    storage: str
-
-
 @dataclass
 class Nodes:
     """All nodes of a program in order, and the storages that they use."""
@@ -147,6 +181,3 @@ class Nodes:
     nodes: list[Node] = field(default_factory=list)
     storages: dict[str, Storage] = field(default_factory=dict)
     output: Value | None = None
-
-
-NodeOperand = Operand | PrivateStride

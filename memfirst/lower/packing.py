@@ -5,23 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from memfirst import codecs
-from memfirst.graph import Op, Weight
+from memfirst.graph import Weight
 
 
 def cpu_weight(weight: Weight) -> Weight:
     """Matrices packed by sixteen rows, vectors as float32."""
     return weight.packed() if len(weight.shape) > 1 else replace(weight, codec="f32")
-
-
-def packed(op: Op) -> Op:
-    """`op` with weights as the CPU keeps them: its traffic is then what the kernels move."""
-    weights = op.weights
-    return op.with_weights({w.name: cpu_weight(w) for w in weights}) if weights else op
-
-
-def whole_rows(weight: Weight) -> int:
-    """Rows with padding: what a matmul writes for each token."""
-    return weight.rows + cpu_weight(weight).padding
 
 
 def family(weight: Weight) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memfirst.lower.nodes import TOKENS, Node, PrivateStride, Touch
-from memfirst.lower.program import Ref
+from memfirst.lower.nodes import TOKENS, Node, Place, PrivateStride, Touch
 
 
 @dataclass
@@ -93,7 +92,7 @@ class Dependencies:
         """Whether node `k` reads what `i` writes by a kernel that knows no private copies."""
         made = {t.storage for t in self.nodes[i].writes}
         for call in self.nodes[k].calls:
-            read = {o.name for _, o in call.args if isinstance(o, Ref) and o.space == "value"}
+            read = {o.storage for _, o in call.args if isinstance(o, Place)}
             known = {o.storage for _, o in call.args if isinstance(o, PrivateStride)}
             if read & made and not known & made:
                 return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from memfirst.graph import Graph, Step, Weight
 from memfirst.graph.traffic import Traffic
@@ -37,14 +38,13 @@ class Buffer:
         return self.items(capacity, workers) * _ITEMSIZE[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
+class Ref(NamedTuple):
     """An operand that is an array: a buffer, a weight, a cache's storage, or one of the step's own arrays.
 
     offset  items of the array before the operand's first: how a kernel gets a part of a fused tensor
     """
 
-    space: str  # "buffer", "weight", "cache", "step", "table"; "value" until buffers are assigned
+    space: str  # "buffer", "weight", "cache", "step", "table"
     name: str
     offset: int = 0
 
@@ -52,8 +52,7 @@ class Ref:
 Operand = Ref | int | float
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One kernel with its static parameters and its operands by parameter name.
 
     op, purpose  what the bytes that it returns are counted as; "" where it moves only activations
@@ -77,7 +76,7 @@ class Task:
 
     units   how many there are, for each of the step's `per` ("tokens", "logits", "items"; "": once)
     chunk   units claimed at a time
-    reads   the memory that it moves; owners: the operation that each of them belongs to (default: the task)
+    moves   the memory that it moves, each traffic with the name of the operation that it belongs to
     reuse   tokens for which one load of a weight's bytes serves; loads after the first come from cache
     """
 
@@ -85,15 +84,9 @@ class Task:
     calls: tuple[Call, ...]
     units: int
     chunk: int
-    reads: tuple[Traffic, ...]
-    owners: tuple[str, ...] = ()
+    moves: tuple[tuple[str, Traffic], ...]
     per: str = ""
     reuse: int = 1
-
-    @property
-    def moves(self) -> tuple[tuple[str, Traffic], ...]:
-        """Each read with the operation that it belongs to."""
-        return tuple(zip(self.owners or (self.name,) * len(self.reads), self.reads, strict=True))
 
 
 @dataclass(frozen=True)

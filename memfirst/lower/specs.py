@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from memfirst.lower.nodes import COLUMNS, TOKENS, UNITS, NodeOperand
-from memfirst.lower.program import Call
+from memfirst.lower.nodes import COLUMNS, TOKENS, UNITS, NodeCall, NodeOperand, NodeStatic
 
 Args = Mapping[str, NodeOperand]
 
@@ -55,16 +54,15 @@ class KernelSpec:
     work: WorkOf
     untimed: tuple[str, ...] = ()
 
-    def call(self, args: Args, op: str, purpose: str = "", **statics: int | str) -> Call:
+    def call(self, args: Args, op: str, purpose: str = "", **statics: NodeStatic) -> NodeCall:
         """A call; TypeError where operands or statics are not the kernel's."""
-        try:
-            ordered = tuple((name, args[name]) for name in self.operands)
-            compiled = tuple((name, statics[name]) for name in sorted(self.statics))
-        except KeyError:
-            ordered = compiled = ()
-        if (len(ordered), len(compiled)) != (len(args), len(statics)):
+        if len(args) != len(self.operands) or statics.keys() ^ self.statics:
             raise TypeError(f"{self.name} takes {self.operands} {self.statics}, not {tuple(args)} {tuple(statics)}")
-        return Call(self.name, compiled, ordered, op, purpose)  # type: ignore[arg-type]
+        try:
+            ordered = tuple([(name, args[name]) for name in self.operands])
+        except KeyError as missing:
+            raise TypeError(f"{self.name} takes {missing}") from None
+        return NodeCall(self.name, tuple(sorted(statics.items())), ordered, op, purpose)
 
 
 def _int(values: Mapping[str, object], name: str) -> int:

@@ -366,14 +366,14 @@ def _backend(
         raise ConfigError(f"the backend {name!r}", "cpu or reference")
     if host.visible_gpu():
         progress.note("a GPU is visible; it is not used yet")
-    from memfirst.lower.cpu import CAPACITIES, lower
+    from memfirst.lower.cpu import CAPACITIES, Lowering
 
-    program = lower(graph, 1, context, threads)
-    check_memory(required(program, [context], threads, CAPACITIES[-1]), context)
+    lowering = Lowering(graph, context)
+    check_memory(required(lowering.program(1, threads), [context], threads, CAPACITIES[-1]), context)
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
     options = CpuOptions(threads, context, sequences_of(graph), pool=1)
-    return CpuBackend(graph, checkpoint, options, program, progress, stages.done)
+    return CpuBackend(graph, checkpoint, options, lowering, progress, stages.done)
 
 
 def sequences_of(graph: Graph) -> int:

@@ -165,6 +165,15 @@ def test_private_copies_are_read_by_kernels_that_know_them(name: str, fused: str
             assert program.capacity in (args.get("private"), args.get("private_in")), call
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_programs_of_one_lowering_do_not_depend_on_each_other(name: str) -> None:
+    """Nodes are the same for all capacities: none is changed by the programs that are made of them."""
+    graph = changed(name, "q4_0")[0]
+    lowering = cpu.Lowering(graph, 1024)
+    for capacity in (256, 1, 4):
+        assert lowering.program(capacity, 2) == cpu.lower(graph, capacity, 1024, 2)
+
+
 def test_buffers_are_shared_over_layers() -> None:
     """Twice the layers need no more working memory."""
     small, large = (_buffers(cpu.lower(tiny("llama", "q4_0", num_hidden_layers=n)[0], 256, 1024, 2)) for n in (2, 4))

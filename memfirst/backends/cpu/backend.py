@@ -27,7 +27,7 @@ from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import WALK, Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
-from memfirst.lower.cpu import CAPACITIES, lower
+from memfirst.lower.cpu import CAPACITIES, Lowering
 from memfirst.lower.program import Call, Program
 from memfirst.progress import Progress, Silent
 
@@ -65,7 +65,7 @@ class CpuBackend:
         graph: Graph,
         checkpoint: Checkpoint,
         options: CpuOptions,
-        program: Program | None = None,
+        lowering: Lowering | None = None,
         progress: Progress | None = None,
         stage: Callable[[str], None] = lambda name: None,
     ) -> None:
@@ -76,7 +76,8 @@ class CpuBackend:
         """Blocks of each cache group."""
         self.slots = STATES_PER_SEQUENCE * options.sequences
         """Slots of recurrent state: a step reads one and writes another."""
-        program = program or lower(graph, 1, options.context, options.threads)
+        self._lowering = lowering or Lowering(graph, options.context)
+        program = self._lowering.program(1, options.threads)
         self.library.load(self._kernels(program), self._compiling)
         stage("kernels")
         self._memory, self._weights = pack_weights(program, checkpoint, options.threads, self._progress)
@@ -102,7 +103,7 @@ class CpuBackend:
         keys = program.kernels | {(name, ()) for name in always} | {WALK, KEY}
         if self.library.has(keys):
             return keys
-        return keys | lower(self.graph, CAPACITIES[-1], self.options.context, self.options.threads).kernels
+        return keys | self._lowering.program(CAPACITIES[-1], self.options.threads).kernels
 
     def _compiling(self, done: int, total: int, kernel: str) -> None:
         self._progress.update("compiling kernels (kept for the next time)", done, total, unit="kernels")
@@ -137,7 +138,7 @@ class CpuBackend:
             raise CapacityError(f"a step of {tokens} tokens", f"at most {CAPACITIES[-1]}", "cut it into several")
         capacity = next(c for c in CAPACITIES if c >= tokens)
         if capacity not in self._programs:
-            self._bind(lower(self.graph, capacity, self.options.context, self.options.threads))
+            self._bind(self._lowering.program(capacity, self.options.threads))
         return self._programs[capacity]
 
     @property
