@@ -46,7 +46,7 @@ from memfirst.lower.nodes import (
     Touch,
     Value,
 )
-from memfirst.lower.packing import cpu_weight, family, kernel_of
+from memfirst.lower.packing import cpu_weight, family, float_tile, int8_tile, kernel_of
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import BLOCK, SPLIT, attention_scratch, count_of, in_group
@@ -268,7 +268,7 @@ def _(op: Linear, d: Default) -> Value:
     else:
         int8 = quantized(op, d, x)
         args |= {name: int8[name] for name in kernel.operands if name in int8}
-        reads = [Value(int8_of(op), 0, 0)]
+        reads = [Value(f"{op.inputs[0]}.int8", 0, 0)]
     tile = float_tile if family(w) == "float" else int8_tile
     calls = [kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile)]
     after = _after(op, y, count, purpose)
@@ -310,28 +310,13 @@ def few(capacity: int) -> int:
     return int(capacity <= 8)
 
 
-def int8_tile(capacity: int) -> int:
-    """Tokens that share one load of a weight's bytes."""
-    return 1 if capacity == 1 else 4 if capacity <= 4 else 8
-
-
-def float_tile(capacity: int) -> int:
-    """The same where activations are float32."""
-    return min(int8_tile(capacity), 4)
-
-
-def int8_of(op: Linear) -> str:
-    """The storage of a matmul's quantized input."""
-    return f"{op.inputs[0]}.int8"
-
-
 def quantized(op: Linear, d: Default, x: Value) -> Args:
     """int8 of a matmul's input, made once for all matmuls that read it: with a scale for each 256 columns where one
     of them is a K-quant, else for each 32."""
     readers = [r for r in d.readers[op.inputs[0]] if isinstance(r, Linear)]
     block = 256 if any(family(r.weight) == "k256" for r in readers) else 32
     multiple(op, x.width, block)
-    name, per32 = int8_of(op), x.width // 32
+    name, per32 = f"{op.inputs[0]}.int8", x.width // 32
     if name in d.int8:
         return d.int8[name]
     found = d.int8[name] = d.arrays(name, {
@@ -381,9 +366,8 @@ def _(op: Attention, d: Default) -> Value:
     call = KERNELS["attention.attend"].call(args, op.name, KV_READ, **statics)
     reads = [touch(q), *(Touch(f"cache:{c.name}.{what}") for what in ("keys", "values"))]
     items = d.of_group(op, "items").name
-    d.made.nodes.append(
-        Node(op.name, [call], UNITS, c.heads, items, reads, [touch(made)], only(moved, KV_READ, ACTIVATIONS), 1)
-    )
+    own = only(moved, KV_READ, ACTIVATIONS)
+    d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, [touch(made)], own, 1))
     out = d.new(op.output, op.heads * c.v_dim)
     args = {**partials, "out": out.place, "first_item": d.of_group(op, "first_item"), "heads": c.heads}
     args["private"] = PrivateStride(out.storage)

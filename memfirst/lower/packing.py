@@ -1,4 +1,4 @@
-"""How the CPU keeps a weight, and which kernels read it."""
+"""How the CPU keeps a weight, which kernels read it, and for how many tokens at a time."""
 
 from __future__ import annotations
 
@@ -27,3 +27,13 @@ def kernel_of(weight: Weight) -> str:
 def rows16_bytes(weight: Weight) -> int:
     """Bytes of sixteen rows, as they lie together."""
     return codecs.ROWS * weight.row_bytes
+
+
+def int8_tile(capacity: int) -> int:
+    """Tokens that share one load of a weight's bytes."""
+    return 1 if capacity == 1 else 4 if capacity <= 4 else 8
+
+
+def float_tile(capacity: int) -> int:
+    """The same where activations are float32."""
+    return min(int8_tile(capacity), 4)
