@@ -9,6 +9,7 @@ import typer
 
 from memfirst.cli import DONE, INTERRUPTED, USAGE
 from memfirst.cli.bench import bench
+from memfirst.cli.doctor import doctor
 from memfirst.cli.inspect import inspect
 from memfirst.cli.listing import list_models
 from memfirst.cli.machine import machine
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": plan,
     "bench": bench,
     "machine": machine,
+    "doctor": doctor,
     "probe": probe,
     "pull": pull,
     "list": list_models,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -14,19 +15,58 @@ _MEMORY_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),  # version 1
 )
 
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+NO_LIMIT = 1 << 60
+"""Version 1 of control groups writes "no limit" as a number near 2^63."""
+
 
 def default_threads() -> int:
     """Physical cores that this process may use, at least 1: more threads than cores only compete for memory."""
-    import psutil
-
-    try:
-        allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # no affinity outside Linux
-        allowed = os.cpu_count() or 1
-    logical, physical = psutil.cpu_count() or 1, psutil.cpu_count(logical=False) or 1
-    cores = max(1, allowed * physical // logical)
+    cores = max(1, allowed_cores() * physical_cores() // (os.cpu_count() or 1))
     quota = cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def allowed_cores() -> int:
+    """Logical cores that this process may run on."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # no affinity outside Linux
+        return os.cpu_count() or 1
+
+
+def physical_cores() -> int:
+    """Physical cores of the machine, at least 1."""
+    import psutil
+
+    return psutil.cpu_count(logical=False) or 1
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    for line in _read(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def caches() -> dict[str, int]:
+    """Bytes of the caches that the first core sees: "L1d", "L2", "L3"; empty where the system does not say."""
+    found = {}
+    for folder in sorted(_CACHES.glob("index[0-9]*")):
+        level, kind, size = (_read(folder / name).strip() for name in ("level", "type", "size"))
+        if kind != "Instruction" and size[:-1].isdigit() and size[-1:] in ("K", "M"):
+            name = f"L{level}{'d' if kind == 'Data' else ''}"
+            found[name] = int(size[:-1]) << (10 if size[-1] == "K" else 20)
+    return found
+
+
+def total_memory() -> int:
+    """Bytes of memory that the machine has; 0 where that is not known."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on Windows
+        return 0
 
 
 def cpu_quota() -> float | None:
@@ -50,6 +90,12 @@ def available_memory() -> int:
 
     free = int(psutil.virtual_memory().available)
     return max(0, min((free, *(room for group in _groups("memory") for room in _rooms(group)))))
+
+
+def memory_limit() -> int | None:
+    """Bytes that the control group or one of its parents may use at most; None without a limit."""
+    limits = (_read(group / limit).strip() for group in _groups("memory") for limit, _ in _MEMORY_FILES)
+    return min((int(word) for word in limits if word.isdigit() and int(word) < NO_LIMIT), default=None)
 
 
 def _rooms(group: Path) -> Iterator[int]:

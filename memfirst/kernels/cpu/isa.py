@@ -44,15 +44,19 @@ def arm64() -> bool:
     return platform.machine().lower() in ("aarch64", "arm64")
 
 
+def usable() -> list[str]:
+    """Those of `ALL` that the host can run, the fastest first."""
+    return [name for name in ALL if _NEEDS[name] <= host_features()]
+
+
 @cache
 def detect() -> str:
     """The fastest of `ALL` that the host has, or MEMFIRST_ISA where the host can run it."""
-    usable = [name for name in ALL if _NEEDS[name] <= host_features()]
     wanted = os.environ.get("MEMFIRST_ISA", "")
     if not wanted:
-        return usable[0]
-    if wanted not in usable:
-        raise UnsupportedError(f"MEMFIRST_ISA={wanted}", f"one of {', '.join(usable)} on this processor")
+        return usable()[0]
+    if wanted not in usable():
+        raise UnsupportedError(f"MEMFIRST_ISA={wanted}", f"one of {', '.join(usable())} on this processor")
     return wanted
 
 

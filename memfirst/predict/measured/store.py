@@ -12,6 +12,7 @@ from typing import Any
 
 from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.json_file import parse_object
+from memfirst.hardware import host
 from memfirst.hardware.machines import user_file
 
 FORMAT = 1
@@ -67,25 +68,7 @@ def nearest(by_threads: Mapping[int, float], threads: int) -> float:
 
 def fingerprint() -> str:
     """The processor's name, its cores and the memory in GiB: other hardware has another."""
-    return f"{_processor()}, {os.cpu_count()} cores, {round(_memory() / 2**30)} GiB, {platform.machine()}"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on Windows
-        return 0
+    return f"{host.processor()}, {os.cpu_count()} cores, {round(host.total_memory() / 2**30)} GiB, {platform.machine()}"
 
 
 def rates_file() -> Path:
