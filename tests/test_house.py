@@ -154,7 +154,18 @@ def test_plan_side_reaches_no_kernel_when_it_runs() -> None:
 
 def test_heavy_packages_are_imported_where_they_are_used() -> None:
     """`import memfirst` costs a user nothing that is not used."""
-    heavy = ("huggingface_hub", "tokenizers", "jinja2", "typer", "rich", "numba", "llvmlite", "torch")
+    heavy = (
+        "huggingface_hub",
+        "tokenizers",
+        "jinja2",
+        "typer",
+        "rich",
+        "prompt_toolkit",
+        "wcwidth",
+        "numba",
+        "llvmlite",
+        "torch",
+    )
     code = f"import sys, memfirst; print([m for m in {heavy!r} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -51,7 +51,7 @@ def loaded(
         found.close()
 
 
-def generate(model: Model, prompt: str | Messages, request: Request) -> Generation:
+def generate(model: Model, prompt: str | Messages | list[int], request: Request) -> Generation:
     """Start an answer."""
     if request.raw and not isinstance(prompt, str):
         raise MemfirstError("--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat")

@@ -13,6 +13,7 @@ import typer
 from memfirst.catalog.models import DEFAULT_MODEL
 from memfirst.cli import streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Quiet, Threads
+from memfirst.cli.wrap import Wrapper
 
 PIPE_SECONDS = 1
 """How long the first byte of a pipe is waited for, where there is a prompt already."""
@@ -78,6 +79,13 @@ Backend = Annotated[
     typer.Option("--backend", metavar="NAME", help="cpu, or reference: NumPy float32, slow, the definition."),
 ]
 Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model as it is, without a chat template.")]
+OnFull = Annotated[
+    str,
+    typer.Option(
+        "--on-full", metavar="stop|drop", help="In a chat whose context is full: drop the oldest turns, or stop."
+    ),
+]
+Private = Annotated[bool, typer.Option("--private", help="Write nothing that is typed in a chat to disk.")]
 
 
 def run(
@@ -99,6 +107,8 @@ def run(
     kv: Kv = "f16",
     backend: Backend = "cpu",
     raw: Raw = False,
+    on_full: OnFull = "drop",
+    private: Private = False,
     offline: Offline = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -118,6 +128,8 @@ def run(
     text = read_prompt(prompt if text is None else text)
     if backend not in ("cpu", "reference"):
         raise typer.BadParameter(f"{backend!r} is neither cpu nor reference", param_hint="--backend")
+    if on_full not in ("stop", "drop"):
+        raise typer.BadParameter(f"{on_full!r} is neither stop nor drop", param_hint="--on-full")
     if text is None and (as_json or raw):
         raise typer.BadParameter("--json and --raw need a prompt: -p, or standard input")
     from memfirst.cli import engine
@@ -131,9 +143,9 @@ def run(
         if not (as_json or quiet):
             engine.say_notes(loaded)
         if text is None:
-            from memfirst.cli.chat import chat
+            from memfirst.cli.chat import ChatOptions, chat
 
-            chat(loaded, request, system)
+            chat(loaded, request, system, ChatOptions(on_full, private, quiet))
         else:
             answer(loaded, engine.prompt_of(loaded, system, text, request, quiet or as_json), request, as_json, quiet)
 
@@ -184,9 +196,10 @@ def answer(model: Model, prompt: str | engine.Messages, request: engine.Request,
     from memfirst.cli.display import print_json
 
     generation = engine.generate(model, prompt, request)
+    wrapper = Wrapper() if streams.draws() else None
     for token in generation:
         if not as_json:
-            streams.write(token.text, end="", flush=True)
+            streams.write(wrapper.feed(token.text) if wrapper else token.text, end="", flush=True)
     if as_json:
         print_json(generation.report())
         return

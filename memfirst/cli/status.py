@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from memfirst.cli.streams import is_terminal
+from memfirst.cli.streams import draws
 
 PERIOD_S = 0.1
 """Ten changes a second are as many as can be read."""
@@ -22,9 +22,8 @@ class StatusLine:
     scrolls at the bottom, `CSI top;bottom r` sets the region that scrolls.
     """
 
-    def __init__(self) -> None:
-        capable = os.environ.get("TERM", "dumb") not in ("", "dumb") and os.name == "posix"
-        self.active = capable and is_terminal(sys.stdout) and shutil.get_terminal_size().lines >= 4
+    def __init__(self, wanted: bool = True) -> None:
+        self.active = wanted and draws() and os.name == "posix" and shutil.get_terminal_size().lines >= 4
         self._shown_at = 0.0
         self._rows = 0
 

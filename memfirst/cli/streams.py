@@ -9,6 +9,10 @@ from typing import Any, TextIO
 from memfirst.errors import MemfirstError
 
 
+class OutputLostError(MemfirstError):
+    """Nothing can be written to stdout any more."""
+
+
 def prepare() -> None:
     """From now on what a stream's encoding cannot show is replaced, whoever prints it."""
     for stream in (sys.stdout, sys.stderr):
@@ -20,7 +24,7 @@ def prepare() -> None:
 def write(text: str, end: str = "\n", flush: bool = False) -> None:
     """A command's result, on stdout. Without a stdout it goes nowhere.
 
-    Raises MemfirstError where there is no room for it, BrokenPipeError where nobody reads it.
+    Raises OutputLostError where there is no room for it, BrokenPipeError where nobody reads it.
     """
     if sys.stdout is None:
         return
@@ -47,11 +51,11 @@ def settle() -> None:
         drop(sys.stdout)
 
 
-def note(text: str) -> None:
+def note(text: str, end: str = "\n") -> None:
     """A line for the user, on stderr; nothing where there is none or no room on it."""
     try:
         if sys.stderr is not None:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(text + end)
             sys.stderr.flush()
     except OSError:
         drop(sys.stderr)
@@ -60,6 +64,16 @@ def note(text: str) -> None:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether a person sees (or types) it."""
     return stream is not None and not stream.closed and stream.isatty()
+
+
+def draws() -> bool:
+    """Whether stdout is a terminal that understands escapes."""
+    return is_terminal(sys.stdout) and os.environ.get("TERM", "dumb" if os.name == "posix" else "") not in ("", "dumb")
+
+
+def dim(text: str) -> str:
+    """`text` in faint letters, where stdout draws."""
+    return f"\x1b[2m{text}\x1b[0m" if draws() else text
 
 
 def can_show(text: str) -> bool:
@@ -86,4 +100,4 @@ def drop(stream: TextIO | None) -> None:
 
 def _lost(error: OSError) -> MemfirstError:
     drop(sys.stdout)
-    return MemfirstError(f"cannot write to standard output: {error.strerror or error}")
+    return OutputLostError(f"cannot write to standard output: {error.strerror or error}")

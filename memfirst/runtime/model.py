@@ -142,7 +142,7 @@ class Model:
 
     @overload  # a str is a list of texts to a type checker: the first that fits counts
     def generate(  # type: ignore[overload-overlap]
-        self, prompt: str | Messages, **options: Unpack[GenerateOptions]
+        self, prompt: str | Messages | Sequence[int], **options: Unpack[GenerateOptions]
     ) -> Generation: ...
 
     @overload
@@ -152,7 +152,7 @@ class Model:
 
     def generate(
         self,
-        prompt: str | Messages | Sequence[str] | Sequence[Messages],
+        prompt: str | Messages | Sequence[int] | Sequence[str] | Sequence[Messages],
         *,
         params: SamplingParams | None = None,
         max_tokens: int | None = None,
@@ -172,7 +172,7 @@ class Model:
 
         Args:
             prompt: A text, or messages with `role` and `content` (a text, or parts as in `[{"type": "text", "text":
-                "…"}]`). A list of texts or of conversations gives a list of answers: reading one computes
+                "…"}]`), or token ids. A list of texts or of conversations gives a list of answers: reading one computes
                 those beside it, as many as fit a step.
             params: How tokens are chosen; the keywords of SamplingParams below go before it.
             max_tokens: Most tokens to generate; None: as many as the context holds.
@@ -222,7 +222,7 @@ class Model:
         """
         return Conversation(self, messages, options, system)
 
-    def _prompt(self, prompt: str | Messages) -> list[int]:
+    def _prompt(self, prompt: str | Messages | Sequence[int]) -> list[int]:
         """Tokens of a prompt; CapacityError where the context has no room for another."""
         ids = self.encode(prompt)
         if not ids:
@@ -243,10 +243,12 @@ class Model:
         vocab, backend = self.graph.vocab_size, self.backend  # not the model: a request must not keep it alive
         return lambda: Sampler(chosen, vocab, top=backend.top())
 
-    def encode(self, prompt: str | Messages) -> list[int]:
-        """Token ids of a text, or of a conversation through the chat template."""
+    def encode(self, prompt: str | Messages | Sequence[int]) -> list[int]:
+        """Token ids of a text, or of a conversation through the chat template; token ids as they are."""
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
+        if isinstance(prompt, list | tuple) and prompt and all(type(id) is int for id in prompt):
+            return list(prompt)
         return self.chat_template.encode(self.tokenizer, check_messages(prompt))
 
     def logits(self, tokens: Sequence[int]) -> F32:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import select
 import signal
 import subprocess
 import sys
@@ -15,13 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from memfirst.cli import chat as chat_module
-from memfirst.cli import contents, display, engine, inspect
+from memfirst.cli import contents, display, inspect
 from memfirst.cli.app import COMMANDS
 from memfirst.formats.checkpoint import TensorInfo
 from memfirst.formats.open import open_checkpoint
 from memfirst.runtime.sampling import SamplingParams
-from tests.support import fake_engine
 
 MEMFIRST = [sys.executable, "-m", "memfirst"]
 FAKE = [sys.executable, "-m", "tests.support.fake_engine"]
@@ -249,136 +245,6 @@ def test_run_refuses_input_that_is_no_text() -> None:
 def test_an_answer_that_fails_half_way() -> None:
     ran = command(FAKE, "run", "m.gguf", "-p", "hi", FAKE_ERROR="1")
     assert ran.returncode == 1 and "memfirst: the context is full; expected fewer tokens" in ran.stderr
-
-
-# a terminal
-
-
-class Terminal:
-    """A process on a pseudo-terminal of 24 × 80: type, wait for text, end."""
-
-    def __init__(self, *args: str, **env: str) -> None:
-        pty = pytest.importorskip("pty")
-        main, side = pty.openpty()
-        pytest.importorskip("termios").tcsetwinsize(side, (24, 80))
-        environment = os.environ | {"TERM": "xterm", "FAKE_CTTY": "1"} | env
-        self.process = subprocess.Popen(
-            [*FAKE, *args], stdin=side, stdout=side, stderr=side, env=environment, start_new_session=True,
-        )  # fmt: skip
-        os.close(side)
-        self.main, self.seen = main, ""
-
-    def wait_for(self, text: str) -> str:
-        """What was printed since the last wait, up to and with `text`."""
-        end = time.monotonic() + 20
-        while text not in self.seen:
-            ready, _, _ = select.select([self.main], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"no {text!r} in {self.seen!r}"
-            self.seen += self._read()
-        before, _, self.seen = self.seen.partition(text)
-        return before + text
-
-    def _read(self) -> str:
-        try:
-            data = os.read(self.main, 4096)
-        except OSError:  # Linux says so when the other side is closed
-            data = b""
-        assert data, f"the process ended after {self.seen!r}"
-        return data.decode()
-
-    def type(self, text: str) -> None:
-        os.write(self.main, text.encode())
-
-    def end(self) -> int:
-        """The exit code."""
-        try:
-            return self.process.wait(timeout=20)
-        finally:
-            self.process.kill()
-            os.close(self.main)
-
-
-def test_chat_on_a_terminal() -> None:
-    terminal = Terminal("run", "m.gguf", FAKE_SLEEP_S="0.12")
-    terminal.wait_for("> ")
-    terminal.type("hello\n")
-    answer = terminal.wait_for("limit")
-    assert "tok/s" in answer and "\x1b[1;23r" in answer, "a status line on row 24, out of the scrolled region"
-    plain = re.sub(r"\x1b7.*?\x1b8|\x1bD\x1b\[1A", "", answer)
-    assert "Memory is the limit" in plain, "the status line does not touch the answer"
-    terminal.wait_for("> ")
-    terminal.type("/help\n")
-    terminal.wait_for("/reset")
-    terminal.wait_for("> ")
-    terminal.type("/exit\n")
-    last = terminal.wait_for("closed")
-    assert "\x1b[r" in last, "the scrolled region is given back"
-    assert terminal.end() == 0
-
-
-def test_control_c_stops_the_answer_and_control_d_leaves() -> None:
-    terminal = Terminal("run", "m.gguf", FAKE_SLEEP_S="0.5")
-    terminal.wait_for("> ")
-    terminal.type("hello\n")
-    terminal.wait_for("Memory")
-    terminal.type("\x03")
-    terminal.wait_for("[stopped]")
-    terminal.wait_for("> ")
-    terminal.type("\x04")
-    terminal.wait_for("closed")
-    assert terminal.end() == 0
-
-
-def test_control_c_at_the_prompt_leaves_with_130() -> None:
-    terminal = Terminal("run", "m.gguf")
-    terminal.wait_for("> ")
-    time.sleep(0.3)  # CPython misses a signal between the prompt and its wait for a key
-    terminal.type("\x03")
-    assert "Traceback" not in terminal.wait_for("closed")
-    assert terminal.end() == 130
-
-
-def test_a_chat_survives_an_answer_that_fails() -> None:
-    terminal = Terminal("run", "m.gguf", FAKE_ERROR="1")
-    terminal.wait_for("> ")
-    terminal.type("hello\n")
-    terminal.wait_for("memfirst: the context is full")
-    terminal.wait_for("> ")
-    terminal.type("\x04")
-    terminal.wait_for("closed")
-    assert terminal.end() == 0
-
-
-def test_a_terminal_without_escapes_gets_none() -> None:
-    terminal = Terminal("run", "m.gguf", "-p", "hi", TERM="dumb")
-    assert "\x1b" not in terminal.wait_for("closed")
-    assert terminal.end() == 0
-
-
-def test_chat_keeps_and_drops_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[engine.Messages] = []
-
-    class Recorder(fake_engine.FakeModel):
-        def generate(self, prompt: engine.Messages, **more: object) -> fake_engine.FakeGeneration:
-            asked.append(list(prompt))
-            return fake_engine.FakeGeneration({"max_tokens": None})
-
-    monkeypatch.setattr(engine, "generate", lambda model, prompt, request: model.generate(prompt))
-    talk = chat_module.Chat(Recorder({}), engine.Request(None, (), None), "Be brief.")
-    with chat_module.StatusLine() as status:
-        talk.answer("one", status)
-        talk.answer("two", status)
-        assert [m["content"] for m in asked[1]] == ["Be brief.", "one", "Memory is the limit.", "two"]
-        assert talk.obey("/reset") and talk.obey("/system Be long.") and talk.obey("/nonsense")
-        talk.answer("three", status)
-    assert [m["content"] for m in asked[2]] == ["Be long.", "three"]
-    assert not talk.obey("/exit")
-
-
-def test_the_status_line_fits_a_terminal() -> None:
-    full = "214 tok/s · 20.9 GB/s, 86 % of 24.3 GB/s measured read bandwidth · per token 97.6 MB · KV 2.2 MB held"
-    assert chat_module.brief(full) == full.replace(" · per token 97.6 MB", "")
-    assert chat_module.brief("prompt 3 tokens · KV 1 MB held") == "prompt 3 tokens · KV 1 MB held"
 
 
 # inspect

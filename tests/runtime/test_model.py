@@ -19,6 +19,7 @@ from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.errors import BackendError, ConfigError, MemfirstError
 from memfirst.runtime.model import SEQUENCES, STATE_ROOM, sequences_of
+from memfirst.runtime.sampling import GREEDY
 from tests.support.toy import toy_llama, toy_mamba2
 
 SHAPE = SyntheticShape("llama", 64, 1, 2, 1, 96, 300, head_dim=32, max_position_embeddings=512)
@@ -96,6 +97,19 @@ def test_the_advice_for_a_long_prompt_can_be_followed(model: memfirst.Model) -> 
     assert "raise --ctx" in found.value.at_a_prompt()
     with memfirst.load(small(), ctx=512) as largest, pytest.raises(MemfirstError, match="shorten the prompt"):
         largest.generate("a b c " * 400)
+
+
+def test_an_answer_goes_on_from_token_ids(model: memfirst.Model) -> None:
+    """Of a prompt, and of a prompt and the answer so far."""
+    whole = model.generate("abc", params=GREEDY, max_tokens=12)
+    list(whole)
+    ids = model.encode("abc")
+    assert "".join(t.text for t in model.generate(ids, params=GREEDY, max_tokens=12)) == whole.text
+    rest = model.generate([*ids, *whole.ids[:5]], params=GREEDY, max_tokens=7)
+    list(rest)
+    assert [*whole.ids[:5], *rest.ids] == whole.ids
+    with pytest.raises(ConfigError, match="token id 100000"):
+        list(model.generate([100000]))
 
 
 def test_models_with_much_state_have_fewer_sequences() -> None:
