@@ -37,7 +37,8 @@ def parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
 
 def alone(model: str, threads: int) -> int:
     """The probe and `memfirst bench`, which prints its own table; its exit code."""
-    print(f"{threads} threads: a read loop in C gets {probe.probe(threads):.1f} GB/s", flush=True)
+    read = probe.measure(threads)
+    print(f"{threads} threads: read loops in C get at most {read.gbps:.1f} GB/s ({read.pattern})", flush=True)
     command = [*Memfirst().program, "bench", model, "--threads", str(threads)]
     return subprocess.run(command, check=False).returncode
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.probe --threads 1,2 --seconds 1
 
-Every speed of a comparison stands beside the probe of the same minute. It is compiled on first use
-for this very processor, and kept under build/benchmarks.
+Every speed of a comparison stands beside the probe of the same minute: the fastest of several access patterns, which
+it names. It is compiled on first use for this very processor, and kept under build/benchmarks.
 """
 
 from __future__ import annotations
@@ -23,16 +23,24 @@ from benchmarks.process import BenchmarkError, parse_json, run
 
 SOURCE = Path(__file__).with_name("read_probe.c")
 BUILD = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
+FLAGS = ("-O3", "-pthread")
 NATIVE_FLAGS = ("-march=native", "-mcpu=native")  # some ARM compilers know only the second
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One run of the probe: `bytes` in the buffer, GB/s of each round."""
+    """One run of the probe: `bytes` in the buffer, GB/s of each round of the fastest pattern.
+
+    pattern   how each thread read: streams, prefetch, own regions or claimed chunks
+    screened  best of two rounds of every pattern, GB/s
+    """
 
     threads: int
     bytes: int
+    register_bits: int
+    pattern: str
     rounds_gbps: tuple[float, ...]
+    screened: dict[str, float]
 
     @property
     def gbps(self) -> float:
@@ -50,27 +58,32 @@ def cpu_identity() -> str:
     return "\n".join(kept) or platform.machine()
 
 
+def compiler() -> str:
+    """Path of the C compiler."""
+    found = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if found is None:
+        raise BenchmarkError("no C compiler (cc, gcc or clang) found", do="install one, it builds the read probe")
+    return found
+
+
 def compile_probe(build: Path = BUILD) -> Path:
     """The probe's binary, compiled unless this source was already compiled for this processor."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise BenchmarkError("no C compiler (cc, gcc or clang) found", do="install one, it builds the read probe")
+    command = compiler()
     digest = hashlib.sha256(SOURCE.read_bytes() + cpu_identity().encode()).hexdigest()[:16]
     binary = build / f"read_probe-{digest}"
     if not binary.exists():
         build.mkdir(parents=True, exist_ok=True)
-        _compile_to(compiler, binary)
+        _compile_to(command, binary)
     return binary
 
 
-def _compile_to(compiler: str, binary: Path) -> None:
+def _compile_to(command: str, binary: Path) -> None:
     """Compile beside the target and rename, so that a half-written file never has the final name."""
     with tempfile.TemporaryDirectory(dir=binary.parent) as folder:
         made = Path(folder) / "read_probe"
         for flag in NATIVE_FLAGS:
-            command = [compiler, "-O3", flag, "-pthread", "-o", str(made), str(SOURCE)]
             try:
-                run(command)
+                run([command, *FLAGS, flag, "-o", str(made), str(SOURCE)])
             except BenchmarkError:
                 if flag == NATIVE_FLAGS[-1]:
                     raise
@@ -80,14 +93,17 @@ def _compile_to(compiler: str, binary: Path) -> None:
 
 
 def measure(threads: int, seconds: float = 0.5, mebibytes: int = 512) -> Probe:
-    """Read `mebibytes` again and again for `seconds` (at least 3 rounds) on `threads` threads."""
+    """Screen every pattern over `mebibytes`, then repeat the fastest three for `seconds` (at least 5 rounds)."""
     command = [str(compile_probe()), str(threads), str(mebibytes), str(seconds)]
     found = parse_json(run(command), "read_probe")
-    return Probe(found["threads"], found["bytes"], tuple(found["rounds_GBps"]))
+    return Probe(
+        found["threads"], found["bytes"], found["register_bits"], found["pattern"], tuple(found["rounds_GBps"]),
+        found["screened_GBps"],
+    )  # fmt: skip
 
 
 def probe(threads: int, seconds: float = 0.5) -> float:
-    """GB/s that `threads` threads read from memory just now (median of the rounds)."""
+    """GB/s that `threads` threads read from memory just now: median of the fastest pattern's rounds."""
     return measure(threads, seconds).gbps
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-_PROC = Path("/proc/self")
+_PROC, _SYSTEM = Path("/proc/self"), Path("/sys")
 _MEMORY_FILES = (
     ("memory.max", "memory.current"),
     ("memory.high", "memory.current"),  # beyond it the kernel reclaims and throttles: as good as full
@@ -29,10 +29,7 @@ def default_threads() -> int:
 
 def allowed_cores() -> int:
     """Logical cores that this process may run on."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # no affinity outside Linux
-        return os.cpu_count() or 1
+    return len(list(_allowed_cpus()))
 
 
 def physical_cores() -> int:
@@ -82,6 +79,25 @@ def _quota(group: Path) -> float | None:
     if len(words) == 2 and words[0].isdigit() and words[1].isdigit() and int(words[1]):
         return int(words[0]) / int(words[1])
     return None
+
+
+def last_level_cache() -> int:
+    """Bytes of the third-level caches (else second) of the cores that this process may use; 0 where unknown."""
+    root, found = _SYSTEM / "devices/system/cpu", {}
+    for cpu in _allowed_cpus():
+        for level in (3, 2):
+            cache = root / f"cpu{cpu}/cache/index{level}"
+            if size := re.match(r"(\d+)K", _read(cache / "size")):
+                found[level, _read(cache / "shared_cpu_list").strip()] = int(size[1]) << 10
+                break
+    return sum(found.values())
+
+
+def _allowed_cpus() -> Iterable[int]:
+    try:
+        return os.sched_getaffinity(0)
+    except AttributeError:  # no affinity outside Linux
+        return range(os.cpu_count() or 1)
 
 
 def available_memory() -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
-from memfirst.backends.cpu.bandwidth import read_bandwidth
+from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts
 from memfirst.backends.cpu.pack import pack_weights
 from memfirst.backends.cpu.step import StepArrays
@@ -72,6 +72,9 @@ class CpuBackend:
         self.graph, self.options, self._progress = graph, options, progress or Silent()
         self.library = self.make_library()
         self._programs: dict[int, Bound] = {}
+        self._read_probe: ReadProbe | None = None
+        self.read_pattern = ""
+        """How the last `read_bandwidth` read: streams, prefetch, own regions or claimed chunks."""
         self.blocks = options.blocks(graph)
         """Blocks of each cache group."""
         self.slots = STATES_PER_SEQUENCE * options.sequences
@@ -205,8 +208,12 @@ class CpuBackend:
         return memory(self._programs[1].program, contexts, self.options.threads)
 
     def read_bandwidth(self, seconds: float = 0.33) -> float:
-        """Measured read bandwidth of the pool's threads, bytes/s."""
-        return read_bandwidth(self.library, self.options.threads, seconds, self._memory)
+        """Measured read bandwidth of as many threads, bytes/s: of the fastest pattern, `read_pattern`."""
+        if self._read_probe is None:
+            self._read_probe = ReadProbe(self.library, self.options.threads, self.pool.frequency, self._memory)
+        found = self._read_probe.measure(seconds)
+        self.read_pattern = found.pattern
+        return found.rate
 
     def close(self) -> None:
         """End the worker threads."""

@@ -1,57 +1,105 @@
-"""Measured read bandwidth: all threads read a large buffer for a fraction of a second."""
+"""Measured read bandwidth: all threads read a large buffer in several patterns, of which the fastest counts."""
 
 from __future__ import annotations
 
 import threading
 import time
-from itertools import count
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.hardware import host
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Library
+from memfirst.kernels.cpu.read_patterns import CHUNK, CLAIMS, PATTERN, PATTERNS, SIZE, STOP, TOOK, WORKERS, words
 from memfirst.kernels.cpu.thread_pool import Native, native
 
-CHUNK = 8
-"""MiB read between two looks at the clock: about half a millisecond."""
+LEAST, OWN, MOST = 64, 160, 512
+"""MiB: memory that is given is read where it has at least so many, and else so many are allocated, both more where the
+last-level cache is large; a round reads no more than MOST, 10 to 60 ms."""
 
-LEAST = 64
-"""MiB that are read over at least: twice a large cache, so that a turn finds nothing of the one before."""
+BEYOND = 2
+"""Times the last-level cache that is read at least; memory of its own has twice as much."""
 
+LARGEST_OWN = 1024
+"""MiB allocated at most: two sockets of the largest caches together hold more."""
 
-def read_bandwidth(
-    library: Library, threads: int, seconds: float = 0.33, memory: NDArray[np.uint8] | None = None
-) -> float:
-    """Bytes per second that `threads` read together, from `memory` where it is large enough."""
-    if memory is None or memory.nbytes < LEAST << 20:
-        memory = arena.allocate(160 << 20)
-        memory[::4096] = 1  # untouched pages would all be one page of zeros
-    key = ("probe.read", ())
-    read = native(library.load([key])[key])
-    sink = np.zeros(8 * threads, np.int64)
-    args = np.array([memory.ctypes.data, memory.nbytes, sink.ctypes.data, sink.size], np.int64)
-    return _stream(read, args, threads, memory.nbytes >> 20, seconds)
+SCREENED = 2
+"""Rounds of each pattern before the fastest are chosen."""
+
+FINALISTS, ROUNDS = 3, 3
+"""Patterns that are timed each time, and rounds of each at least."""
 
 
-def _stream(read: Native, args: NDArray[np.int64], threads: int, size: int, seconds: float) -> float:
-    turns, chunks = count(), size // CHUNK
-    done = [(0, 0.0)] * threads
-    ready = threading.Barrier(threads)  # a thread takes a while to start: nobody's time runs before all have
+@dataclass(frozen=True)
+class ReadBandwidth:
+    """Bytes per second that a number of threads read together, and how the fastest pattern read."""
 
-    def work(worker: int) -> None:
-        total = 0
-        ready.wait()
-        start = time.perf_counter()
-        while (now := time.perf_counter()) - start < seconds:
-            at = next(turns) % chunks * CHUNK
-            total += read(args.ctypes.data, worker, at, at + CHUNK)
-        done[worker] = total, now - start
+    rate: float
+    pattern: str
 
-    others = [threading.Thread(target=work, args=(i,)) for i in range(1, threads)]
-    for thread in others:
-        thread.start()
-    work(0)
-    for thread in others:
-        thread.join()
-    return sum(n for n, _ in done) / max(t for _, t in done)
+
+class ReadProbe:
+    """Measures how fast `threads` threads read `memory`, or memory of its own where that is too small."""
+
+    def __init__(
+        self, library: Library, threads: int, frequency: float, memory: NDArray[np.uint8] | None = None
+    ) -> None:
+        key = ("probe.read", ())
+        self._read: Native = native(library.load([key])[key])
+        self.threads, self._frequency = threads, frequency
+        beyond = BEYOND * host.last_level_cache() >> 20
+        if memory is None or memory.nbytes >> 20 < max(LEAST, beyond):
+            memory = arena.allocate(min(max(OWN, 2 * beyond), LARGEST_OWN) << 20)
+            memory[::4096] = 1  # untouched pages would all be one page of zeros
+        self.memory = memory
+        whole = CHUNK * threads
+        self.size = min(memory.nbytes >> 20, max(MOST, 2 * beyond)) // whole * whole
+        self._finalists: list[int] = []
+
+    def measure(self, seconds: float = 0.33) -> ReadBandwidth:
+        """Time the fastest patterns in turns; the first call finds out which they are."""
+        with self._team() as team:
+            self._round(team, 0)  # threads begin
+            if not self._finalists:
+                found = [max(self._round(team, p) for _ in range(SCREENED)) for p in range(len(PATTERNS))]
+                self._finalists = sorted(range(len(PATTERNS)), key=lambda p: -found[p])[:FINALISTS]
+            rates: dict[int, list[float]] = {p: [] for p in self._finalists}
+            end = time.perf_counter() + seconds
+            while len(rates[self._finalists[0]]) < ROUNDS or time.perf_counter() < end:
+                for p, seen in rates.items():
+                    seen.append(self._round(team, p))
+        best = max(rates, key=lambda p: median(rates[p]))
+        return ReadBandwidth(median(rates[best]), PATTERNS[best][0])
+
+    @contextmanager
+    def _team(self) -> Iterator[NDArray[np.int64]]:
+        """The record of a team whose other threads wait for rounds; they end with the context."""
+        team = np.zeros(words(self.threads), np.int64)
+        team[SIZE], team[WORKERS] = self.size, self.threads
+        self._args = np.array([self.memory.ctypes.data, self.memory.nbytes, team.ctypes.data, team.size], np.int64)
+        others = [threading.Thread(target=self._work, args=(i,)) for i in range(1, self.threads)]
+        begun = 0
+        try:
+            for thread in others:
+                thread.start()
+                begun += 1
+            yield team
+        finally:
+            team[STOP] = 1
+            for thread in others[:begun]:
+                thread.join()
+
+    def _work(self, worker: int) -> int:
+        share = self.size // self.threads
+        return self._read(self._args.ctypes.data, worker, share * worker, share * (worker + 1))
+
+    def _round(self, team: NDArray[np.int64], pattern: int) -> float:
+        """Bytes per second of one pass over the buffer."""
+        _, team[PATTERN], team[CLAIMS] = PATTERNS[pattern]
+        self._work(0)
+        return (self.size << 20) * self._frequency / float(team[TOOK])

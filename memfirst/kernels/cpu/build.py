@@ -231,6 +231,13 @@ def build(module: str, name: str, statics: Mapping[str, Static]) -> Built:
     return Built(result.fndesc.llvm_func_name, kinds, _object_code(result.library))
 
 
+def assembly(module: str, name: str, statics: Mapping[str, Static]) -> str:
+    """The instructions of what `build` compiles, as text."""
+    library = compiled(module, name, statics)[1].library
+    text: str = library._codegen._tm.emit_assembly(library._final_module)
+    return text
+
+
 def compiled(module: str, name: str, statics: Mapping[str, Static]) -> tuple[tuple[tuple[str, str], ...], Any]:
     """Its parameters, and what Numba made of it."""
     from numba import njit, types

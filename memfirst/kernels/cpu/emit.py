@@ -45,6 +45,7 @@ def llvm_type(vec: Vec) -> ir.VectorType:
 _VNNI = ISA in (isa.AVX512_VNNI, isa.AVX_VNNI)
 RESULTS: dict[str, Any] = {
     "bytes": Vec("i8", 4 * LANES),
+    "register": Vec("i8", isa.register_bytes()),
     "i32": Vec("i32", LANES),
     "pairs": Vec("i16", 2 * LANES),
     "f32": Vec("f32", LANES),

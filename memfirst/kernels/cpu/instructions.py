@@ -6,7 +6,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, LANES, Emitter
+from memfirst.kernels.cpu.emit import F16, F32, I8, I16, I32, I64, LANES, RESULTS, Emitter, llvm_type
 from memfirst.kernels.cpu.half import narrow, widen
 
 PACK = 16
@@ -325,9 +325,17 @@ def prefetch(e: Emitter, w: Any, offset: Any) -> None:
     e.call("llvm.prefetch.p0", ir.VoidType(), [e.at(w, 0, offset, I8), I32(0), I32(3), I32(1)])
 
 
+def prefetch_once(e: Emitter, w: Any, offset: Any) -> None:
+    e.call("llvm.prefetch.p0", ir.VoidType(), [e.at(w, 0, offset, I8), I32(0), I32(0), I32(1)])
+
+
+def load_register(e: Emitter, w: Any, offset: Any) -> Any:
+    return load_vector(e, w, offset, llvm_type(RESULTS["register"]))
+
+
 def nothing(e: Emitter, *values: Any) -> None:
     """No instruction."""
 
 
-def checksum(e: Emitter, v: Any) -> Any:
-    return _fold(e, e.builder.bitcast(v, V(I32, LANES)), add)
+def word_sum(e: Emitter, v: Any) -> Any:
+    return _fold(e, e.builder.bitcast(v, V(I32, v.type.count // 4)), add)

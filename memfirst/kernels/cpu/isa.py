@@ -63,3 +63,8 @@ def detect() -> str:
 def rows_at_once(isa: str) -> int:
     """Rows that one dot-product register covers: 16 with 512-bit registers, else 8."""
     return 16 if isa == AVX512_VNNI else 8
+
+
+def register_bytes() -> int:
+    """Of the widest vector register, whatever is chosen for dot products."""
+    return 64 if "avx512f" in host_features() else 32 if "avx2" in host_features() else 16

@@ -18,6 +18,7 @@ from memfirst.kernels.cpu.spans import loaded, stored
 
 ISA = isa.detect()
 LANES = isa.rows_at_once(ISA)
+REGISTER = isa.register_bytes()
 PACK = 16
 """Rows that are packed side by side; with 8 lanes a kernel takes them in two parts."""
 
@@ -204,12 +205,6 @@ def xor(a, b):
     return a ^ b
 
 
-@op(emission("checksum"), "int32")
-def checksum(v):
-    """Sum of the bytes' 32-bit words, wrapping."""
-    return v.view(np.int32).sum(dtype=np.int32)
-
-
 @op(emission("table16"), "bytes")
 def table16(v, t):
     """t[v] for each byte; `t` has 16 signed bytes, v < 16."""
@@ -270,6 +265,23 @@ def maximum(a, b):
 @op(emission("prefetch"), "void")
 def prefetch(w, index):
     """Ask for the cache line of an element; nothing happens where there is no such element."""
+
+
+@op(emission("prefetch_once"), "void")
+def prefetch_once(w, index):
+    """As `prefetch`, of what is read once: the line need not be kept."""
+
+
+@op(emission("load_register"), "register")
+def load_register(w, offset):
+    """As many bytes as the widest register of this processor holds."""
+    return read_bytes(w, offset, REGISTER).copy()
+
+
+@op(emission("word_sum"), "int32")
+def word_sum(v):
+    """Sum of a register's 32-bit words, wrapping."""
+    return v.view(np.int32).sum(dtype=np.int32)
 
 
 @op(emission("nothing"), "void")
