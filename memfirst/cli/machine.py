@@ -10,6 +10,7 @@ import typer
 
 from memfirst.cli.options import Json
 from memfirst.cli.streams import write
+from memfirst.hardware.memory_modules import MemoryPeak
 
 if TYPE_CHECKING:
     from memfirst.predict.measured import Rates
@@ -83,12 +84,25 @@ def page(rates: Rates) -> str:
         f"{1e6 * rates.phase[n]:8.1f} µs"
         for n in rates.threads
     ]
-    lines += ["", f"  {'one core, from cache':<24}{'weights/s, a token':>20}{'multiply-adds/s, 8 tokens':>28}"]
+    lines += ["", *_memory(rates), ""]
+    lines += [f"  {'one core, from cache':<24}{'weights/s, a token':>20}{'multiply-adds/s, 8 tokens':>28}"]
     lines += [f"  {codec:<24}{one:>19.0f}G{eight:>27.0f}G" for codec, one, eight in _kernels(rates)]
     if rates.spread > STABLE:
         spread = f"streams differed by {100 * rates.spread:.0f} %"
         lines += ["", f"  not steady: {spread}; something else takes memory: measure again when it is quiet"]
     return "\n".join([*lines, "", f"  kept in {rates_file()}", *(f"  {note}" for note in rates.notes)])
+
+
+def _memory(rates: Rates) -> list[str]:
+    """The patterns that read fastest, and the peak of the modules where the firmware says it."""
+    lines = [f"  fastest to read with {n} thread{'s' * (n > 1)}: {name}" for n, name in sorted(rates.pattern.items())]
+    if not rates.peak:
+        return [
+            *lines,
+            "  peak of the memory modules: unknown (a virtual machine, or its firmware's table is closed to you)",
+        ]
+    most = max(rates.read.values())
+    return [*lines, f"  {100 * most / rates.peak:.0f} % of {MemoryPeak(rates.peak, rates.modules)}"]
 
 
 def _kernels(rates: Rates) -> list[tuple[str, float, float]]:

@@ -22,6 +22,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.traffic import ACTIVATIONS
+from memfirst.hardware.memory_modules import MemoryPeak, memory_peak
 from memfirst.ledger import Ledger, Memory
 from memfirst.measure.profile import StepProfile, profile_step, time_calls
 from memfirst.predict.llama_bench import Row, measured_row
@@ -86,6 +87,9 @@ class Measured:
     comparison: Comparison | None = None
     profiles: tuple[StepProfile, ...] = ()
     """Of a decoded token and of a step of the prompt, where they were asked for."""
+    read_pattern: str = ""
+    """What `read_bandwidth` was read with: the fastest of several."""
+    peak: MemoryPeak | None = None
 
     @property
     def decode_rate(self) -> float:
@@ -96,7 +100,8 @@ class Measured:
         """For JSON."""
         return {
             "model": self.model, "threads": self.threads, "prompt": self.prompt, "generate": self.generated,
-            "read_bandwidth_GBps": self.read_bandwidth / 1e9,
+            "read_bandwidth_GBps": self.read_bandwidth / 1e9, "read_pattern": self.read_pattern,
+            "peak_GBps": self.peak.bandwidth / 1e9 if self.peak else None,
             "prefill_tok_s": self.prefill_tok_s, "decode_tok_s": self.decode_tok_s,
             "decode_GBps": self.decode_rate / 1e9,
             "decode_bandwidth_fraction": self.decode_rate / self.read_bandwidth,
@@ -141,6 +146,7 @@ class Measured:
             f"  decode   {self.decode_tok_s:8.1f} tok/s  ({self.generated} tokens)  {self.decode_rate / 1e9:.1f} GB/s,"
             f" {100 * self.decode_rate / self.read_bandwidth:.0f} % of the {self.read_bandwidth / 1e9:.1f} that memory"
             f" delivers: the ceiling is {ceiling:.0f} tok/s",
+            f"  memory   read fastest with {self.read_pattern}" + (f"; {self.peak}" if self.peak else ""),
             "",
             f"  {'one token':<16}{'MB':>8}{'µs':>8}{'GB/s':>7}{'of ceiling':>12}",
         ]
@@ -226,6 +232,7 @@ class Bench:
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
             len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
             self.compared(sum(times) / len(times), spent, median(ceilings)),
+            read_pattern=backend.read_pattern, peak=memory_peak(),
         )  # fmt: skip
 
     def profiles(self) -> Iterator[StepProfile]:

@@ -21,6 +21,7 @@ from memfirst.convert.synthetic import synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.hardware import host
+from memfirst.hardware.memory_modules import memory_peak
 from memfirst.lower.program import Call, Program
 from memfirst.measure.profile import time_calls
 from memfirst.models import build
@@ -170,6 +171,8 @@ def calibrate(progress: Progress | None = None, threads: tuple[int, ...] | None 
         dict.fromkeys(counts, 0.0), 0.0, samples.rates(),
         notes=("a GPU is visible: it is not used yet, and not measured",) if host.visible_gpu() else (),
     )  # fmt: skip
+    if (peak := memory_peak()) is not None:
+        rates = replace(rates, peak=peak.bandwidth, modules=peak.modules)
     for i, n in enumerate(counts):
         progress.update(_TASK, total - 3 * (len(counts) - i), total, unit="")
         rates = _with_threads(rates, n)
@@ -251,7 +254,10 @@ def _solved(rates: Rates, what: str, n: int, model: Small, step: Step) -> Rates:
         seconds.append(model.run(step, 3))
     read, took = quantiles(reads)[2], quantiles(seconds)[0]
     if what == "stream":
-        rates = replace(rates, read={**rates.read, n: read}, spread=max(rates.spread, _spread(reads)))
+        rates = replace(
+            rates, read={**rates.read, n: read}, pattern={**rates.pattern, n: model.backend.read_pattern},
+            spread=max(rates.spread, _spread(reads)),
+        )  # fmt: skip
     rates = replace(rates, observed={**rates.observed, f"{what} {n}": (read, took)})
     return solve(rates, what, n, model.graph, step)
 

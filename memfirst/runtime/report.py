@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from memfirst.graph.traffic import EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
+from memfirst.hardware.memory_modules import memory_peak
 from memfirst.ledger import Ledger, Memory
 from memfirst.runtime.generation import Generation
 
@@ -70,7 +71,8 @@ class Report:
         if not ceiling:
             return f"{speed / 1e9:.1f} GB/s"
         share = f"{100 * speed / ceiling:.0f} % of {ceiling / 1e9:.1f} GB/s measured read bandwidth"
-        return f"{speed / 1e9:.1f} GB/s, {share}"
+        peak = memory_peak()
+        return f"{speed / 1e9:.1f} GB/s, {share}" + (f" (of {peak})" if peak else "")
 
     def _bytes(self, ledger: Ledger) -> str:
         purposes = ledger.by_purpose()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from memfirst.cli.machine import page
 from memfirst.convert.synthetic import synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.errors import FormatError
@@ -101,6 +102,23 @@ def test_a_call_that_was_not_measured_follows_the_most_similar(graph: Graph) -> 
     similar = rates.predict.rate_of("attention.attend AHEAD=1 DIM=64 GROUP=5", known)
     assert similar.item == pytest.approx(5e-9 * 6 / 3)
     assert rates.predict.rate_of("elementwise.unheard", known) == Rate(0.0, 0.0)
+
+
+def test_a_file_of_the_narrow_probe_is_measured_anew(folder: Path) -> None:
+    """Format 1: its read bandwidth was of one pattern."""
+    path = rates.save(replace(made_up(), pattern={1: "1 stream, own regions"}, peak=460.8e9, modules="12 × DDR5-4800"))
+    assert (rates.load() or made_up()).modules == "12 × DDR5-4800"
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    assert rates.load() is None
+
+
+def test_the_page_says_the_pattern_and_the_peak() -> None:
+    shown = page(replace(made_up(), pattern={1: "4 streams, own regions"}))
+    assert (
+        "fastest to read with 1 thread: 4 streams, own regions" in shown
+        and "peak of the memory modules: unknown" in shown
+    )
+    assert "8 % of 460.8 GB/s peak (12 × DDR5-4800)" in page(replace(made_up(), peak=460.8e9, modules="12 × DDR5-4800"))
 
 
 def test_the_file_comes_back_and_other_hardware_has_none(folder: Path) -> None:

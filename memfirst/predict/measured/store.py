@@ -15,8 +15,8 @@ from memfirst.formats.json_file import parse_object
 from memfirst.hardware import host
 from memfirst.hardware.machines import user_file
 
-FORMAT = 1
-"""Of the file: another number is measured anew."""
+FORMAT = 2
+"""Of the file: another number is measured anew. 1 held bandwidths of one pattern with threads on one core, too low."""
 
 _LARGEST_FILE = 1 << 20
 
@@ -34,11 +34,12 @@ class Rates:
     """What one machine measured. Seconds, and bytes per second; by number of threads where that matters.
 
     fingerprint  of the hardware; date: when, ISO; spread: largest relative difference between repetitions
-    read         bytes/s that a number of threads read together
+    read         bytes/s that a number of threads read together, with the fastest pattern of those in `pattern`
     stream       share of it that a product's weights reach; gather: that attention's keys and values reach
     phase        seconds of a phase beside its work: barrier, claims
     step         seconds of a step beside its phases: Python, waking
     work         by key of `rates.work`
+    peak         of the memory modules, bytes/s, and what they are; 0 and "" where the firmware does not say
     observed     what stream and gather were solved from: bytes/s read and seconds of a step, by their name and threads
     """
 
@@ -54,6 +55,9 @@ class Rates:
     spread: float = 0.0
     observed: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
+    pattern: Mapping[int, str] = field(default_factory=dict)
+    peak: float = 0.0
+    modules: str = ""
 
     @property
     def threads(self) -> tuple[int, ...]:
@@ -119,6 +123,8 @@ def _rates(row: dict[str, Any]) -> Rates:
         row[name] = {int(threads): _positive(value) for threads, value in row[name].items()}
         if not row[name]:
             raise ValueError(f"{name} is empty")
+    row["pattern"] = {int(threads): str(name) for threads, name in row.get("pattern", {}).items()}
+    row["peak"], row["modules"] = float(row.get("peak", 0.0)), str(row.get("modules", ""))
     work = {str(key): Rate(float(r["unit"]), float(r["item"])) for key, r in row.pop("work").items()}
     row["observed"] = {str(k): (float(read), float(took)) for k, (read, took) in row.get("observed", {}).items()}
     return Rates(**{**row, "work": work, "notes": tuple(row.get("notes", ()))})
