@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from memfirst import __version__
-from memfirst.backends.cpu.bandwidth import read_bandwidth
+from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.errors import MemfirstError
 from memfirst.hardware import host
 from memfirst.kernels.cpu import arena, isa
@@ -117,7 +117,7 @@ def diagnose(progress: Progress | None = None) -> Diagnosis:
     read = {}
     for i, n in enumerate(counts):
         report.update("reading memory", i, len(counts), unit="")
-        read[n] = read_bandwidth(library, n, memory=memory)
+        read[n] = ReadProbe(library, n, memory).measure().rate
     report.update("reading memory", len(counts), len(counts), unit="")
     kernels = [path for path in _files(library.folder) if path.suffix == ".o"]
     found = Diagnosis(

@@ -16,7 +16,6 @@ from memfirst.hardware import host
 from memfirst.kernels.cpu import arena, build, isa
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.read_patterns import CHUNK, PATTERNS, SUMS
-from memfirst.kernels.cpu.thread_pool import cycles_per_second
 from tests.support import assembly
 
 
@@ -36,7 +35,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[NDArray[np.uint8]]:
 
 
 def probe(library: Library, threads: int, memory: NDArray[np.uint8] | None) -> ReadProbe:
-    return ReadProbe(library, threads, cycles_per_second(library), memory)
+    return ReadProbe(library, threads, memory)
 
 
 def word_sum(part: NDArray[np.uint8]) -> int:

@@ -210,7 +210,7 @@ class CpuBackend:
     def read_bandwidth(self, seconds: float = 0.33) -> float:
         """Measured read bandwidth of as many threads, bytes/s: of the fastest pattern, `read_pattern`."""
         if self._read_probe is None:
-            self._read_probe = ReadProbe(self.library, self.options.threads, self.pool.frequency, self._memory)
+            self._read_probe = ReadProbe(self.library, self.options.threads, self._memory)
         found = self._read_probe.measure(seconds)
         self.read_pattern = found.pattern
         return found.rate

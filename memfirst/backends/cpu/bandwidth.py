@@ -16,7 +16,7 @@ from memfirst.hardware import host
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.read_patterns import CHUNK, CLAIMS, PATTERN, PATTERNS, SIZE, STOP, TOOK, WORKERS, words
-from memfirst.kernels.cpu.thread_pool import Native, native
+from memfirst.kernels.cpu.thread_pool import Native, cycles_per_second, native
 
 LEAST, OWN, MOST = 64, 160, 512
 """MiB: memory that is given is read where it has at least so many, and else so many are allocated, both more where the
@@ -46,12 +46,10 @@ class ReadBandwidth:
 class ReadProbe:
     """Measures how fast `threads` threads read `memory`, or memory of its own where that is too small."""
 
-    def __init__(
-        self, library: Library, threads: int, frequency: float, memory: NDArray[np.uint8] | None = None
-    ) -> None:
+    def __init__(self, library: Library, threads: int, memory: NDArray[np.uint8] | None = None) -> None:
         key = ("probe.read", ())
         self._read: Native = native(library.load([key])[key])
-        self.threads, self._frequency = threads, frequency
+        self.threads, self._frequency = threads, cycles_per_second(library)
         beyond = BEYOND * host.last_level_cache() >> 20
         if memory is None or memory.nbytes >> 20 < max(LEAST, beyond):
             memory = arena.allocate(min(max(OWN, 2 * beyond), LARGEST_OWN) << 20)
