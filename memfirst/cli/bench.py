@@ -88,6 +88,8 @@ def bench(
         raise typer.BadParameter("--write and --layers are of a --synthetic model: give its NAME")
     if llama_bench and as_json:
         raise typer.BadParameter("--llama-bench is JSON of its own: give it or --json")
+    if trace is not None and not trace.parent.is_dir():
+        raise typer.BadParameter(f"--trace: there is no folder {trace.parent}")
     if explain is not None:
         _explained(model or "", explain, offline, as_json)
         return

@@ -35,17 +35,8 @@ def page(profiles: Sequence[StepProfile], width: int, ramp: str = RAMP) -> str:
 def table(profile: StepProfile, width: int) -> list[str]:
     """Kinds of phase with their operations, then what is no kernel's time: the µs add up to the step."""
     many = profile.step.tokens > 1
-    what = f"a step of {profile.step.tokens} tokens" if many else "one token"
-    ceiling = profile.read_bandwidth
-    lines = wrap(
-        f"{what}: {1e6 * profile.seconds:,.0f} µs, {profile.bytes / 1e6:.2f} MB"
-        f" ({'as' if profile.bytes_as_predicted else 'NOT as'} the ledger says),"
-        f" {profile.bytes / profile.seconds / 1e9:.1f} GB/s of the {ceiling / 1e9:.1f} that memory delivers;"
-        f" middle half of {profile.runs} runs, {profile.threads} thread{'s' * (profile.threads > 1)};"
-        f" without the log {1e6 * profile.ordinary:,.0f} µs ({100 * profile.cost:+.1f} %)",
-        width,
-    )
-    rows = [["", "calls", "MB", "µs", "GB/s", "of mem", "GFLOP/s" if many else "", "of all", "waits µs"]]
+    lines = _head(profile, width)
+    rows = [["", "calls", "MB", "µs", "GB/s", "of mem", "of peak" if many else "", "of all", "waits µs"]]
     for phase in profile.phases:
         rows += _phase_rows(profile, phase)
     for name, seconds in profile.others.items():
@@ -58,22 +49,41 @@ def table(profile: StepProfile, width: int) -> list[str]:
     return [*lines, *wrap("µs: mean of the workers." + alone * prologues, width)]
 
 
+def _head(profile: StepProfile, width: int) -> list[str]:
+    """The step, what it is bound by, and what the log adds."""
+    tokens, us, ceiling = profile.step.tokens, 1e6 * profile.seconds, profile.read_bandwidth / 1e9
+    said = [
+        f"{f'a step of {tokens} tokens' if tokens > 1 else 'one token'}: {us:,.0f} µs by {profile.threads}"
+        f" thread{'s' * (profile.threads > 1)} (middle half of {profile.runs} runs), {profile.bytes / 1e6:.2f} MB"
+        f" ({'as' if profile.bytes_as_predicted else 'NOT as'} the ledger says), {profile.bytes / us / 1e3:.1f} GB/s",
+        f"bound by {max(profile.bounds, key=lambda name: profile.bounds[name])}: "
+        + ", ".join(f"{n} alone {_us(s)} µs ({_percent(s / profile.seconds)})" for n, s in profile.bounds.items())
+        + f", at the measured {ceiling:.1f} GB/s and "
+        + ", ".join(f"{rate / 1e12:.2f} T {values} operations/s" for values, rate in profile.peaks.items()),
+        f"an ordinary step in between: {1e6 * profile.ordinary:,.0f} µs; the log adds {100 * profile.cost:+.1f} %",
+    ]
+    return [line for text in said for line in wrap(text, width, subsequent_indent="  ")]
+
+
 def _phase_rows(profile: StepProfile, phase: PhaseTime) -> list[list[str]]:
-    def cells(name: str, calls: int, nbytes: int, flops: int, seconds: float, waiting: str) -> list[str]:
+    """The phase, and its operations where it has others than the one that it is named by."""
+    many = profile.step.tokens > 1
+
+    def cells(name: str, calls: int, nbytes: int, seconds: float, peak: float | None, waiting: str) -> list[str]:
         rate = nbytes / max(seconds, 1e-12)
         moved = [f"{nbytes / 1e6:.2f}", _us(seconds), f"{rate / 1e9:.1f}", _percent(rate / profile.read_bandwidth)]
         if nbytes < 1e-4 * profile.bytes:  # a rate of next to nothing says nothing
             moved = ["", _us(seconds), "", ""]
-        gflops = f"{flops / max(seconds, 1e-12) / 1e9:.0f}" if profile.step.tokens > 1 and flops else ""
-        return [name, str(calls), *moved, gflops, _percent(seconds / profile.seconds), waiting]
+        shown = _percent(peak) if many and peak is not None else ""
+        return [name, str(calls), *moved, shown, _percent(seconds / profile.seconds), waiting]
 
-    first = cells(phase.phase, phase.count, phase.bytes, phase.flops, phase.seconds, _us(phase.waiting))
-    if [op.op for op in phase.ops] == [phase.phase]:
-        return [first]
-    names = [" ".join(filter(None, [f"  {op.op}", op.part, ALONE * op.prologue])) for op in phase.ops]
-    return [first] + [
-        cells(name, op.calls, op.bytes, op.flops, op.seconds, "") for name, op in zip(names, phase.ops, strict=True)
-    ]
+    single = [op.op for op in phase.ops] == [phase.phase]
+    peak = profile.share_of_peak(phase.ops[0]) if single else None
+    rows = [cells(phase.phase, phase.count, phase.bytes, phase.seconds, peak, _us(phase.waiting))]
+    for op in phase.ops if not single else ():
+        name = " ".join(filter(None, [f"  {op.op}", op.part, ALONE * op.prologue]))
+        rows.append(cells(name, op.calls, op.bytes, op.seconds, profile.share_of_peak(op), ""))
+    return rows
 
 
 def _us(seconds: float) -> str:

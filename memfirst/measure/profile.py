@@ -8,7 +8,7 @@ workers are averaged, so kernels, claims, waiting and away add up to the walk, a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.backends.cpu.backend import CpuBackend, ledger_of
+from memfirst.backends.cpu.peak import FLOAT32, INT8
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.graph import Step
 from memfirst.graph.traffic import ACTIVATIONS
@@ -28,6 +29,9 @@ F64 = NDArray[np.float64]
 
 WAITING, CLAIMING, AWAY, OUTSIDE = "waiting at barriers", "taking chunks", "workers away", "outside the walk (Python)"
 """What is no kernel's time."""
+
+BYTES, MATMULS = "bytes", "matmuls"
+"""What a step may be bound by."""
 
 PARTS = {
     "activations.quantize",
@@ -120,6 +124,13 @@ class Trace:
             yield from ((worker, phase, arrived, end) for phase, (_, arrived, end) in enumerate(rows) if end > arrived)
 
 
+def _values(kernel: str) -> str:
+    """What a matmul multiplies."""
+    if not kernel.startswith("matmul."):
+        return ""
+    return FLOAT32 if kernel == "matmul.floats" else INT8
+
+
 def _phase_of_call(program: Program) -> list[int]:
     """The phase of each of `Bound.calls`."""
     out: list[int] = []
@@ -132,11 +143,13 @@ def _phase_of_call(program: Program) -> list[int]:
 class OpTime:
     """One kind of operation in one kind of phase, per step: calls (of all layers), bytes, mean seconds of a worker.
 
-    part  the kernel, where it only prepares or ends the operation
+    part    the kernel, where it only prepares or ends the operation
+    values  what its FLOPs are of, where it is a matmul: int8 or f32
     """
 
     op: str
     part: str
+    values: str
     calls: int
     bytes: int
     flops: int
@@ -177,18 +190,20 @@ class StepProfile:
 
     ordinary        seconds of the same step by the walk without a log, run in between
     read_bandwidth  bytes/s measured before and after
+    peaks           FLOP/s of int8 and f32 values in registers, measured
     """
 
     def __init__(
-        self, step: Step, traces: Sequence[Trace], ordinary: Sequence[float], predicted: Ledger, read_bandwidth: float
-    ) -> None:
+        self, step: Step, traces: Sequence[Trace], ordinary: Sequence[float], predicted: Ledger, read_bandwidth: float,
+        peaks: Mapping[str, float],
+    ) -> None:  # fmt: skip
         ordered = sorted(traces, key=lambda t: t.seconds)
         cut = len(ordered) // 4
         self.step, self.runs = step, len(ordered)
         self.middle = ordered[cut : len(ordered) - cut]
         self.median = ordered[len(ordered) // 2]
         """The run that a timeline shows."""
-        self.predicted, self.read_bandwidth = predicted, read_bandwidth
+        self.predicted, self.read_bandwidth, self.peaks = predicted, read_bandwidth, peaks
         self.recorded = ledger_of(self.median.calls, self.median.bytes, step.tokens)
         self.program, self.threads = self.median.program, self.median.threads
         self.seconds = _mean(t.seconds for t in self.middle)
@@ -236,7 +251,8 @@ class StepProfile:
         for (op, part, prologue), own in of.items():
             flops = 0 if part else sum(self._flops.get(self.median.calls[c].op, 0) for c in own)
             moved = sum(int(self.median.bytes[c]) for c in own if self.median.calls[c].purpose)
-            yield OpTime(op, part, len(own), moved, flops, float(in_calls[own].sum()), prologue)
+            values = _values(self.median.calls[own[0]].kernel)
+            yield OpTime(op, part, values, len(own), moved, flops, float(in_calls[own].sum()), prologue)
 
     @cached_property
     def _prologues(self) -> set[int]:
@@ -256,6 +272,14 @@ class StepProfile:
         return sum(phase.bytes for phase in self.phases)
 
     @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds that the step would take if only one thing took time: its bytes at the read bandwidth, its matmuls at
+        the peak of their values. The largest is what it is bound by."""
+        ops = [op for phase in self.phases for op in phase.ops if op.values]
+        matmuls = sum(op.flops / self.peaks[op.values] for op in ops)
+        return {BYTES: self.predicted.streamed.mean / self.read_bandwidth, MATMULS: matmuls}
+
+    @property
     def others(self) -> dict[str, float]:
         """Mean seconds of a worker that are no kernel's; with all operations' they add up to the step."""
         return {
@@ -272,6 +296,8 @@ class StepProfile:
             "us": 1e6 * self.seconds, "ordinary_us": 1e6 * self.ordinary, "cost_of_logging": self.cost,
             "bytes": self.bytes, "bytes_as_predicted": self.bytes_as_predicted,
             "read_bandwidth_GBps": self.read_bandwidth / 1e9,
+            "peak_GFLOPs": {values: rate / 1e9 for values, rate in self.peaks.items()},
+            "bound_us": {name: 1e6 * seconds for name, seconds in self.bounds.items()},
             "phases": [self._phase_report(p) for p in self.phases],
             "other_us": {name: 1e6 * seconds for name, seconds in self.others.items()},
             "timeline": {"us": 1e6 * self.median.seconds, "walk_us": 1e6 * self.median.walk,
@@ -291,8 +317,13 @@ class StepProfile:
     def _op_report(self, op: OpTime) -> dict[str, Any]:
         return {
             "op": op.op, "part": op.part, "prologue": op.prologue, "calls": op.calls, "bytes": op.bytes,
-            "us": 1e6 * op.seconds, **self._rates(op.bytes, op.flops, op.seconds),
+            "us": 1e6 * op.seconds, "share_of_peak": self.share_of_peak(op),
+            **self._rates(op.bytes, op.flops, op.seconds),
         }  # fmt: skip
+
+    def share_of_peak(self, op: OpTime) -> float | None:
+        """Of a matmul: its FLOP/s over the peak of its values."""
+        return op.flops / max(op.seconds, 1e-12) / self.peaks[op.values] if op.values else None
 
     def _rates(self, nbytes: int, flops: int, seconds: float) -> dict[str, float]:
         over = max(seconds, 1e-12)
@@ -353,7 +384,8 @@ def profile_step(backend: CpuBackend, step: Step, tokens: NDArray[np.int32], run
     ceilings.append(backend.read_bandwidth(0.25))
     threads, frequency = backend.options.threads, backend.pool.frequency
     traces = [Trace(log, threads, frequency, seconds) for log, seconds in zip(logs, logged, strict=True)]
-    return StepProfile(step, traces, ordinary, backend.predicted(step), median(ceilings))
+    peaks = {values: 2 * rate for values, rate in backend.multiply_rates().items()}
+    return StepProfile(step, traces, ordinary, backend.predicted(step), median(ceilings), peaks)
 
 
 def time_calls(backend: CpuBackend, step: Step, tokens: NDArray[np.int32], times: int) -> tuple[F64, float]:

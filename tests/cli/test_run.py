@@ -314,4 +314,23 @@ def test_what_these_tests_break_is_good_to_begin_with(model: Path) -> None:
 def test_bench_of_a_file(model: Path) -> None:
     """A file, without any option of synthetic models."""
     done = command(MEMFIRST, "bench", str(model), "--prompt", "8", "--generate", "2", "--json")
-    assert json.loads(done.stdout)["decode_tok_s"] > 0
+    found = json.loads(done.stdout)
+    assert found["decode_tok_s"] > 0
+    assert "profile" not in found
+
+
+def test_bench_with_a_profile(model: Path, tmp_path: Path) -> None:
+    """As a page as wide as the terminal, as JSON, and as a trace."""
+    asked, trace = ("bench", str(model), "--prompt", "8", "--generate", "2"), tmp_path / "trace.json"
+    done = command(MEMFIRST, *asked, "--profile", COLUMNS="72")
+    assert done.returncode == 0, done.stderr
+    page = done.stdout[done.stdout.index("a step of 8 tokens") :]
+    assert "one token:" in page and "outside the walk (Python)" in page
+    assert max(map(len, page.splitlines())) <= 72
+    done = command(MEMFIRST, *asked, "--json", "--trace", str(trace))
+    found = json.loads(done.stdout)["profile"]
+    assert [step["tokens"] for step in found] == [8, 1]
+    assert all(step["bytes_as_predicted"] for step in found)
+    assert {event["ph"] for event in json.loads(trace.read_text())["traceEvents"]} == {"M", "X"}
+    done = command(MEMFIRST, *asked, "--trace", str(tmp_path / "no" / "folder"))
+    assert done.returncode == 2, "before anything is measured"

@@ -1,16 +1,20 @@
-"""The walk's clock: which instruction it is, and that nothing reads it for a profile that nobody asked for."""
+"""What profiles stand on: the walk's clock, which nothing reads that nobody asked for, and the peak of multiplying."""
 
 from __future__ import annotations
 
 import platform
 
 import llvmlite.binding as llvm
+import numpy as np
 import pytest
 from llvmlite import ir
 
 from memfirst.kernels.cpu import build, instructions_thread
 from memfirst.kernels.cpu.emit import I64, Emitter
+from memfirst.kernels.cpu.peak import ROWS_HELD, TOKENS_HELD
+from memfirst.kernels.cpu.simd import LANES
 from memfirst.kernels.cpu.thread_pool import LOGGING_WALK, WALK
+from tests.support.kernel_calls import call, zeros
 
 CLOCK = "call i64 @llvm.readcyclecounter"
 
@@ -57,3 +61,18 @@ def test_a_walk_that_logs_nothing_reads_the_clock_only_to_be_patient() -> None:
     )
     assert plain == 4
     assert logging >= plain + 2 * 2 + 3, "two around each of two calls, one for each time of a phase"
+
+
+@pytest.mark.parametrize(("kernel", "each"), [("multiply_int8", 4), ("multiply_f32", 1)])
+def test_the_peak_is_of_products_that_are_computed(kernel: str, each: int) -> None:
+    """Every sum of every round is in the result: the compiler has dropped none, and those are what is counted."""
+    rounds = 3
+    tokens = np.arange(512, dtype=np.int8 if each == 4 else np.float32) % 5
+    weights = np.ones(1024, np.uint8) if each == 4 else np.ones(256, np.float32).view(np.uint8)
+    y = zeros("f32", 16)
+    done = call(f"peak.{kernel}", 0, rounds, w=weights, a=tokens, y=y)
+    assert done == rounds * ROWS_HELD * TOKENS_HELD * LANES * each
+    used = [
+        int(tokens[each * (n + j) : each * (n + j) + each].sum()) for n in range(rounds) for j in range(TOKENS_HELD)
+    ]
+    assert y[:LANES].tolist() == [ROWS_HELD * sum(used)] * LANES

@@ -106,6 +106,16 @@ def test_bytes_are_the_ledgers(backends: dict[int, CpuBackend], profiles: list[S
         assert json.loads(json.dumps(report)) == report
 
 
+def test_a_step_is_bound_by_what_takes_longest_alone(profiles: list[StepProfile]) -> None:
+    for found in profiles:
+        matmuls = [op for phase in found.phases for op in phase.ops if op.values]
+        assert {op.values for op in matmuls} == {"int8"}
+        assert found.bounds["matmuls"] == pytest.approx(sum(op.flops for op in matmuls) / found.peaks["int8"])
+        assert found.bounds["bytes"] == pytest.approx(found.predicted.streamed.mean / found.read_bandwidth)
+        largest = max(found.bounds, key=lambda name: found.bounds[name])
+        assert f"bound by {largest}:" in page([found], 120)
+
+
 def test_every_phase_and_operation_is_listed(profiles: list[StepProfile]) -> None:
     for found in profiles:
         program = found.program

@@ -174,6 +174,18 @@ def test_a_kernel_that_reads_other_bytes_is_caught(monkeypatch: pytest.MonkeyPat
         check(backend("llama", "q4_0"), STEPS["decode"])
 
 
+@pytest.mark.parametrize("name", ["decode", "prefill"])
+def test_a_log_has_room_for_all_of_a_step(name: str) -> None:
+    """Out of bounds would raise; the bits are the same."""
+    made, step = backend("llama", "q4_0", threads=2), STEPS[name]
+    plain = made.step(step, apart(step)).logits.tobytes()
+    log = made.step_log(step, apart(step))
+    assert made.step(step, apart(step), log).logits.tobytes() == plain
+    calls = np.concatenate([log.calls(worker) for worker in range(2)])
+    assert calls["bytes"].sum() == sum(price(log.bound.program, step).values())
+    assert set(calls["call"].tolist()) == set(range(len(log.bound.calls)))
+
+
 def test_memory_has_ends() -> None:
     log = SpanLog()
     span = Span.over(np.arange(10, dtype=np.int32), log)

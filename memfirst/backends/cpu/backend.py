@@ -14,6 +14,7 @@ from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
 from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts
 from memfirst.backends.cpu.pack import pack_weights
+from memfirst.backends.cpu.peak import VALUES, multiply_rate
 from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.backends.cpu.topk import KEY, TopK
@@ -214,6 +215,10 @@ class CpuBackend:
         found = self._read_probe.measure(seconds)
         self.read_pattern = found.pattern
         return found.rate
+
+    def multiply_rates(self, seconds: float = 0.1) -> dict[str, float]:
+        """Measured multiply-adds a second of the pool's threads, of values in registers: int8 and f32."""
+        return {kind: multiply_rate(self.library, self.options.threads, kind, seconds) for kind in VALUES}
 
     def close(self) -> None:
         """End the worker threads."""
