@@ -131,6 +131,9 @@ class Workers:
             failed.append(error)
             self.control[STOP] = 1  # the others must not wait for this worker's chunk
 
+    def quiesce(self) -> None:
+        """A step's threads end with it."""
+
     def close(self) -> None:
         """Nothing to end."""
 

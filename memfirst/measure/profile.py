@@ -406,7 +406,7 @@ def _interleaved(
     for log in logs:
         ordinary.append(_timed(backend, step, tokens, None))
         logged.append(_timed(backend, step, tokens, log))
-    backend.pool.quiesce()  # nobody writes a log any more
+    backend.quiesce()  # nobody writes a log any more
     return ordinary, logged, logs
 
 

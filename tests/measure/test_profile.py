@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from memfirst.backends.cpu.step_log import StepLog
 from memfirst.cli.profile_page import LEAST, PLAIN_RAMP, page
 from memfirst.graph import Step
 from memfirst.graph.traffic import ACTIVATIONS
+from memfirst.kernels.cpu.thread_pool import EPOCHS, RING, SLOT
 from memfirst.measure.profile import OUTSIDE, StepProfile, Trace, chrome_trace, profile_step
 from tests.support.tiny_models import STEPS, apart, batch, fill_cache, options, tiny
 
@@ -39,7 +41,7 @@ def profiles(backends: dict[int, CpuBackend]) -> list[StepProfile]:
 def logged(backend: CpuBackend, step: Step) -> tuple[StepLog, np.ndarray]:
     log = backend.step_log(step, apart(step))
     logits = backend.step(step, apart(step), log).logits.copy()
-    backend.pool.quiesce()
+    backend.quiesce()
     return log, logits
 
 
@@ -64,6 +66,18 @@ def test_a_log_changes_no_bit_and_has_every_chunk_once(
     assert log.phases(0)["chunks"].sum() > 0
     at = [id(call) for call in backend.calls()].index(id(log.bound.calls[0]))
     assert trace.bytes.tolist() == moved[at : at + len(log.bound.calls)].tolist()
+
+
+def test_a_worker_that_wakes_late_does_not_touch_a_log_that_is_gone(backends: dict[int, CpuBackend]) -> None:
+    """Asleep when a step begins, it may come when the step is over and its log freed: that crashed."""
+    backend = backends[2]
+    for _ in range(100):
+        time.sleep(0.001)  # beyond the time that workers wait awake
+        log, _ = logged(backend, STEP)
+        assert not backend._logs
+        log._words[:] = log._walk[:] = 1  # as if the memory were another's by now
+    slot = RING + backend.pool._epoch % EPOCHS * SLOT
+    assert backend.pool.control[slot] == 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -96,6 +96,7 @@ class CpuBackend:
         # However the backend goes, its threads end before the memory that they read is unmapped.
         self._end = weakref.finalize(self, self.pool.close)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
+        self._logs: list[StepLog] = []
         self._counted: NDArray[np.int64] | None = None  # as the last step left them: one copy a step, not two
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         self._bind(program)
@@ -151,7 +152,7 @@ class CpuBackend:
         return self.options.sequences
 
     def step_log(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepLog:
-        """Room for the log of such a step; give it to `step`, and read it when no step runs."""
+        """Room for the log of such a step; give it to `step`, and read it after `quiesce`."""
         bound = self.program(len(tokens))
         self.pool.begin()
         self._arrays.fill(step, tokens, self.options.threads)
@@ -171,9 +172,15 @@ class CpuBackend:
         if log is None:
             self.pool.run(bound.walk_args, len(bound.program.phases))
         else:
+            self._logs.append(log)  # a worker that comes late may still write it
             self.pool.run(log.walk_args, len(bound.program.phases), log=True)
         self._counted = after = self._counts.copy()
         return StepResult(bound.logits(rows), (before, after))
+
+    def quiesce(self) -> None:
+        """After logged steps: returns once no worker writes a log any more."""
+        self.pool.quiesce()
+        self._logs.clear()
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copy a block of a cache group."""

@@ -144,13 +144,14 @@ class ThreadPool:
             raise BackendError(f"a worker thread died{reason}")
 
     def quiesce(self) -> None:
-        """Stop an interrupted step: returns once no worker touches its memory."""
+        """Stop an interrupted step, or end one that is over: returns once no worker touches its memory."""
         self.control[STOP] = 1
         self.control[CURRENT] = self._epoch + 1  # nobody takes the step up again once STOP is gone
         try:
             for i in range(1, self.threads):
                 if self._workers[i - 1].is_alive():
                     self._idle[i].wait(5.0)
+            self.control[RING + self._epoch % EPOCHS * SLOT] = 0  # nor does whoever has not seen it: it may be freed
         finally:
             self.control[STOP] = 0
 

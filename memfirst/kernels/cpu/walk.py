@@ -219,7 +219,7 @@ def serve(control: "i64", spin: "int", worker, lo, hi):
             args, phases, address = control[slot], control[slot + 1], control[slot + 2]
             if atomic_load(control, EPOCH) - epoch > EPOCHS // 2:
                 continue  # away for so long that the slot may be another epoch's
-            if call_kernel(address, args, worker, 0, epoch) >= phases:
+            if args == 0 or call_kernel(address, args, worker, 0, epoch) >= phases:  # 0: over, its memory may be gone
                 seen = epoch
             since = cycles()
         pause()
