@@ -36,11 +36,12 @@ bench: $(STAMPS)/run ## measure the small model on this machine
 parity: $(STAMPS)/parity ## the suite with torch and transformers installed (gigabytes), what is skipped named
 	$(BIN)/python -m pytest -rs $(PYTEST)
 
-docs: $(STAMPS)/dev ## rewrite the pages that are computed: docs/cli.md and docs/claims.md
+docs: $(STAMPS)/dev ## rewrite what is computed: docs/cli.md, docs/claims.md, and the output shown in other pages
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 	$(BIN)/python -m benchmarks.claims > docs/claims.md.new
 	mv docs/claims.md.new docs/claims.md
+	$(BIN)/python docs/executed.py
 
 clean: ## remove the environment and what tools left (the model cache stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build

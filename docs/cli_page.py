@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from memfirst.cli.app import COMMANDS, command
+from memfirst.cli.examples import EXAMPLES
 
 HEAD = """# Commands
 
@@ -42,7 +43,10 @@ def section(name: str, parsed: Any) -> str:
     words = [p.metavar if p.required else f"[{p.metavar}]" for p in arguments]
     rows = "\n".join(option_row(p) for p in options)
     usage = " ".join(["memfirst", name, *words, "[OPTIONS]"])
-    return f"## memfirst {name}\n\n    {usage}\n\n{about}\n\n| option | what it does |\n|---|---|\n{rows}\n"
+    lines = "\n".join(f"    {line}" for line in EXAMPLES.get(name, ()))
+    examples = f" For example:\n\n{lines}" if lines else ""
+    table = f"| option | what it does |\n|---|---|\n{rows}\n"
+    return f"## memfirst {name}\n\n    {usage}\n\n{about}{examples}\n\n{table}"
 
 
 def render() -> str:

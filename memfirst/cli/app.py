@@ -10,6 +10,7 @@ import typer
 from memfirst.cli import DONE, INTERRUPTED, USAGE
 from memfirst.cli.bench import bench
 from memfirst.cli.doctor import doctor
+from memfirst.cli.examples import epilog
 from memfirst.cli.inspect import inspect
 from memfirst.cli.listing import list_models
 from memfirst.cli.machine import machine
@@ -52,7 +53,7 @@ def command() -> Any:
     app = typer.Typer(name="memfirst", add_completion=False, rich_markup_mode=None, context_settings=_HELP)
     app.callback()(_about)
     for name, function in COMMANDS.items():
-        app.command(name, context_settings=_HELP)(function)
+        app.command(name, context_settings=_HELP, epilog=epilog(name))(function)
     return typer.main.get_command(app)
 
 
