@@ -49,7 +49,7 @@ from memfirst.lower.nodes import (
 from memfirst.lower.packing import cpu_weight, family, float_tile, int8_tile, kernel_of
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
-from memfirst.lower.step_fields import BLOCK, SPLIT, attention_scratch, count_of, in_group
+from memfirst.lower.step_fields import BLOCK, SCORES, SPLIT, attention_scratch, count_of, in_group
 
 LOGITS = "logits"
 STEP = Ref("step", "step")
@@ -359,13 +359,14 @@ def _(op: Attention, d: Default) -> Value:
     args |= {"q": q.place, "stride": q.stride, "cap": op.softcap}
     args |= partials | _place(op, d, "keys") | _place(op, d, "values")
     args |= {n: d.of_group(op, n) for n in ("item_token", "item_split", "item_last", "starts", "charged", "tables")}
-    args |= {"ends": Ref("step", "ends"), "table_at": Ref("step", "table_at"), "heads": c.heads, "scale": op.scale}
+    items = d.of_group(op, "items").name
+    args |= {"ends": Ref("step", "ends"), "table_at": Ref("step", "table_at"), "heads": c.heads, "scale": op.scale,
+             "step": STEP, "count": count_of(items)}  # fmt: skip
     statics: dict[str, NodeStatic] = {"K_DIM": c.k_dim, "V_DIM": c.v_dim, "GROUP": group}
     statics |= {"KCODEC": f"kv_{c.k_codec}", "VCODEC": f"kv_{c.v_codec}", "ROTATE": int(c.rotate)}
     statics |= {"SOFTCAP": int(op.softcap > 0), "AHEAD": few}
     call = KERNELS["attention.attend"].call(args, op.name, KV_READ, **statics)
     reads = [touch(q), *(Touch(f"cache:{c.name}.{what}") for what in ("keys", "values"))]
-    items = d.of_group(op, "items").name
     own = only(moved, KV_READ, ACTIVATIONS)
     d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, [touch(made)], own, 1))
     out = d.new(op.output, op.heads * c.v_dim)
@@ -386,6 +387,8 @@ def _check_attention(op: Attention) -> None:
     for codec, dim in ((c.k_codec, c.k_dim), (c.v_codec, c.v_dim)):
         if codec not in KV_CODECS:
             raise UnsupportedError(f"{op.name} has a cache of {codec}", f"one of {', '.join(KV_CODECS)}")
+        if dim > SCORES:  # the working memory of a head's sums
+            raise UnsupportedError(f"{op.name} has heads of {dim}", f"at most {SCORES}")
         multiple(op, dim, KV_CODECS[codec])
         if c.rotate and KV_CODECS[codec] < 32:
             raise UnsupportedError(f"{op.name} rotates what is cached as {codec}", "quantized keys and values")

@@ -105,7 +105,7 @@ _AFTER = "step count stride"
 _WRITE = "cache slots floats step count heads stride block_bytes"
 _ATTEND = (
     "q cache scores floats ints q8 top total part item_token item_split item_last starts ends charged tables table_at "
-    "heads stride block_bytes keys_at values_at scale cap"
+    "step count heads stride block_bytes keys_at values_at scale cap"
 )
 _ATTEND_STATICS = "K_DIM V_DIM GROUP KCODEC VCODEC ROTATE SOFTCAP AHEAD"
 _MERGE = "top total part out sinks floats first_item heads private"

@@ -17,7 +17,10 @@ def attention_scratch(group: int, k_dim: int) -> dict[str, tuple[str, int]]:
     blocks = group * (k_dim // 32)
     return {
         "scores": ("f32", group * SCORES),
-        "floats": ("f32", blocks + group * SCORES + 3 * k_dim),  # scales of queries, weights of values, a rotation
+        "floats": (
+            "f32",
+            blocks + group * SCORES + 3 * k_dim,
+        ),  # scales of queries, values' weights or sums, a rotation
         "ints": ("i32", blocks + group * SCORES // 2),  # sums of queries, weights as pairs of int16
         "q8": ("i8", group * k_dim),
     }

@@ -144,6 +144,7 @@ def attention(case: Case, by_split: bool = False) -> tuple[Array, Array, int, in
     made |= {
         "q": wide.reshape(-1), "stride": wide.shape[1], "top": zeros("f32", units * group), "starts": starts,
         "total": zeros("f32", units * group), "part": zeros("f32", units * group * whole), "cap": case.softcap,
+        "step": np.array([len(made["item_token"])], np.int64), "count": 0,
         "ends": ends, "charged": ends, "table_at": np.zeros(n, np.int32), "scale": c.k_dim**-0.5,
         **statics(case, by_split),
     }  # fmt: skip

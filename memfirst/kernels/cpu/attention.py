@@ -203,43 +203,38 @@ def _int8_scores(
 
 @macro
 def _float_values(
-    cache, tables, pages, block_bytes, values, first, last, scores, row, part, at, fresh, d,
+    cache, here, ahead, start, end, scores, row, floats, sums, fresh, d, skip,
     GROUP, PIECES, HEADS, WIDE, DIM, CODEC, AHEAD, HALF,
 ):  # fmt: skip
-    """Weighted values d..d + 16 · WIDE of each head (HALF: the last 8), folded into `part`."""
-    WHOLE = (DIM + 15) // 16 * 16
-    LINES = (WIDE * CODEC.SIZE + 3) // 4 if AHEAD else 0
+    """Weighted values d..d + 16 · WIDE of each head (HALF: the last 8) of a block's positions start..end, added to
+    `sums` [GROUP, ROW] unless `fresh`. Meanwhile as many bytes of what is read next are prefetched."""
+    BYTES = 16 * WIDE * CODEC.SIZE
+    LINES = (BYTES + 63) // 64 if AHEAD else 0
     for piece in static(PIECES):
         COUNT = HEADS if piece * HEADS + HEADS <= GROUP else GROUP - piece * HEADS
         out = lanes(COUNT * WIDE)
-        for i in static(COUNT * WIDE):
-            out[i] = splat16(0.0)
-        for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
-            start, end = max(first, index * PAGE), min(last, index * PAGE + PAGE)
-            here = tables[pages + index] * block_bytes + values + (d - index * PAGE * DIM) * CODEC.SIZE
-            later = min(index + 1, (last - 1) // PAGE)
-            ahead = tables[pages + later] * block_bytes + values + (d - index * PAGE * DIM) * CODEC.SIZE
-            for p in range(start, end):
-                for i in static(LINES if piece == 0 else 0):
-                    prefetch(cache, ahead + p * DIM * CODEC.SIZE + 64 * i)
-                v = lanes(WIDE)
-                for i in static(WIDE):
-                    if HALF:
-                        v[i] = CODEC.load_half(cache, here + p * DIM * CODEC.SIZE)
-                    else:
-                        v[i] = CODEC.load(cache, here + (p * DIM + 16 * i) * CODEC.SIZE)
-                for g in static(COUNT):
-                    e = splat16_at(scores, row + (piece * HEADS + g) * ROW + p)
-                    for i in static(WIDE):
-                        out[g * WIDE + i] = fma(e, v[i], out[g * WIDE + i])
         for g in static(COUNT):
-            factors = row + first // 16 * 16 + (piece * HEADS + g) * ROW + ROW - 2
             for i in static(WIDE):
-                to = at + (piece * HEADS + g) * WHOLE + d + 16 * i
                 if fresh:
-                    store16(part, to, out[g * WIDE + i])
+                    out[g * WIDE + i] = splat16(0.0)
                 else:
-                    fold(part, to, scores[factors], scores[factors + 1], out[g * WIDE + i])
+                    out[g * WIDE + i] = load16(floats, sums + (piece * HEADS + g) * ROW + d + 16 * i)
+        for p in range(start, end):
+            for i in static(LINES if piece == 0 else 0):
+                prefetch(cache, ahead + (skip + p % PAGE) * BYTES + 64 * i)
+            v = lanes(WIDE)
+            for i in static(WIDE):
+                if HALF:
+                    v[i] = CODEC.load_half(cache, here + (p * DIM + d) * CODEC.SIZE)
+                else:
+                    v[i] = CODEC.load(cache, here + (p * DIM + d + 16 * i) * CODEC.SIZE)
+            for g in static(COUNT):
+                e = splat16_at(scores, row + (piece * HEADS + g) * ROW + p)
+                for i in static(WIDE):
+                    out[g * WIDE + i] = fma(e, v[i], out[g * WIDE + i])
+        for g in static(COUNT):
+            for i in static(WIDE):
+                store16(floats, sums + (piece * HEADS + g) * ROW + d + 16 * i, out[g * WIDE + i])
 
 
 @inline
@@ -258,8 +253,8 @@ def _pairs_of_weights(floats, at, ints, to, count, bits):
 
 @macro
 def _int8_values(
-    cache, tables, pages, block_bytes, values, first, last, scores, row, floats, fw, ints, iw, part, at, fresh, b,
-    GROUP, PIECES, HEADS, DIM, CODEC, AHEAD,
+    cache, tables, pages, block_bytes, values, behind, first, last, scores, row, floats, fw, ints, iw, part, at, fresh,
+    b, GROUP, PIECES, HEADS, DIM, CODEC, AHEAD,
 ):  # fmt: skip
     """Weighted values 32·b..32·b + 32 of each head, folded into `part`: weights times the values' scales as int16,
     two positions in one multiplication; 512 · 32767 · 127 fits 32 bits."""
@@ -289,8 +284,9 @@ def _int8_values(
         for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
             start, end = max(first // 2 * 2, index * PAGE), min(last, index * PAGE + PAGE)
             here = tables[pages + index] * block_bytes + values + 2 * PAGE
-            later = min(index + 1, (last - 1) // PAGE)
-            ahead = tables[pages + later] * block_bytes + values + 2 * PAGE
+            ahead = behind
+            if end < last:
+                ahead = tables[pages + index + 1] * block_bytes + values + 2 * PAGE
             for p in range(start, end, 2):
                 offset = (p - index * PAGE) // 2 * BYTES
                 if AHEAD and piece == 0:
@@ -315,8 +311,8 @@ def _int8_values(
 def attend(
     q: "f32", cache: "u8", scores: "f32", floats: "f32", ints: "i32", q8: "i8", top: "f32", total: "f32", part: "f32",
     item_token: "i32", item_split: "i32", item_last: "i32", starts: "i32", ends: "i32", charged: "i32",
-    tables: "i32", table_at: "i32", heads: "int", stride: "int", block_bytes: "int", keys_at: "int",
-    values_at: "int", scale: "float", cap: "float", worker, lo, hi,
+    tables: "i32", table_at: "i32", step: "i64", count: "int", heads: "int", stride: "int", block_bytes: "int",
+    keys_at: "int", values_at: "int", scale: "float", cap: "float", worker, lo, hi,
     *, K_DIM, V_DIM, GROUP, KCODEC, VCODEC, ROTATE, SOFTCAP, AHEAD,
 ):  # fmt: skip
     """Units lo..hi: unit = item · heads + KV head. Returns the bytes of keys and values that it read.
@@ -329,6 +325,7 @@ def attend(
     starts, ends the positions that each token attends
     charged      those from here on are counted by the sequence's next token, which reads them in the same step
     tables       block tables, the one of token t from table_at[t] on
+    count        where `step` holds the number of items
     SOFTCAP      1: scores become cap · tanh(score / cap)
     AHEAD        1 where the cache comes from memory: prefetch what is read next
     """
@@ -372,6 +369,13 @@ def attend(
                         _float_scores(q, query, cache, here, ahead, p, end, first, last, scores, row + p, scale, GROUP,
                                       PIECES, HEADS, K_WIDE, K_DIM, KCODEC, AHEAD)  # fmt: skip
             fresh = split == item_split[item]
+            after = tables[pages + first // PAGE] * block_bytes + values  # what is read behind these values
+            if split < item_last[item]:
+                after = tables[pages + last // PAGE] * block_bytes + keys
+            elif unit + 1 < step[count] * heads:
+                t1 = item_token[(unit + 1) // heads]
+                page = tables[table_at[t1] + max(item_split[(unit + 1) // heads] * SPLIT, starts[t1]) // PAGE]
+                after = page * block_bytes + keys_at + (unit + 1) % heads * PAGE * K_BYTES
             for g in range(GROUP):
                 if SOFTCAP:
                     for i in range(mine + g * ROW, mine + g * ROW + last - base, 16):
@@ -379,16 +383,35 @@ def attend(
                 softmax(scores, mine + g * ROW, first - base, last - base, top, total, unit * GROUP + g, fresh)
             if VCODEC.INT8:
                 for b in range(V_DIM // 32):
-                    _int8_values(cache, tables, pages, block_bytes, values + b * PAGE * VCODEC.PER32, first, last,
-                                 scores, row, floats, fw, ints, iw, part, at, fresh, b, GROUP, PIECES, HEADS, V_DIM,
-                                 VCODEC, AHEAD)  # fmt: skip
+                    behind = after
+                    if b + 1 < V_DIM // 32:
+                        behind = tables[pages + first // PAGE] * block_bytes + values + (b + 1) * PAGE * VCODEC.PER32
+                    _int8_values(cache, tables, pages, block_bytes, values + b * PAGE * VCODEC.PER32, behind, first,
+                                 last, scores, row, floats, fw, ints, iw, part, at, fresh, b, GROUP, PIECES, HEADS,
+                                 V_DIM, VCODEC, AHEAD)  # fmt: skip
             else:
-                for d in range(0, V_DIM // (16 * V_WIDE) * 16 * V_WIDE, 16 * V_WIDE):
-                    _float_values(cache, tables, pages, block_bytes, values, first, last, scores, row, part, at, fresh,
-                                  d, GROUP, PIECES, HEADS, V_WIDE, V_DIM, VCODEC, AHEAD, 0)  # fmt: skip
-                if V_DIM % 16:
-                    _float_values(cache, tables, pages, block_bytes, values, first, last, scores, row, part, at, fresh,
-                                  WHOLE - 16, GROUP, PIECES, HEADS, 1, V_DIM, VCODEC, AHEAD, 1)  # fmt: skip
+                for index in range(first // PAGE, (last + PAGE - 1) // PAGE):
+                    start, end = max(first, index * PAGE), min(last, index * PAGE + PAGE)
+                    here = tables[pages + index] * block_bytes + values - index * PAGE * V_BYTES
+                    ahead = after
+                    if end < last:
+                        ahead = tables[pages + index + 1] * block_bytes + values
+                    begins = index == first // PAGE
+                    for d in range(0, V_DIM // (16 * V_WIDE) * 16 * V_WIDE, 16 * V_WIDE):
+                        skip = d // (16 * V_WIDE) * PAGE
+                        _float_values(cache, here, ahead, start, end, scores, row, floats, fw, begins, d, skip, GROUP,
+                                      PIECES, HEADS, V_WIDE, V_DIM, VCODEC, AHEAD, 0)  # fmt: skip
+                    if V_DIM % 16:
+                        _float_values(cache, here, ahead, start, end, scores, row, floats, fw, begins, WHOLE - 16,
+                                      V_DIM // 16 * PAGE, GROUP, PIECES, HEADS, 1, V_DIM, VCODEC, AHEAD, 1)  # fmt: skip
+                for g in range(GROUP):
+                    factors = mine + g * ROW + ROW - 2
+                    for d in range(0, WHOLE, 16):
+                        found = load16(floats, fw + g * ROW + d)
+                        if fresh:
+                            store16(part, at + g * WHOLE + d, found)
+                        else:
+                            fold(part, at + g * WHOLE + d, scores[factors], scores[factors + 1], found)
             read += max(min(last, charged[t]) - first, 0) * (K_BYTES + V_BYTES)
     return read
 
