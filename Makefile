@@ -12,10 +12,10 @@ BENCH  ?= --threads 2
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench parity docs clean
+.PHONY: help demo test test-ceiling check bench parity docs clean
 
 help: ## this page
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(STAMPS)/run ## set up, fetch a small real model (98 MB), and let it answer
 	$(BIN)/memfirst pull $(MODEL)
@@ -23,6 +23,9 @@ demo: $(STAMPS)/run ## set up, fetch a small real model (98 MB), and let it answ
 
 test: $(STAMPS)/dev ## the test suite (comparisons that need torch are skipped; see parity)
 	$(BIN)/python -m pytest $(PYTEST)
+
+test-ceiling: $(STAMPS)/dev ## no loop and no kernel reads faster than the stated ceiling (needs the machine alone, 2 minutes)
+	MEMFIRST_TEST_CEILING=1 $(BIN)/python -m pytest tests/ceiling -s
 
 check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
 	$(BIN)/ruff check .

@@ -48,6 +48,7 @@ class ReadProbe:
 
     def __init__(self, library: Library, threads: int, memory: NDArray[np.uint8] | None = None) -> None:
         key = ("probe.read", ())
+        self._library = library  # owns the code
         self._read: Native = native(library.load([key])[key])
         self.threads, self._frequency = threads, cycles_per_second(library)
         beyond = BEYOND * host.last_level_cache() >> 20
