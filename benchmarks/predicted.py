@@ -109,7 +109,7 @@ def cases(name: str, checkpoint: Checkpoint, threads: int, rates: Rates) -> Iter
                 read, seconds = runner.measure(step)
                 found = step_time(graph, step, rates, threads, read, runner.context)
                 yield Case(name, "decode", threads, past, batch, read, seconds, found.seconds or 0.0, found.binding)
-        prompt = Step((Sequence(0, PROMPT, runner._pages(0)),))
+        prompt = Step((Sequence(0, PROMPT, runner._tables(0)),))
         read, seconds = runner.measure(prompt)
         found = prefill(graph, PROMPT, rates, threads, read)
         yield Case(name, "prefill", threads, 0, 1, read, seconds, found.seconds or 0.0, found.binding)
