@@ -52,6 +52,9 @@ _STREAM = SyntheticShape("llama", 2048, 3, 32, 8, 8192, 512)
 _GATHER = SyntheticShape("llama", 512, 24, 8, 8, 512, 512, max_position_embeddings=8192)
 """49 kB of keys and values a position: 201 MB at 4096."""
 
+_NARROW = SyntheticShape("llama", 576, 30, 9, 3, 1536, 512)
+"""113 MB of Q8_0 in 150 short phases: each starts its streams anew, which models in a cache do not show."""
+
 DEEP = 4096
 
 _TASK = "measuring this machine"
@@ -223,6 +226,8 @@ def _with_threads(rates: Rates, n: int) -> Rates:
     rates = replace(rates, phase={**rates.phase, n: phase}, step=step)
     with Small(_STREAM, "q8_0", n, 64) as model:
         rates = _solved(rates, "stream", n, model, model.step(8))
+    with Small(_NARROW, "q8_0", n, 64) as model:
+        rates = _solved(rates, "phase", n, model, model.step(8))
     with Small(_GATHER, "q4_0", n, DEEP + 64) as model:
         model.fill(DEEP)
         return _solved(rates, "gather", n, model, model.step(DEEP))
@@ -243,7 +248,7 @@ def _beside(model: Small, step: Step, times: int) -> float:
 
 
 def _solved(rates: Rates, what: str, n: int, model: Small, step: Step) -> Rates:
-    """Rates in which `what` (a share of the read bandwidth) makes that step take the time that it took.
+    """Rates in which `what` (a share of the read bandwidth, or a phase's cost) makes that step take what it took.
 
     Quarters, not medians: what else runs on a machine only slows.
     """
@@ -263,21 +268,23 @@ def _solved(rates: Rates, what: str, n: int, model: Small, step: Step) -> Rates:
 
 
 def solve(rates: Rates, what: str, n: int, graph: Graph, step: Step) -> Rates:
-    """The share that explains what was observed, by bisection: less share, more time."""
+    """The value that explains what was observed, by bisection: less share or more cost, more time."""
     read, took = rates.observed[f"{what} {n}"]
-    low, high = 0.05, 2.0
+    low, high = (1e-8, 1e-4) if what == "phase" else (0.05, 2.0)
     for _ in range(40):
-        share = (low * high) ** 0.5
-        rates = _with_share(rates, what, n, share)
-        predicted = step_time(graph, step, rates, n, read).seconds or 0.0
-        low, high = (share, high) if predicted > took else (low, share)
+        value = (low * high) ** 0.5
+        rates = _with(rates, what, n, value)
+        slow = (step_time(graph, step, rates, n, read).seconds or 0.0) > took
+        low, high = (value, high) if slow != (what == "phase") else (low, value)
     return rates
 
 
-def _with_share(rates: Rates, what: str, n: int, share: float) -> Rates:
+def _with(rates: Rates, what: str, n: int, value: float) -> Rates:
+    if what == "phase":
+        return replace(rates, phase={**rates.phase, n: value})
     if what == "stream":
-        return replace(rates, stream={**rates.stream, n: share})
-    return replace(rates, gather={**rates.gather, n: share})
+        return replace(rates, stream={**rates.stream, n: value})
+    return replace(rates, gather={**rates.gather, n: value})
 
 
 def _spread(values: list[float]) -> float:

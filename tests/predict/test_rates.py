@@ -214,3 +214,14 @@ def test_other_engines_rows_are_explained_by_bytes(graph: Graph) -> None:
     assert line.kv_rate == pytest.approx(position / 1e-6)
     assert f"{position / 1e3:.1f} kB come at" in others.page(found)
     assert others.slope(found[:1]) is None
+
+
+@pytest.mark.parametrize("what", ["stream", "gather", "phase"])
+def test_what_a_step_took_is_explained(graph: Graph, what: str) -> None:
+    """From a step's time at known rates, the rate that is left out comes back."""
+    known = replace(made_up(), stream={2: 0.8}, gather={2: 0.6}, phase={2: 3e-6}, read={2: 36e9})
+    step = decode(900)
+    took = rates.step_time(graph, step, known, 2, 36e9).seconds or 0.0
+    lost = replace(known, **{what: {2: 1e-3}}, observed={f"{what} 2": (36e9, took)})
+    found = calibrate.solve(lost, what, 2, graph, step)
+    assert getattr(found, what)[2] == pytest.approx(getattr(known, what)[2], rel=1e-3)
