@@ -53,6 +53,8 @@ class ModelEntry:
     architecture: str
     repo: str
     """"owner/name" on the hub."""
+    publisher: str
+    """The publisher's own repository, of safetensors: from memory."""
     quant: str
     """The default quantization, upper case; "" is a safetensors folder."""
     license: License
@@ -70,6 +72,7 @@ def _entry(row: dict[str, Any]) -> ModelEntry:
         row["name"],
         row["architecture"],
         row["repo"],
+        row["publisher"],
         row["quant"],
         License(**row["license"]),
         {quant: Pinned(**pinned) for quant, pinned in row.get("pinned", {}).items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,21 +28,61 @@ def size(nbytes: float) -> str:
     return f"{nbytes:.2f} TB"
 
 
+def gib(nbytes: float) -> str:
+    """A memory's size as people know it, in powers of 1024: "24 GiB"."""
+    if abs(nbytes) < 1 << 30:
+        return f"{nbytes / 2**20:.0f} MiB"
+    return f"{nbytes / 2**30:.1f}".removesuffix(".0") + " GiB"
+
+
 def printable(text: str) -> str:
     """`text` without control characters: what a file says of itself must not steer the terminal."""
     return "".join(c if c == "\n" or c.isprintable() else "\ufffd" for c in text)
 
 
-def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Aligned columns; those in `numbers` to the right. Empty rows give an empty string."""
+def width() -> int:
+    """Columns of the terminal that shows stdout (or COLUMNS); 0 where nothing limits a line."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said):
+        return int(said)
+    if not is_terminal(sys.stdout):
+        return 0
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+
+
+def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), within: int | None = None) -> str:
+    """Aligned columns; those in `numbers` to the right. Empty rows give an empty string.
+
+    Columns beyond `within` characters (the terminal's width; 0: any) go on further lines of each row, indented.
+    """
     if not rows:
         return ""
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    lines = (
-        "  ".join(c.rjust(w) if i in numbers else c.ljust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True)))
-        for r in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    groups = _groups(widths, width() if within is None else within)
+    lines = []
+    for row in rows:
+        for group in groups:
+            cells = (row[i].rjust(widths[i]) if i in numbers else row[i].ljust(widths[i]) for i in group)
+            line = "  ".join(cells).rstrip()
+            if group is groups[0] or line:
+                lines.append(f"    {line}" if group is not groups[0] else line)
+    return "\n".join(lines)
+
+
+def _groups(widths: Sequence[int], within: int) -> list[list[int]]:
+    """Columns by the line that they are on."""
+    groups: list[list[int]] = [[]]
+    used = -2
+    for i, each in enumerate(widths):
+        if within and groups[-1] and used + 2 + each > within:
+            groups.append([])
+            used = 2  # the indent, less the gap before the first
+        groups[-1].append(i)
+        used += 2 + each
+    return groups
 
 
 @contextmanager

@@ -40,7 +40,9 @@ def _print_pulled(as_json: bool) -> None:
 
 
 def _print_catalogue(as_json: bool) -> None:
-    from memfirst.cli.display import print_json, table
+    from textwrap import fill
+
+    from memfirst.cli.display import print_json, table, width
 
     rows = list(catalogue_rows())
     if as_json:
@@ -48,7 +50,8 @@ def _print_catalogue(as_json: bool) -> None:
         return
     head = ("name", "weights", "architecture", "runs on", "default", "from", "license")
     write(table([head, *map(_cells, rows)], numbers=[1]))
-    write("\nRuns on cpu: at the speed of memory; reference: in NumPy, slowly. Every row can be planned.")
+    note = "Runs on cpu: at the speed of memory; reference: in NumPy, slowly. Every row can be planned."
+    write("\n" + fill(note, width() or len(note)))
 
 
 def catalogue_rows() -> Iterator[dict[str, Any]]:

@@ -11,20 +11,28 @@ from memfirst.cli.options import MODEL_HELP, Json, Offline, tokens
 from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
-    from memfirst.plan import Plan
+    from memfirst.plan import Options, Place, Plan
 
-Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help=f"{MODEL_HELP} Several are compared.")]
+Models = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[MODEL…]", show_default=False,
+        help=f"{MODEL_HELP} Several are compared; without one, what fits the machine is ranked.",
+    ),
+]  # fmt: skip
 On = Annotated[
     list[str] | None,
     typer.Option(
-        "--on", metavar="MACHINE", help="A machine of the catalogue, m2-ultra:64gb, or here. Repeatable.",
-        show_default="here, if measured",
+        "--on", metavar="MACHINE", help="A machine: RTX 4090, 8xh100, macbook air m2 16gb, or here. Repeatable.",
+        show_default="here",
     ),
 ]  # fmt: skip
 Codec = Annotated[
     str, typer.Option("--codec", metavar="MIX", help="Codec mix of the weights: q4_k_m, q8_0, f16, … Lossy.")
 ]
-Kv = Annotated[str, typer.Option("--kv", metavar="CODEC", help="KV cache type: f16, q8_0 or q4_0. Lossy.")]
+Kv = Annotated[
+    str, typer.Option("--kv", metavar="CODEC", help="KV cache type, or K/V apart: f16, q8_0, q4_0, q8_0/q4_0. Lossy.")
+]
 Context = Annotated[
     int,
     typer.Option(
@@ -32,7 +40,7 @@ Context = Annotated[
         metavar="N",
         parser=tokens,
         help="Context length per sequence, as in 4096 or 32k.",
-        show_default="4096, or what it was trained for",
+        show_default="8192, or what it was trained for",
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Sequences at a time.")]
@@ -48,14 +56,20 @@ Engine = Annotated[
 ]  # fmt: skip
 Devices = Annotated[int, typer.Option("--devices", metavar="N", min=1, help="Machines of this kind that share it.")]
 Parallel = Annotated[
-    str, typer.Option("--parallel", metavar="KIND", help="pipeline: layers one after another; tensor: each layer cut.")
+    str,
+    typer.Option(
+        "--parallel",
+        metavar="KIND",
+        show_default="as the engine's users do",
+        help="pipeline: layers one after another; tensor: each layer cut.",
+    ),
 ]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", min=0, help="CPU threads.", show_default="all")]
-HostBandwidth = Annotated[
-    float,
+Host = Annotated[
+    str,
     typer.Option(
-        "--host-bandwidth", metavar="GB/S", min=0.0, show_default="assumed by the GPU's kind",
-        help="Memory bandwidth of a GPU's host, whose CPU computes the layers that the GPU has no room for.",
+        "--host", metavar="SIZE@GB/S", show_default="assumed by the GPU's kind",
+        help="Memory beside a GPU and its bandwidth, as in 64GB@90: its CPU computes what the GPU has no room for.",
     ),
 ]  # fmt: skip
 Speculate = Annotated[
@@ -84,7 +98,7 @@ Unknown = Annotated[bool, typer.Option("--allow-unknown", help="Ignore hyperpara
 
 
 def plan(
-    models: Models,
+    models: Models = None,
     *,
     on: On = None,
     codec: Codec = "",
@@ -94,9 +108,9 @@ def plan(
     prompt: Prompt = 0,
     engine: Engine = "",
     devices: Devices = 1,
-    parallel: Parallel = "pipeline",
+    parallel: Parallel = "",
     threads: Threads = 0,
-    host_bandwidth: HostBandwidth = 0.0,
+    host: Host = "",
     speculate: Speculate = "",
     sweep: Sweep = None,
     plot: Plot = None,
@@ -120,11 +134,20 @@ def plan(
     with sources.usage():
         drafts = sources.speculation(speculate)
         chosen = codec, kv.lower(), ctx, batch, prompt, engine.lower()
-        options = Options(*chosen, devices, parallel, threads, drafts, 1e9 * host_bandwidth)
+        beside, rate = sources.host(host)
+        options = Options(*chosen, devices, parallel, threads, drafts, rate, beside)
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
-    found = sources.plans(models, sources.places(on or []), rows, allow_unknown, offline)
+    where = sources.places(on or [])
+    if not models:
+        if axes or plot or verify:
+            raise typer.BadParameter("--sweep, --plot and --verify need a model")
+        _rank(where, options, as_json, as_csv)
+        return
+    found = sources.plans(models, where, rows, allow_unknown, offline)
     if plot:
+        if len(found) > 1:
+            raise typer.BadParameter(f"--plot draws one plan, and {len(found)} were asked for: name one of them")
         from memfirst.plan.plots import draw
 
         draw(found[0], plot)
@@ -135,6 +158,23 @@ def plan(
         _print_json(found, ran, bool(axes))
     elif ran:
         write(f"\n{ran.page()}")
+
+
+def _rank(where: list[Place], options: Options, as_json: bool, as_csv: bool) -> None:
+    """What fits each machine."""
+    from memfirst.cli.display import print_json, progress
+    from memfirst.cli.plan_page import csv_rows, ranking
+    from memfirst.plan.rank import rank
+
+    with progress(quiet=as_json) as report:
+        found = [(place, rank(place, options, progress=report)) for place in where]
+    plans = [plan for _, ranked in found for plan in ranked]
+    if as_json:
+        print_json({"plans": [plan.json() for plan in plans]})
+    elif as_csv:
+        write(csv_rows([plan.row() for plan in plans]) if plans else "")
+    else:
+        write("\n\n".join(ranking(ranked, place, options) for place, ranked in found))
 
 
 def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
-from memfirst.cli.display import printable, size, table
+from memfirst.cli.display import gib, printable, size, table, width
 from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
-from memfirst.plan import Plan, Prediction
+from memfirst.plan import Options, Place, Plan, Prediction
 from memfirst.plan.advice import Advice
+from memfirst.plan.options import DEFAULT_CONTEXT
+from memfirst.plan.rank import quality
 
-WIDTH, WIDEST, LABEL = 110, 120, 9
-"""Characters of a line, of a change's line, and of the words at the left."""
+WIDTH, LABEL = 110, 9
+"""Characters of a line at most, and of the words at the left."""
 
 FITTING = 6
 """Changes that are listed where the model does not fit."""
@@ -31,25 +33,32 @@ TERMS = {
 """What binds, in words."""
 
 
-def page(plan: Plan, found: Sequence[Advice]) -> str:
-    """The answer for one model on one machine."""
-    lines = [_title(plan), ""]
+def page(plan: Plan, found: Sequence[Advice], within: int | None = None) -> str:
+    """The answer for one model on one machine, in lines of at most `within` characters (the terminal's; 0: 110)."""
+    most = min(width() if within is None else within, WIDTH) or WIDTH
+    lines = [*_folded(_title(plan), most), ""]
     for label, text in _facts(plan):
-        lines += _wrapped(label, text)
+        lines += _wrapped(label, text, most)
     for note in (*plan.notes, *(plan.decode.notes if plan.decode else ())):
-        lines += _wrapped("note", note)
+        lines += _wrapped("note", note, most)
     if found:
         lines += ["", "what would make it fit" if plan.fits is False else "what to change first"]
-        lines += [line for i, advice in enumerate(found, 1) for line in _advice(i, advice)]
+        lines += [line for i, advice in enumerate(found, 1) for line in _advice(i, advice, most)]
     return printable("\n".join(lines))
 
 
-def _wrapped(label: str, text: str) -> list[str]:
+def _folded(text: str, most: int, first: str = "", rest: str = "  ") -> list[str]:
     """Lines in which a number and its unit stay together."""
-    rest, whole = " " * (LABEL + 2), re.sub(r"(?<=\d) (?=[%kMGTtx]|B\b|ms|s\b)", "\u00a0", text)
-    whole = re.sub(r"(?<=MBU|MFU) ", "\u00a0", whole)
-    lines = wrap(whole, WIDTH, initial_indent=f"  {label:<{LABEL}}", subsequent_indent=rest, break_on_hyphens=False)
+    whole = re.sub(r"(?<=\d) (?=[%kMGTtx×]|B\b|GiB|MiB|ms|s\b)", "\u00a0", text)
+    whole = re.sub(r"(MBU|MFU|80\u00a0%:|×) (?=\S)", "\\1\u00a0", whole)
+    lines = wrap(
+        whole, most, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )
     return [line.replace("\u00a0", " ") for line in lines]
+
+
+def _wrapped(label: str, text: str, most: int) -> list[str]:
+    return _folded(text, most, f"  {label:<{LABEL}}", " " * (LABEL + 2))
 
 
 def _title(plan: Plan) -> str:
@@ -57,7 +66,8 @@ def _title(plan: Plan) -> str:
     codec = plan.subject.codec.upper() + (" (assumed: --codec)" if plan.subject.assumed else "")
     many = f"{options.batch} sequences" if options.batch > 1 else "one sequence"
     devices = f"{options.devices} × " if options.devices > 1 else ""
-    where = machine.title if plan.place.rates else machine.name
+    where = f"this machine ({machine.title})" if plan.place.here else machine.name
+    where += f" ({gib(machine.memory)})" if machine.memory and not plan.place.here else ""
     drafts = ""
     if by := options.speculation:
         who = f" by {by.draft}" if by.draft else ""
@@ -69,6 +79,8 @@ def _title(plan: Plan) -> str:
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "held", _held(plan)
     yield "", _fits(plan)
+    if room := _room(plan):
+        yield "room", room
     yield "read", _read(plan)
     if plan.distinct:
         yield "experts", _experts(plan)
@@ -103,13 +115,29 @@ def _held(plan: Plan) -> str:
 def _fits(plan: Plan) -> str:
     total, each = plan.memory.needs.total, " on the fullest device" if plan.options.devices > 1 else ""
     if plan.available is None:
-        return f"{size(total)} in all; the memory of {plan.place.machine.name} is not known"
+        return f"{gib(total)} in all; the memory of {plan.place.machine.name} is not known"
     allocator, share = plan.memory.allocator, plan.memory.allocator.share
-    have = f"{size(total)}{each} of {size(plan.available)}"
+    have = f"{gib(total)}{each} of {gib(plan.available)}"
+    have += (
+        f" that macOS lends of {gib(whole)}" if (whole := plan.place.machine.memory) != plan.available and whole else ""
+    )
     have += f", of which {allocator.name} takes {100 * share:.0f} %" if share < 1 else ""
     if plan.fits:
-        return f"{have}: fits, {size(plan.memory.spare)} to spare"
-    return f"{have}: does not fit, {size(-plan.memory.spare)} too much"
+        return f"{have}: {'tight' if plan.tight else 'fits'}, {gib(plan.memory.spare)} to spare"
+    return f"{have}: does not fit, {gib(-plan.memory.spare)} too much"
+
+
+def _room(plan: Plan) -> str:
+    """The longest context and the most sequences."""
+    found = plan.limits
+    if found is None:
+        return ""
+    each = " for each sequence" if plan.options.batch > 1 else ""
+    if not found.context:
+        return f"no context fits{each}"
+    trained = ", all that it was trained for" if found.context == found.trained else ""
+    many = f"{found.sequences:,} sequences" if found.sequences != 1 else "1 sequence"
+    return f"at most {found.context:,} tokens of context{each}{trained}; at most {many} of {plan.context:,} tokens"
 
 
 def _read(plan: Plan) -> str:
@@ -164,8 +192,14 @@ def _decode(plan: Plan, found: Prediction) -> str:
 
 
 def _bandwidth(plan: Plan) -> str:
-    rate, measured = plan.place.bandwidth(plan.options) or 0.0, " read when measured" if plan.place.rates else ""
-    return f"{rate / 1e9:,.0f} GB/s{measured}" if rate >= 1e10 else f"{rate / 1e9:.1f} GB/s{measured}"
+    rate = plan.place.bandwidth(plan.options) or 0.0
+    return f"{rate / 1e9:,.0f} GB/s{_known(plan)}" if rate >= 1e10 else f"{rate / 1e9:.1f} GB/s{_known(plan)}"
+
+
+def _known(plan: Plan) -> str:
+    if plan.place.rates:
+        return " read when measured"
+    return f", {plan.place.machine.known}," if plan.place.here else ""
 
 
 def _bound(plan: Plan, found: Prediction) -> str:
@@ -206,39 +240,86 @@ def _rate(value: float | None) -> str:
     return f"{value:.3g}" if value < 10 else f"{value:.1f}"
 
 
-def _advice(number: int, advice: Advice) -> Iterator[str]:
+def _advice(number: int, advice: Advice, most: int) -> Iterator[str]:
     between = f" (80 %: {_rate(advice.interval[0])}–{_rate(advice.interval[1])})" if advice.interval else ""
     speed = f"{_rate(advice.rate)} tok/s{between}" if advice.rate else f"at most {_rate(advice.most)} tok/s"
     if advice.rate is None and advice.most is None:
         speed = "no speed known"
     gain = f"×{advice.gain:.2f}, " if advice.gain is not None else ""
     cost = f"{gain}{speed} · {size(advice.nbytes)} a token · {size(advice.memory)} held · {advice.effect}"
-    yield from wrap(f"{advice.change}: {cost}", WIDEST, initial_indent=f"  {number}  ", subsequent_indent=" " * 5)
-    yield f"     {advice.flags or advice.command}"
+    yield from _folded(f"{advice.change}: {cost}", most, f"  {number}  ", " " * 5)
+    yield from _command(advice.flags or advice.command, width() and most)
+
+
+def _command(text: str, most: int) -> Iterator[str]:
+    """A command on lines that a shell joins again; one line where nothing limits it."""
+    words = re.findall(r"(?:[^\s']|'[^']*')+", text)
+    line = " " * 5
+    for word in words:
+        if most and line.strip() and len(line) + len(word) + 3 > most:
+            yield f"{line}\\"
+            line = " " * 7
+        line += f"{word} "
+    yield line.rstrip()
+
+
+COLUMNS = ("model", "codec", "machine", "engine", "KV", "context", "batch", "devices", "held", "to spare", "a token",
+           "tok/s", "80 %", "ceiling", "bound by", "first token")  # fmt: skip
+CHOSEN = COLUMNS.index("held")
+"""Columns before this one are what was chosen: where all rows have the same, it is said above them."""
 
 
 def comparison(plans: Sequence[Plan]) -> str:
     """One row a plan; what is the same in all of them goes above."""
-    head = ("model", "codec", "machine", "context", "batch", "held", "to spare", "a token", "tok/s", "80 %", "ceiling",
-            "bound by", "first token")  # fmt: skip
     rows = [_row(p) for p in plans]
-    same = [i for i in range(5) if len({row[i] for row in rows}) == 1]
-    above = " · ".join(f"{head[i]} {rows[0][i]}" for i in same)
-    kept = [i for i in range(len(head)) if i not in same]
-    numbers = [kept.index(i) for i in (3, 4, 5, 6, 7, 8, 9, 10, 12) if i in kept]
-    text = table([[row[i] for i in kept] for row in (head, *rows)], numbers)
-    return printable(f"{above}\n\n{text}" if above else text)
+    same = [i for i in range(CHOSEN) if len({row[i] for row in rows}) == 1]
+    said = [i for i in same if COLUMNS[i] not in ("KV", "devices") or rows[0][i] not in ("f16", "1")]
+    kept = [i for i in range(len(COLUMNS)) if i not in same]
+    words = ("model", "codec", "machine", "engine", "KV", "bound by")
+    numbers = [at for at, i in enumerate(kept) if COLUMNS[i] not in words]
+    text = table([[row[i] for i in kept] for row in (COLUMNS, *rows)], numbers)
+    above = _folded(" · ".join(f"{COLUMNS[i]} {rows[0][i]}" for i in said), width() or WIDTH)
+    return printable("\n".join([*above, "", text]) if above else text)
 
 
 def _row(plan: Plan) -> tuple[str, ...]:
-    spare = "?" if plan.available is None else size(plan.memory.spare) if plan.fits else f"−{size(-plan.memory.spare)}"
-    fast, first = plan.decode, plan.prefill
+    spare = "?" if plan.available is None else gib(plan.memory.spare) if plan.fits else f"−{gib(-plan.memory.spare)}"
+    fast, first, options = plan.decode, plan.prefill, plan.options
     return (
-        plan.subject.name, plan.subject.codec.upper(), plan.place.machine.name, f"{plan.context:,}",
-        str(plan.options.batch), size(plan.memory.needs.total), spare, size(plan.nbytes),
-        _rate(fast.tokens_per_second) if fast else "–", f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–",
-        _rate(fast.ceiling) if fast else "–", plan.binding or "?",
-        _seconds(first.seconds) if first else "–",
+        plan.subject.name, plan.subject.codec.upper(), plan.place.machine.name, plan.engine, options.kv,
+        f"{plan.context:,}", str(options.batch), str(options.devices), gib(plan.memory.needs.total), spare,
+        size(plan.nbytes), _rate(fast.tokens_per_second) if fast else "–",
+        f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–", _rate(fast.ceiling) if fast else "–",
+        plan.binding or "?", _seconds(first.seconds) if first else "–",
+    )  # fmt: skip
+
+
+def ranking(plans: Sequence[Plan], place: Place, options: Options, most: int = 24) -> str:
+    """What fits a machine, a row for each model and codec."""
+    machine, many = place.machine, max(place.count, options.devices)
+    where = f"this machine ({machine.title})" if place.here else machine.name
+    room = place.memory(options)
+    memory = f" ({gib(room)} to use)" if room else ""
+    tokens = f"{options.context or DEFAULT_CONTEXT:,} tokens"
+    title = f"what fits {f'{many} × ' if many > 1 else ''}{where}{memory} · {place.engine(options)} · context {tokens}"
+    if place.here and not place.rates:
+        title += f" · rates {machine.source}: run memfirst machine"
+    if not plans:
+        return printable("\n".join([*_folded(title, width() or WIDTH), "", "nothing of the catalogue fits"]))
+    head = ("model", "codec", "tok/s", "80 %", "held", "longest context", "answers")
+    rows = [_ranked(plan) for plan in plans[:most]]
+    text = table([head, *rows], numbers=[2, 3, 4, 5])
+    left = [f"and {len(plans) - most} more: --json"] if len(plans) > most else []
+    return printable("\n".join([*_folded(title, width() or WIDTH), "", text, *left]))
+
+
+def _ranked(plan: Plan) -> tuple[str, ...]:
+    fast, limits = plan.decode, plan.limits
+    return (
+        plan.subject.name, plan.subject.codec.upper(), _rate(plan.rate),
+        f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–",
+        gib(plan.memory.needs.total), f"{limits.context:,}" if limits else "?",
+        quality(plan) + (", a tight fit" if plan.tight else ""),
     )  # fmt: skip
 
 

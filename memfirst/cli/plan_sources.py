@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from memfirst.catalog.paths import exists
 from memfirst.convert.mixes import PRICED
 from memfirst.errors import MemfirstError, ModelNotFoundError
 from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
+from memfirst.plan.place import cards
 
 if TYPE_CHECKING:
     from memfirst.hub.names import Ref
@@ -25,16 +27,22 @@ AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devic
 
 MOST_ROWS, MOST_VALUES = 1024, 64
 
+_HOST = re.compile(r"(?:(\d{1,6}(?:\.\d+)?)(?:gi?b|g)?)?(?:@(\d{1,6}(?:\.\d+)?)(?:gb/?s)?)?")
+
 
 def places(names: Sequence[str]) -> list[Place]:
-    """The machines called so; without a name this one, where it was measured."""
-    if names:
-        return [place(name) for name in names]
-    here = this_machine()
-    if here is None:
-        do = "name one with --on rtx-4090 (or another), or measure this one with memfirst machine"
-        raise MemfirstError("no machine was named, and this one has not been measured", do=do)
-    return [here]
+    """The machines called so; without a name this one: its processor, and its GPUs where it has any."""
+    return [place(name) for name in names] if names else [this_machine(), *cards()]
+
+
+def host(text: str) -> tuple[int, float]:
+    """`64GB@90`, `64GB` or `@90` as bytes of a GPU's host, and bytes/s of its memory; 0 where not said."""
+    found = re.fullmatch(
+        r"\s*(?:(\d+(?:\.\d+)?)\s*(?:gi?b|g)?)?\s*(?:@\s*(\d+(?:\.\d+)?)(?:\s*gb/?s)?)?\s*", text.lower()
+    )
+    if text and (not found or not (found[1] or found[2])):
+        raise typer.BadParameter(f"--host is {text[:40]!r}: give its memory and bandwidth in GB/s, as in 64GB@90")
+    return (int(float(found[1] or 0) * 2**30), 1e9 * float(found[2] or 0)) if found else (0, 0.0)
 
 
 @contextmanager

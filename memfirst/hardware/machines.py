@@ -208,7 +208,10 @@ def _names() -> dict[str, Machine]:
 
 def _sized(machine: Machine, size: str) -> Machine:
     """With one of the memory sizes that it is sold with."""
-    options = {str(n // 2**30): n for n in machine.memory_options}
-    if size not in options:
-        raise MemfirstError(f"{machine.name} with {size} GB", f"one of {', '.join(f'{n}gb' for n in options)}")
-    return replace(machine, memory=options[size])
+    wanted = int(size) << 30
+    kin = [m for m in machines() if m is machine or m.name.startswith(f"{machine.name}-")]  # as with fewer GPU cores
+    for one in sorted(kin, key=lambda m: m is not machine):
+        if wanted in one.memory_options:
+            return replace(one, memory=wanted)
+    sold = ", ".join(f"{n // 2**30}gb" for n in machine.memory_options)
+    raise MemfirstError(f"{machine.name} with {size} GB", f"one of {sold}")

@@ -5,10 +5,11 @@ plan([subject("llama-3:70b")], [place("rtx-4090")], Options()) -> one Plan for e
 
 from __future__ import annotations
 
+from memfirst.hardware.detect import HERE
 from memfirst.plan.framework import FRAMEWORKS, Framework
 from memfirst.plan.make import make, plan
 from memfirst.plan.options import Options, Speculation
-from memfirst.plan.place import HERE, Place, place, this_machine
+from memfirst.plan.place import Place, place, this_machine
 from memfirst.plan.priced import Priced
 from memfirst.plan.result import Distinct, Plan
 from memfirst.plan.subject import Subject, subject

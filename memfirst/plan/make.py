@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph, Step
@@ -14,18 +15,16 @@ from memfirst.graph.traffic import KV_READ
 from memfirst.lower.cpu import lower
 from memfirst.lower.program import Program
 from memfirst.plan.fit import Allocator, Memfirst, MemoryPlan, plan_memory
+from memfirst.plan.limits import most_sequences
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
-from memfirst.plan.result import Distinct, Plan
+from memfirst.plan.result import MARGIN, Distinct, Plan
 from memfirst.plan.subject import Subject, subject
+from memfirst.predict.fitted import PIPELINE
 from memfirst.predict.prediction import Prediction, speculative
 
-MUCH = 0.6
-"""Share of a memory that the system uses too, from which on that is said."""
-
-APPLE = "macOS lends its GPU 67 to 84 % of the memory, by size and version, unless iogpu.wired_limit_mb is raised"
-"""recommendedMaxWorkingSetSize: 10.67 of 16 GB (exo#1672), 48 of 64 (llama.cpp#1870), 107.5 of 128 GiB (ds4#893)."""
+APPLE = "what macOS lends its GPU can be raised: sudo sysctl iogpu.wired_limit_mb"
 
 
 def plan(models: Sequence[Subject], places: Sequence[Place], options: Options) -> tuple[Plan, ...]:
@@ -38,16 +37,21 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
 
     Raises UnsupportedError for what the engine or the parallelism cannot do, ConfigError for several of this machine.
     """
-    if place.rates and options.devices > 1:
+    if place.count > 1 and options.devices == 1:
+        options = replace(options, devices=place.count)
+    if not options.parallel:
+        return _as_usual(model, place, options)
+    if place.here and options.devices > 1:
         raise ConfigError(f"{options.devices} of this machine", "one, or a machine of the catalogue")
     context = options.reached(model.graph.context)
+    options, waiting = _at_once(model, place, options, context)
     prompt, priced = options.prompted(context), model.priced(options.kv)
     drafter = _drafter(options)
     memory = _memory(model, drafter, place, options, context)
     last = decode_step(context - 1, options.batch)
     fits = not memory.memories or memory.fits
     weights, kv = _split(priced, last)
-    notes = _notes(model, place, options, memory, context)
+    notes = _notes(model, place, options, memory, context) + waiting
     return Plan(
         model, place, options, context, prompt, priced.amounts(last), memory,
         memory.memories[0] if memory.memories else None,
@@ -56,8 +60,34 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
         _prefill(priced, place, options, prompt) if fits else None,
         priced.kv(decode_step(context)) - priced.kv(decode_step(context - 1)),
         _overtakes(priced, options.batch, weights) if kv else None,
-        _distinct(priced, options), notes,
+        _distinct(priced, options), notes, _exact(model, place, options),
     )  # fmt: skip
+
+
+def _as_usual(model: Subject, place: Place, options: Options) -> Plan:
+    """Shared as the engine's users share it; whole layers where these cannot be cut."""
+    usual = place.framework(options).parallel
+    try:
+        return make(model, place, replace(options, parallel=usual))
+    except UnsupportedError:
+        if usual == PIPELINE or options.devices == 1:
+            raise
+        return make(model, place, replace(options, parallel=PIPELINE))
+
+
+def _at_once(model: Subject, place: Place, options: Options, context: int) -> tuple[Options, tuple[str, ...]]:
+    """With as many sequences as run at a time, where an engine lets the others wait; and that it does."""
+    if options.batch == 1 or not place.framework(options).preempts or options.speculation:
+        return options, ()
+    memory = _memory(model, None, place, options, context)
+    if not memory.memories or memory.fits:
+        return options, ()
+    each = most_sequences(model.priced(options.kv).graph, memory, context, options)
+    if not each:
+        return options, ()
+    fit = f"{each} of {context:,} tokens fit, {each * context:,} tokens in all"
+    said = f"of {options.batch} sequences {fit}; the others wait, and take turns"
+    return replace(options, batch=each), (said,)
 
 
 def _drafter(options: Options) -> Priced | None:
@@ -71,8 +101,9 @@ def _drafter(options: Options) -> Priced | None:
 def _memory(model: Subject, drafter: Priced | None, place: Place, options: Options, context: int) -> MemoryPlan:
     """What is held; weights and cache of a drafting model beside it, on the first device."""
     allocator, contexts = place.allocator(options), [context] * options.batch
-    memories = [place.machine.memory] * options.devices if place.machine.memory else []
-    kv, workers = (options.kv, options.kv), place.threads(options)
+    each = place.memory(options)
+    memories = [each] * options.devices if each else []
+    kv, workers = options.codecs, place.threads(options)
     run = _program(model.priced(options.kv).graph, allocator, options, context, workers)
     found = plan_memory(
         run, contexts, allocator=allocator, kv=kv, memories=memories, parallel=options.parallel, workers=workers
@@ -87,6 +118,23 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
         state_read=first.state_read + more.state_read, state_allocated=first.state_allocated + more.state_allocated,
     )  # fmt: skip
     return replace(found, devices=(both, *found.devices[1:]))
+
+
+def _exact(model: Subject, place: Place, options: Options) -> Callable[[int, int], int] | None:
+    """What memfirst needs, to the byte; None of others."""
+    if not isinstance(place.allocator(options), Memfirst) or options.devices > 1:
+        return None
+
+    allocator, workers = place.allocator(options), place.threads(options)
+    graph = model.priced(options.kv).graph
+    run = lru_cache(2)(lambda tokens: _program(graph, allocator, options, tokens, workers))
+
+    def total(tokens: int, sequences: int) -> int:
+        found = run(tokens)
+        contexts = [tokens] * sequences
+        return plan_memory(found, contexts, allocator=allocator, kv=options.codecs, workers=workers).needs.total
+
+    return total
 
 
 def _program(graph: Graph, allocator: Allocator, options: Options, context: int, workers: int) -> Graph | Program:
@@ -171,8 +219,8 @@ def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, c
         notes.append("memfirst does not speculate yet: this is what it would reach")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
-    shared = place.machine.kind in ("unified", "cpu", "board") and not place.rates
-    if shared and place.machine.memory and memory.needs.total > MUCH * place.machine.memory:
-        apple = place.machine.family.startswith("apple")
-        notes.append(APPLE if apple else "what the system itself takes of the memory is not counted")
+    if place.lends(options) and memory.memories and memory.spare < MARGIN:
+        notes.append(APPLE)
+    if place.here and not place.rates:
+        notes.append(f"this machine is {place.machine.title}, its rates {place.machine.source}: run memfirst machine")
     return tuple(notes)

@@ -15,8 +15,9 @@ from memfirst.graph.traffic import ExpertTraffic
 from memfirst.hardware.machines import Machine
 from memfirst.plan.fit.tiers import Placement
 from memfirst.plan.fit.tiers import place as placed
+from memfirst.plan.framework import ON_GPU
 from memfirst.plan.options import Options
-from memfirst.plan.place import ON_GPU, Place
+from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
 from memfirst.plan.subject import Subject
 from memfirst.predict import fitted
@@ -70,7 +71,7 @@ def host_bandwidth(machine: Machine, options: Options) -> tuple[float, bool]:
 def offloaded(subject: Subject, place: Place, options: Options, context: int, step: Step) -> Offload | None:
     """The fastest split that fits: layers, or of a mixture experts; None where there is none to predict."""
     able = place.framework(options).offloads and place.machine.kind in ON_GPU and options.devices == 1
-    if not able or not place.machine.memory:
+    if not able or not place.memory(options):
         return None
     wholes = ("layers", "experts") if subject.priced("f16").routed() else ("layers",)
     found = [f for what in wholes if (f := _offloaded(subject, place, options, context, step, what))]
@@ -78,15 +79,15 @@ def offloaded(subject: Subject, place: Place, options: Options, context: int, st
 
 
 def _offloaded(subject: Subject, place: Place, options: Options, context: int, step: Step, what: str) -> Offload | None:
-    contexts, kv = [context] * options.batch, (options.kv, options.kv)
-    memory = place.machine.memory or 0
+    contexts, kv = [context] * options.batch, options.codecs
+    memory = place.memory(options) or 0
     try:
         split = placed(
             subject.graph, memory, contexts, allocator=place.allocator(options), kv=kv, what=what, tier="slow"
         )
     except MemfirstError:
         return None
-    if not split.fits:
+    if not split.fits or (options.host_memory and split.moved > options.host_memory):
         return None
     graph, layers = with_kv(subject.graph, *kv), subject.priced("f16").layers
     gpu, cpu = (Priced(part).cost(step) for part in halves(graph, split))

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from memfirst.convert.mixes import PRICED
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.plan.framework import framework
-from memfirst.predict.fitted import PARALLEL, PIPELINE
+from memfirst.predict.fitted import PARALLEL
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Of some engine."""
 
-DEFAULT_CONTEXT, DEFAULT_PROMPT = 4096, 512
+DEFAULT_CONTEXT, DEFAULT_PROMPT = 8192, 512
+"""Tokens; as many as `memfirst run` makes room for."""
 MOST_DRAFTED, MOST_DEVICES = 64, 1 << 12
 MOST_TOKENS, MOST_SEQUENCES = 1 << 28, 1 << 13
-MOST_BANDWIDTH = 1e14
+MOST_BANDWIDTH, MOST_MEMORY = 1e14, 1 << 50
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Options:
     """Raises ConfigError or UnsupportedError for what cannot be.
 
     codec    a mix such as "q4_k_m"; "": as the file has it, without a file what the engine usually runs
-    kv       codec of keys and values
+    kv       codec of keys and values, or of keys/values apart: "q8_0/q4_0"
     context  tokens that each sequence reaches; 0: DEFAULT_CONTEXT, or less where the model was trained for less
     prompt   tokens before the first answer; 0: DEFAULT_PROMPT, at most the context
     engine   one of FRAMEWORKS; "": memfirst on this machine, llama.cpp elsewhere
+    parallel how several devices share the layers; "": as the engine's users do
     threads  of a processor; 0: all
     host_bandwidth  bytes/s of the memory beside a GPU; 0: as the machine's row says, else assumed
+    host_memory     bytes of that memory; 0: enough
     """
 
     codec: str = ""
@@ -61,10 +64,11 @@ class Options:
     prompt: int = 0
     engine: str = ""
     devices: int = 1
-    parallel: str = PIPELINE
+    parallel: str = ""
     threads: int = 0
     speculation: Speculation | None = None
     host_bandwidth: float = 0.0
+    host_memory: int = 0
 
     def __post_init__(self) -> None:
         _within("batch", self.batch, 1, MOST_SEQUENCES)
@@ -74,16 +78,25 @@ class Options:
         _within("threads", self.threads, 0, 1 << 12)
         if not 0 <= self.host_bandwidth <= MOST_BANDWIDTH:
             raise ConfigError(f"a host of {self.host_bandwidth / 1e9:g} GB/s", f"0 to {MOST_BANDWIDTH / 1e9:g}")
+        _within("the host's memory", self.host_memory, 0, MOST_MEMORY)
         if self.codec and self.codec.lower() not in PRICED:
             raise UnsupportedError(f"no codec mix is called {self.codec[:40]!r}", f"one of {', '.join(PRICED)}")
-        if self.kv not in KV_CODECS:
-            raise UnsupportedError(f"keys and values in {self.kv[:40]!r}", f"one of {', '.join(KV_CODECS)}")
+        for codec in self.codecs:
+            if codec not in KV_CODECS:
+                expected = f"one of {', '.join(KV_CODECS)}, or two as in q8_0/q4_0"
+                raise UnsupportedError(f"keys and values in {self.kv[:40]!r}", expected)
         if self.engine:
             framework(self.engine)
-        if self.parallel not in PARALLEL:
+        if self.parallel and self.parallel not in PARALLEL:
             raise ConfigError(f"{self.parallel[:40]!r} parallelism", " or ".join(PARALLEL))
         if self.context and self.prompt > self.context:
             raise ConfigError(f"a prompt of {self.prompt} tokens in a context of {self.context}", "a longer context")
+
+    @property
+    def codecs(self) -> tuple[str, str]:
+        """Those of keys and of values."""
+        keys, slash, values = self.kv.partition("/")
+        return keys, values if slash else keys
 
     def reached(self, trained: int) -> int:
         """Tokens that each sequence reaches, of a model trained for `trained`."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from memfirst.errors import MemfirstError, UnsupportedError
+from memfirst.errors import UnsupportedError
 from memfirst.graph import Step
-from memfirst.hardware import host
+from memfirst.hardware import detect, host
+from memfirst.hardware.detect import HERE
 from memfirst.hardware.machines import Machine, find_machine
+from memfirst.hardware.spelling import counted
 from memfirst.plan.fit import Allocator
-from memfirst.plan.framework import Framework, framework
+from memfirst.plan.framework import ON_GPU, Framework, framework
 from memfirst.plan.options import Options
 from memfirst.plan.priced import Priced
 from memfirst.predict import fitted
@@ -20,23 +22,40 @@ from memfirst.predict.prediction import Prediction
 if TYPE_CHECKING:
     from memfirst.predict.measured import Rates
 
-HERE = "here"
-"""The name of this machine."""
+MACOS_LENDS = (2 / 3, 3 / 4)
+"""Of the memory, to the GPU: of up to 36 GiB, of more (recommendedMaxWorkingSetSize: 10.67 of 16 GB in exo#1672, 48 of
+64 in llama.cpp#1870; iogpu.wired_limit_mb raises it)."""
 
-ON_GPU = ("datacentre-gpu", "gpu", "laptop-gpu")
-"""Kinds of machines with memory of their own beside the host's."""
+LARGE_MAC = 36 << 30
 
 
 @dataclass(frozen=True)
 class Place:
-    """A machine; with `rates`, this one as measured."""
+    """A machine; with `rates`, this one as measured.
+
+    count  devices of this kind, as in 8xh100
+    here   it is this machine
+    """
 
     machine: Machine
     rates: Rates | None = None
+    count: int = 1
+    here: bool = False
 
     def engine(self, options: Options) -> str:
         """Whose speed and memory is asked for."""
-        return options.engine or ("memfirst" if self.rates else "llama.cpp")
+        return options.engine or ("memfirst" if self.here else "llama.cpp")
+
+    def memory(self, options: Options) -> int | None:
+        """Bytes of a device that an engine may use: of a Mac, what its system lends a GPU; None where nobody said."""
+        whole = self.machine.memory
+        if whole is None or not self.lends(options):
+            return whole
+        return int(whole * MACOS_LENDS[whole > LARGE_MAC])
+
+    def lends(self, options: Options) -> bool:
+        """Whether the system lends the GPU a part of the memory only."""
+        return self.machine.family.startswith("apple") and self.engine(options) != "memfirst"
 
     def framework(self, options: Options) -> Framework:
         """All that is known of it."""
@@ -49,7 +68,9 @@ class Place:
 
     def deployment(self, options: Options) -> Deployment:
         """How the catalogue's rates are to be used."""
-        return Deployment(self.framework(options).speeds, options.devices, options.parallel, threads=options.threads)
+        found = self.framework(options)
+        parallel = options.parallel or found.parallel
+        return Deployment(found.speeds, options.devices, parallel, threads=options.threads)
 
     def threads(self, options: Options) -> int:
         """Of a processor: those asked for, else all that were measured, or its cores."""
@@ -66,33 +87,39 @@ class Place:
 
     def time(self, priced: Priced, step: Step, options: Options) -> Prediction:
         """Seconds of the step."""
-        if self.rates and self.engine(options) == "memfirst":
-            return _measured(self.rates, priced, step, options)
+        if self.engine(options) == "memfirst":
+            if self.rates:
+                return _measured(self.rates, priced, step, options)
+            if priced.refused:
+                return _unknown(step, f"memfirst does not run it: {priced.refused}")
         return fitted.predict(priced.cost(step), self.machine, self.deployment(options))
 
 
 def place(name: str) -> Place:
-    """The machine called `name`, "here" being this one; MemfirstError where there is none."""
-    if name.lower() == HERE:
-        found = this_machine()
-        if found is None:
-            raise MemfirstError("this machine has not been measured", do="run memfirst machine, or name one with --on")
-        return found
-    return Place(find_machine(name))
+    """The machine called `name` ("here" is this one, "8xh100" eight); MemfirstError where there is none."""
+    if name.strip().lower() == HERE:
+        return this_machine()
+    count, one = counted(name)
+    return Place(find_machine(one), count=count)
 
 
-def this_machine() -> Place | None:
-    """This machine as it was measured; None where it was not."""
+def this_machine() -> Place:
+    """This machine, its processor: as it was measured, else with the catalogue's rates, or assumed ones."""
     from memfirst.predict import measured as rates
 
     found = rates.load()
     if found is None:
-        return None
+        return Place(detect.processor(), here=True)
     machine = Machine(
         HERE, found.fingerprint, "cpu", memory=host.available_memory(), bandwidth=max(found.read.values()),
         cores=max(found.read), source=f"measured on {found.date}", known="measured",
     )  # fmt: skip
-    return Place(machine, found)
+    return Place(machine, found, here=True)
+
+
+def cards() -> list[Place]:
+    """The GPUs of this machine."""
+    return [Place(machine, count=count) for count, machine in detect.gpus()]
 
 
 def _measured(measured: Rates, priced: Priced, step: Step, options: Options) -> Prediction:
@@ -103,10 +130,14 @@ def _measured(measured: Rates, priced: Priced, step: Step, options: Options) -> 
     threads, prompt = options.threads or None, len(step.sequences) == 1 and step.sequences[0].past == 0
     if step.tokens > LARGEST and not prompt:
         found = f"memfirst takes {LARGEST} tokens a step, not {step.tokens}"
-        return Prediction(None, None, None, (), "", step.tokens, notes=(found,))
+        return _unknown(step, found)
     try:
         if prompt and step.tokens > 1:
             return rates.prefill(priced.graph, step.tokens, measured, threads)
         return rates.step_time(priced.graph, step, measured, threads)
     except UnsupportedError as error:
-        return Prediction(None, None, None, (), "", step.tokens, notes=(f"memfirst does not run it: {error}",))
+        return _unknown(step, f"memfirst does not run it: {error}")
+
+
+def _unknown(step: Step, why: str) -> Prediction:
+    return Prediction(None, None, None, (), "", step.tokens, notes=(why,))

@@ -55,7 +55,7 @@ def points(plan: Plan) -> tuple[Point, ...]:
     found = []
     for batch in BATCHES:
         at = make(plan.subject, plan.place, replace(plan.options, batch=batch, speculation=None))
-        step = decode_step(at.context - 1, batch)
+        step = decode_step(at.context - 1, at.options.batch)
         cost = plan.subject.priced(plan.options.kv).cost(step)
         seconds = at.decode.seconds if at.decode else None
         found.append(Point(f"decode, batch {batch}", cost.flops / cost.total, _per(cost.flops, seconds), at.rate))

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from memfirst.convert.mixes import layer_of
+from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
+from memfirst.lower.cpu import lower
 from memfirst.predict.fitted import Cost
 
 _NAMES = frozenset({"name", "inputs", "output"})
@@ -49,6 +51,15 @@ class Priced:
     def layers(self) -> int:
         """Layers of the model."""
         return 1 + max((layer_of(op.name) for op in self.graph.ops), default=-1)
+
+    @cached_property
+    def refused(self) -> str:
+        """Why memfirst does not run it; "" where it does."""
+        try:
+            lower(self.graph, 1, 64, 1)
+        except UnsupportedError as error:
+            return str(error)
+        return ""
 
     @cached_property
     def codec(self) -> str:

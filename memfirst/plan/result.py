@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.framework import Framework
+from memfirst.plan.limits import Limits, limits
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.subject import Subject
 from memfirst.predict.fitted.predict import CEILING
 from memfirst.predict.prediction import Prediction
+
+MARGIN = 1 << 30
+"""Bytes to spare below which a fit is tight: a desktop, a browser or a longer prompt takes as much."""
 
 CAPACITY = "capacity"
 """What binds a model that does not fit."""
@@ -36,7 +41,7 @@ class Plan:
 
     context, prompt  tokens that each sequence reaches, and those before the first answer
     amounts   streamed bytes by purpose of a step that adds a token to each sequence, the last that fits the context
-    memory    what must be held; available: bytes of each device, None where nobody has said
+    memory    what must be held; available: bytes of each device that may be used, None where nobody has said
     decode    such a step, and `empty` the same at an empty context; None where the model does not fit
     prefill   of the prompt of one sequence
     growth    bytes of KV that the next token of context adds to a step
@@ -58,6 +63,8 @@ class Plan:
     overtakes: int | None
     distinct: Distinct | None
     notes: tuple[str, ...] = ()
+    exact: Callable[[int, int], int] | None = None
+    """(tokens, sequences) -> bytes needed, of an engine whose needs the graph alone does not tell to the byte."""
 
     @property
     def engine(self) -> str:
@@ -73,6 +80,17 @@ class Plan:
     def fits(self) -> bool | None:
         """None where the machine's memory is not known."""
         return None if self.available is None else self.memory.fits
+
+    @property
+    def tight(self) -> bool:
+        """It fits, with less than MARGIN to spare on some device."""
+        return bool(self.fits) and self.memory.spare < MARGIN
+
+    @cached_property
+    def limits(self) -> Limits | None:
+        """The longest context and the most sequences that fit; None where the machine's memory is not known."""
+        graph = self.subject.priced(self.options.kv).graph
+        return limits(graph, self.memory, self.context, self.options, self.exact)
 
     @property
     def nbytes(self) -> float:
@@ -112,7 +130,8 @@ class Plan:
         """Everything by name; bytes, seconds, tokens/s. Without numbers where there are none."""
         needs = self.memory.needs
         return {
-            "model": self.subject.name, "path": self.subject.path, "architecture": self.subject.graph.architecture,
+            "model": self.subject.name, "asked": self.subject.asked or self.subject.name,
+            "path": self.subject.path, "architecture": self.subject.graph.architecture,
             "parameters": self.subject.parameters, "codec": self.subject.codec, "codec_assumed": self.subject.assumed,
             "machine": self.place.machine.name, "bandwidth": self.place.bandwidth(self.options),
             "bandwidth_source": self.place.machine.source, "engine": self.engine, "kv": self.options.kv,
@@ -122,7 +141,9 @@ class Plan:
             "kv_bytes_per_context_token": self.growth, "kv_overtakes_weights_at": self.overtakes,
             "distinct_experts": vars(self.distinct) if self.distinct else None,
             "memory": {
-                "available": self.available, "fits": self.fits, "spare": None if self.available is None else
+                "available": self.available, "capacity": self.place.machine.memory, "fits": self.fits,
+                "tight": self.tight, "longest_context": self.limits and self.limits.context,
+                "most_sequences": self.limits and self.limits.sequences, "spare": None if self.available is None else
                 self.memory.spare, "total": needs.total, "weights": needs.weights, "weights_on_host": needs.host,
                 "kv_read": needs.kv_read, "kv_held": needs.kv_held, "kv_allocated": needs.kv_allocated,
                 "state": needs.state_read, "state_allocated": needs.state_allocated,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from memfirst.catalog.configs import catalog_checkpoint, find_config, look_up
 from memfirst.catalog.models import find_model
 from memfirst.catalog.paths import exists
 from memfirst.catalog.spelling import key
-from memfirst.convert.mixes import PRICED
+from memfirst.codecs import BLOCK_TYPES
+from memfirst.convert.mixes import PRICED, described, tensor_codec
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
@@ -60,9 +62,11 @@ class Subject:
         return replace(self, graph=mixed(self.origin, mix), codec=mix.lower(), assumed=False, _priced={})
 
     def priced(self, kv: str) -> Priced:
-        """To be priced with keys and values in that codec."""
+        """To be priced with keys and values in that codec, or in two as in "q8_0/q4_0"."""
         if kv not in self._priced:
-            self._priced[kv] = Priced(self.graph if kv == "f16" else with_kv(self.graph, kv, kv))
+            keys, _, values = kv.partition("/")
+            plain = keys == "f16" and values in ("", "f16")
+            self._priced[kv] = Priced(self.graph if plain else with_kv(self.graph, keys, values or keys))
         return self._priced[kv]
 
     @cached_property
@@ -104,6 +108,14 @@ def subject(
         return found.recoded(codec)
     usual = "" if checkpoint.tensors else _usual(checkpoint, name, engine, catalogued=path is None)
     return replace(found.recoded(usual), assumed=True) if usual else found
+
+
+def mix_bytes(graph: Graph, mix: str) -> int:
+    """Bytes of all weights in a mix, without making the graph."""
+    weights = graph.weights().values()
+    chosen, model = PRICED[mix], described(graph)
+    kinds = ((w, BLOCK_TYPES[tensor_codec(w.name, w.shape, chosen, model)]) for w in weights)
+    return sum(prod(w.shape) * kind.block_bytes // kind.block for w, kind in kinds)
 
 
 def same_name(one: str, other: str) -> bool:

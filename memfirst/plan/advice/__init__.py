@@ -12,7 +12,7 @@ from memfirst.plan.framework import BATCH, CODEC, CONTEXT, DEVICES, KV, SPECULAT
 LITTLE = 1.05
 """Gain below which a change is listed last."""
 
-_LEAST_CHANGE = (KV, CODEC, CONTEXT, WINDOW, THREADS, SPECULATION, BATCH, DEVICES, SLOW, MACHINE, MODEL)
+_LEAST_CHANGE = (KV, CODEC, CONTEXT, WINDOW, THREADS, SPECULATION, BATCH, SLOW, DEVICES, MACHINE, MODEL)
 
 __all__ = ["LITTLE", "Advice", "advise", "best"]
 

@@ -65,7 +65,7 @@ def changed(kind: str, change: str, effect: str, before: Plan, after: Plan) -> A
     if gain is None and before.fits is not False:
         gain = _ratio(before.most, after.most) or before.nbytes / after.nbytes
     most = None if after.rate else after.most
-    held, flags = after.memory.needs.total, after.framework.line(kind, after)
+    held, flags = after.memory.needs.total, "" if kind == MACHINE else after.framework.line(kind, after)
     return Advice(kind, change, effect, after.nbytes, after.rate, held, command(after), gain, most, flags, after)
 
 
@@ -76,11 +76,16 @@ def _ratio(before: float | None, after: float | None) -> float | None:
 def command(plan: Plan) -> str:
     """The line that makes this plan."""
     options = plan.options
-    words = ["memfirst", "plan", plan.subject.name, "--on", _machine(plan.place.machine), *_chosen(plan, options)]
+    words = ["memfirst", "plan", _model(plan.subject), "--on", _machine(plan.place.machine), *_chosen(plan, options)]
     words += ["--allow-unknown"] * plan.subject.unknown
     if by := options.speculation:
         words += ["--speculate", ":".join([str(by.tokens), f"{by.acceptance:g}", *([by.draft] if by.draft else [])])]
     return shlex.join(words)
+
+
+def _model(subject: Subject) -> str:
+    """As the catalogue or the hub knows it, or the file's path."""
+    return subject.path or (subject.asked if "/" in subject.name else subject.name) or subject.name
 
 
 def _machine(machine: Machine) -> str:
@@ -90,17 +95,24 @@ def _machine(machine: Machine) -> str:
     return f"{machine.name}:{machine.memory // 2**30}gb"
 
 
+def host(options: Options) -> str:
+    """What was said of a GPU's host, as it is typed: "64GB@90"."""
+    size = f"{options.host_memory / 2**30:g}GB" if options.host_memory else ""
+    return size + (f"@{options.host_bandwidth / 1e9:g}" if options.host_bandwidth else "")
+
+
 def _chosen(plan: Plan, options: Options) -> list[str]:
     """What differs from the defaults."""
     plain = Options()
     codec = "" if plan.subject.assumed or plan.subject.graph is plan.subject.origin else plan.subject.codec
     pairs = [("codec", codec, ""), ("ctx", options.context, 0)]
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine")]
-    pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "parallel", "threads")]
-    pairs.append(("host-bandwidth", options.host_bandwidth / 1e9, 0.0))
+    pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "threads")]
+    pairs.append(("parallel", options.parallel if options.devices > 1 else "", plan.framework.parallel))
+    pairs.append(("host", host(options), ""))
     return [
         word
         for name, value, usual in pairs
-        if value != usual
+        if value and value != usual
         for word in (f"--{name}", f"{value:g}" if isinstance(value, float) else str(value))
     ]

@@ -25,8 +25,8 @@ def elsewhere(plan: Plan) -> Iterator[Advice]:
 
 def _machines(plan: Plan) -> Iterator[Advice]:
     """The slowest that is worth it, of the same class if there is one, that holds the model."""
-    if plan.place.rates and plan.options.engine == "memfirst":
-        return  # its speed is known where it was measured
+    if plan.place.here:
+        return  # its speed is known where it was measured, and elsewhere rests on other rates than here
     better = sorted((m for m in machines() if _worth(m, plan)), key=lambda m: _rank(m, plan))
     for machine in better[:TRIED]:
         after = attempt(plan.subject, Place(machine), plan.options)
@@ -39,10 +39,11 @@ def _machines(plan: Plan) -> Iterator[Advice]:
 
 def _worth(machine: Machine, plan: Plan) -> bool:
     """Whether it has the memory, and, where the model fits already, the bandwidth."""
-    if machine.unknown or not machine.memory or not machine.bandwidth:
+    room = Place(machine).memory(plan.options)
+    if machine.unknown or not room or not machine.bandwidth or not plan.framework.runs_on(machine):
         return False
     if plan.fits is False:
-        return machine.memory * plan.memory.allocator.share >= plan.memory.total
+        return room * plan.memory.allocator.share >= plan.memory.total
     return machine.bandwidth >= FASTER * (plan.place.machine.bandwidth or 0.0)
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from math import prod
 
-from memfirst.codecs import BLOCK_TYPES
-from memfirst.convert.mixes import MIXES, PRICED, described, tensor_codec
+from memfirst.convert.mixes import MIXES
 from memfirst.errors import MemfirstError
-from memfirst.graph import Graph
 from memfirst.graph import decode as decode_step
 from memfirst.plan import Plan
 from memfirst.plan.advice.change import EXACT, LOSSY, SLOW, Advice, attempt, changed, command
 from memfirst.plan.advice.same import bits
+from memfirst.plan.commands import NO_ROOM
 from memfirst.plan.fit import largest_context, place
-from memfirst.plan.framework import CODEC, CONTEXT, DEVICES, KV
+from memfirst.plan.framework import CODEC, CONTEXT, DEVICES, KV, ON_GPU
 from memfirst.plan.offload import Offload, offloaded
+from memfirst.plan.subject import mix_bytes
 from memfirst.predict.fitted import TENSOR
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
@@ -55,14 +54,6 @@ def _codec(plan: Plan) -> Iterator[Advice]:
             return
 
 
-def mix_bytes(graph: Graph, mix: str) -> int:
-    """Bytes of all weights in a mix, without making the graph."""
-    weights = graph.weights().values()
-    chosen, model = PRICED[mix], described(graph)
-    kinds = ((w, BLOCK_TYPES[tensor_codec(w.name, w.shape, chosen, model)]) for w in weights)
-    return sum(prod(w.shape) * kind.block_bytes // kind.block for w, kind in kinds)
-
-
 def _kv(plan: Plan) -> Iterator[Advice]:
     able = "q8_0" in plan.memory.allocator.kv_codecs and plan.options.kv == "f16"
     if able and plan.memory.needs.kv_allocated > -plan.memory.spare:
@@ -73,7 +64,7 @@ def _kv(plan: Plan) -> Iterator[Advice]:
 
 def _context(plan: Plan) -> Iterator[Advice]:
     options = plan.options
-    kv = options.kv, options.kv
+    kv = options.codecs
     most = largest_context(
         plan.subject.graph,
         plan.memory.memories,
@@ -93,7 +84,9 @@ def _context(plan: Plan) -> Iterator[Advice]:
 def _devices(plan: Plan) -> Iterator[Advice]:
     """The fewest of them, in powers of two."""
     count, machine = 2 * plan.options.devices, plan.place.machine
-    while count <= MOST_DEVICES and not plan.place.rates:
+    if machine.kind not in ON_GPU and machine.link is None:
+        return  # nothing that devices could share a model over
+    while count <= MOST_DEVICES:
         after = attempt(plan.subject, plan.place, replace(plan.options, devices=count))
         if after and after.fits:
             how = "each layer cut" if plan.options.parallel == TENSOR else "layers one after another"
@@ -114,14 +107,14 @@ def _slower(plan: Plan) -> Iterator[Advice]:
 def _on_host(plan: Plan, found: Offload) -> Advice:
     """Computed by the CPU where it lies: a speed is predicted."""
     split, batch = found.placement, plan.options.batch
-    source = ", assumed: --host-bandwidth" if found.assumed else ""
+    source = ", assumed: --host" if found.assumed else ""
     moved = f"{split.layers} layers" if split.what == "layers" else f"the experts of {split.layers} layers"
     change = (
         f"{moved} on the CPU, {found.host_bytes / 1e9:.1f} GB of them read in each step (host's memory"
         f" {found.host_bandwidth / 1e9:.0f} GB/s{source})"
     )
-    how = f"-ngl {found.gpu_layers}" if split.what == "layers" else f"--n-cpu-moe {split.layers}"
-    flag = f"{plan.framework.server} {how}" if plan.framework.server else ""
+    how = f"-ngl {found.gpu_layers}" if split.what == "layers" else f"-ngl {NO_ROOM} --n-cpu-moe {split.layers}"
+    flag = plan.framework.line(SLOW, plan) + (f" {how}" if plan.framework.splits else "")
     return Advice(
         SLOW, change, EXACT, plan.nbytes, batch / found.seconds, split.fast.total, command(plan), None, None, flag,
         interval=(batch / found.high, batch / found.low),
@@ -132,7 +125,7 @@ def _streamed(plan: Plan) -> Iterator[Advice]:
     """Read over the bus, or from disk, in each step: a bound."""
     machine = plan.place.machine
     tier, what = "slow" if machine.slow_bandwidth else "disk", "experts" if plan.distinct else "layers"
-    contexts, kv = [plan.context] * plan.options.batch, (plan.options.kv, plan.options.kv)
+    contexts, kv = [plan.context] * plan.options.batch, plan.options.codecs
     try:
         found = place(
             plan.subject.graph,
@@ -145,8 +138,9 @@ def _streamed(plan: Plan) -> Iterator[Advice]:
         )
     except MemfirstError:
         return
-    if not found.fits or found.moved > MOST_MOVED:
-        return
+    flag = plan.framework.line(SLOW, plan)
+    if not found.fits or found.moved > (plan.options.host_memory or MOST_MOVED) or not flag:
+        return  # nothing streams so there
     rate = machine.slow_bandwidth or machine.disk_bandwidth or DISK
     reads = found.reads(decode_step(plan.context - 1, plan.options.batch))
     seconds = reads["fast"].mean / (plan.place.bandwidth(plan.options) or rate) + reads[tier].mean / rate
@@ -155,5 +149,6 @@ def _streamed(plan: Plan) -> Iterator[Advice]:
     there = f"{found.moved / 1e9:.1f} GB there, {reads[tier].mean / 1e9:.1f} of them read in each step"
     most = plan.options.batch / seconds
     yield Advice(
-        SLOW, f"{moved} {where}: {there}", EXACT, plan.nbytes, None, found.fast.total, command(plan), None, most
-    )
+        SLOW, f"{moved} {where}: {there}", EXACT, plan.nbytes, None, found.fast.total, command(plan), None, most,
+        f"{flag} --cpu-offload-gb {-(-found.moved >> 30)}" if plan.engine.startswith("vllm") else flag,
+    )  # fmt: skip

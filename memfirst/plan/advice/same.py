@@ -90,7 +90,7 @@ def _batch(plan: Plan) -> Iterator[Advice]:
         after = _with(plan, batch=larger)
         if after and after.fits is not False:
             known = after.each and plan.each
-            each = f"exact; each sequence {after.each:.0f} tok/s, not {plan.each:.0f}" if known else EXACT
+            each = f"exact; each sequence {after.each:.3g} tok/s, not {plan.each:.3g}" if known else EXACT
             yield from _say(BATCH, f"{larger} sequences at a time", each, plan, after)
             return
         larger //= 2

@@ -97,7 +97,7 @@ def largest_context(
         plan = plan_memory(graph, [tokens] * batch, allocator=allocator, kv=kv, memories=memories, parallel=parallel)
         return plan.fits
 
-    return _largest(fits, graph.context)
+    return largest(fits, graph.context)
 
 
 def largest_batch(
@@ -117,10 +117,10 @@ def largest_batch(
         )
         return plan.fits
 
-    return _largest(fits, LARGEST_BATCH)
+    return largest(fits, LARGEST_BATCH)
 
 
-def _largest(fits: Callable[[int], bool], most: int) -> int:
+def largest(fits: Callable[[int], bool], most: int) -> int:
     """The largest n in 0..most that fits, where needs never shrink with n: doubling, then halving the gap."""
     if not fits(1):
         return 0
