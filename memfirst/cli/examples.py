@@ -6,6 +6,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "inspect": ("memfirst inspect smollm2:135m", "memfirst inspect model.gguf --json"),
     "plan": (
         "memfirst plan llama-3.1:8b --on rtx-4090",
+        "memfirst plan --on 'macbook pro m3 max 36gb'",
         "memfirst plan llama-3.3:70b --on h100-80gb --engine vllm --batch 16 --ctx 8k",
         "memfirst plan qwen3:32b --on m4-max --sweep ctx=4k,16k,64k",
     ),
