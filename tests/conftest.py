@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 
 from memfirst import hub
 from memfirst.errors import CapacityError, DownloadError
+
+os.environ.pop("COLUMNS", None)  # set for workers of xdist: pages are as wide as they want unless a test says
+os.environ.pop("LINES", None)
 
 
 class _ToStderr:
