@@ -168,14 +168,14 @@ def _graph(model: str, codec: str, kv: str) -> Graph:
 def _named(model: str) -> tuple[Graph, str]:
     """From its files if they are on this disk, else from the catalogue, then with the codec mix that the name asks
     for ("" where it asks for none: the weights are as published)."""
-    from memfirst.catalog.configs import catalog_checkpoint
+    from memfirst.catalog.configs import catalog_checkpoint, look_up
     from memfirst.formats.open import open_checkpoint
     from memfirst.models import build
 
-    path, quant = _on_disk(model)
+    path = _on_disk(model)
     if path is None:
-        name = model[: -len(quant) - 1] if quant and model.upper().endswith(f":{quant}") else model
-        return build(catalog_checkpoint(name)), quant
+        found = look_up(model)
+        return build(catalog_checkpoint(model)), found[1] if found else ""
     checkpoint = open_checkpoint(path)
     try:
         return build(checkpoint), ""
@@ -183,8 +183,8 @@ def _named(model: str) -> tuple[Graph, str]:
         checkpoint.close()
 
 
-def _on_disk(model: str) -> tuple[Path | None, str]:
-    """The model's files, None where they are not here; and its quantization on the hub."""
+def _on_disk(model: str) -> Path | None:
+    """The model's files; None where they are not here."""
     from memfirst import hub
     from memfirst.errors import ModelNotFoundError
     from memfirst.hub.names import Ref, parse
@@ -192,5 +192,5 @@ def _on_disk(model: str) -> tuple[Path | None, str]:
     try:
         found = parse(model)
     except ModelNotFoundError:  # the catalogue of configurations knows more names, and says which are near
-        return None, ""
-    return (hub.local(found), found.quant) if isinstance(found, Ref) else (found, "")
+        return None
+    return hub.local(found) if isinstance(found, Ref) else found
