@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -71,23 +71,29 @@ def plans(
         by_codec: dict[str, Subject] = {}
         for one, options in itertools.product(where, rows):
             if options.codec not in by_codec:
-                by_codec[options.codec] = subject(name, options.codec, options.engine, unknown, finder(offline))
+                by_codec[options.codec] = _subject(name, options, unknown, offline)
             found.append(make(by_codec[options.codec], one, options))
     return tuple(found)
 
 
-def finder(offline: bool) -> Callable[[str], Path | None]:
-    """`local`, which asks the hub for a header only where it may."""
-    return lambda name: local(name, offline)
+def _subject(name: str, options: Options, unknown: bool, offline: bool) -> Subject:
+    """The model; of one whose header alone is here, no path that could be run."""
+    headers: list[Path] = []
+
+    def find(name: str) -> Path | None:
+        path, whole = local(name, offline)
+        headers.extend([path] if path and not whole else [])
+        return path
+
+    found = subject(name, options.codec, options.engine, unknown, find)
+    return replace(found, path="") if headers else found
 
 
-def local(name: str, offline: bool = True) -> Path | None:
-    """Files of `name`: at a path, in the cache, or, of what the catalogue does not have, its header from the hub.
-
-    None for a name of the catalogue without files.
-    """
+def local(name: str, offline: bool = True) -> tuple[Path | None, bool]:
+    """Files of `name` and whether they are whole: at a path, in the cache, or, of what the catalogue does not have,
+    its header from the hub. No files for a name of the catalogue without any."""
     if exists(Path(name).expanduser()):
-        return Path(name).expanduser()
+        return Path(name).expanduser(), True
     from memfirst import hub
     from memfirst.hub.names import parse
 
@@ -95,12 +101,12 @@ def local(name: str, offline: bool = True) -> Path | None:
         ref = parse(name)
     except ModelNotFoundError:
         if look_up(name):
-            return None
+            return None, True
         raise
     path = ref if isinstance(ref, Path) else hub.local(ref)
     if path is not None or isinstance(ref, Path) or priced(name):
-        return path
-    return _described(ref, offline)
+        return path, True
+    return _described(ref, offline), False
 
 
 def priced(name: str) -> bool:

@@ -22,12 +22,17 @@ FIRST = 1 << 18
 of 32,000 tokens take 0.8 MB, of 128,000 with their merges 8 MB."""
 
 
+def headers() -> Path:
+    """Where they are kept: apart from models, as nothing here can be run."""
+    return cache.cache_root() / "headers"
+
+
 def described(ref: Ref, *, offline: bool = False, progress: Progress | None = None) -> Path:
     """The config.json or the header of `ref`'s (first) GGUF file, fetched unless it was before.
 
     Raises ModelNotFoundError, DownloadError or CapacityError.
     """
-    folder = cache.cache_root() / "headers" / ref.repo.replace("/", "--")
+    folder = headers() / ref.repo.replace("/", "--")
     if found := _known(folder, ref.quant):
         return found
     if offline or is_offline():
