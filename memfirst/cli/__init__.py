@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 failed, with one line on stderr; 2 bad usage; 130 interrup
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +23,14 @@ GARBAGE_AFTER = 500_000
 
 def main() -> None:
     """The `memfirst` command."""
-    gc.set_threshold(GARBAGE_AFTER)
-    sys.exit(run_command(sys.argv[1:]))
+    code = INTERRUPTED
+    try:
+        gc.set_threshold(GARBAGE_AFTER)
+        code = run_command(sys.argv[1:])
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on Ctrl-C ends the process, without a traceback
+    except KeyboardInterrupt:  # between two of our own lines
+        pass
+    sys.exit(code)
 
 
 def run_command(args: Sequence[str]) -> int:

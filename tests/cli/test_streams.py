@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,25 @@ def test_without_stdout_a_result_goes_nowhere(monkeypatch: pytest.MonkeyPatch) -
     streams.write("x", flush=True)
     streams.note("x")
     assert not streams.is_terminal(sys.stdout) and run_command(["--version"]) == 0
+
+
+def test_ctrl_c_at_any_moment_leaves_no_traceback() -> None:
+    """Once, or twice in a row: while it imports, prints, closes the model, ends. Python's own start is not ours."""
+    args = [*FAKE, "run", "m.gguf", "-p", "x", "-n", "3"]
+    for step in range(12):
+        with subprocess.Popen(
+            args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | {"FAKE_SLEEP_S": "0.1", "FAKE_READY": "1"},
+        ) as process:  # fmt: skip
+            assert process.stderr and process.stderr.readline() == "ready\n"
+            time.sleep(0.05 * step)
+            process.send_signal(signal.SIGINT)
+            if step % 2:
+                time.sleep(0.01)
+                process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=20)
+        assert "Traceback" not in err and "Exception" not in err, (step, err)
+        assert process.returncode in (0, 130, -signal.SIGINT), (step, process.returncode, out)
 
 
 class Full:

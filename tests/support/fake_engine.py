@@ -2,7 +2,7 @@
 
 Run as a script, it takes the command line's arguments. FAKE_SLEEP_S is the time that a token takes,
 FAKE_ERROR makes the answer fail, FAKE_CONTEXT is the number of tokens that fit, FAKE_CTTY says that stdin is a
-terminal of its own.
+terminal of its own. FAKE_READY says on stderr when the command begins.
 """
 
 from __future__ import annotations
@@ -140,4 +140,6 @@ if __name__ == "__main__":
         own_terminal()
     from memfirst.cli import main
 
+    if os.environ.get("FAKE_READY"):
+        print("ready", file=sys.stderr, flush=True)
     main()
