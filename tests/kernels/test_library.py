@@ -69,6 +69,8 @@ def test_a_cache_that_cannot_be_written_is_said_once(tmp_path: Path, capfd: pyte
     said = capfd.readouterr().err
     assert "cannot be written" in said
     assert said.count("memfirst:") == 1, "once a process, however often it compiles"
+    again = Library(blocked)
+    assert works(again) and not again.compiled, "the process keeps what it compiled, for every model"
 
 
 def test_others_cannot_read_or_change_the_folder(tmp_path: Path) -> None:

@@ -37,8 +37,7 @@ def compile_all(paths: Mapping[Key, Path], progress: library.Progress | None) ->
         progress(0, len(paths), "")
     for key, blob in _compiled(list(paths)):
         out[key] = blob
-        if paths[key].parent not in _unwritable:  # said once
-            _keep(paths[key], blob)
+        _keep(paths[key], blob)
         if progress:
             progress(len(out), len(paths), key[0])
     return out
@@ -49,12 +48,17 @@ _unwritable: set[Path] = set()
 
 
 def _keep(path: Path, blob: bytes) -> None:
-    try:
-        library.write_atomically(path, blob)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        print(f"memfirst: {path.parent} cannot be written ({reason}); kernels will be compiled again", file=sys.stderr)
-        _unwritable.add(path.parent)
+    """On disk; where that cannot be written, which is said once, for this process alone."""
+    if path.parent not in _unwritable:
+        try:
+            library.write_atomically(path, blob)
+            return
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            said = f"memfirst: {path.parent} cannot be written ({reason}); the next run compiles its kernels again"
+            print(said, file=sys.stderr)
+            _unwritable.add(path.parent)
+    library.unsaved[path] = blob
 
 
 def _compiled(keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:

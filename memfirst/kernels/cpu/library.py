@@ -47,6 +47,9 @@ ROOT = Path(__file__).parent.parent.parent
 
 DAY = 86_400.0
 
+unsaved: dict[Path, bytes] = {}
+"""Kernels of this process whose files could not be written: compiled once, not once a model."""
+
 SOURCES = "sources.json"
 """What `Sources` found of files, beside the object code."""
 
@@ -172,6 +175,8 @@ class Library:
 
     def _read(self, key: Key) -> bytes | None:
         path = self.path(key)
+        if path in unsaved:
+            return unsaved[path]
         try:
             blob = path.read_bytes()
             if time.time() - path.stat().st_mtime > DAY:
