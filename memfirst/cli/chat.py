@@ -14,6 +14,8 @@ from memfirst.errors import CapacityError, MemfirstError
 
 if TYPE_CHECKING:
     from memfirst import Generation, Model
+    from memfirst.cli.chat_commands import Commands
+    from memfirst.cli.chat_input import Reader
 
 DROP, STOP = "drop", "stop"
 FREE = 4
@@ -158,26 +160,36 @@ def chat(model: Model, request: engine.Request, system: str | None, options: Cha
     streams.write(streams.dim("/? for help, Ctrl-D to leave"), flush=True)
     draws = streams.draws()
     try:
-        while (text := messages.read()) is not None:
-            if draws:
-                streams.write(f"{BRACKETED_PASTE}h", end="")  # also of what is pasted during an answer
-            try:
-                if commands.is_one(text):
-                    if not commands.obey(text):
-                        return
-                elif text:
-                    messages.type_ahead(talk.answer(text))
-            except (streams.OutputLostError, BrokenPipeError):
-                raise
-            except MemfirstError as error:
-                streams.note(f"memfirst: {' '.join(error.at_a_prompt().split())}")
-            except OSError as error:  # a file to save to or to load from
-                streams.note(f"memfirst: {error.filename}: {error.strerror}")
-            except KeyboardInterrupt:  # of a command, or between an answer and the next prompt
-                streams.write("", flush=True)
+        while _turn(talk, messages, commands):
+            pass
     finally:
         if draws and sys.stdout is not None:
             streams.write(f"{BRACKETED_PASTE}l", end="", flush=True)
+
+
+def _turn(talk: Chat, messages: Reader, commands: Commands) -> bool:
+    """Read one message, and answer or obey it; False ends the chat."""
+    try:
+        text = messages.read()
+        if text is None:
+            return False
+        if streams.draws():
+            streams.write(f"{BRACKETED_PASTE}h", end="")  # also of what is pasted during an answer
+        if commands.is_one(text):
+            return commands.obey(text)
+        if text:
+            messages.type_ahead(talk.answer(text))
+    except (streams.OutputLostError, BrokenPipeError):
+        raise
+    except MemfirstError as error:
+        streams.note(f"memfirst: {' '.join(error.at_a_prompt().split())}")
+    except OSError as error:
+        if not error.filename:  # no file to save to or to load from: the terminal is gone
+            raise
+        streams.note(f"memfirst: {error.filename}: {error.strerror}")
+    except KeyboardInterrupt:  # of a command, or between an answer and the next prompt
+        streams.write("", flush=True)
+    return True
 
 
 def header(model: Model) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,8 +73,8 @@ class PromptReader:
         from memfirst.cli.chat_history import ChatHistory
 
         self._history = ChatHistory(private)
-        self._leaving = False
-        self._session: PromptSession[str | None] = PromptSession(
+        self._leaving = self._signalled = False
+        self._session: PromptSession[str] = PromptSession(
             PROMPT, multiline=True, prompt_continuation=_continuation, history=self._history, key_bindings=self._keys(),
             placeholder=self._placeholder, enable_suspend=True, complete_while_typing=False,
             completer=WordCompleter(list(commands), sentence=True), complete_style=CompleteStyle.READLINE_LIKE,
@@ -82,12 +83,35 @@ class PromptReader:
 
     def read(self) -> str | None:
         """The next message; None when the user leaves."""
-        self._leaving = False
+        self._leaving = self._signalled = False
+        before = signal.signal(signal.SIGINT, self._signal)
         try:
-            typed = self._session.prompt()
-        except EOFError:
-            return None
-        return None if typed is None else unquoted(typed)
+            while True:
+                try:
+                    return unquoted(self._session.prompt(pre_run=self._pass_on, handle_sigint=False))
+                except EOFError:
+                    return None
+                except KeyboardInterrupt:  # on an empty line
+                    if self._leaving:
+                        return None
+                    self._leaving, self._signalled = True, False
+                    streams.write(streams.dim(HINT), flush=True)
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _signal(self, number: int, frame: object) -> None:
+        """Ctrl-C while the editor comes or goes is a signal; raised there, it would tear the event loop."""
+        self._signalled = True
+        loop = self._session.app.loop
+        if self._session.app.is_running and loop is not None:
+            loop.call_soon_threadsafe(self._pass_on)
+
+    def _pass_on(self) -> None:
+        """To the editor, once it runs."""
+        app = self._session.app
+        if self._signalled and app.is_running and not app.is_done:
+            self._signalled = False
+            app.exit(exception=KeyboardInterrupt)
 
     def type_ahead(self, typed: bytes) -> None:
         """Keys for the next message, as if they were pressed then."""
@@ -129,17 +153,12 @@ class PromptReader:
             buffer.validate_and_handle()
 
     def _interrupt(self, event: Any) -> None:
-        """Clear the message; with nothing to clear, say how to leave; then leave."""
-        from prompt_toolkit.application import run_in_terminal
-
+        """Clear the message; with nothing to clear, leave it to `read`."""
         if event.current_buffer.text:
             self._leaving = False
             event.current_buffer.reset()
-        elif self._leaving:
-            event.app.exit(result=None)
         else:
-            self._leaving = True
-            run_in_terminal(lambda: streams.write(streams.dim(HINT), flush=True))
+            event.app.exit(exception=KeyboardInterrupt)
 
 
 class LineReader:
