@@ -1,3 +1,6 @@
 """Models (and machines) as data: each row says where it comes from and how that is known."""
 
 from __future__ import annotations
+
+DEFAULT_MODEL = "smollm2:135m"
+"""What `memfirst run` uses when no model is named: 98 MB, and it can also be had as a wheel."""

@@ -11,9 +11,6 @@ from typing import Any
 
 from memfirst.catalog.configs import look_up
 
-DEFAULT_MODEL = "smollm2:135m"
-"""What `memfirst run` uses when no model is named: 98 MB, and it can also be had as a wheel."""
-
 
 @dataclass(frozen=True)
 class Pinned:

@@ -2,37 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 import typer
 
 from memfirst.cli import DONE, INTERRUPTED, USAGE
-from memfirst.cli.bench import bench
-from memfirst.cli.doctor import doctor
 from memfirst.cli.examples import epilog
-from memfirst.cli.inspect import inspect
-from memfirst.cli.listing import list_models
-from memfirst.cli.machine import machine
-from memfirst.cli.plan import plan
-from memfirst.cli.probe import probe
-from memfirst.cli.pull import pull
-from memfirst.cli.rm import rm
-from memfirst.cli.run import run
 from memfirst.cli.streams import note
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run,
-    "inspect": inspect,
-    "plan": plan,
-    "bench": bench,
-    "machine": machine,
-    "doctor": doctor,
-    "probe": probe,
-    "pull": pull,
-    "list": list_models,
-    "rm": rm,
-}
+
+class _Commands(Mapping[str, Callable[..., None]]):
+    """Functions by the command's name, each imported when it is asked for: a start needs one of them."""
+
+    def __init__(self, homes: Mapping[str, str]) -> None:
+        self._homes = homes
+
+    def __getitem__(self, name: str) -> Callable[..., None]:
+        module, _, function = self._homes[name].partition(".")
+        found: Callable[..., None] = getattr(import_module(f"memfirst.cli.{module}"), function or name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._homes)
+
+    def __len__(self) -> int:
+        return len(self._homes)
+
+
+_NAMED_AS_THEIR_FILE = ("run", "inspect", "plan", "bench", "machine", "doctor", "probe", "pull")
+
+COMMANDS: Mapping[str, Callable[..., None]] = _Commands(
+    {name: name for name in _NAMED_AS_THEIR_FILE} | {"list": "listing.list_models", "rm": "rm"}
+)
 ELSEWHERE = {
     "-c": "--ctx", "--ctx-size": "--ctx", "--max-model-len": "--ctx", "--num-ctx": "--ctx", "--context": "--ctx",
     "--context-length": "--ctx", "-t": "--threads", "--num-predict": "--max-tokens", "--n-predict": "--max-tokens",
@@ -48,12 +51,12 @@ _BAD_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 """UsageError; typer has its own copy of click since 0.17, so it is not imported by name."""
 
 
-def command() -> Any:
-    """The parser of the whole command line."""
+def command(names: Iterable[str] = COMMANDS) -> Any:
+    """The parser of the command line, with all commands or some of them."""
     app = typer.Typer(name="memfirst", add_completion=False, rich_markup_mode=None, context_settings=_HELP)
     app.callback()(_about)
-    for name, function in COMMANDS.items():
-        app.command(name, context_settings=_HELP, epilog=epilog(name))(function)
+    for name in names:
+        app.command(name, context_settings=_HELP, epilog=epilog(name))(COMMANDS[name])
     return typer.main.get_command(app)
 
 
@@ -67,7 +70,7 @@ def _about() -> None:
 
 def call(args: list[str]) -> int:
     """Run one command line; returns its exit code and lets every other exception through."""
-    parser = command()
+    parser = command(args[:1] if args[0] in COMMANDS else COMMANDS)
     try:
         with parser.make_context("memfirst", args) as context:
             parser.invoke(context)

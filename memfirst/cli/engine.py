@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,10 @@ from memfirst.cli.display import progress
 from memfirst.errors import MemfirstError
 
 if TYPE_CHECKING:  # the engine is imported when it is used: commands that need none start in a tenth of the time
+    from pathlib import Path
+
     from memfirst import Generation, Model, SamplingParams
+    from memfirst.progress import Progress
 
 Messages = list[dict[str, str]]
 
@@ -40,15 +44,24 @@ def loaded(
 ) -> Iterator[Model]:
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
-    from memfirst import hub
 
     with progress(quiet) as report:
-        path = hub.resolve(model, offline=offline, progress=report)
-        found = memfirst.load(path, threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report)
+        found = memfirst.load(
+            _path(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report
+        )
     try:
         yield found
     finally:
         found.close()
+
+
+def _path(model: str, offline: bool, progress: Progress) -> str | Path:
+    """A file or folder: what exists is one, without a look at the catalogue."""
+    if os.path.exists(model):
+        return model
+    from memfirst import hub
+
+    return hub.resolve(model, offline=offline, progress=progress)
 
 
 def generate(model: Model, prompt: str | Messages | list[int], request: Request) -> Generation:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memfirst.catalog.models import DEFAULT_MODEL
+from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Quiet, Threads
 from memfirst.cli.wrap import Wrapper

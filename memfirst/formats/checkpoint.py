@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from memfirst.codecs.base import U8
 
+CONFIG = "config.json"
+"""What makes a folder a model of Hugging Face's form."""
+
 
 @dataclass(frozen=True)
 class TensorInfo:

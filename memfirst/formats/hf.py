@@ -12,7 +12,7 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError, UnsupportedError
-from memfirst.formats.checkpoint import TensorInfo
+from memfirst.formats.checkpoint import CONFIG, TensorInfo
 from memfirst.formats.expert_names import left_out, places
 from memfirst.formats.joined import Joined, Piece
 from memfirst.formats.json_file import parse_object
@@ -31,7 +31,7 @@ from memfirst.formats.names import (
 )
 from memfirst.formats.safetensors import FLOATS, MAX_TENSORS, SafetensorsFile, StoredTensor, to_f32
 
-CONFIG, SINGLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG, MAX_INDEX = 1 << 22, 1 << 25  # bytes
 
 

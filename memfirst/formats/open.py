@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 
 from memfirst.errors import FormatError, ModelNotFoundError
-from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.checkpoint import CONFIG, Checkpoint
 from memfirst.formats.gguf import open_gguf
-from memfirst.formats.hf import CONFIG, open_config, open_folder
 from memfirst.formats.mapped import list_folder, regular_file_size
 
 FORMS = "a GGUF file, a safetensors folder or a config.json"
@@ -28,6 +27,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 def _open_dir(folder: str) -> Checkpoint:
     if os.path.exists(os.path.join(folder, CONFIG)):
+        from memfirst.formats.hf import open_folder
+
         return open_folder(folder)
     models = sorted(file for file in list_folder(folder) if file.endswith(".gguf"))
     hint = f"give one of its files, such as {models[0]}" if models else ""
@@ -43,6 +44,8 @@ def _open_file(path: str) -> Checkpoint:
     if path.endswith(".safetensors"):
         raise FormatError(f"{path} holds weights without a config", FORMS, "give the folder that it is in")
     if head.lstrip()[:1] == b"{":
+        from memfirst.formats.hf import open_config
+
         return open_config(path)
     kind = "a text file" if _is_text(head) else "not a model"
     raise FormatError(f"{path} is {kind} (it starts with {head[:16]!r})", FORMS)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 _PROC, _SYSTEM = Path("/proc/self"), Path("/sys")
+_MEMINFO = Path("/proc/meminfo")
 _MEMORY_FILES = (
     ("memory.max", "memory.current"),
     ("memory.high", "memory.current"),  # beyond it the kernel reclaims and throttles: as good as full
@@ -22,9 +23,16 @@ NO_LIMIT = 1 << 60
 
 def default_threads() -> int:
     """Physical cores that this process may use, at least 1: more threads than cores only compete for memory."""
-    cores = max(1, allowed_cores() * physical_cores() // (os.cpu_count() or 1))
-    quota = cpu_quota()
+    cores, quota = _cores(), cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def _cores() -> int:
+    """Physical cores among the logical ones that this process may use."""
+    siblings = {_read(_SYSTEM / f"devices/system/cpu/cpu{i}/topology/core_cpus_list") for i in _allowed_cpus()}
+    if "" not in siblings:
+        return len(siblings)
+    return max(1, allowed_cores() * physical_cores() // (os.cpu_count() or 1))
 
 
 def allowed_cores() -> int:
@@ -102,10 +110,17 @@ def _allowed_cpus() -> Iterable[int]:
 
 def available_memory() -> int:
     """Bytes that can be allocated without swapping, within the limits of the control group and its parents."""
+    free = _free_memory()
+    return max(0, min((free, *(room for group in _groups("memory") for room in _rooms(group)))))
+
+
+def _free_memory() -> int:
+    """What the system can give without swapping."""
+    if found := re.search(r"^MemAvailable: *(\d+) kB$", _read(_MEMINFO), re.MULTILINE):
+        return int(found[1]) * 1024
     import psutil
 
-    free = int(psutil.virtual_memory().available)
-    return max(0, min((free, *(room for group in _groups("memory") for room in _rooms(group)))))
+    return int(psutil.virtual_memory().available)
 
 
 def memory_limit() -> int | None:

@@ -10,7 +10,6 @@ from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.names import TABLES, text_of
 from memfirst.graph import Graph
-from memfirst.models import quantized
 from memfirst.models.base import Architecture, CheckpointWeights, ShapeOnly, WeightProvider
 
 __all__ = ["ARCHITECTURES", "Architecture", "CheckpointWeights", "ShapeOnly", "WeightProvider", "build"]
@@ -62,12 +61,16 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
     if checkpoint.kind == "gguf":
         config = architecture.from_gguf(checkpoint.metadata, checkpoint.tensors, allow_unknown)
     else:
+        from memfirst.models import quantized
+
         scheme = quantized.scheme_of(checkpoint.metadata)
         if scheme and checkpoint.tensors and scheme.method not in quantized.AS_STORED:
             found = f"a safetensors folder of weights quantized by {scheme.method}"
             raise UnsupportedError(found, "a GGUF file to run, or its config.json alone to be priced")
         config = architecture.from_hf(quantized.without(checkpoint.metadata), allow_unknown)
     if not checkpoint.tensors:
+        from memfirst.models import quantized
+
         return architecture.build(config, ShapeOnly(quantized.stated(checkpoint.metadata)))
     if checkpoint.kind == "hf" and checkpoint.path and checkpoint.architecture not in TABLES:
         found = f"names of tensors in safetensors folders of {checkpoint.architecture} are not known"

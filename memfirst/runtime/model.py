@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import os
-import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -83,6 +81,8 @@ class Model:
 
     def _repr_html_(self) -> str:
         """For a notebook: what it is, and what a token reads after some context."""
+        import html
+
         past = min(1024, self.context - 1)
         rows = "".join(f"<tr><td>{html.escape(n)}</td><td>{html.escape(v)}</td></tr>" for n, v in self._facts().items())
         read = f"<p>A token after {past:,} positions reads:</p>{self.price(context=past)._repr_html_()}"
@@ -239,7 +239,7 @@ class Model:
     def _sampler(self, chosen: SamplingParams) -> Callable[[], Sampler]:
         """Makes the same sampler each time: without a seed one is drawn here."""
         if chosen.seed is None:
-            chosen = replace(chosen, seed=secrets.randbits(64))
+            chosen = replace(chosen, seed=int.from_bytes(os.urandom(8)))
         vocab, backend = self.graph.vocab_size, self.backend  # not the model: a request must not keep it alive
         return lambda: Sampler(chosen, vocab, top=backend.top())
 
@@ -350,10 +350,11 @@ def cached_as(graph: Graph, kv: str, backend: str) -> Graph:
 def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -> Checkpoint:
     if not isinstance(model, str | os.PathLike):
         return model
+    if os.path.exists(model):
+        return open_checkpoint(model)
     from memfirst import hub
 
-    path = model if os.path.exists(model) else hub.resolve(os.fspath(model), progress=progress)
-    return open_checkpoint(path)
+    return open_checkpoint(hub.resolve(os.fspath(model), progress=progress))
 
 
 def _backend(

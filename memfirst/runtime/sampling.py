@@ -84,12 +84,15 @@ class Uniforms:
     BLOCK = 64
 
     def __init__(self, seed: int | None) -> None:
-        self._generator = np.random.Generator(np.random.PCG64(seed))
+        self._seed = seed
+        self._generator: np.random.Generator | None = None  # numpy.random takes 4 ms to import
         self._made: list[float] = []
 
     def random(self) -> float:
         """The next one."""
         if not self._made:
+            if self._generator is None:
+                self._generator = np.random.Generator(np.random.PCG64(self._seed))
             self._made = self._generator.random(self.BLOCK)[::-1].tolist()
         return self._made.pop()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from memfirst.errors import TokenizerError
-from memfirst.text import tokenizer_json, vocabulary
+from memfirst.text import vocabulary
 from memfirst.text.build import Encoder, Parts, parts_of
 from memfirst.text.bytes_of_tokens import byte_alphabet, byte_level, plain, sentence_piece
 from memfirst.text.controls import ControlTokens
@@ -79,6 +79,7 @@ class Tokenizer:
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], config: str | os.PathLike[str] | None = None) -> Self:
         """Build from a `tokenizer.json`; BOS, EOS and template from the JSON files of folder `config`."""
+        from memfirst.text import tokenizer_json
         from memfirst.text.model_folder import rules_of
 
         spec = tokenizer_json.read_json(path)

@@ -19,6 +19,7 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "proc"
     folder.mkdir()
     monkeypatch.setattr(host, "_PROC", folder)
+    monkeypatch.setattr(host, "_MEMINFO", tmp_path / "meminfo")
     memory = psutil.virtual_memory()._replace(available=FREE)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     return folder
@@ -53,6 +54,23 @@ def v1(folder: Path, limit: str, used: int, inactive: int = 0) -> None:
 
 def test_without_groups_all_that_is_free_counts() -> None:
     assert host.available_memory() == FREE and host.cpu_quota() is None
+
+
+def test_what_linux_says_is_free(tmp_path: Path) -> None:
+    tree({tmp_path / "meminfo": "MemTotal:  4000 kB\nMemFree:  10 kB\nMemAvailable:    3000 kB"})
+    assert host.available_memory() == 3000 * 1024
+
+
+def test_logical_cores_that_share_a_physical_one_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "_SYSTEM", tmp_path)
+    monkeypatch.setattr(host.os, "sched_getaffinity", lambda pid: {0, 1, 2, 5}, raising=False)
+    cpus = tmp_path / "devices/system/cpu"
+    tree({cpus / f"cpu{i}/topology/core_cpus_list": f"{i % 4},{i % 4 + 4}" for i in range(8)})
+    assert host.default_threads() == 3
+    (cpus / "cpu5/topology/core_cpus_list").unlink()
+    monkeypatch.setattr(host.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical=True: 8 if logical else 4)
+    assert host.default_threads() == 2
 
 
 def test_version_2_own_group_and_every_parent(proc: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from memfirst.kernels.cpu import arena
@@ -45,3 +46,21 @@ def test_memory_is_zero_and_of_the_size_asked_for() -> None:
         memory = arena.allocate(nbytes)
         assert memory.nbytes == nbytes
         assert not memory.any()
+
+
+def test_touching_gives_pages_and_leaves_what_is_written_after_it() -> None:
+    memory = arena.allocate(40 << 20)
+    touching = arena.Touching(memory)
+    touching.stop()
+    memory[:] = 1
+    assert memory.all()
+    before, whole = resident(), arena.allocate(40 << 20)
+    touching = arena.Touching(whole)
+    touching._thread.join()
+    touching.stop()
+    assert resident() - before >= 40 << 20 and not whole.any()
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return int(psutil.Process().memory_info().rss)

@@ -14,6 +14,7 @@ from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
 from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts
 from memfirst.backends.cpu.pack import pack_weights
+from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
 from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
@@ -71,6 +72,10 @@ class CpuBackend:
         stage: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.graph, self.options, self._progress = graph, options, progress or Silent()
+        self._lowering = lowering or Lowering(graph, options.context)
+        program = self._lowering.program(1, options.threads)
+        self._memory, places = weight_places(program)
+        touching = arena.Touching(self._memory)  # until the weights are packed, while kernels are loaded
         self.library = self.make_library()
         self._programs: dict[int, Bound] = {}
         self._read_probe: ReadProbe | None = None
@@ -80,18 +85,15 @@ class CpuBackend:
         """Blocks of each cache group."""
         self.slots = STATES_PER_SEQUENCE * options.sequences
         """Slots of recurrent state: a step reads one and writes another."""
-        self._lowering = lowering or Lowering(graph, options.context)
-        program = self._lowering.program(1, options.threads)
         self.library.load(self._kernels(program), self._compiling)
         stage("kernels")
-        self._memory, self._weights = pack_weights(program, checkpoint, options.threads, self._progress)
+        self._weights = {n: p.view(np.float32) if len(program.weights[n].shape) == 1 else p for n, p in places.items()}
         self._caches = {
             f"kv.{i}": arena.allocate(n * group.block_bytes)
             for i, (n, group) in enumerate(zip(self.blocks, graph.cache_groups, strict=True))
         }
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
         self._tables = _rope_tables(graph, options.context)
-        stage("weights")
         self.pool = self.make_pool(options.threads, self.library)
         # However the backend goes, its threads end before the memory that they read is unmapped.
         self._end = weakref.finalize(self, self.pool.close)
@@ -101,6 +103,9 @@ class CpuBackend:
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         self._bind(program)
         stage("program")
+        touching.stop()
+        pack_weights(program, checkpoint, places, options.threads, self._progress)
+        stage("weights")
 
     def _kernels(self, program: Program) -> frozenset[Key]:
         """What a start needs; where it must compile, also what prompts will need: waiting once is better than twice."""

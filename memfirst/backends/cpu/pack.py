@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,41 +27,74 @@ MOST_THREADS = 16
 """More do not pack faster: copying is bound by memory."""
 
 
+def places(program: Program) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
+    """One stretch of memory for all weights, in the order in which a step reads them, and each one's part of it."""
+    ends = [0, *accumulate(-(-w.nbytes // 64) * 64 for w in program.weights.values())]
+    memory = arena.allocate(ends[-1])
+    return memory, {
+        name: memory[at : at + w.nbytes] for at, (name, w) in zip(ends[:-1], program.weights.items(), strict=True)
+    }
+
+
 def pack_weights(
-    program: Program, checkpoint: Checkpoint, threads: int, progress: Progress | None = None
-) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-    """All weights in one stretch of memory, in the order in which a step reads them; the stretch, and each of them.
+    program: Program,
+    checkpoint: Checkpoint,
+    places: Mapping[str, NDArray[np.uint8]],
+    threads: int,
+    progress: Progress | None = None,
+) -> None:
+    """Pack all weights into their places.
 
-    Slices of `PACK_BYTES` are packed side by side. A weight's pages of the file are released when it is done, and at
-    most two slices a thread, or one weight, are begun before: file and packed form are never both in memory whole.
+    Each thread takes the next slice of `PACK_BYTES` when it is done with one, and a weight's pages of the file are
+    released with its last slice: file and packed form are never both in memory whole.
     """
-    total = sum(-(-w.nbytes // 64) * 64 for w in program.weights.values())
-    place_of_all, at, out = arena.allocate(total), 0, {}
-    begun: deque[tuple[Weight, list[Future[object]]]] = deque()
+    work = Slices(program, checkpoint, places)
+    total = sum(place.nbytes for place in places.values())
     shown = Delayed(progress or Silent(), "reading weights", total)
-
-    def finish() -> None:
-        weight, slices = begun.popleft()
-        for packed in slices:
-            packed.result()
-        checkpoint.release(weight.name)
-
-    threads = min(threads, MOST_THREADS)
-    most = 2 * threads * PACK_BYTES
-    with ThreadPoolExecutor(threads) as pool:
-        for name, weight in program.weights.items():
-            while begun and sum(other.nbytes for other, _ in begun) + weight.nbytes > most:
-                finish()
-            place = place_of_all[at : at + weight.nbytes]
-            work = _packing(weight, checkpoint.read(name), checkpoint.tensors[name].codec, place)
-            begun.append((weight, [pool.submit(one) for one in work]))
-            out[name] = place.view(np.float32) if len(weight.shape) == 1 else place
-            at += -(-weight.nbytes // 64) * 64
-            shown.done(at)
-        while begun:
-            finish()
+    with ThreadPoolExecutor(MOST_THREADS) as pool:
+        others = [pool.submit(work.do) for _ in range(1, min(threads, MOST_THREADS))]
+        try:
+            work.do(shown.done)
+        finally:
+            work.stopped = True  # by Ctrl-C, or nothing is left
+        for other in others:
+            other.result()
     shown.done(total)
-    return place_of_all, out
+
+
+class Slices:
+    """Slices of weights to pack, for several threads."""
+
+    def __init__(self, program: Program, checkpoint: Checkpoint, places: Mapping[str, NDArray[np.uint8]]) -> None:
+        self._weights, self._checkpoint, self._places = program.weights, checkpoint, places
+        self._lock = threading.Lock()
+        self._next = self._each()
+        self._left = dict.fromkeys(places, 0)
+        self._done = 0
+        self.stopped = False
+
+    def do(self, done: Callable[[int], None] = lambda nbytes: None) -> None:
+        """Pack slices until none is left; `done` is told the bytes of the weights that are packed."""
+        while not self.stopped:
+            with self._lock:
+                name, pack = next(self._next, ("", None))
+            if pack is None:
+                return
+            pack()
+            with self._lock:
+                self._left[name] -= 1
+                whole = not self._left[name]
+                self._done += self._places[name].nbytes if whole else 0
+            if whole:
+                self._checkpoint.release(name)
+            done(self._done)
+
+    def _each(self) -> Iterator[tuple[str, Callable[[], object]]]:
+        for name, place in self._places.items():
+            codec = self._checkpoint.tensors[name].codec
+            slices = [*_packing(self._weights[name], self._checkpoint.read(name), codec, place)]
+            self._left[name] = len(slices)
+            yield from ((name, one) for one in slices)
 
 
 def _packing(

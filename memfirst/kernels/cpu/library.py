@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,21 @@ SOURCES = "sources.json"
 @cache
 def environment() -> str:
     """Names what all object code depends on: the compiler's versions, the processor, the chosen instructions."""
-    versions = [version("numba"), version("llvmlite"), sys.version.split()[0]]
+    versions = [_version("numba"), _version("llvmlite"), sys.version.split()[0]]
     versions += [os.environ.get(name, "") for name in ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES")]
     named = json.dumps([versions, isa.host_name(), sorted(isa.host_features()), isa.detect()])
     return f"{isa.detect()}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+
+
+def _version(package: str) -> str:
+    """What its folder of metadata is named after: importlib.metadata reads it for 6 ms more."""
+    found = find_spec(package)
+    folder = Path(found.origin).parent.parent if found and found.origin else Path()
+    if names := sorted(path.stem for path in folder.glob(f"{package}-*.dist-info")):
+        return " ".join(name.removeprefix(f"{package}-") for name in names)
+    from importlib.metadata import version
+
+    return version(package)
 
 
 def cache_root() -> Path:
