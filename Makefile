@@ -12,7 +12,11 @@ BENCH  ?= --threads 2
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo test test-ceiling check bench parity docs clean
+=======
+.PHONY: help demo test check bench parity docs wheel clean
+>>>>>>> b874812 (A notebook that was run, the wheel tried with pip, uv and pipx on Python 3.11 to 3.13, CHANGELOG, CONTRIBUTING, Containerfile; claims begin with what surprises)
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,12 +43,16 @@ bench: $(STAMPS)/run ## measure the small model on this machine
 parity: $(STAMPS)/parity ## the suite with torch and transformers installed (gigabytes), what is skipped named
 	$(BIN)/python -m pytest -rs $(PYTEST)
 
-docs: $(STAMPS)/dev ## rewrite what is computed: docs/cli.md, docs/claims.md, and the output shown in other pages
+docs: $(STAMPS)/docs ## rewrite what is computed: docs/cli.md, docs/claims.md, and the output shown in other pages
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new
 	mv docs/cli.md.new docs/cli.md
 	$(BIN)/python -m benchmarks.claims > docs/claims.md.new
 	mv docs/claims.md.new docs/claims.md
 	$(BIN)/python docs/executed.py
+	$(BIN)/python docs/notebook.py
+
+wheel: $(STAMPS)/dev ## build the wheel and use it from fresh environments, with each Python of 3.11 to 3.13 that is here
+	$(BIN)/python -m tests.support.check_wheel
 
 clean: ## remove the environment and what tools left (the model cache stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
@@ -64,6 +72,10 @@ $(STAMPS)/run: pyproject.toml $(STAMPS)/python
 
 $(STAMPS)/dev: pyproject.toml $(STAMPS)/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(STAMPS)/docs: $(STAMPS)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	@touch $@
 
 $(STAMPS)/parity: $(STAMPS)/dev

@@ -1,4 +1,4 @@
-"""docs/claims.md: a table of verdicts for each section, and under it the commands, figures and criteria."""
+"""docs/claims.md: the verdicts that surprise, then section by section verdicts, commands, figures and criteria."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ HEAD = """# The article's statements, tested
 memfirst starts from an article, *LLM inference is bound by memory, not FLOPs*. It makes {total} statements.
 {tested} can be tested: **{right} right, {conditions} right with conditions, {wrong} wrong**. {opinions} are opinion.
 
+## What surprises: the {wrong} that are wrong
+
+| # | it says | what is true |
+|---|---|---|
+{surprises}
+
+`python -m benchmarks.claims --claim N` prints the figures of statement N, the criterion that each meets or not, and
+their source.
+
+## How they are tested
+
 Every verdict here is computed. A test gives cases, each a figure and a criterion that it meets or not: a number
 within {near} of the stated one, a range (or at most {beside} beside it), or a bound that stands beside it.
 What follows from the cases depends on what the words claim:
@@ -24,11 +35,10 @@ What follows from the cases depends on what the words claim:
 
 Figures come from memfirst's own graphs, codec mixes, data sheets and ceilings ("computed": on hardware that was not
 run here), from its fitted timing ("predicted"), and from published measurements, with their source (numbers in
-brackets, at the end). Names such as `llama-3:8b` are rows of the catalogue. To see any test alone:
-`python -m benchmarks.claims --claim 48`. This page is made by `make docs`.
+brackets, at the end). Names such as `llama-3:8b` are rows of the catalogue. This page is made by `make docs`.
 
-Under each table stands the command of every test, then its cases: those that meet a criterion (yes), and those that do
-not (no).
+Under each table stands the command that prints the figures of every test (and the plan to play with, where there is
+one), then its cases: those that meet a criterion (yes), and those that do not (no).
 """
 
 
@@ -54,8 +64,13 @@ def _head(found: Mapping[int, Outcome]) -> str:
     return HEAD.format(
         total=len(found) + opinions, tested=len(found), right=counts[Verdict.RIGHT],
         conditions=counts[Verdict.CONDITIONS], wrong=counts[Verdict.WRONG], opinions=opinions, near=percent(NEAR),
-        beside=percent(BESIDE), rules=rules,
+        beside=percent(BESIDE), rules=rules, surprises=_surprises(found),
     )  # fmt: skip
+
+
+def _surprises(found: Mapping[int, Outcome]) -> str:
+    wrong = (o.statement for o in found.values() if o.verdict is Verdict.WRONG)
+    return "\n".join(f"| {s.number} | “{s.quote}” | {s.truth} |" for s in wrong)
 
 
 _SCOPES = {Scope.PLAIN: "a plain statement", Scope.TYPICAL: "a *typical* one", Scope.UNIVERSAL: "a *universal* one"}
@@ -89,7 +104,9 @@ def test(outcome: Outcome, sources: Mapping[str, int]) -> str:
         groups.setdefault((case.criterion, case.holds), []).append(_figure(case, sources))
     lines = [f"  * {'yes' if holds else 'no'}, {criterion}: {'; '.join(figures)}"
              for (criterion, holds), figures in groups.items()]  # fmt: skip
-    return "\n".join([f"* **{statement.number}** {outcome.verdict.value}{scope}: `{statement.shell}`", *lines, ""])
+    plan = f"; `{statement.command}`" if statement.command else ""
+    command = f"`python -m benchmarks.claims --claim {statement.number}`{plan}"
+    return "\n".join([f"* **{statement.number}** {outcome.verdict.value}{scope}: {command}", *lines, ""])
 
 
 def _figure(case: Case, sources: Mapping[str, int]) -> str:

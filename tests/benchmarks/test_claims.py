@@ -172,6 +172,20 @@ def test_the_page_counts_what_it_lists(found: dict[int, Outcome]) -> None:
         assert sum(line.startswith("| ") and f"| {kind.value} |" in line for line in text.splitlines()) == count
 
 
+def test_the_page_begins_with_what_surprises(found: dict[int, Outcome]) -> None:
+    first = PAGE.read_text(encoding="utf-8").partition("## How they are tested")[0]
+    wrong = [o.statement for o in found.values() if o.verdict is Verdict.WRONG]
+    assert all(f"| {s.number} | “{s.quote}” | {s.truth} |" in first for s in wrong)
+
+
+def test_the_command_of_a_claim_prints_its_figures(found: dict[int, Outcome]) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    for claim, outcome in found.items():
+        assert f"`python -m benchmarks.claims --claim {claim}`" in text
+        printed = page.alone(outcome)
+        assert all(case.figure in printed and case.criterion in printed for case in outcome.cases)
+
+
 def test_one_statement_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["--claim", "16"]) == 0
     text = capsys.readouterr().out
