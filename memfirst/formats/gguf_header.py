@@ -66,13 +66,13 @@ class Cursor:
         form = SCALARS[code]
         return form.unpack(self.take(form.size, what))[0]
 
-    def text(self, what: str, limit: int = MAX_STRING) -> str:
-        """One string, strictly UTF-8."""
+    def text(self, what: str, limit: int = MAX_STRING, errors: str = "strict") -> str:
+        """One string of UTF-8; with `errors` "replace", U+FFFD for what is not."""
         length = self.number(U64, what)
         if length > limit:
             raise FormatError(f"{what} has a string of {length} bytes", f"at most {limit}")
         try:
-            return bytes(self.take(length, what)).decode("utf-8")
+            return bytes(self.take(length, what)).decode("utf-8", errors)
         except UnicodeDecodeError as error:
             raise FormatError(f"{what} is not UTF-8 ({error.reason} at byte {error.start})") from error
 
@@ -118,7 +118,7 @@ def _value(cursor: Cursor, code: int, key: str, depth: int) -> Any:
     if code == BOOL:
         return bool(_bools(cursor, 1, key)[0])
     if code == STRING:
-        return cursor.text(key)
+        return cursor.text(key, errors="replace")  # an author in Latin-1: nobody computes with him
     if code == ARRAY and depth:
         return _array(cursor, key, depth - 1)
     raise FormatError(f"{key} has type {code}", "a GGUF type, 0 to 12, nested no deeper than 4")
@@ -150,10 +150,7 @@ def _nested(cursor: Cursor, code: int, count: int, key: str, depth: int) -> list
 
 
 def _bools(cursor: Cursor, count: int, key: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    values = np.frombuffer(bytes(cursor.take(count, key)), np.uint8)
-    if (values > 1).any():
-        raise FormatError(f"{key} holds the truth value {int(values.max())}", "0 or 1")
-    return values.astype(np.bool_)
+    return np.frombuffer(bytes(cursor.take(count, key)), np.uint8).astype(np.bool_)  # 255 is true, as for llama.cpp
 
 
 def read_tensor_table(cursor: Cursor, count: int, alignment: int) -> dict[str, Placed]:
@@ -184,7 +181,7 @@ def _tensor(cursor: Cursor, index: int) -> Placed:
 def _info(name: str, dims: list[int], code: int, file_size: int) -> TensorInfo:
     """GGUF lists the contiguous dimension first, NumPy last; a row must fill whole blocks."""
     kind, weights = _kind(name, code), math.prod(dims)
-    if min(dims) < 1 or weights // kind.block * kind.block_bytes > file_size:
+    if weights // kind.block * kind.block_bytes > file_size:
         raise FormatError(f"tensor {name} has shape {dims} in {kind.name}", f"one within {file_size} bytes")
     if dims[0] % kind.block:
         raise FormatError(f"rows of {name} have {dims[0]} weights", f"blocks of {kind.block} ({kind.name})")

@@ -39,6 +39,8 @@ def resolve(name: str, *, download: bool = True, offline: bool = False, progress
     if isinstance(found, Path):
         return found
     progress = progress or Silent()
+    if not name.startswith("hf:") and name != _called(found.repo, found.quant):
+        progress.note(f"{name} is {_called(found.repo, found.quant)}, {found.label}")
     return local(found) or _fetch(found, download and not offline, progress)
 
 

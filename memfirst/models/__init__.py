@@ -81,8 +81,15 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
     return graph
 
 
+MODEL = "model"
+"""What `general.type` says of a GGUF file with a model in it; of others "adapter", "imatrix", "mmproj"."""
+
+
 def entry(checkpoint: Checkpoint) -> Architecture[Any]:
     """What reads and builds a checkpoint: by its architecture, of a config.json by its model_type first."""
+    kind = checkpoint.metadata.get("general.type", MODEL) if checkpoint.kind == "gguf" else MODEL
+    if kind != MODEL:
+        raise UnsupportedError(f"this file is no model: it says that its type is {str(kind)[:40]!r}", "a model's file")
     found = find(checkpoint.architecture)
     kind = "" if checkpoint.kind == "gguf" else str(text_of(checkpoint.metadata).get("model_type"))
     return BY_MODEL_TYPE.get(kind, found)

@@ -63,8 +63,8 @@ class CheckpointWeights:
         self._requested |= {name for name in self._checkpoint.tensors if name.startswith(prefix)}
 
     def check_all_requested(self) -> None:
-        """ConfigError naming tensors of the file that the model did not ask for."""
-        rest = sorted(set(self._checkpoint.tensors) - self._requested)
+        """ConfigError naming tensors of the file that the model did not ask for; one of no elements asks nothing."""
+        rest = sorted(n for n, t in self._checkpoint.tensors.items() if n not in self._requested and t.nbytes)
         if rest:
             raise ConfigError(
                 f"{len(rest)} tensors not part of this model: {', '.join(rest[:5])}",

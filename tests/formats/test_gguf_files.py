@@ -13,6 +13,7 @@ from memfirst.convert.gguf_write import write_checkpoint
 from memfirst.errors import FormatError, MemfirstError, ModelNotFoundError
 from memfirst.formats.gguf import GGUFCheckpoint, open_gguf
 from memfirst.formats.open import open_checkpoint
+from memfirst.models import build
 from tests.support import raw_gguf as raw
 from tests.support.raw_gguf import ARCHITECTURE, Raw, Save, key, one_tensor, saved, tensor
 
@@ -33,6 +34,25 @@ def test_views_are_read_only_and_outlive_close(save: Save) -> None:
         checkpoint.read("a.weight")
     checkpoint.close()
     checkpoint.release("a.weight")
+
+
+def test_what_nobody_computes_with_may_be_odd(save: Save) -> None:
+    """An author in Latin-1, a flag of 255, a tensor of no elements: llama.cpp loads the first two."""
+    author = key("general.author", raw.STRING, struct.pack("<Q", 5) + b"Ren\xe9 ")
+    keys = [ARCHITECTURE, author, key("f", raw.BOOL, b"\xff")]
+    tensors = [tensor("a.weight", (4, 2), 0, 0), tensor("empty", (0,), 0, 32), tensor("b", (4,), 0, 32)]
+    checkpoint = open_gguf(save(one_tensor(keys=keys, tensors=tensors, data=bytes(range(48)))))
+    assert checkpoint.metadata["general.author"] == "Ren\ufffd " and checkpoint.metadata["f"] is True
+    assert checkpoint.tensors["empty"].nbytes == 0 and len(checkpoint.read("empty")) == 0
+    assert checkpoint.read("b").tobytes() == bytes(range(32, 48))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "imatrix", "mmproj"])
+def test_a_file_that_is_no_model_says_what_it_is(save: Save, kind: str) -> None:
+    said = key("general.type", raw.STRING, struct.pack("<Q", len(kind)) + kind.encode())
+    checkpoint = open_gguf(save(one_tensor(keys=[ARCHITECTURE, said])))
+    with pytest.raises(MemfirstError, match=f"this file is no model: it says that its type is '{kind}'"):
+        build(checkpoint)
 
 
 def test_a_file_cut_while_open_is_refused_not_fatal(save: Save) -> None:
