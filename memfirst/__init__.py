@@ -18,6 +18,10 @@ A conversation, several prompts in shared steps, log-probabilities, and the same
 >>> model.generate("Hi", max_tokens=1, logprobs=5)
 >>> async for token in model.generate("Hi"): ...
 
+What a model needs and reaches on a machine, before anything is downloaded:
+
+>>> memfirst.plan("llama-3:8b", on="rtx-4090")
+
 Errors are `memfirst.MemfirstError`s, one class for each cause in `memfirst.errors`. More: docs/python.md
 """
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from memfirst import errors
     from memfirst.errors import MemfirstError
     from memfirst.ledger import Ledger
+    from memfirst.plan.ask import ask as plan
     from memfirst.runtime.conversation import Conversation
     from memfirst.runtime.generation import Generation
     from memfirst.runtime.logprobs import Logprob
@@ -49,6 +54,7 @@ __all__ = [
     "__version__",
     "errors",
     "load",
+    "plan",
 ]
 
 _HOMES = {
@@ -73,8 +79,8 @@ def __getattr__(name: str) -> Any:
     """Public names are imported when first used: `import memfirst` costs a millisecond."""
     from importlib import import_module
 
-    if name == "errors":
-        return import_module("memfirst.errors")
+    if name in ("errors", "plan"):
+        return import_module(f"memfirst.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'memfirst' has no attribute {name!r}")
     return getattr(import_module(f"memfirst.{_HOMES[name]}"), name)

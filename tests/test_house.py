@@ -39,7 +39,7 @@ COLLECTORS = {"utils", "util", "common", "helpers", "misc", "shared_utils"}
 ERRORS = ["BackendError", "CapacityError", "ConfigError", "DownloadError", "FormatError", "MemfirstError",
           "ModelNotFoundError", "ProbeError", "TemplateError", "TokenizerError", "UnsupportedError"]  # fmt: skip
 PUBLIC = ["Conversation", "Generation", "Ledger", "Logprob", "MemfirstError", "Model", "SamplingParams", "Token",
-          "__version__", "errors", "load"]  # fmt: skip
+          "__version__", "errors", "load", "plan"]  # fmt: skip
 """memfirst.__all__, in order."""
 
 

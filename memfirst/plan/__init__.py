@@ -5,7 +5,11 @@ plan([subject("llama-3:70b")], [place("rtx-4090")], Options()) -> one Plan for e
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 from memfirst.hardware.detect import HERE
+from memfirst.plan.ask import ask
 from memfirst.plan.framework import FRAMEWORKS, Framework
 from memfirst.plan.make import make, plan
 from memfirst.plan.options import Options, Speculation
@@ -27,9 +31,19 @@ __all__ = [
     "Priced",
     "Speculation",
     "Subject",
+    "ask",
     "make",
     "place",
     "plan",
     "subject",
     "this_machine",
 ]  # fmt: skip
+
+
+class _Callable(ModuleType):
+    """`memfirst.plan` is this module and what a user calls: `memfirst.plan("llama-3:8b", on="rtx-4090")`."""
+
+    __call__ = staticmethod(ask)
+
+
+sys.modules[__name__].__class__ = _Callable

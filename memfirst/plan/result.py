@@ -35,7 +35,7 @@ class Distinct:
     high: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """One model on one machine.
 
@@ -97,6 +97,12 @@ class Plan:
         """Read for a token of one sequence."""
         tokens = self.options.batch * (self.options.speculation.gained if self.options.speculation else 1.0)
         return self.decode.nbytes / self.decode.tokens if self.decode else self.step_bytes / tokens
+
+    def __repr__(self) -> str:
+        held = f"{self.memory.needs.total / 1e9:.1f} GB"
+        speed = "does not fit" if self.fits is False else f"{self.rate:.0f} tok/s" if self.rate else "no speed"
+        where = f"{self.place.machine.name}, {self.engine}"
+        return f"<Plan {self.subject.name} in {self.subject.codec.upper()} on {where}: {held}, {speed}>"
 
     @property
     def step_bytes(self) -> float:

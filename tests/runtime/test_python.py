@@ -67,6 +67,18 @@ def test_help_begins_with_examples() -> None:
     assert "class Model" in page and "max_tokens: Most tokens to generate" in page
 
 
+def test_plan_is_called_and_is_a_module() -> None:
+    found = memfirst.plan("llama-3:8b", on="rtx-4090", codec="Q4_K_M", ctx=2048, batch=2)
+    assert repr(found).startswith("<Plan llama-3:8b in Q4_K_M on rtx-4090, llama.cpp: ")
+    assert found.fits and found.rate and found.context == 2048 and found.options.batch == 2
+    assert "does not fit" in repr(memfirst.plan("llama-3:70b", on="rtx-4090"))
+    with pytest.raises(memfirst.MemfirstError):
+        memfirst.plan("llama-3:8b", on="no such machine")
+    from memfirst.plan import Options, subject
+
+    assert Options().batch == 1 and callable(subject)
+
+
 # --- an answer's text
 
 

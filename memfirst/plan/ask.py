@@ -1,0 +1,47 @@
+"""`memfirst.plan(...)`: one model on one machine, by their names."""
+
+from __future__ import annotations
+
+import os
+
+from memfirst.plan.make import make
+from memfirst.plan.options import Options
+from memfirst.plan.place import place, this_machine
+from memfirst.plan.result import Plan
+from memfirst.plan.subject import subject
+
+
+def ask(
+    model: str | os.PathLike[str],
+    on: str = "",
+    *,
+    codec: str = "",
+    kv: str = "f16",
+    ctx: int = 0,
+    batch: int = 1,
+    engine: str = "",
+    devices: int = 1,
+) -> Plan:
+    """Say what a model needs, reads and reaches on a machine, before anything is downloaded.
+
+    Args:
+        model: A name of the catalogue, or a path of a GGUF file, a folder or a config.json.
+        on: A machine of the catalogue (`memfirst machine list`); this one by default.
+        codec: Codec mix of the weights, such as "q4_k_m"; by default the file's own, or what the engine usually runs.
+        kv: Codec of the KV cache.
+        ctx: Tokens that each sequence reaches; 4096 by default, or less where the model was trained for less.
+        batch: Sequences at a time.
+        engine: "memfirst", "llama.cpp", "vllm", …; by default memfirst on this machine and llama.cpp elsewhere.
+        devices: Machines of this kind that share it.
+
+    Returns:
+        Its figures: `fits`, `rate` (tokens/s, None where it does not fit), `decode`, `memory`, `json()`.
+
+    Raises:
+        MemfirstError: No such model or machine, or options that cannot be.
+    """
+    options = Options(
+        codec=codec.lower(), kv=kv.lower(), context=ctx, batch=batch, engine=engine.lower(), devices=devices
+    )
+    where = place(on) if on else this_machine()
+    return make(subject(os.fspath(model), options.codec, options.engine), where, options)
