@@ -47,6 +47,8 @@ class Chat:
         self._start = request, system, options.quiet
         self.turns: list[tuple[str, str]] = []
         self.last: Generation | None = None
+        self.typed = b""
+        """What was typed during answers and nobody has read yet."""
         self.wraps = True
         self.reset()
 
@@ -55,24 +57,23 @@ class Chat:
         self.request, self.system, self.quiet = self._start
         self.turns = []
 
-    def answer(self, text: str) -> bytes:
-        """One turn, printed. An interrupted answer is kept as far as it came; a failed one leaves no trace.
-
-        Returns:
-            What was typed meanwhile.
-        """
+    def answer(self, text: str) -> None:
+        """One turn, printed. An interrupted answer is kept as far as it came; a failed one leaves no trace."""
         said = Said()
         draws = streams.draws()
-        with Keyboard(draws) as keyboard, StatusLine(draws and not self.quiet) as status:
-            try:
-                self._speak(text, said, Wrapper() if draws and self.wraps else None, status)
-            except KeyboardInterrupt:
-                streams.write(" [stopped]", end="")
-            streams.write("", flush=True)
+        keyboard = Keyboard(draws)
+        try:
+            with keyboard, StatusLine(draws and not self.quiet) as status:
+                try:
+                    self._speak(text, said, Wrapper() if draws and self.wraps else None, status)
+                except KeyboardInterrupt:
+                    streams.write(" [stopped]", end="")
+                streams.write("", flush=True)
+        finally:
+            self.typed += keyboard.typed
         if said.text:
             self.turns.append((text, said.text))
         self._tell()
-        return keyboard.typed
 
     def messages(self, text: str, turns: list[tuple[str, str]]) -> str | engine.Messages:
         """What the model is asked; of a model that was not made for chat, the text alone."""
@@ -170,6 +171,8 @@ def chat(model: Model, request: engine.Request, system: str | None, options: Cha
 def _turn(talk: Chat, messages: Reader, commands: Commands) -> bool:
     """Read one message, and answer or obey it; False ends the chat."""
     try:
+        typed, talk.typed = talk.typed, b""
+        messages.type_ahead(typed)
         text = messages.read()
         if text is None:
             return False
@@ -178,7 +181,7 @@ def _turn(talk: Chat, messages: Reader, commands: Commands) -> bool:
         if commands.is_one(text):
             return commands.obey(text)
         if text:
-            messages.type_ahead(talk.answer(text))
+            talk.answer(text)
     except (streams.OutputLostError, BrokenPipeError):
         raise
     except MemfirstError as error:

@@ -395,6 +395,12 @@ def test_a_chat_survives_an_answer_that_fails(tmp_path: Path) -> None:
     with opened(FAKE_ERROR="1") as terminal:
         assert "memfirst: the context is full; expected fewer tokens; use --ctx" in terminal.ask("hello")
         assert turns(terminal, tmp_path) == []
+    with opened(FAKE_ERROR="1", FAKE_SLEEP_S="0.8") as terminal:
+        terminal.type("hello\r")
+        time.sleep(0.4)
+        terminal.type("typed ahead")
+        terminal.wait_for("the context is full")
+        terminal.wait_for(">>> typed ahead")
 
 
 # other terminals

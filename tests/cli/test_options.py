@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from memfirst.cli import USAGE, run_command
 from memfirst.cli.app import COMMANDS, ELSEWHERE, command
+from memfirst.cli.chat_commands import NAMES, PARAMETERS
 from memfirst.cli.options import tokens
 from tests.cli.test_cli import FAKE, MEMFIRST, check_one_line
 from tests.cli.test_cli import command as ran_command
@@ -67,6 +69,29 @@ def test_quiet_prints_the_answer_alone() -> None:
     assert ran_command(FAKE, "run", "no.gguf", "hi", "-q", FAKE_ERROR="1").stderr.startswith(
         "closed\nmemfirst: the context"
     )
+
+
+def test_one_answer_imports_no_editor_of_prompts() -> None:
+    """The first token must not wait for what only a chat needs."""
+    ran = ran_command([FAKE[0], "-X", "importtime", *FAKE[1:]], "run", "m.gguf", "hi")
+    assert ran.stdout and "memfirst.cli.run" in ran.stderr
+    assert not [m for m in ("prompt_toolkit", "wcwidth", "asyncio", "memfirst.cli.chat") if m in ran.stderr]
+
+
+def test_every_key_of_json_is_documented(tmp_path: Path) -> None:
+    path = write(small(), tmp_path / "m.gguf")
+    found = json.loads(run(path, "--raw", "x", "-n", 3, "--json").stdout)
+    page = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    rows = page.partition("### `--json`")[2].partition("Exit codes")[0].splitlines()
+    named = [key for row in rows if row.startswith("| `") for key in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(found)
+
+
+def test_the_commands_of_a_chat_are_documented() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "run.md").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"`{name}" not in page] == []
+    shown = page.partition("/set parameter")[2].splitlines()[0]
+    assert set(re.findall(r"`(\w+)`", shown)) <= PARAMETERS.keys()
 
 
 # odd models

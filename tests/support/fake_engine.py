@@ -46,6 +46,7 @@ class FakeGeneration:
 
     def __iter__(self) -> Iterator[FakeToken]:
         if os.environ.get("FAKE_ERROR"):
+            time.sleep(float(os.environ.get("FAKE_SLEEP_S", "0")))
             raise CapacityError("the context is full", "fewer tokens", "use --ctx")
         had = sum(id >= FIRST_OF_ANSWER for id in self.prompt)
         for i, word in enumerate(words()[had : None if self.asked["max_tokens"] is None else self.asked["max_tokens"]]):
