@@ -74,7 +74,7 @@ def test_quiet_prints_the_answer_alone() -> None:
 def test_one_answer_imports_no_editor_of_prompts() -> None:
     """The first token must not wait for what only a chat needs."""
     ran = ran_command([FAKE[0], "-X", "importtime", *FAKE[1:]], "run", "m.gguf", "hi")
-    assert ran.stdout and "memfirst.cli.run" in ran.stderr
+    assert ran.stdout and "memfirst.runtime.sampling" in ran.stderr
     assert not [m for m in ("prompt_toolkit", "wcwidth", "asyncio", "memfirst.cli.chat") if m in ran.stderr]
 
 
