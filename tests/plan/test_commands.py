@@ -1,4 +1,4 @@
-"""Every line of advice of 46 plans: a whole command with the model in it, of options that its engine has today."""
+"""Every line of advice of 47 plans: a whole command with the model in it, of options that its engine has today."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ MORE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3:32b", "rtx 4090", {"engine": "ik_llama.cpp"}),
     ("deepseek-v3", "epyc turin 384gb", {"engine": "ik_llama.cpp"}),
     ("mamba:2.8b", "rtx 4060", {}),
+    ("smollm2:135m", "rtx 5090", {}),
     ("llama3.1:8b", "rtx 4090", {"context": 131072, "kv": "q8_0/q4_0"}),
     ("llama3:70b", "h100", {"speculation": Speculation(4, 0.7, "llama-3.2:1b")}),
     ("meta-llama/Llama-3.1-8B-Instruct", "rtx 4090", {"codec": "f16"}),
@@ -148,6 +149,7 @@ def test_no_speed_is_printed_as_nothing(index: int) -> None:
     plan, found = planned(index)
     text = page(plan, best(found, 6), 0)
     assert not re.search(r"(?<![\d.,])0(?:\.0+)? tok/s", text) and "tok/s, not 0" not in text
+    assert not re.search(r"\de[+-]\d", text), "no exponents"
 
 
 def test_what_engines_have_removed_is_used_nowhere() -> None:

@@ -90,10 +90,15 @@ def _batch(plan: Plan) -> Iterator[Advice]:
         after = _with(plan, batch=larger)
         if after and after.fits is not False:
             known = after.each and plan.each
-            each = f"exact; each sequence {after.each:.3g} tok/s, not {plan.each:.3g}" if known else EXACT
+            each = f"exact; each sequence {_speed(after.each)} tok/s, not {_speed(plan.each)}" if known else EXACT
             yield from _say(BATCH, f"{larger} sequences at a time", each, plan, after)
             return
         larger //= 2
+
+
+def _speed(rate: float | None) -> str:
+    """Three digits, and never an exponent: "4,532", "85.7", "0.42"."""
+    return "?" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
 
 
 def _speculation(plan: Plan) -> Iterator[Advice]:
