@@ -13,7 +13,8 @@ from memfirst.cli.streams import write
 if TYPE_CHECKING:
     from memfirst.measure.doctor import Diagnosis
 
-LABEL = 11
+LABEL, WIDTH = 11, 110
+"""Characters of the words at the left, and of a line where no terminal limits it."""
 
 
 def doctor(as_json: Json = False) -> None:
@@ -22,7 +23,7 @@ def doctor(as_json: Json = False) -> None:
     Processor, instructions, memory, limits, versions and caches, and how fast memory is read right now, in ten lines
     to paste into a bug report; then commands, where something slows it down. Takes two seconds.
     """
-    from memfirst.cli.display import print_json, progress
+    from memfirst.cli.display import print_json, progress, width
 
     measure: Any = import_module("memfirst.measure.doctor")  # kernels come in with it
     with progress(quiet=as_json) as report:
@@ -30,10 +31,10 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json(found.json())
     else:
-        write("\n".join(page(found)))
+        write("\n".join(page(found, width() or WIDTH)))
 
 
-def page(found: Diagnosis, width: int = 110) -> Iterator[str]:
+def page(found: Diagnosis, width: int = WIDTH) -> Iterator[str]:
     """Nine labelled facts, wrapped, and the advice."""
     rest = " " * LABEL
     for label, text in found.lines():
