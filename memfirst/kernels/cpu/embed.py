@@ -68,7 +68,7 @@ def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, 
             for j in range(8):
                 for h in static(2):
                     d = mul(CODEC.scale(w, p, part), to_float(half_pair(CODEC.sub_scales(w, p, part, j), h)))
-                    q = CODEC.columns(w, p, part, j, h)
+                    q = CODEC.columns(w, p, part, j // 4, j % 4, h)
                     for i in static(4):
                         for c in static(4):
                             v = mul(d, to_float(sub(column(q[i], c), splat_i(32))))

@@ -325,6 +325,12 @@ def prefetch(e: Emitter, w: Any, offset: Any) -> None:
     e.call("llvm.prefetch.p0", ir.VoidType(), [e.at(w, 0, offset, I8), I32(0), I32(3), I32(1)])
 
 
+def prefetch_in_place(e: Emitter, w: Any, offset: Any) -> None:
+    """No access to memory moves across what follows it, which is no instruction."""
+    prefetch(e, w, offset)
+    e.builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], side_effect=True)
+
+
 def prefetch_once(e: Emitter, w: Any, offset: Any) -> None:
     e.call("llvm.prefetch.p0", ir.VoidType(), [e.at(w, 0, offset, I8), I32(0), I32(0), I32(1)])
 

@@ -28,20 +28,19 @@ def sub_scales(w, p, part, j):
 
 
 @inline
-def _four(w, p, part, j, h, i):
-    """Columns 32j + 16h + 4i..+ 3 of each row, 0..63."""
-    half, quarter = j // 4, j % 4
+def _four(w, p, part, half, quarter, h, i):
+    """Columns 128·half + 32·quarter + 16h + 4i..+ 3 of each row, 0..63."""
     low = load_w(w, p + 288 + 1024 * half + 512 * (quarter % 2) + 256 * h + 64 * i, part)
     high = load_w(w, p + 2336 + 512 * half + 256 * h + 64 * i, part)
     return join(bits(shr(low, 4 * (quarter // 2)), 15), shl(bits(shr(high, 2 * quarter), 3), 4))
 
 
 @inline
-def columns(w, p, part, j, h):
-    """Columns 4i..4i+3 of sub-block 2j + h of each row, for i = 0..3."""
+def columns(w, p, part, half, quarter, h):
+    """Columns 4i..4i+3 of sub-block 8·half + 2·quarter + h of each row, for i = 0..3."""
     return (
-        _four(w, p, part, j, h, 0),
-        _four(w, p, part, j, h, 1),
-        _four(w, p, part, j, h, 2),
-        _four(w, p, part, j, h, 3),
+        _four(w, p, part, half, quarter, h, 0),
+        _four(w, p, part, half, quarter, h, 1),
+        _four(w, p, part, half, quarter, h, 2),
+        _four(w, p, part, half, quarter, h, 3),
     )

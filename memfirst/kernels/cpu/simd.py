@@ -267,6 +267,12 @@ def prefetch(w, index):
     """Ask for the cache line of an element; nothing happens where there is no such element."""
 
 
+@op(emission("prefetch_in_place"), "void")
+def prefetch_in_place(w, index):
+    """As `prefetch`, where it is written: else LLVM puts those of a long body in a row at its beginning, and the
+    processor waits until there is room for them all."""
+
+
 @op(emission("prefetch_once"), "void")
 def prefetch_once(w, index):
     """As `prefetch`, of what is read once: the line need not be kept."""
