@@ -12,11 +12,7 @@ BENCH  ?= --threads 2
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo test test-ceiling check bench parity docs clean
-=======
-.PHONY: help demo test check bench parity docs wheel clean
->>>>>>> b874812 (A notebook that was run, the wheel tried with pip, uv and pipx on Python 3.11 to 3.13, CHANGELOG, CONTRIBUTING, Containerfile; claims begin with what surprises)
+.PHONY: help demo test test-ceiling check bench parity docs wheel clean
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

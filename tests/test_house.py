@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from shutil import which
 
 import pytest
 
@@ -269,6 +270,19 @@ def test_no_path_of_a_machine_and_no_registry() -> None:
         for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
             problems += [f"{path.relative_to(ROOT)}:{number} says {word}" for word in forbidden if word in line]
     report(problems)
+
+
+def test_no_file_holds_half_a_merge_and_make_reads_its_targets() -> None:
+    marks = re.compile(r"^(<{7}|>{7}|\|{7})( |$)", re.MULTILINE)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("no git repository")
+    texts = {name: (ROOT / name).read_bytes() for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
+    report([name for name, text in texts.items() if marks.search(text.decode("utf-8", "replace"))])
+    if which("make"):
+        targets = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert not targets.returncode, targets.stderr
+        assert {"make demo", "make test"} <= {" ".join(line.split()[:2]) for line in targets.stdout.splitlines()}
 
 
 def test_the_command_page_is_up_to_date() -> None:
