@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -91,9 +92,11 @@ class SyntheticCheckpoint:
         pool = self._pool(info.codec, columns)
         cells = -(-info.nbytes // pool.shape[1])
         order = random.integers(0, len(pool), cells, np.uint16)
-        # One opaque item a cell: take() then copies whole cells.
-        drawn: U8 = pool.view(np.dtype((np.void, pool.shape[1]))).reshape(-1).take(order).view(np.uint8)
-        return drawn[: info.nbytes]
+        cell = np.dtype((np.void, pool.shape[1]))  # one opaque item a cell: take() then copies whole cells
+        # A map of its own goes back to the system: an allocator keeps it, 17 MB for each thread that reads tensors.
+        drawn = np.frombuffer(mmap.mmap(-1, cells * cell.itemsize), cell)
+        pool.view(cell).reshape(-1).take(order, out=drawn, mode="clip")
+        return drawn.view(np.uint8)[: info.nbytes]
 
     def _pool(self, codec: str, columns: int) -> U8:
         """u8 [cells, bytes per cell], made once per codec and row length."""

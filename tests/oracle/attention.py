@@ -201,7 +201,7 @@ def layer_normed(c: Config) -> Model:
             else:
                 yield from in_layer(i, {"ffn_up": (s.ffn, s.d), "ffn_down": (s.d, s.ffn)})
                 yield from in_layer(i, {"ffn_up.bias": (s.ffn,), "ffn_down.bias": (s.d,)})
-        yield from outside(c, kind == "starcoder2", biased_norms=True)
+        yield from outside(c, kind == "starcoder2" and c.get("tie_word_embeddings", True), biased_norms=True)
         if kind == "phi":
             yield Tensor("output.bias", -1, (c["vocab_size"],), LOGITS)
 

@@ -197,7 +197,7 @@ def line_differences(case: Case) -> list[Difference]:
     priced, memory = ledger.price(found, as_step(case, 0, graph_in(found))), ledger.memory(found, case.contexts)
     growth = price(case.model, [Sequence(1)], lambda kind, layer: BLOCKS[case.table[kind, layer]]).kv_read // 2
     answer = SimpleNamespace(timing=Timing(decode_steps=1, decode_s=1.0), stop_reason="")
-    text = Report(cast(Generation, answer), priced, memory, growth, None).line()
+    text = Report(cast(Generation, answer), priced, priced, memory, growth, None).line()
     (want, *_), occupied = expected(case)
     streamed = sum(getattr(want, name) for name in STREAMED)
     figures = {"by_token": rf"per token {streamed / 1e6:.1f} MB", "weights": rf"weights {want.weights / 1e6:.1f}\b"}
