@@ -5,8 +5,6 @@ Each thread has its own weights (147 kB of Q4_0: second-level cache) and tokens 
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
+from memfirst.backends.cpu.peak import rate
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry, Library
@@ -65,21 +64,9 @@ def peak(library: Library, threads: int, seconds: float = 0.3, codec: str = "q4_
     key = ("matmul.block32", (("CODEC", codec), ("TILE", TILE)))
     entry = library.load([key])[key]
     run, products = native(entry), [product(entry, codec, i) for i in range(threads)]
-    calls, ready = [(0, 0.0)] * threads, threading.Barrier(threads)
 
-    def work(i: int) -> None:
-        done, args = 0, products[i].record.ctypes.data
-        ready.wait()
-        start = time.perf_counter()
-        while (spent := time.perf_counter() - start) < seconds:
-            run(args, 0, 0, ROWS)
-            done += 1
-        calls[i] = done, spent
+    def work(worker: int) -> int:
+        run(products[worker].record.ctypes.data, 0, 0, ROWS)
+        return ROWS * COLUMNS * TOKENS
 
-    others = [threading.Thread(target=work, args=(i,)) for i in range(1, threads)]
-    for thread in others:
-        thread.start()
-    work(0)
-    for thread in others:
-        thread.join()
-    return sum(done * ROWS * COLUMNS * TOKENS / spent for done, spent in calls)
+    return rate(threads, work, seconds)

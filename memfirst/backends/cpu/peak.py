@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,21 +27,26 @@ def multiply_rate(library: Library, threads: int, kind: str, seconds: float = 0.
     values = arena.array("i8" if kind == INT8 else "f32", 512)
     arrays = arena.array("u8", 1024), values, arena.array("f32", 16 * threads)
     args = np.array([word for a in arrays for word in (a.ctypes.data, a.size)], np.int64)
+    return rate(threads, lambda worker: multiply(args.ctypes.data, worker, 0, ROUNDS), seconds)
+
+
+def rate(threads: int, work: Callable[[int], int], seconds: float) -> float:
+    """What `work(worker)` returns, a second: called again and again by all threads together."""
     done = [(0, 0.0)] * threads
     ready = threading.Barrier(threads)  # a thread takes a while to start: nobody's time runs before all have
 
-    def work(worker: int) -> None:
+    def repeat(worker: int) -> None:
         total = 0
         ready.wait()
         start = time.perf_counter()
         while (now := time.perf_counter()) - start < seconds:
-            total += multiply(args.ctypes.data, worker, 0, ROUNDS)
+            total += work(worker)
         done[worker] = total, now - start
 
-    others = [threading.Thread(target=work, args=(i,)) for i in range(1, threads)]
+    others = [threading.Thread(target=repeat, args=(i,)) for i in range(1, threads)]
     for thread in others:
         thread.start()
-    work(0)
+    repeat(0)
     for thread in others:
         thread.join()
     return sum(n for n, _ in done) / max(t for _, t in done)
