@@ -103,7 +103,7 @@ def measure(threads: int, seconds: float = 0.5, mebibytes: int = 512) -> Probe:
 
 
 def probe(threads: int, seconds: float = 0.5) -> float:
-    """GB/s that `threads` threads read from memory just now: median of the fastest pattern's rounds."""
+    """GB/s that `threads` threads read from memory: median of the fastest pattern's rounds."""
     return measure(threads, seconds).gbps
 
 

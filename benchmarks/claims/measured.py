@@ -15,14 +15,14 @@ KEYS = ("machine", "date", "threads", "codecs", "batch", "context", "rounds", "d
 
 HEAD = """## Measured
 
-On {machine}, {threads} threads, {date}: `python -m benchmarks.claims --measure`. Made-up models larger than its
+On {machine}, {threads} threads, {date}: `python -m benchmarks.claims --measure`. Synthetic models larger than its
 caches, run by memfirst. Each time is told by the fastest of twelve read loops in C of the same rounds, as
 what memory delivers changes from minute to minute. {disturbance} No verdict rests on these figures.
 """
 
 NONE = """## Measured
 
-Nothing is kept here yet: `python -m benchmarks.claims --measure`, on a machine that does nothing else, times made-up
+Nothing is kept here yet: `python -m benchmarks.claims --measure`, on a machine that does nothing else, times synthetic
 models by codec, batch and context beside a read loop in C, and keeps the figures.
 """
 

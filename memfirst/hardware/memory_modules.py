@@ -51,7 +51,7 @@ class MemoryPeak:
 
 
 def memory_peak() -> MemoryPeak | None:
-    """Of this machine; None where the table is missing, closed to this user, made up by a hypervisor or incomplete."""
+    """Of this machine; None where the table is missing, closed to this user, a hypervisor's or incomplete."""
     if re.search(r"^flags\b.*\bhypervisor\b", _read(_CPUINFO).decode(errors="replace"), re.MULTILINE):
         return None  # a virtual machine's modules are not those that its host reads from
     entries = [_read(path) for path in sorted((_DMI / "entries").glob(f"{MODULE}-*/raw"))]
