@@ -1,6 +1,6 @@
 """Weight formats: what their bytes mean (`dequantize`), how to write them, and how the kernels want them.
 
-`CODECS` are those that memfirst reads (kernels run them by family; MXFP4 has none yet); `BLOCK_TYPES` are all
+`CODECS` are those that memfirst reads (kernels run them by family); `BLOCK_TYPES` are all
 that a GGUF file can hold, with their sizes; `sized` also knows what safetensors files hold in groups (`grouped`).
 """
 

@@ -4,8 +4,7 @@
     byte 1..16   q: byte 1+j holds column j in its low nibble and column 16+j in its high nibble
 
 The levels are E2M1's numbers, doubled so that they are integers (OCP Microscaling Formats 1.0, section
-5.3.3). Packed: 16 exponents, then 4 vectors of nibbles, 272 bytes per 16 rows x 32 columns. No kernel
-reads it yet.
+5.3.3). Packed: 16 exponents, then 4 vectors of nibbles, 272 bytes per 16 rows x 32 columns.
 """
 
 from __future__ import annotations
@@ -65,4 +64,4 @@ def unpack(packed: U8) -> U8:
     return deinterleave(LAYOUT, packed)
 
 
-CODEC = Codec("mxfp4", 39, BLOCK, BLOCK_BYTES, "mxfp4", dequantize, quantize, pack, unpack)
+CODEC = Codec("mxfp4", 39, BLOCK, BLOCK_BYTES, "block32", dequantize, quantize, pack, unpack)

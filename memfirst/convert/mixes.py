@@ -164,12 +164,12 @@ MIXES: Mapping[str, Mix] = {
     "q5_k_m": Mix("q5_k", 17, {"attn_v": _MORE, "ffn_down": _MORE}),
     "q6_k": Mix("q6_k", 18),
     "iq4_nl": Mix("iq4_nl", 25, {"attn_v": _SMALL_V, "ffn_down": _FIRST_DOWN, "attn_output": (OUTPUT_OF_8,)}),
+    "mxfp4": Mix("mxfp4", 38),
 }  # fmt: skip
 """Those that memfirst writes and runs."""
 
 PRICED: Mapping[str, Mix] = {
     **MIXES,
-    "mxfp4": Mix("mxfp4", 38),
     "iq4_xs": Mix("iq4_xs", 30, MIXES["iq4_nl"].rules),
     "q3_k_s": Mix("q3_k", 11, {"attn_output": (OUTPUT_OF_8,)}),
     "q3_k_m": Mix("q3_k", 12, {"attn_v": (Rule("q5_k", first_two), Rule("q4_k")),

@@ -22,9 +22,6 @@ INLINE_TOKENS = 2
 CAPACITIES = (1, 4, 8, 32, 256)
 """Step sizes that programs are built for, each when first needed."""
 
-FAMILIES = ("block32", "k256", "float")
-"""Of codecs: those that matmuls read."""
-
 
 class Lowering:
     """A graph as nodes, lowered op by op and fused: the programs of all capacities are made of them.
@@ -116,7 +113,7 @@ def _check_kinds(graph: Graph) -> None:
 
 def _check_codecs(graph: Graph) -> None:
     for weight in graph.weights().values():
-        if len(weight.shape) > 1 and codecs.get(weight.codec).family not in FAMILIES:
+        if len(weight.shape) > 1 and weight.codec not in codecs.CODECS:
             raise UnsupportedError(f"no kernel for {weight.codec}, {weight.name}")
 
 

@@ -38,7 +38,7 @@ def by_role(checkpoint: SyntheticCheckpoint) -> dict[str, str]:
     return {role: codecs[0] if len(set(codecs)) == 1 else " ".join(codecs) for role, codecs in layers.items()}
 
 
-@pytest.mark.parametrize("name", MIXES)
+@pytest.mark.parametrize("name", [name for name in MIXES if name != "mxfp4"])  # of experts: see test_mixes
 @pytest.mark.parametrize("shape", LLAMA_CPP["shapes"])
 def test_every_tensor_gets_the_codec_that_llama_cpp_gives_it(shape: str, name: str) -> None:
     checkpoint = synthetic(SyntheticShape(**LLAMA_CPP["shapes"][shape]), name)

@@ -19,6 +19,7 @@ from memfirst.graph import Graph, Sequence, Step
 
 CODECS = (
     "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_nl",
+    "mxfp4",
 )  # fmt: skip
 K_QUANTS = ("q4_k", "q5_k", "q6_k")
 ARCHITECTURES = ("llama", "qwen2", "qwen3")

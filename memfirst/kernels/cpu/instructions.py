@@ -62,6 +62,17 @@ def load_rows_bf16(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
     return e.builder.bitcast(e.builder.shl(wide, ir.Constant(V(I32, LANES), [16] * LANES)), V(F32, LANES))
 
 
+def load_rows_e8m0(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    """e − 1 is the exponent's field; of 0 and 1 the value is a bit of the fraction."""
+    kind = V(I32, LANES)
+    wide = e.builder.zext(_load_rows(e, w, offset, part, V(I8, 1)), kind)
+    one, field, fraction = (ir.Constant(kind, [n] * LANES) for n in (1, 23, 21))
+    normal = e.builder.shl(e.builder.sub(wide, one), field)
+    tiny = e.builder.shl(e.builder.add(wide, one), fraction)
+    bits = e.builder.select(e.builder.icmp_unsigned(">", wide, one), normal, tiny)
+    return e.builder.bitcast(bits, V(F32, LANES))
+
+
 def load_rows_f32(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
     return _load_rows(e, w, offset, part, V(F32, 1))
 

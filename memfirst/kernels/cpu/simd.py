@@ -96,6 +96,12 @@ def load_bf16(w, offset, part):
     return (_rows(w, offset, 2, part).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
 
 
+@op(emission("load_rows_e8m0"), "f32")
+def load_e8m0(w, offset, part):
+    """2^(e − 128) of one byte e of each row; those of 0 and 1 are subnormal."""
+    return np.ldexp(np.float32(1), _rows(w, offset, 1, part).astype(np.int32) - 128)
+
+
 @op(emission("load_rows_f32"), "f32")
 def load_f32(w, offset, part):
     """One float32 of each row."""
