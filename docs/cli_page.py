@@ -11,7 +11,7 @@ from memfirst.cli.examples import EXAMPLES
 
 HEAD = """# Commands
 
-Every command takes `--json`: one object on stdout and nothing else there. Notes and bars go to stderr,
+Every command but `serve` takes `--json`: one object on stdout and nothing else there. Notes and bars go to stderr,
 and only when it is a terminal (`pull` writes its notes to a log too). Exit codes: 0 done, 1 failed with
 one line on stderr, 2 bad usage, 130 interrupted, 141 nobody reads our output.
 

@@ -81,6 +81,9 @@ class Backend(Protocol):
     def recorded(self, step: Step, result: StepResult) -> Ledger:
         """What it moved; empty where the backend does not count."""
 
+    def by_purpose(self, result: StepResult) -> dict[str, int]:
+        """The same by purpose alone, cheaply."""
+
     def memory(self, contexts: Iterable[int]) -> Memory:
         """What is held for sequences of these lengths."""
 

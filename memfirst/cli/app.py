@@ -31,7 +31,7 @@ class _Commands(Mapping[str, Callable[..., None]]):
         return len(self._homes)
 
 
-_NAMED_AS_THEIR_FILE = ("run", "inspect", "plan", "bench", "machine", "doctor", "probe", "pull")
+_NAMED_AS_THEIR_FILE = ("run", "inspect", "plan", "bench", "machine", "doctor", "probe", "pull", "serve")
 
 COMMANDS: Mapping[str, Callable[..., None]] = _Commands(
     {name: name for name in _NAMED_AS_THEIR_FILE} | {"list": "listing.list_models", "rm": "rm"}

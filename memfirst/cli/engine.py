@@ -47,7 +47,7 @@ def loaded(
 
     with progress(quiet) as report:
         found = memfirst.load(
-            _path(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report
+            path_of(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report
         )
     try:
         yield found
@@ -55,7 +55,7 @@ def loaded(
         found.close()
 
 
-def _path(model: str, offline: bool, progress: Progress) -> str | Path:
+def path_of(model: str, offline: bool, progress: Progress) -> str | Path:
     """A file or folder: what exists is one, without a look at the catalogue."""
     if os.path.exists(model):
         return model

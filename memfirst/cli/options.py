@@ -20,6 +20,17 @@ def tokens(text: str | int) -> int:
     return int(digits) * scale
 
 
+def memory_bytes(text: str | int) -> int:
+    """`500M` and `4G` are decimal, `4GiB` is binary."""
+    scales = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+    word = str(text).strip().lower()
+    unit = word.lstrip("0123456789.")
+    number, unit = word[: len(word) - len(unit)], unit.strip().removesuffix("b")
+    if unit not in scales or not number.replace(".", "", 1).isdecimal() or len(number) > 20:
+        raise typer.BadParameter(f"{str(text)[:20]!r} is no number of bytes: give one as in 500M, 4G or 4GiB")
+    return int(float(number) * scales[unit])
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Print the answer alone: no progress, notes or figures.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Use the cache only; touch no network.")]

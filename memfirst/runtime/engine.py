@@ -21,6 +21,7 @@ from memfirst.errors import BackendError, CapacityError, MemfirstError
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
 from memfirst.ledger import Ledger
+from memfirst.runtime.accounts import Accounts
 from memfirst.runtime.logprobs import logprobs
 from memfirst.runtime.request import Request, SequenceState, Token
 from memfirst.runtime.scheduler import Scheduler, Work
@@ -35,6 +36,8 @@ class Engine:
     def __init__(self, backend: Backend, context: int) -> None:
         self.backend, self.context = backend, context
         self.scheduler = Scheduler(backend)
+        self.accounts: Accounts | None = None
+        """Where steps and their bytes are added up, if anybody wants that."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._stepper: int | None = None
@@ -93,6 +96,12 @@ class Engine:
             finally:
                 self._lock.release()
 
+    def advance(self) -> bool:
+        """Do one step for all requests that can go on; False where none can. For who steps for all readers."""
+        with self._turn():
+            self._reap()
+            return self._step()
+
     def held(self) -> tuple[int, ...]:
         """Blocks of each cache group that requests and kept sequences hold."""
         return tuple(pool.used for pool in self.scheduler.pools)
@@ -142,6 +151,10 @@ class Engine:
 
     def step(self) -> None:
         """Do one step for all requests; only for the thread that has the turn."""
+        if not self._step():
+            raise BackendError("no request can go on", "one that can", "please report this")
+
+    def _step(self) -> bool:
         start = time.perf_counter()
         work: list[Work] = []
         stepped = False
@@ -149,22 +162,25 @@ class Engine:
             self._reap()
             work = self.scheduler.schedule()
             if not work:
-                raise BackendError("no request can go on", "one that can", "please report this")
+                return False
             step, tokens = self.scheduler.step(work)
             before = time.perf_counter()
             result = self._run(work, step, tokens)
             if result is None:
-                return
+                return True
             stepped = True
             after = time.perf_counter()
             self._record(work, step, result)
             end = time.perf_counter()
             for w in work:
                 self._count(w, end - start, after - before, start)
+            if self.accounts is not None:
+                self.accounts.add(step, [w.request for w in work], result, end - start)
             self.scheduler.finish()
         except BaseException:
             self._recover(work, stepped)
             raise
+        return True
 
     def _run(self, work: list[Work], step: Step, tokens: list[int]) -> StepResult | None:
         """The backend's part. What it refuses is these requests' error; None then."""
@@ -195,7 +211,7 @@ class Engine:
 
     def _choose(self, request: Request, row: F32, step: Step, index: int, result: StepResult) -> None:
         try:
-            id = request.sampler.sample(row)
+            id = request.sampler.sample(row, request.banned)
         except MemfirstError as error:
             request.error = error
             return

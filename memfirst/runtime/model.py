@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 
-from memfirst.backends.base import STATES_PER_SEQUENCE, Backend
+from memfirst.backends.base import Backend
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
@@ -28,6 +28,7 @@ from memfirst.runtime.generation import Generation, Start
 from memfirst.runtime.logprobs import check_logprobs
 from memfirst.runtime.report import Report
 from memfirst.runtime.request import MOST_AHEAD, Request
+from memfirst.runtime.sharing import Sharing, check_sequences, contexts_of, sequences_of
 from memfirst.runtime.sampling import Sampler, SamplingParams
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
@@ -40,13 +41,6 @@ Messages = Sequence[Mapping[str, Any]]
 
 DEFAULT_CONTEXT = 8192
 """Positions that are provided for unless asked otherwise (or what the model was trained for, if less)."""
-
-SEQUENCES = 8
-"""Sequences of one step at most: one tile of the matmul kernels, so a step for eight reads no weight twice. They share
-the KV cache of one context, so several cost no more of it than one; who finds no room waits."""
-
-STATE_ROOM = 64_000_000
-"""Bytes of recurrent state, two slots a sequence: models with much of it have fewer sequences."""
 
 THREADS_PER_CORE, LEAST_THREADS = 4, 64
 """More threads than this are refused as a mistake."""
@@ -112,10 +106,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Rebuilt from the model's own metadata."""
-        if self.checkpoint.kind == "gguf":
-            made = Tokenizer.from_gguf(self.checkpoint.metadata)
-        else:
-            made = Tokenizer.from_file(Path(self.checkpoint.path) / "tokenizer.json")
+        made = tokenizer_of(self.checkpoint)
         self.stages.done("tokenizer")
         return made
 
@@ -203,7 +194,7 @@ class Model:
         prompts: Sequence[Any] = prompt if several else [prompt]
         limits = check_max_tokens(max_tokens), check_stops(stop), self.context, check_logprobs(logprobs)
         requests = [
-            Request(self._prompt(one), self._sampler(chosen), self.tokenizer, *limits, None if several else MOST_AHEAD)
+            Request(self._prompt(one), self.sampler(chosen), self.tokenizer, *limits, None if several else MOST_AHEAD)
             for one in prompts
         ]
         start = Start(self.engine, requests)
@@ -236,8 +227,8 @@ class Model:
             )  # fmt: skip
         return ids
 
-    def _sampler(self, chosen: SamplingParams) -> Callable[[], Sampler]:
-        """Makes the same sampler each time: without a seed one is drawn here."""
+    def sampler(self, chosen: SamplingParams) -> Callable[[], Sampler]:
+        """For a Request: makes the same sampler each time: without a seed one is drawn here."""
         if chosen.seed is None:
             chosen = replace(chosen, seed=int.from_bytes(os.urandom(8)))
         vocab, backend = self.graph.vocab_size, self.backend  # not the model: a request must not keep it alive
@@ -288,6 +279,13 @@ class Model:
         )  # fmt: skip
 
 
+def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
+    """A model's tokenizer, from its own file or folder; TokenizerError where that cannot be made."""
+    if checkpoint.kind == "gguf":
+        return Tokenizer.from_gguf(checkpoint.metadata)
+    return Tokenizer.from_file(Path(checkpoint.path) / "tokenizer.json")
+
+
 def load(
     model: str | os.PathLike[str] | Checkpoint,
     *,
@@ -296,6 +294,8 @@ def load(
     kv: str = "f16",
     backend: str = "cpu",
     progress: Progress | bool | None = None,
+    sequences: int | None = None,
+    kv_memory: int | Literal["auto"] | None = None,
 ) -> Model:
     """Load a model to run it.
 
@@ -307,6 +307,9 @@ def load(
         backend: "cpu", or "reference" (NumPy float32, slow: the definition).
         progress: False: show no progress of downloads, compilation and reading. By default stderr has a line that
             moves on a terminal or in a notebook, and elsewhere one when they begin. Or what they report to.
+        sequences: Answers that share a step at most; default 8. More wait their turn.
+        kv_memory: Bytes of KV cache that all answers share, at least that of one context; default just that. "auto":
+            a context for each of `sequences`, within half of the memory that is free beside the weights.
 
     Returns:
         The model, ready to generate.
@@ -324,7 +327,9 @@ def load(
     context = check_context(ctx, graph.context)
     stages.done("graph")
     workers = check_threads(threads)
-    made = _backend(backend, graph, checkpoint, workers, context, report, stages)
+    most = check_sequences(sequences) or sequences_of(graph)
+    sharing = Sharing(most, contexts_of(graph, context, most, kv_memory))
+    made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages)
     return Model(checkpoint, graph, made, context, stages)
 
 
@@ -358,8 +363,9 @@ def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -> Che
 
 
 def _backend(
-    name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, progress: Progress, stages: Stages
-) -> Any:
+    name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, sharing: Sharing, progress: Progress,
+    stages: Stages,
+) -> Any:  # fmt: skip
     if name == "reference":
         from memfirst.backends.reference.generating import SlowBackend, slow_memory
 
@@ -372,17 +378,12 @@ def _backend(
     from memfirst.lower.cpu import CAPACITIES, Lowering
 
     lowering = Lowering(graph, context)
-    check_memory(required(lowering.program(1, threads), [context], threads, CAPACITIES[-1]), context)
+    contexts = [context] * sharing.contexts
+    check_memory(required(lowering.program(1, threads), contexts, threads, CAPACITIES[-1]), sum(contexts))
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
-    options = CpuOptions(threads, context, sequences_of(graph), pool=1)
+    options = CpuOptions(threads, context, sharing.sequences, sharing.contexts)
     return CpuBackend(graph, checkpoint, options, lowering, progress, stages.done)
-
-
-def sequences_of(graph: Graph) -> int:
-    """Sequences of one step: as many as `STATE_ROOM` has slots of recurrent state for."""
-    state = STATES_PER_SEQUENCE * sum(cache.state_bytes for cache in graph.states)
-    return SEQUENCES if not state else max(1, min(SEQUENCES, STATE_ROOM // state))
 
 
 def sampling_params(params: SamplingParams | None, given: Mapping[str, Any]) -> SamplingParams:

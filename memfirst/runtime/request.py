@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from memfirst.backends.base import Backend, StepResult
@@ -26,10 +26,10 @@ class Token:
 
     text  what can be shown now: a token that ends inside a character gives "", the next one the whole
     id    the token; the one that ended the answer is not given
-    top_logprobs  of the likeliest tokens in its place, the likeliest first; as many as were asked for
+    logprobs  its own, and those of the likeliest tokens in its place; none unless they were asked for
     """
 
-    __slots__ = ("_backend", "_index", "_logprob", "_result", "_step", "id", "text", "top_logprobs")
+    __slots__ = ("_backend", "_index", "_result", "_step", "id", "logprobs", "text")
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Token:
         logprobs: tuple[Logprob, ...] = (),
     ) -> None:
         self.text, self.id = text, id
-        self._logprob, self.top_logprobs = logprobs[:1], logprobs[1:]
+        self.logprobs = logprobs
         self._step, self._index, self._backend, self._result = step, index, backend, result
 
     def __repr__(self) -> str:
@@ -54,7 +54,12 @@ class Token:
     @property
     def logprob(self) -> float | None:
         """The logarithm of its probability; None unless `logprobs=` was given."""
-        return self._logprob[0].logprob if self._logprob else None
+        return self.logprobs[0].logprob if self.logprobs else None
+
+    @property
+    def top_logprobs(self) -> tuple[Logprob, ...]:
+        """Of the likeliest tokens in its place, the likeliest first; as many as were asked for."""
+        return self.logprobs[1:]
 
     @property
     def predicted(self) -> Ledger:
@@ -112,6 +117,8 @@ class Request:
     limit         positions that the context has
     logprobs      how many likeliest tokens are wanted with their log-probabilities; None: not the chosen one's either
     ahead         tokens that it may be ahead of its reader; None: any, as for one of a list that is read in order
+    end_ids       tokens that end the answer besides the tokenizer's
+    least         tokens to generate before one may end the answer; `endless`: none may
     """
 
     prompt: Sequence[int]
@@ -122,6 +129,9 @@ class Request:
     limit: int
     logprobs: int | None = None
     ahead: int | None = MOST_AHEAD
+    end_ids: Sequence[int] = ()
+    least: int = 0
+    endless: bool = False
     timing: Timing = field(default_factory=Timing)
     number: int = -1
     """Its place in the order of arrival."""
@@ -136,20 +146,22 @@ class Request:
     """Positions that it had cached after its last step."""
     last_step: tuple[Step, int, StepResult] | None = None
     """The last step that decoded a token of it, its index there, and what the step gave."""
+    bytes: Counter[str] = field(default_factory=Counter)
+    """Its part of what its steps read, by purpose, where accounts are kept."""
     submitted_at: float = 0.0
     _given: int = 0
     _skip: int = 0
 
     def __post_init__(self) -> None:
         self.timing.prompt_tokens = len(self.prompt)
-        self.stop_ids = self.tokenizer.stop_ids
+        self.stop_ids = self.tokenizer.stop_ids.union(self.end_ids)
         self.begin()
 
     def begin(self) -> None:
         """Start the answer, or start it again: what its reader has had already is not given twice."""
         self.ids = list(self.prompt)
         self.sampler = self.make_sampler()
-        self.sampler.accept_all(self.prompt)
+        self.sampler.accept_prompt(self.prompt)
         self.decoder, self.stops = StreamDecoder(self.tokenizer), StopStrings(self.stop)
         self.events.clear()
         self.stop_reason, self._skip = "", self._given
@@ -163,6 +175,11 @@ class Request:
     def generated(self) -> int:
         """Tokens generated so far."""
         return len(self.ids) - len(self.prompt)
+
+    @property
+    def banned(self) -> Iterable[int]:
+        """Tokens that may not come next."""
+        return self.stop_ids if self.endless or self.generated < self.least else ()
 
     @property
     def remaining(self) -> int:

@@ -1,4 +1,4 @@
-"""Which token comes next: penalty, temperature, top-k, top-p, min-p, in that order, then one draw.
+"""Which token comes next: biases, penalties, temperature, top-k, top-p, min-p, in that order, then one draw.
 
 The order is Hugging Face's, and ties at the edge of top-k are kept, as there. The full array is passed over once or
 twice; the rest works on a few dozen candidates, in Python where a backend finds them (`Top`): after a step a NumPy
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,9 @@ class SamplingParams:
     min_p               keep those with at least min_p of the likeliest one's probability; 0 keeps all
     repetition_penalty  divides a seen token's positive logit, multiplies a negative one; 1 is none
     repetition_window   how many of the last tokens count as seen
+    frequency_penalty   taken off the logit of a generated token for each time it came
+    presence_penalty    taken off the logit of a token that was generated
+    logit_bias          added to the logits of these tokens; -inf excludes one
     seed                None: from the system's entropy
     """
 
@@ -60,6 +64,9 @@ class SamplingParams:
     min_p: float = 0.05
     repetition_penalty: float = 1.0
     repetition_window: int = 64
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -70,6 +77,11 @@ class SamplingParams:
         _within("min_p", self.min_p, 0, 1)
         _within("repetition_penalty", self.repetition_penalty, 0.01, 100)
         _within("repetition_window", self.repetition_window, 0, 1 << 20, whole=True)
+        _within("frequency_penalty", self.frequency_penalty, -100, 100)
+        _within("presence_penalty", self.presence_penalty, -100, 100)
+        for token, bias in self.logit_bias.items():
+            _within("a token of logit_bias", token, 0, 1 << 24, whole=True)
+            _within(f"the logit_bias of {token}", bias, -math.inf, 1e4)
         if self.seed is not None:
             _within("seed", self.seed, 0, (1 << 64) - 1, whole=True)
 
@@ -121,25 +133,58 @@ class Sampler:
         self._top = top if top is not None and (k == 1 or 0 < k <= min(top.most, vocab_size - 1)) else None
         self._k = k
         self._known: dict[int, tuple[F32, bool]] = {}
+        self._bias = dict(params.logit_bias)
+        over = next((id for id in self._bias if id >= vocab_size), None)
+        if over is not None:
+            raise ConfigError(f"the token id {over} in logit_bias", f"0 to {vocab_size - 1}")
+        self._counted: Counter[int] | None = Counter() if params.frequency_penalty or params.presence_penalty else None
 
     def accept(self, id: int) -> None:
-        """The sequence now has this token (prompt tokens too)."""
+        """This token was generated."""
+        self._see(id)
+        if self._counted is not None:
+            self._counted[id] += 1
+
+    def accept_prompt(self, ids: Iterable[int]) -> None:
+        """The sequence begins with these tokens, which no frequency counts."""
+        for id in ids:
+            self._see(id)
+
+    def _see(self, id: int) -> None:
         if not 0 <= id < self.vocab_size:
             raise ConfigError(f"the token id {id}", f"0 to {self.vocab_size - 1}")
         if self._penalised:
             self._window[self._seen % len(self._window)] = id
             self._seen += 1
 
-    def accept_all(self, ids: Iterable[int]) -> None:
-        """`accept` for each of them, in order."""
-        for id in ids:
-            self.accept(id)
+    def sample(self, logits: F32, banned: Iterable[int] = ()) -> int:
+        """The next token for logits f32 [vocab], none of `banned`; BackendError for NaN or +inf. -inf excludes a token.
 
-    def sample(self, logits: F32) -> int:
-        """The next token for logits f32 [vocab]; BackendError for NaN or +inf. -inf excludes a token.
-
-        The penalty is written into the array and taken back before returning; a read-only array is copied.
+        Biases and penalties are written into the array and taken back before returning; a read-only array is copied.
         """
+        added = self._added(banned)
+        if not added:
+            return self._sample(logits)
+        logits = logits if logits.flags.writeable else logits.copy()
+        ids = np.fromiter(added, np.int64, len(added))
+        kept = logits[ids]
+        logits[ids] = kept + np.fromiter(added.values(), np.float32, len(added))
+        try:
+            return self._sample(logits)
+        finally:
+            logits[ids] = kept
+
+    def _added(self, banned: Iterable[int]) -> dict[int, float]:
+        """What is added to the logits of some tokens."""
+        params = self.params
+        if not (self._bias or self._counted or banned):
+            return {}
+        added = dict(self._bias)
+        for id, times in (self._counted or {}).items():
+            added[id] = added.get(id, 0.0) - params.presence_penalty - params.frequency_penalty * times
+        return added | dict.fromkeys(banned, -math.inf)
+
+    def _sample(self, logits: F32) -> int:
         known = self._known.get(id(logits)) or self._check(logits)
         if self._top is not None and known[1]:
             ids, values, ties = self._top(

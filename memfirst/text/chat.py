@@ -85,10 +85,16 @@ class ChatTemplate:
         """
         return str.__str__(self._render(messages, add_generation_prompt, variables))
 
-    def encode(self, tokenizer: Tokenizer, messages: Sequence[Message], **variables: Any) -> list[int]:
-        """Render the chat to token ids: the template's control tokens take effect, those in messages are text."""
-        wants_answer = variables.pop("add_generation_prompt", True)
+    def encode(
+        self, tokenizer: Tokenizer, messages: Sequence[Message], begun_with: str = "", **variables: Any
+    ) -> list[int]:
+        """Render the chat to token ids: the template's control tokens take effect, those in messages are text.
+
+        begun_with  what the answer begins with already
+        """
+        wants_answer = variables.pop("add_generation_prompt", True) or bool(begun_with)
         text = self._render(messages, wants_answer, variables)
+        text = concat([text, from_messages(begun_with)]) if begun_with else text
         return tokenizer.encode_marked(text, marks_of(text))
 
     def _render(self, messages: Sequence[Message], add_generation_prompt: bool, variables: Mapping[str, Any]) -> str:

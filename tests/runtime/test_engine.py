@@ -440,7 +440,7 @@ def test_broken_logits_end_one_request_only() -> None:
     good, bad = request(engine, [1, 2], 10), request(engine, [3], 10)
     sample = bad.sampler.sample
 
-    def broken(logits: Any) -> int:
+    def broken(logits: Any, banned: Any = ()) -> int:
         if bad.generated > 2:
             raise BackendError("the largest logit is nan")
         return sample(logits)

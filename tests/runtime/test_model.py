@@ -18,7 +18,7 @@ from memfirst import SamplingParams
 from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.errors import BackendError, ConfigError, MemfirstError
-from memfirst.runtime.model import SEQUENCES, STATE_ROOM, sequences_of
+from memfirst.runtime.sharing import SEQUENCES, STATE_ROOM, sequences_of
 from memfirst.runtime.sampling import GREEDY
 from tests.support.toy import toy_llama, toy_mamba2
 

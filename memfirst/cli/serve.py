@@ -1,0 +1,165 @@
+"""`memfirst serve`: an OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memfirst.catalog import DEFAULT_MODEL
+from memfirst.cli import streams
+from memfirst.cli.options import MODEL_HELP, Ctx, Kv, Offline, Threads, memory_bytes
+from memfirst.errors import ConfigError, UnsupportedError
+
+
+def _option(*names: str, help: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, **more)
+
+
+def _list(*names: str, help: str, metavar: str, **more: Any) -> Any:
+    return _option(*names, help=help, metavar=metavar, show_default=False, **more)
+
+
+MaybeModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=True)]
+Host = Annotated[
+    str, _option("--host", metavar="ADDRESS", help="Address to listen on. Others than loopback need --api-key.")
+]
+Port = Annotated[int, _option("--port", metavar="N", min=0, max=65535, help="0: any that is free.")]
+Keys = Annotated[
+    list[str] | None,
+    _list(
+        "--api-key",
+        metavar="KEY|@FILE",
+        envvar="MEMFIRST_API_KEY",
+        help="Requests must bring it; several may be given.",
+    ),
+]
+NoAuth = Annotated[bool, _option("--no-auth", help="Serve an address that others reach without a key.")]
+Served = Annotated[
+    list[str] | None,
+    _list("--name", "--served-model-name", "--alias", metavar="NAME", help="What requests call the model."),
+]
+Hosts = Annotated[
+    list[str] | None, _list("--allow-host", metavar="NAME", help="A name in Host besides addresses and localhost.")
+]
+Origins = Annotated[
+    list[str] | None, _list("--allow-origin", metavar="URL", help="A site whose pages may use the server.")
+]
+Sequences = Annotated[
+    int | None,
+    _option(
+        "--max-sequences", "--parallel", "--max-num-seqs", metavar="N", min=1, max=256, show_default="16",
+        help="Requests that share a step at most; more wait.",
+    ),
+]  # fmt: skip
+KvMemory = Annotated[
+    int | None,
+    _option(
+        "--kv-memory", metavar="BYTES", parser=memory_bytes, help="KV cache that all requests share: 500M, 4G, 4GiB.",
+        show_default="a context for each sequence, within half of the free memory",
+    ),
+]  # fmt: skip
+Queue = Annotated[int, _option("--max-queue", metavar="N", min=0, help="Requests that wait at most; others get 503.")]
+NoPage = Annotated[bool, _option("--no-page", help="No live page at /.")]
+
+SEQUENCES = 16
+
+
+def serve(
+    model: MaybeModel = DEFAULT_MODEL,
+    *,
+    host: Host = "127.0.0.1",
+    port: Port = 8080,
+    api_key: Keys = None,
+    no_auth: NoAuth = False,
+    name: Served = None,
+    allow_host: Hosts = None,
+    allow_origin: Origins = None,
+    threads: Threads = None,
+    ctx: Ctx = None,
+    kv: Kv = "f16",
+    max_sequences: Sequences = None,
+    kv_memory: KvMemory = None,
+    max_queue: Queue = 256,
+    no_page: NoPage = False,
+    offline: Offline = False,
+) -> None:
+    """Serve a model to many users by OpenAI's API.
+
+    Requests share each read of the weights. A request's answer is the same alone and beside others. Ctrl-C lets running
+    answers end, a second one does not.
+
+    \b
+    memfirst serve smollm2:135m                         http://127.0.0.1:8080/v1
+    memfirst serve smollm2:135m --port 0 --ctx 4096
+    """
+    keys = keys_of(api_key or [])
+    check_exposed(host, keys, no_auth)
+    try:
+        from memfirst.server.run import Server, listen
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            f"the server needs {error.name}", "fastapi, uvicorn and prometheus-client", "pip install 'memfirst[serve]'"
+        ) from None
+    from memfirst.cli import engine
+    from memfirst.cli.display import progress
+    from memfirst.server.engine import Loading
+    from memfirst.server.settings import Settings
+
+    with progress(quiet=False) as report:
+        listening = listen(host, port)
+        path = os.path.abspath(engine.path_of(model, offline, report))
+        names = tuple(name or (model if not os.path.exists(model) else Path(model).stem,))
+        settings = Settings(
+            names[0], (*names[1:], "default"), keys, tuple(allow_host or ()), tuple(allow_origin or ()), max_queue,
+            not no_page, model_path=path,
+        )  # fmt: skip
+        loading = Loading(path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto")
+        server = Server(loading, settings, listening, report)
+        asyncio.run(server.run(lambda made: said_ready(made, host, keys)))
+    streams.note("memfirst: stopped")
+
+
+def said_ready(server: Any, host: str, keys: tuple[str, ...]) -> None:
+    """Say where it listens, and what it can hold."""
+    loaded = server.service.loaded
+    shown = f"[{host}]" if ":" in host else host
+    tokens = loaded.blocks[0] * loaded.block if loaded.blocks else 0
+    kv = f", {tokens:,} of KV cache ({loaded.memory['kv'] / 1e6:,.0f} MB)" if tokens else ""
+    streams.note(
+        f"{server.service.settings.name} on http://{shown}:{server.port}/v1{' (with a key)' if keys else ''}: "
+        f"{loaded.threads} threads, {loaded.sequences} requests a step, {loaded.context:,} tokens of context{kv}"
+    )
+
+
+def keys_of(given: list[str]) -> tuple[str, ...]:
+    """API keys; @FILE has one a line. ConfigError for an empty one, or a file that cannot be read."""
+    found: list[str] = []
+    for one in given:
+        if not one.startswith("@"):
+            found.append(one)
+            continue
+        try:
+            lines = Path(one[1:]).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the file of API keys {one[1:]} ({error})", "a text file, a key a line") from None
+        found += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if (given and not all(found)) or any(not key.isprintable() for key in found):
+        raise ConfigError("an empty API key", "at least one character")
+    return tuple(found)
+
+
+def check_exposed(host: str, keys: tuple[str, ...], no_auth: bool) -> None:
+    """ConfigError for an address that others reach, without a key and without saying so."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local and not keys and not no_auth:
+        raise ConfigError(
+            f"--host {host} without an API key: whoever reaches it may use it", "--api-key KEY", "or say --no-auth"
+        )

@@ -1,0 +1,77 @@
+"""Bytes that steps read, added up by purpose: of all requests, and of each by itself.
+
+What a step reads once for all is divided among its sequences; a request's KV cache and state are its own. Integers: the
+requests' sums are the total, to the byte.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from memfirst.backends.base import Backend, StepResult
+from memfirst.graph import Graph, KVCache, Step
+from memfirst.graph.traffic import HEAD, KV_READ, KV_WRITE, STATE_READ, STATE_WRITE
+from memfirst.runtime.request import Request
+
+
+class Accounts:
+    """What the steps of one engine read so far.
+
+    bytes    by purpose, as the kernels counted
+    seconds  that steps took; steps, tokens, rows: how many steps, new tokens and rows of logits there were
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._groups = [(len(group.caches), group.cache) for group in backend.graph.cache_groups]
+        self.bytes = Counter[str]()
+        self.steps, self.tokens, self.rows, self.seconds = 0, 0, 0, 0.0
+        self.prompt_tokens = 0
+
+    def add(self, step: Step, requests: Sequence[Request], result: StepResult, seconds: float) -> None:
+        """A step is done: adds to the total and to each request's `bytes`."""
+        read = self._backend.by_purpose(result)
+        self.bytes.update(read)
+        self.steps, self.tokens, self.rows = self.steps + 1, self.tokens + step.tokens, self.rows + step.logits
+        self.seconds += seconds
+        self.prompt_tokens += sum(s.new for s in step.sequences if s.new > 1)
+        for request, part in zip(requests, self._parts(step, read), strict=True):
+            request.bytes.update(part)
+
+    def _parts(self, step: Step, read: dict[str, int]) -> list[dict[str, int]]:
+        """Each sequence's part of what was read by purpose."""
+        if len(step.sequences) == 1:
+            return [read]
+        parts: list[dict[str, int]] = [{} for _ in step.sequences]
+        for purpose, total in read.items():
+            for part, n in zip(parts, divided(total, self._weights(step, purpose)), strict=True):
+                part[purpose] = n
+        return parts
+
+    def _weights(self, step: Step, purpose: str) -> list[int]:
+        """In which proportion sequences share a purpose."""
+        sequences = step.sequences
+        if purpose in (KV_READ, KV_WRITE):
+            return [
+                sum(n * (c.read_bytes(s) if purpose == KV_READ else c.write_bytes(s)) for n, c in self._groups)
+                for s in sequences
+            ]
+        if purpose == HEAD:
+            return [len(s.logit_rows) for s in sequences]
+        return [1 if purpose in (STATE_READ, STATE_WRITE) else s.new for s in sequences]
+
+
+def divided(total: int, weights: Sequence[int]) -> list[int]:
+    """`total` in proportion to `weights`; what does not divide goes to the first that has any."""
+    whole = sum(weights)
+    if not whole:
+        return [total, *[0] * (len(weights) - 1)]
+    parts = [total * weight // whole for weight in weights]
+    parts[next(i for i, weight in enumerate(weights) if weight)] += total - sum(parts)
+    return parts
+
+
+def position_bytes(graph: Graph) -> int:
+    """Bytes of KV cache that a position takes."""
+    return sum(cache.position_bytes for cache in graph.caches if isinstance(cache, KVCache))

@@ -1,0 +1,40 @@
+"""The HTTP side as one ASGI application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from memfirst import __version__
+from memfirst.errors import MemfirstError, ModelNotFoundError
+from memfirst.server import about, chat, completions, failures, metrics
+from memfirst.server.guard import Guard
+from memfirst.server.metrics import Metrics
+from memfirst.server.service import Service
+from memfirst.server.stream import ClientGoneError
+
+
+def application(served: Service) -> Guard:
+    """All endpoints, behind the guard."""
+    app = FastAPI(title="memfirst", version=__version__, docs_url=None, redoc_url=None)
+    app.state.service = served
+    app.state.metrics = Metrics(served)
+    for module in (about, chat, completions, metrics):
+        app.include_router(module.router)
+    app.add_exception_handler(RequestValidationError, failures.on_invalid)
+    app.add_exception_handler(HTTPException, failures.on_http)
+    app.add_exception_handler(MemfirstError, failures.on_memfirst_error)
+    app.add_exception_handler(ModelNotFoundError, _no_model)
+    app.add_exception_handler(ClientGoneError, _gone)
+    return Guard(app, served.settings)
+
+
+async def _no_model(request: Request, error: Exception) -> Response:
+    return failures.failure(404, str(error), "model", "model_not_found")
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; nginx's number, for the log

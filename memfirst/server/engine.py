@@ -1,0 +1,218 @@
+"""The engine's process: it loads the model, takes requests from a pipe, steps, and sends what each step gave.
+
+A process of its own, because the interpreter's lock would make steps wait for HTTP (p90 of the time between steps 6 to
+10 ms beside busy neighbours, against 1.4 to 2.4), and because a crash of native code must not end the server.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from memfirst.errors import CapacityError, MemfirstError
+from memfirst.runtime.accounts import Accounts, position_bytes
+from memfirst.runtime.model import Model, check_threads, load
+from memfirst.runtime.request import Request
+from memfirst.server import messages
+from memfirst.server.messages import Ask, End, Loaded, Piece, Running, Stats
+
+STATS_SECONDS = 0.2
+IDLE_PROBE_SECONDS = 30.0
+"""The read bandwidth is measured again when the engine has been idle, at most so often."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What to load and how; as for `memfirst.load`."""
+
+    model: str
+    threads: int | None = None
+    ctx: int | None = None
+    kv: str = "f16"
+    sequences: int | None = None
+    kv_memory: int | Literal["auto"] = "auto"
+
+
+class Reports:
+    """Progress that goes to the HTTP process."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def note(self, text: str) -> None:
+        """As of `Progress`."""
+        self._pipe.send_bytes(messages.encoded(messages.NOTE, text))
+
+    def update(self, what: str, done: int, total: int, unit: str = "B") -> None:
+        """As of `Progress`."""
+        self._pipe.send_bytes(messages.encoded(messages.PROGRESS, what, done, total, unit))
+
+
+def main(pipe: Connection, loading: Loading) -> None:
+    """Serve requests from `pipe` until it closes or says so; the process's whole life."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the HTTP process decides
+    try:
+        try:
+            model = load(
+                loading.model, threads=loading.threads, ctx=loading.ctx, kv=loading.kv, progress=Reports(pipe),
+                sequences=loading.sequences, kv_memory=loading.kv_memory,
+            )  # fmt: skip
+        except MemfirstError as error:
+            pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))
+            return
+        with model:
+            Serving(pipe, model, check_threads(loading.threads)).run()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the HTTP process is gone
+
+
+class Serving:
+    """The loop: messages in, a step, what it gave out."""
+
+    def __init__(self, pipe: Connection, model: Model, threads: int) -> None:
+        self._threads = threads
+        self._pipe, self._model, self._engine = pipe, model, model.engine
+        self._accounts = model.engine.accounts = Accounts(model.backend)
+        self._live: dict[int, Request] = {}
+        self._closing = self._dropped = False
+        self._bandwidth, self._measured_at, self._told_at = 0.0, 0.0, 0.0
+        self._last = 0, 0.0
+
+    def run(self) -> None:
+        """Until the pipe says close, and all requests have ended."""
+        self._pipe.send_bytes(messages.encoded(messages.LOADED, self._loaded()))
+        self._measure()
+        while not self._closing or self._live:
+            self._receive()
+            before = self._accounts.steps, self._accounts.tokens, self._accounts.seconds
+            stepped = self._engine.advance()
+            if stepped:
+                self._last = self._accounts.tokens - before[1], self._accounts.seconds - before[2]
+            events = self._events()
+            if stepped or self._dropped:
+                self._dropped = False
+                self._tell(now=not self._live)  # before the last end: who has all answers finds the counters complete
+            if events:
+                self._pipe.send_bytes(messages.encoded(messages.BATCH, events))
+
+    # --- messages in
+
+    def _receive(self) -> None:
+        """All that has come; where nothing is to be done, wait for more."""
+        while self._pipe.poll(0 if self._live or self._closing or self._dropped else None):
+            kind, parts = messages.decoded(self._pipe.recv_bytes())
+            if kind == messages.ASK:
+                self._ask(Ask(*parts))
+            elif kind == messages.DROP:
+                self._drop(parts[0])
+            elif kind == messages.BANDWIDTH:
+                self._measure()
+                self._tell(now=True)
+            elif kind == messages.CLOSE:
+                self._closing = True
+
+    def _ask(self, ask: Ask) -> None:
+        try:
+            make = self._model.sampler(messages.params_of(ask.params))
+            request = Request(
+                ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.context, ask.logprobs,
+                None, ask.end_ids, ask.least, ask.endless,
+            )  # fmt: skip
+            if len(ask.prompt) >= self._model.context:
+                raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.context}")
+            self._engine.submit(request)
+        except MemfirstError as error:
+            self._pipe.send_bytes(messages.encoded(messages.BATCH, [["e", End(ask.number, "", {}, _said(error))]]))
+            return
+        self._live[ask.number] = request
+
+    def _drop(self, number: int) -> None:
+        request = self._live.pop(number, None)
+        if request is not None:
+            self._engine.cancel(request)
+            self._dropped = True
+
+    def _tell(self, now: bool) -> None:
+        """Say how things are: five times a second, and when all is done."""
+        moment = time.monotonic()
+        if now or moment - self._told_at > STATS_SECONDS:
+            self._told_at = moment
+            self._pipe.send_bytes(messages.encoded(messages.STATS, self._stats()))
+
+    def _measure(self) -> None:
+        """The read bandwidth, unless it was measured a moment ago or somebody waits."""
+        now = time.monotonic()
+        if not self._live and (not self._measured_at or now - self._measured_at > IDLE_PROBE_SECONDS):
+            self._bandwidth = self._model.backend.read_bandwidth() or 0.0
+            self._measured_at = now
+
+    # --- what steps gave
+
+    def _events(self) -> list[Any]:
+        """Pieces and ends of all requests; an end has one field more than a piece's, so that JSON tells them apart."""
+        events: list[Any] = []
+        for number, request in list(self._live.items()):
+            wanted = request.logprobs is not None
+            for _ in range(len(request.events)):
+                token = request.events.popleft()
+                listed = [(lp.id, lp.logprob) for lp in token.logprobs] if wanted else None
+                events.append(["t", Piece(number, token.text, token.id, listed)])
+            if request.done:
+                del self._live[number]
+                error = request.error
+                said = _said(error) if isinstance(error, MemfirstError) else None
+                events.append(["e", End(number, request.stop_reason, self._usage(request), said)])
+        return events
+
+    def _usage(self, request: Request) -> dict[str, Any]:
+        t = request.timing
+        return {
+            "prompt_tokens": len(request.prompt), "cached_tokens": t.reused_tokens, "tokens": request.generated,
+            "queued_s": t.queued_s, "prompt_s": t.prefill_s, "answer_s": t.decode_s, "answer_steps": t.decode_steps,
+            "bytes": dict(request.bytes), "kv_held": request.cached * position_bytes(self._model.graph),
+        }  # fmt: skip
+
+    def _stats(self) -> Stats:
+        scheduler, accounts = self._engine.scheduler, self._accounts
+        kept = [Counter(b for s in scheduler.kept for b in s.blocks.held(g)) for g in range(len(scheduler.pools))]
+        only = [
+            sum(pool.references(block) == n for block, n in count.items())
+            for pool, count in zip(scheduler.pools, kept, strict=True)
+        ]
+        requests = [
+            Running(
+                number, len(r.prompt), r.timing.reused_tokens, r.generated, r.cached,
+                sum(1 for g in range(len(scheduler.pools)) for _ in r.sequence.blocks.held(g)) if r.sequence else 0,
+                r.sequence is None,
+            )
+            for number, r in self._live.items()
+        ]  # fmt: skip
+        return Stats(
+            accounts.steps, accounts.tokens, accounts.prompt_tokens, accounts.rows, accounts.seconds,
+            dict(accounts.bytes), [pool.used for pool in scheduler.pools], only, requests, *self._last, self._bandwidth,
+        )  # fmt: skip
+
+    def _loaded(self) -> Loaded:
+        model, backend = self._model, self._model.backend
+        groups, held = model.graph.cache_groups, model.memory([])
+        weights = Counter[str]()
+        for weight in model.graph.weights().values():
+            weights[weight.codec] += weight.nbytes
+        blocks, each = list(backend.blocks), [group.block_bytes for group in groups]
+        memory = {
+            "weights": held.weights, "kv": sum(n * size for n, size in zip(blocks, each, strict=True)),
+            "buffers": held.buffers, "state": backend.slots * sum(c.state_bytes for c in model.graph.states),
+        }  # fmt: skip
+        return Loaded(
+            model.graph.architecture, model.context, model.graph.context, backend.max_sequences,
+            max((group.cache.block for group in groups), default=0), blocks, each, memory, sum(weights.values()),
+            weights.most_common(1)[0][0], self._threads,
+        )  # fmt: skip
+
+
+def _said(error: MemfirstError) -> list[str]:
+    return [error.found, error.expected, error.do, error.command, type(error).__name__]

@@ -1,0 +1,71 @@
+"""Errors as OpenAI's clients read them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from memfirst.errors import BackendError, CapacityError, MemfirstError
+from memfirst.server.link import EngineDiedError, QueueFullError
+
+KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def body(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """The object that stands under "error"."""
+    kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"message": message, "type": kind, "param": param, "code": code}
+
+
+def failure(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+    """A whole response."""
+    return JSONResponse({"error": body(status, message, param, code)}, status)
+
+
+def status_of(error: MemfirstError) -> tuple[int, str | None]:
+    """Status and code of an error of ours: the request's fault unless the engine's."""
+    if isinstance(error, QueueFullError | EngineDiedError):
+        return 503, "overloaded" if isinstance(error, QueueFullError) else "unavailable"
+    if isinstance(error, BackendError):
+        return 500, None
+    return 400, "context_length_exceeded" if isinstance(error, CapacityError) else None
+
+
+async def on_memfirst_error(request: Request, error: Exception) -> JSONResponse:
+    """An exception handler."""
+    if not isinstance(error, MemfirstError):
+        raise error
+    status, code = status_of(error)
+    response = failure(status, str(error), code=code)
+    if isinstance(error, QueueFullError):
+        response.headers["retry-after"] = str(error.seconds)
+    elif status == 503:
+        response.headers["retry-after"] = "5"
+    return response
+
+
+async def on_invalid(request: Request, error: Exception) -> JSONResponse:
+    """An exception handler: the first thing that is wrong with a body, named by its place."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    found = repr(first.get("input"))[:80]
+    message = f"{'.'.join(place) or 'the body'}: {first['msg']}"
+    if first["type"] != "missing" and place:
+        message += f", not {found}"
+    return failure(400, message, ".".join(place) or None)
+
+
+async def on_http(request: Request, error: Exception) -> JSONResponse:
+    """An exception handler: no such path, no such method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    said = {404: f"there is no {request.url.path[:200]}", 405: f"{request.method} is not for {request.url.path[:200]}"}
+    response = failure(error.status_code, said.get(error.status_code, str(error.detail)))
+    response.headers.update(error.headers or {})
+    return response

@@ -1,0 +1,169 @@
+"""Bodies of requests, every number bounded: a body that does not fit is refused before anything is made of it.
+
+Names are OpenAI's, and beside them those that other servers use. A field that is not here is ignored, and named in the
+response's header `x-memfirst-ignored`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+
+from memfirst.server.settings import MOST_BIASES, MOST_CHOICES, MOST_MESSAGES, MOST_STOPS, MOST_TOOLS
+
+Text = Annotated[StrictStr, Field(max_length=8 << 20)]
+Name = Annotated[StrictStr, Field(min_length=1, max_length=256)]
+Tokens = Annotated[StrictInt, Field(ge=0, le=1 << 31)]
+Number = StrictFloat | StrictInt
+Stops = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+StopList = Annotated[list[Stops], Field(max_length=MOST_STOPS)]
+Bias = Annotated[Number, Field(ge=-100, le=100)]
+
+
+class Open(BaseModel):
+    """A body whose unknown fields are kept, to be named."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def ignored(self) -> list[str]:
+        """Names that had no effect."""
+        return sorted(self.model_extra or {})
+
+
+class Part(BaseModel):
+    """A part of a message's content; only text is read."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Name
+    text: Text | None = None
+
+
+class Message(BaseModel):
+    """A message of a chat."""
+
+    model_config = ConfigDict(extra="allow")
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Text | list[Part] | None = None
+    name: Text | None = None
+    tool_calls: list[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
+    tool_call_id: Text | None = None
+    reasoning_content: Text | None = None
+
+
+class StreamOptions(BaseModel):
+    """What a stream says besides the text."""
+
+    model_config = ConfigDict(extra="allow")
+    include_usage: StrictBool = False
+
+
+class Sampled(Open):
+    """What chat and completion have in common."""
+
+    model: Name | None = None
+    max_tokens: Tokens | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[StrictInt, Field(ge=-1, le=1 << 24)] | None = None
+    min_p: Annotated[Number, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[Number, Field(ge=0.01, le=100)] | None = None
+    repeat_penalty: Annotated[Number, Field(ge=0.01, le=100)] | None = None
+    frequency_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[Number, Field(ge=-2, le=2)] | None = None
+    logit_bias: Annotated[dict[StrictStr, Bias], Field(max_length=MOST_BIASES)] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=MOST_CHOICES)] | None = None
+    stop: Stops | StopList | None = None
+    stop_token_ids: Annotated[list[Tokens], Field(max_length=MOST_STOPS)] | None = None
+    min_tokens: Tokens = 0
+    ignore_eos: StrictBool = False
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Sampled:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is for streams: set stream to true")
+        return self
+
+    @property
+    def stops(self) -> list[str]:
+        """Stop strings as a list."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+
+class Chat(Sampled):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_completion_tokens: Tokens | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: StrictBool | None = None
+    response_format: dict[str, Any] | None = None
+    reasoning_effort: Text | None = None
+    add_generation_prompt: StrictBool = True
+    continue_final_message: StrictBool = False
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _chat(self) -> Chat:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        refused = {"audio": "audio", "web_search_options": "web search", "functions": "functions: use tools",
+                   "chat_template": "a template of the request's own"}  # fmt: skip
+        for name, what in refused.items():
+            if (self.model_extra or {}).get(name) is not None:
+                raise ValueError(f"{name} is not served ({what})")
+        if "audio" in ((self.model_extra or {}).get("modalities") or ()):
+            raise ValueError("modalities: only text is served")
+        return self
+
+
+class Completion(Sampled):
+    """POST /v1/completions."""
+
+    prompt: Text | list[Text] | list[Tokens] | list[list[Tokens]]
+    echo: StrictBool = False
+    logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
+    suffix: Text | None = None
+    best_of: StrictInt | None = None
+
+    @model_validator(mode="after")
+    def _completion(self) -> Completion:
+        if self.suffix:
+            raise ValueError("suffix is not served: this model has no tokens to fill in the middle")
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise ValueError("best_of is not served")
+        return self
+
+
+class Tokenize(Open):
+    """POST /tokenize: a text, or messages."""
+
+    content: Text | None = None
+    prompt: Text | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)] | None = None
+    add_special: StrictBool = False
+    add_special_tokens: StrictBool | None = None
+    parse_special: StrictBool = True
+    with_pieces: StrictBool = False
+
+
+class Detokenize(Open):
+    """POST /detokenize."""
+
+    tokens: Annotated[list[Tokens], Field(max_length=1 << 20)]
+
+
+class Template(Open):
+    """POST /apply-template."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
+    add_generation_prompt: StrictBool = True
+    chat_template_kwargs: dict[str, Any] | None = None

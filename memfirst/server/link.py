@@ -1,0 +1,316 @@
+"""The engine's process as the HTTP side sees it: requests in, answers out, and what happens when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import multiprocessing
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from memfirst import errors
+from memfirst.errors import BackendError, CapacityError, MemfirstError
+from memfirst.progress import Progress, Silent
+from memfirst.server import engine, messages
+from memfirst.server.engine import Loading
+from memfirst.server.messages import Ask, End, Loaded, Piece, Stats
+
+MOST_UNREAD = 256
+"""Pieces of an answer that wait for its reader at most, where that lasts longer than `SLOW_SECONDS`."""
+SLOW_SECONDS = 30.0
+RESTARTS, WITHIN_SECONDS = 3, 60.0
+"""An engine that dies more often than this is not started again."""
+
+
+class QueueFullError(MemfirstError):
+    """More requests wait than the server takes; `seconds` is when to come again."""
+
+    def __init__(self, waiting: int, most: int, seconds: int) -> None:
+        super().__init__(f"{waiting} requests are waiting", f"at most {most}", f"try again in {seconds} s")
+        self.seconds = seconds
+
+
+class EngineDiedError(BackendError):
+    """The engine's process is not there: it is being started again, or it was given up."""
+
+
+class Answer:
+    """One request's answer: pieces as they come, then its end."""
+
+    def __init__(self, link: EngineLink, number: int) -> None:
+        self._link, self.number = link, number
+        self.pieces: deque[Piece] = deque()
+        self.end: End | None = None
+        self._came = asyncio.Event()
+        self._unread_since = 0.0
+
+    def push(self, piece: Piece) -> bool:
+        """One more; False where its reader is too slow."""
+        now = time.monotonic()
+        if len(self.pieces) < MOST_UNREAD:
+            self._unread_since = now
+        self.pieces.append(piece)
+        self._came.set()
+        return now - self._unread_since < SLOW_SECONDS
+
+    def finish(self, end: End) -> None:
+        """There is no more."""
+        if self.end is None:
+            self.end = end
+            self._came.set()
+
+    async def __aiter__(self) -> AsyncIterator[list[Piece]]:
+        """All pieces that have come, as often as some do. Left early, or cancelled, it cancels the request. Raises what
+        ended the answer."""
+        try:
+            while True:
+                await self._came.wait()
+                self._came.clear()
+                end, pieces = self.end, list(self.pieces)
+                self.pieces.clear()
+                if pieces:
+                    yield pieces
+                if end is not None:
+                    if end.error is not None:
+                        raise error_of(end.error)
+                    return
+        finally:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Nobody reads on."""
+        self._link.forget(self)
+
+
+class EngineLink:
+    """Starts the engine's process, and again when it dies; gives it requests, and their answers what comes back."""
+
+    def __init__(self, loading: Loading, max_queue: int, progress: Progress | None = None) -> None:
+        self._loading, self._max_queue, self._progress = loading, max_queue, progress or Silent()
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+        self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._live: dict[int, Answer] = {}
+        self._numbers = itertools.count()
+        self._ready: asyncio.Future[None] | None = None
+        self._deaths: deque[float] = deque(maxlen=RESTARTS)
+        self._ended: deque[float] = deque(maxlen=32)
+        self._closing = False
+        self.loaded: Loaded | None = None
+        self.stats: Stats | None = None
+        self.state = "starting"
+        """"starting", "ready", "failed" or "closed"."""
+        self.on_stats: list[Callable[[Stats], None]] = []
+        self.on_end: list[Callable[[End], None]] = []
+        self.deaths = 0
+
+    # --- its life
+
+    async def start(self) -> None:
+        """Load the model; raises what the engine says of a model that it cannot load."""
+        self._spawn()
+        if self._ready is not None:
+            await self._ready
+
+    def _spawn(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._pipe, self._out, self.state = ours, queue.SimpleQueue(), "starting"
+        self._process = context.Process(
+            target=engine.main, args=(theirs, self._loading), name="memfirst engine", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        loop = asyncio.get_running_loop()
+        if self._ready is None or self._ready.done():
+            self._ready = loop.create_future()
+        threading.Thread(target=_send, args=(ours, self._out), name="to the engine", daemon=True).start()
+        threading.Thread(target=self._read, args=(ours, loop), name="from the engine", daemon=True).start()
+
+    def _read(self, pipe: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: messages into the loop, until the pipe ends."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            try:
+                while True:
+                    loop.call_soon_threadsafe(self._took, pipe, messages.decoded(pipe.recv_bytes()))
+            except (EOFError, OSError):
+                loop.call_soon_threadsafe(self._died, pipe)
+
+    def _died(self, pipe: Connection) -> None:
+        """The engine's process ended: its answers end, and it is started again unless it was meant to end."""
+        if pipe is not self._pipe:
+            return
+        self._out.put(None)
+        pipe.close()
+        process = self._process
+        if process is not None:
+            process.join(timeout=1)
+        code = process.exitcode if process is not None else None
+        found = "the server is shutting down" if self._closing else f"the engine's process ended (exit code {code})"
+        error = EngineDiedError(found, "one that runs", "try again")
+        for answer in list(self._live.values()):
+            answer.finish(End(answer.number, "", {}, [error.found, error.expected, error.do, "", "EngineDiedError"]))
+        self._live.clear()
+        if self._closing:
+            self.state = "closed"
+        elif self.state == "starting" and self.loaded is None:
+            self.state = "failed"
+            if self._ready is not None and not self._ready.done():
+                self._ready.set_exception(error)
+        else:
+            self._again(error)
+
+    def _again(self, error: EngineDiedError) -> None:
+        now = time.monotonic()
+        self.deaths += 1
+        self._deaths.append(now)
+        if len(self._deaths) == RESTARTS and now - self._deaths[0] < WITHIN_SECONDS:
+            self.state = "failed"
+            self._progress.note(f"{error.found}; given up after {RESTARTS} times")
+            return
+        self._progress.note(f"{error.found}; starting it again")
+        self._spawn()
+
+    async def close(self, seconds: float) -> None:
+        """Let running requests end within so many seconds, then end the process."""
+        self._closing = True
+        deadline = time.monotonic() + seconds
+        while self._live and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        for answer in list(self._live.values()):
+            self._send(messages.DROP, answer.number)
+        self._send(messages.CLOSE)
+        process = self._process
+        if process is not None:
+            await asyncio.to_thread(process.join, 2.0)
+            if process.is_alive():
+                process.kill()
+                await asyncio.to_thread(process.join, 2.0)
+        self._out.put(None)
+        self.state = "closed"
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None:
+            self._process.kill()
+
+    # --- requests
+
+    @property
+    def live(self) -> int:
+        """Requests that have not ended."""
+        return len(self._live)
+
+    @property
+    def waiting(self) -> int:
+        """Requests beyond those that one step takes."""
+        return max(0, len(self._live) - (self.loaded.sequences if self.loaded else 0))
+
+    def check_open(self, more: int = 1) -> None:
+        """EngineDiedError where there is no engine, QueueFullError where too many requests wait."""
+        if self._closing:
+            raise EngineDiedError("the server is shutting down", "one that stays", "ask another")
+        if self.state != "ready":
+            raise EngineDiedError(f"the engine is {self.state}", "ready", "try again in a few seconds")
+        waiting = self.waiting + more
+        if self.waiting and waiting > self._max_queue:
+            raise QueueFullError(waiting, self._max_queue, max(1, round(self.predicted_wait)))
+
+    @property
+    def predicted_wait(self) -> float:
+        """Seconds that a request that comes now will wait, at the rate of those before it."""
+        if len(self._ended) < 2:
+            return float(self.waiting)
+        return self.waiting * (time.monotonic() - self._ended[0]) / len(self._ended)
+
+    def ask(self, ask: Callable[[int], Ask]) -> Answer:
+        """Give a request to the engine; its answer. `ask` gets its number."""
+        self.check_open()
+        number = next(self._numbers)
+        answer = self._live[number] = Answer(self, number)
+        self._send(messages.ASK, *ask(number))
+        return answer
+
+    def forget(self, answer: Answer) -> None:
+        """Nobody reads an answer any more: unless it has ended, the engine is told."""
+        if self._live.pop(answer.number, None) is not None and answer.end is None:
+            self._send(messages.DROP, answer.number)
+            answer.finish(End(answer.number, "cancelled", {}))
+            for tell in self.on_end:
+                tell(answer.end or End(answer.number, "cancelled", {}))
+
+    def measure(self) -> None:
+        """Ask for the read bandwidth, which is measured if nothing runs."""
+        self._send(messages.BANDWIDTH)
+
+    def _send(self, kind: str, *parts: object) -> None:
+        self._out.put(messages.encoded(kind, *parts))
+
+    # --- what comes back, in the loop
+
+    def _took(self, pipe: Connection, message: tuple[str, list[Any]]) -> None:
+        if pipe is not self._pipe:
+            return
+        kind, parts = message
+        if kind == messages.BATCH:
+            self._batch(parts[0])
+        elif kind == messages.STATS:
+            self.stats = _stats(parts[0])
+            for tell in self.on_stats:
+                tell(self.stats)
+        elif kind == messages.LOADED:
+            self.loaded, self.state = Loaded(*parts[0]), "ready"
+            if self._ready is not None and not self._ready.done():
+                self._ready.set_result(None)
+        elif kind == messages.FAILED:
+            self.state = "failed"
+            if self._ready is not None and not self._ready.done():
+                self._ready.set_exception(error_of(parts))
+        elif kind == messages.NOTE:
+            self._progress.note(*parts)
+        elif kind == messages.PROGRESS:
+            self._progress.update(*parts)
+
+    def _batch(self, events: list[list[Any]]) -> None:
+        for kind, fields in events:
+            answer = self._live.get(fields[0])
+            if answer is None:
+                continue
+            if kind == "e":
+                end = End(*fields)
+                del self._live[answer.number]
+                self._ended.append(time.monotonic())
+                answer.finish(end)
+                for tell in self.on_end:
+                    tell(end)
+            elif not answer.push(Piece(*fields)):
+                error = CapacityError("an answer that nobody reads", f"a reader within {SLOW_SECONDS:.0f} s")
+                answer.finish(End(answer.number, "", {}, [error.found, error.expected, "", "", "CapacityError"]))
+                del self._live[answer.number]
+                self._send(messages.DROP, answer.number)
+
+
+def _send(pipe: Connection, out: queue.SimpleQueue[bytes | None]) -> None:
+    """In a thread: what the engine is told, in order; a large prompt may have to wait until a step is done."""
+    with contextlib.suppress(OSError):
+        while (message := out.get()) is not None:
+            pipe.send_bytes(message)
+
+
+def _stats(fields: list[Any]) -> Stats:
+    made = Stats(*fields)
+    return made._replace(requests=[messages.Running(*request) for request in made.requests])
+
+
+def error_of(said: list[str]) -> MemfirstError:
+    """An error of the engine's process."""
+    found, expected, do, command, kind = said
+    made: type[MemfirstError] = getattr(errors, kind, EngineDiedError if kind == "EngineDiedError" else BackendError)
+    return made(found, expected, do, command)

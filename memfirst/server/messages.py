@@ -1,0 +1,132 @@
+"""What the HTTP process and the engine's process say to each other: JSON lists over a pipe, one message a send."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from memfirst.runtime.sampling import SamplingParams
+
+ASK, DROP, CLOSE, BANDWIDTH = "ask", "drop", "close", "bandwidth"
+"""To the engine: a request, nobody reads it any more, end, measure the read bandwidth now."""
+NOTE, PROGRESS, LOADED, FAILED, BATCH, STATS = "note", "progress", "loaded", "failed", "batch", "stats"
+"""From the engine: loading goes on, it can take requests, it could not load, what a step gave, how things are."""
+
+
+class Ask(NamedTuple):
+    """A request: `Request` without what lives in the engine's process.
+
+    number  the HTTP side's own
+    """
+
+    number: int
+    prompt: list[int]
+    max_tokens: int | None
+    stop: list[str]
+    params: dict[str, Any]
+    logprobs: int | None = None
+    end_ids: Sequence[int] = ()
+    least: int = 0
+    endless: bool = False
+
+
+class Loaded(NamedTuple):
+    """What the HTTP side must know of the model that was loaded.
+
+    context      positions of one request at most
+    sequences    requests of one step at most
+    block        positions of a block, in which the KV cache is given out
+    blocks       that each cache group has
+    block_bytes  of each cache group
+    memory       bytes held: weights, KV cache, buffers, state
+    threads      that the engine works with
+    """
+
+    architecture: str
+    context: int
+    trained: int
+    sequences: int
+    block: int
+    blocks: list[int]
+    block_bytes: list[int]
+    memory: dict[str, int]
+    weights: int
+    codec: str
+    threads: int
+
+
+class Piece(NamedTuple):
+    """A token of a request: the text that can be shown now, and where they were asked for the log-probabilities of the
+    chosen token and of the likeliest, as [id, logprob]."""
+
+    number: int
+    text: str
+    id: int
+    logprobs: list[tuple[int, float]] | None
+
+
+class End(NamedTuple):
+    """A request ended. `reason` is one of `runtime.request`, "" with an error: [found, expected, do, kind]."""
+
+    number: int
+    reason: str
+    usage: dict[str, Any]
+    error: list[str] | None = None
+
+
+class Running(NamedTuple):
+    """A request that is being worked on, for the page: the HTTP side's number, tokens of its prompt, of them from the
+    cache, generated, cached, blocks held, whether it waits."""
+
+    number: int
+    prompt: int
+    reused: int
+    generated: int
+    cached: int
+    blocks: int
+    waiting: bool
+
+
+class Stats(NamedTuple):
+    """The engine after a step; counters since it was loaded.
+
+    bytes   by purpose, as the kernels counted
+    held    blocks of each cache group that requests hold; kept: those that only kept prefixes hold
+    """
+
+    steps: int
+    tokens: int
+    prompt_tokens: int
+    rows: int
+    seconds: float
+    bytes: dict[str, int]
+    used: list[int]
+    kept: list[int]
+    requests: list[Running]
+    last_tokens: int
+    last_seconds: float
+    read_bandwidth: float
+
+
+def params_of(fields: Mapping[str, Any]) -> SamplingParams:
+    """Sampling parameters as they were before `asdict` and JSON."""
+    bias = {int(id): float(value) for id, value in fields.get("logit_bias", {}).items()}
+    return SamplingParams(**{**fields, "logit_bias": bias})
+
+
+def fields_of(params: SamplingParams) -> dict[str, Any]:
+    """Sampling parameters as JSON."""
+    return asdict(params)
+
+
+def encoded(kind: str, *parts: object) -> bytes:
+    """A message."""
+    return json.dumps([kind, *parts], separators=(",", ":")).encode()
+
+
+def decoded(message: bytes) -> tuple[str, list[Any]]:
+    """Its kind and its parts."""
+    kind, *parts = json.loads(message)
+    return kind, parts

@@ -1,0 +1,115 @@
+"""GET /metrics: Prometheus's text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from memfirst import __version__
+from memfirst.server.messages import End
+from memfirst.server.service import Service
+
+router = APIRouter()
+
+SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class Metrics:
+    """Counters and histograms of the HTTP side, and the engine's own as it last said them."""
+
+    def __init__(self, served: Service) -> None:
+        self._served, self.registry = served, CollectorRegistry()
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"memfirst_{name}", text, buckets=buckets, registry=self.registry)
+
+        self.queue = histogram("queue_seconds", "From a request's arrival to its first step", LONG)
+        self.first = histogram("time_to_first_token_seconds", "From a request's arrival to its first token", LONG)
+        self.between = histogram("inter_token_seconds", "Mean time between tokens of an answer", SHORT)
+        self.whole = histogram("request_seconds", "From a request's arrival to its end", LONG)
+        self.ended = Counter("memfirst_requests", "Requests that ended", ["end"], registry=self.registry)
+        self.prompt = Counter("memfirst_prompt_tokens", "Tokens of prompts", registry=self.registry)
+        self.cached = Counter("memfirst_prompt_cached_tokens", "Of these, taken from the cache", registry=self.registry)
+        self.written = Counter("memfirst_generated_tokens", "Tokens of answers", registry=self.registry)
+        self.bytes = Counter(
+            "memfirst_answered_bytes", "Bytes read for ended requests", ["purpose"], registry=self.registry
+        )
+        self.registry.register(self)
+        served.link.on_end.append(self.end)
+
+    def end(self, end: End) -> None:
+        """A request ended."""
+        self.ended.labels("error" if end.error else end.reason or "error").inc()
+        if not end.usage:
+            return
+        u = end.usage
+        self.prompt.inc(u["prompt_tokens"])
+        self.cached.inc(u["cached_tokens"])
+        self.written.inc(u["tokens"])
+        self.queue.observe(u["queued_s"])
+        self.first.observe(u["queued_s"] + u["prompt_s"])
+        self.whole.observe(u["queued_s"] + u["prompt_s"] + u["answer_s"])
+        if u["answer_steps"]:
+            self.between.observe(u["answer_s"] / u["answer_steps"])
+        for purpose, n in u["bytes"].items():
+            self.bytes.labels(purpose).inc(n)
+
+    def collect(self) -> Iterator[Metric]:
+        """The engine's numbers."""
+        link = self._served.link
+        info = InfoMetricFamily("memfirst", "What is served")
+        info.add_metric([], {"version": __version__, "model": self._served.settings.name})
+        yield info
+        yield GaugeMetricFamily("memfirst_up", "Whether the engine takes requests", link.state == "ready")
+        yield CounterMetricFamily("memfirst_engine_restarts", "Times that the engine died", link.deaths)
+        requests = GaugeMetricFamily("memfirst_requests_live", "Requests by state", labels=["state"])
+        requests.add_metric(["running"], link.live - link.waiting)
+        requests.add_metric(["waiting"], link.waiting)
+        yield requests
+        if link.stats is not None and link.loaded is not None:
+            yield from self._engine(link.stats, link.loaded)
+        yield from self._as_vllm(link)
+
+    def _engine(self, stats: Any, loaded: Any) -> Iterator[Metric]:
+        read = CounterMetricFamily("memfirst_bytes", "Bytes that the kernels counted", labels=["purpose"])
+        for purpose, n in stats.bytes.items():
+            read.add_metric([purpose], n)
+        yield read
+        yield CounterMetricFamily("memfirst_steps", "Steps of the engine", stats.steps)
+        yield CounterMetricFamily("memfirst_step_seconds", "Seconds of steps", stats.seconds)
+        yield CounterMetricFamily("memfirst_step_tokens", "New tokens of steps", stats.tokens)
+        yield GaugeMetricFamily(
+            "memfirst_read_bandwidth_bytes_per_second", "Measured read bandwidth, when idle", stats.read_bandwidth
+        )
+        blocks = GaugeMetricFamily("memfirst_kv_bytes", "KV cache by state", labels=["state"])
+        sizes = loaded.block_bytes
+        for state, counts in (
+            ("held", [u - k for u, k in zip(stats.used, stats.kept, strict=True)]),
+            ("kept", stats.kept),
+            ("free", [n - u for n, u in zip(loaded.blocks, stats.used, strict=True)]),
+        ):
+            blocks.add_metric([state], sum(n * size for n, size in zip(counts, sizes, strict=True)))
+        yield blocks
+
+    def _as_vllm(self, link: Any) -> Iterator[Metric]:
+        """Names that gateways and dashboards look for."""
+        yield GaugeMetricFamily("vllm:num_requests_running", "Requests running", link.live - link.waiting)
+        yield GaugeMetricFamily("vllm:num_requests_waiting", "Requests waiting", link.waiting)
+        if link.stats is not None and link.loaded is not None:
+            total = sum(link.loaded.blocks)
+            yield GaugeMetricFamily(
+                "vllm:kv_cache_usage_perc", "Share of the KV cache in use",
+                sum(link.stats.used) - sum(link.stats.kept) and (sum(link.stats.used) - sum(link.stats.kept)) / total,
+            )  # fmt: skip
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """For Prometheus."""
+    found: Metrics = request.app.state.metrics
+    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)

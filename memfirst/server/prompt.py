@@ -1,0 +1,162 @@
+"""From a request to token ids, in the HTTP process: the engine's own has better things to do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+from memfirst.errors import CapacityError, ConfigError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.runtime.model import tokenizer_of
+from memfirst.runtime.sampling import SamplingParams
+from memfirst.server.fields import Chat, Message, Sampled
+from memfirst.server.messages import Ask, fields_of
+from memfirst.text.chat import ChatTemplate
+
+OFF_LOOP = 10_000
+"""Characters from which encoding goes to a thread: a megabyte takes 0.3 s."""
+
+Result = TypeVar("Result")
+
+
+class Prompts:
+    """The model's tokenizer and template."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.tokenizer = tokenizer_of(checkpoint)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The model's chat template; TemplateError where it has none."""
+        return ChatTemplate.of(self.tokenizer)
+
+    async def of_text(self, text: str) -> list[int]:
+        """Ids of a text to continue."""
+        return await self._away(len(text), self.tokenizer.encode, text)
+
+    async def of_chat(self, chat: Chat) -> list[int]:
+        """Ids of a conversation through the template."""
+        messages = plain(chat.messages)
+        size = sum(len(str(message.get("content", ""))) for message in messages)
+        return await self._away(size, self._encode, messages, template_variables(chat), chat.continue_final_message)
+
+    def _encode(self, messages: list[Mapping[str, Any]], variables: dict[str, Any], goes_on: bool) -> list[int]:
+        last = messages[-1]
+        begun = last["role"] == "assistant" and not last.get("tool_calls") and isinstance(last.get("content"), str)
+        if begun and (goes_on or variables["add_generation_prompt"]) and len(messages) > 1:
+            return self.template.encode(self.tokenizer, messages[:-1], begun_with=last["content"], **variables)
+        return self.template.encode(self.tokenizer, messages, **variables)
+
+    def thinks(self, chat: Chat) -> bool:
+        """Whether the prompt ends in an opened <think>, so that the answer begins within it."""
+        if not self.template.source.count("<think>"):
+            return False
+        text = self.template.render(plain(chat.messages), **template_variables(chat))
+        return text.rstrip().endswith("<think>")
+
+    async def _away(self, size: int, work: Any, *args: Any) -> list[int]:
+        ids: list[int] = work(*args) if size < OFF_LOOP else await asyncio.to_thread(work, *args)
+        return ids
+
+
+def template_variables(chat: Any) -> dict[str, Any]:
+    """What a template reads besides the messages. `chat_template_kwargs` is data, and goes before nothing of ours."""
+    variables: dict[str, Any] = dict(chat.chat_template_kwargs or {})
+    for name in ("messages", "bos_token", "eos_token", "begun_with"):
+        variables.pop(name, None)
+    if chat.tools and getattr(chat, "tool_choice", None) != "none":
+        variables["tools"] = chat.tools
+    if getattr(chat, "reasoning_effort", None):
+        variables.setdefault("reasoning_effort", chat.reasoning_effort)
+    return variables | {"add_generation_prompt": chat.add_generation_prompt}
+
+
+def plain(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
+    """Messages as templates read them; ConfigError for a part that is not text."""
+    made: list[Mapping[str, Any]] = []
+    for message in messages:
+        one = message.model_dump(exclude_none=True)
+        if one["role"] == "developer":
+            one["role"] = "system"
+        if isinstance(message.content, list):
+            for part in message.content:
+                if part.type not in ("text", "input_text", "output_text") or part.text is None:
+                    raise ConfigError(f"a part of type {part.type[:40]!r}", "text: this model reads nothing else")
+            one["content"] = [{"type": "text", "text": part.text} for part in message.content]
+        for call in one.get("tool_calls", ()):
+            call["function"] = parsed_arguments(call.get("function"))
+        made.append(one)
+    return made
+
+
+def parsed_arguments(function: Any) -> Any:
+    """A call's function with its arguments as an object, which templates write out themselves."""
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return function
+    try:
+        return function | {"arguments": json.loads(function["arguments"] or "{}")}
+    except ValueError:
+        return function
+
+
+def sampling_of(body: Sampled) -> SamplingParams:
+    """Sampling parameters of a body; OpenAI's defaults where it says nothing."""
+    penalty = body.repetition_penalty if body.repetition_penalty is not None else body.repeat_penalty
+    return SamplingParams(
+        temperature=1.0 if body.temperature is None else _cool(body.temperature),
+        top_k=max(0, body.top_k or 0),
+        top_p=1.0 if body.top_p is None else body.top_p,
+        min_p=body.min_p or 0.0,
+        repetition_penalty=1.0 if penalty is None else penalty,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        logit_bias=_biases(body.logit_bias or {}),
+        seed=None if body.seed is None else body.seed % (1 << 64),
+    )
+
+
+def _cool(temperature: float) -> float:
+    """Below a thousandth only the likeliest token has a chance."""
+    return 0.0 if temperature < 0.001 else temperature
+
+
+def _biases(given: Mapping[str, float]) -> dict[int, float]:
+    """By token id; −100 excludes a token, as OpenAI says."""
+    try:
+        return {int(id): float("-inf") if bias <= -100 else float(bias) for id, bias in given.items()}
+    except ValueError:
+        raise ConfigError("a logit_bias of something else than token ids", "whole numbers as its keys") from None
+
+
+def asks_of(
+    body: Sampled, prompt: list[int], most: int | None, logprobs: int | None, context: int, vocab: int
+) -> list[Callable[[int], Ask]]:
+    """For each of `n` choices what makes its `Ask` of a number; CapacityError where the context has no room."""
+    if not prompt:
+        raise ConfigError("a prompt without a token", "some text")
+    if len(prompt) >= context:
+        raise CapacityError(
+            f"the prompt has {len(prompt)} tokens", f"fewer than the context of {context}", "shorten the prompt"
+        )
+    out_of_range = next((id for id in prompt if id >= vocab), None)
+    if out_of_range is not None:
+        raise ConfigError(f"the token id {out_of_range}", f"0 to {vocab - 1}")
+    params = sampling_of(body)
+    over = next((id for id in params.logit_bias if not 0 <= id < vocab), None)
+    if over is not None:
+        raise ConfigError(f"the token id {over} in logit_bias", f"0 to {vocab - 1}")
+    fields, made = fields_of(params), list[Callable[[int], Ask]]()
+    for choice in range(body.n or 1):
+        own = fields if params.seed is None else fields | {"seed": (params.seed + choice) % (1 << 64)}
+        made.append(partial(_ask, body, prompt, most, logprobs, own))
+    return made
+
+
+def _ask(
+    body: Sampled, prompt: list[int], most: int | None, logprobs: int | None, params: dict[str, Any], number: int
+) -> Ask:
+    ends, least = body.stop_token_ids or (), body.min_tokens
+    return Ask(number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos)

@@ -1,0 +1,131 @@
+"""From settings to a server that runs until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import signal
+import socket
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import uvicorn
+
+from memfirst.errors import ConfigError, MemfirstError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.open import open_checkpoint
+from memfirst.progress import Progress
+from memfirst.server.app import application
+from memfirst.server.engine import Loading
+from memfirst.server.link import EngineLink
+from memfirst.server.prompt import Prompts
+from memfirst.server.protocol import LimitedProtocol
+from memfirst.server.service import Service
+from memfirst.server.settings import CONNECTIONS, DRAIN_SECONDS, KEEP_ALIVE_SECONDS, MOST_HEADER_BYTES, Settings
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket, before a model is loaded for minutes; ConfigError where the port is taken."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ConfigError(f"the address {host}", "one of this machine", str(error)) from None
+    family, kind, protocol, _, address = found[0]
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(address)
+        made.listen(CONNECTIONS)
+    except OSError as error:
+        made.close()
+        do = "choose another with --port, or 0 for any that is free"
+        raise ConfigError(f"{host}:{port} cannot be listened on ({error.strerror})", "a free port", do) from None
+    made.setblocking(False)
+    return made
+
+
+def digest_of(checkpoint: Checkpoint) -> str:
+    """A name for these weights: tensors' names, shapes and codecs, and the first bytes of the largest."""
+    made = hashlib.sha256()
+    for name, info in sorted(checkpoint.tensors.items()):
+        made.update(f"{name} {info.shape} {info.codec}\n".encode())
+    largest = max(checkpoint.tensors.values(), key=lambda info: info.nbytes)
+    made.update(checkpoint.read(largest.name).reshape(-1)[: 1 << 16].tobytes())
+    return made.hexdigest()
+
+
+class Server:
+    """A server of one model.
+
+    Raises (from `start`):
+        MemfirstError: The model cannot be loaded.
+    """
+
+    def __init__(self, loading: Loading, settings: Settings, listening: socket.socket, progress: Progress) -> None:
+        self._listening, self._progress = listening, progress
+        self.link = EngineLink(loading, settings.max_queue, progress)
+        checkpoint = open_checkpoint(loading.model)
+        settings = replace(settings, digest=digest_of(checkpoint))
+        self.service = Service(settings, self.link, Prompts(checkpoint), int(time.time()))
+        checkpoint.close()
+        config = uvicorn.Config(
+            application(self.service), http=LimitedProtocol, ws="none", lifespan="off", log_config=None,
+            access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, server_header=False, date_header=True,
+            h11_max_incomplete_event_size=MOST_HEADER_BYTES, limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=int(DRAIN_SECONDS),
+        )  # fmt: skip
+        self._http = uvicorn.Server(config)
+        self._stopped = asyncio.Event()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        found: int = self._listening.getsockname()[1]
+        return found
+
+    async def run(self, ready: Any = None) -> None:
+        """Load the model, serve until a signal says stop, then let requests end. `ready` is called once it serves."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+        loading = asyncio.ensure_future(self.link.start())
+        stopping = asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if loading.done():
+                loading.result()
+                await self._serve(ready)
+        finally:
+            stopping.cancel()
+            loading.cancel()
+            with suppress(asyncio.CancelledError, MemfirstError):
+                await loading
+            await self.link.close(0.0)
+            self._listening.close()
+
+    async def _serve(self, ready: Any) -> None:
+        http = asyncio.ensure_future(self._main())
+        if ready is not None:
+            ready(self)
+        await self._stopped.wait()
+        await self.link.close(DRAIN_SECONDS)
+        self._http.should_exit = True
+        await http
+
+    async def _main(self) -> None:
+        config = self._http.config
+        if not config.loaded:
+            config.load()
+        self._http.lifespan = config.lifespan_class(config)
+        await self._http.startup(sockets=[self._listening])
+        await self._http.main_loop()
+        await self._http.shutdown(sockets=[self._listening])
+
+    def stop(self) -> None:
+        """As a signal does: finish what runs, within `DRAIN_SECONDS`; a second one ends it now."""
+        if self._stopped.is_set():
+            self._http.force_exit = True
+            self.link.kill()
+        self._stopped.set()
