@@ -28,8 +28,8 @@ from memfirst.runtime.generation import Generation, Start
 from memfirst.runtime.logprobs import check_logprobs
 from memfirst.runtime.report import Report
 from memfirst.runtime.request import MOST_AHEAD, Request
-from memfirst.runtime.sharing import Sharing, check_sequences, contexts_of, sequences_of
 from memfirst.runtime.sampling import Sampler, SamplingParams
+from memfirst.runtime.sharing import Sharing, check_sequences, contexts_of, sequences_of
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
 from memfirst.transform.recode import parse_kv, with_kv

@@ -18,8 +18,8 @@ from memfirst import SamplingParams
 from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.errors import BackendError, ConfigError, MemfirstError
-from memfirst.runtime.sharing import SEQUENCES, STATE_ROOM, sequences_of
 from memfirst.runtime.sampling import GREEDY
+from memfirst.runtime.sharing import SEQUENCES, STATE_ROOM, sequences_of
 from tests.support.toy import toy_llama, toy_mamba2
 
 SHAPE = SyntheticShape("llama", 64, 1, 2, 1, 96, 300, head_dim=32, max_position_embeddings=512)
