@@ -37,6 +37,16 @@ def odds(x: NDArray[Any], config: Config) -> NDArray[Any]:
     return x[:, 1::2]
 
 
+def first_half(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """gate of [experts, 2 · width, hidden]."""
+    return x[:, : x.shape[1] // 2]
+
+
+def second_half(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """up of [experts, 2 · width, hidden]."""
+    return x[:, x.shape[1] // 2 :]
+
+
 def transposed(x: NDArray[Any], config: Config) -> NDArray[Any]:
     """[experts, columns, rows] -> [experts, rows, columns]."""
     return x.swapaxes(1, 2)
@@ -109,8 +119,15 @@ _GPT_OSS = {
     },
     **{_MLP + f"experts.down_proj_{part}": _one("ffn_down_exps.weight", whole, part) for part in (BLOCKS, SCALES)},
 }  # fmt: skip
+_GEMMA4 = {
+    "model.layers.{}.experts.gate_up_proj": (
+        *_one("ffn_gate_exps.weight", first_half), *_one("ffn_up_exps.weight", second_half),
+    ),
+    "model.layers.{}.experts.down_proj": _one("ffn_down_exps.weight"),
+}  # fmt: skip
 TABLES: Mapping[str, Table] = {
     "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
+    "gemma4": _GEMMA4,
 }  # fmt: skip
 
 _LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")

@@ -21,9 +21,9 @@ from memfirst.formats.names import (
     HARMLESS,
     TABLES,
     TIED,
-    VISION,
     Transform,
     architecture_of,
+    beside_text,
     gguf_name,
     identity,
     inside,
@@ -92,7 +92,7 @@ class HFCheckpoint:
             self.ignored.append(stored.name)
             return
         wrapped, known = "text_config" in self.metadata, self.architecture in TABLES
-        if wrapped and VISION.match(stored.name):
+        if wrapped and beside_text(stored.name):
             self.ignored.append(stored.name)  # decoding text does not read it
             return
         inner = inside(stored.name) if wrapped else stored.name

@@ -109,6 +109,23 @@ _GEMMA_NORMS: Table = {
 }
 _GEMMA2: Table = {**_QWEN2, **_GEMMA_NORMS}
 _GEMMA3: Table = {**_GEMMA2, **{hf: (gguf, plus_one) for hf, (gguf, _) in _QK_NORMS.items()}}
+_GEMMA4: Table = {
+    **_GEMMA3,
+    **{hf: (gguf, identity) for hf, (gguf, _) in {**_GEMMA_NORMS, **_QK_NORMS}.items()},
+    "model.embed_tokens_per_layer.weight": ("per_layer_token_embd.weight", identity),
+    "model.per_layer_model_projection.weight": ("per_layer_model_proj.weight", identity),
+    "model.per_layer_projection_norm.weight": ("per_layer_proj_norm.weight", identity),
+    _BLOCK + "per_layer_input_gate.weight": ("blk.{}.inp_gate.weight", identity),
+    _BLOCK + "per_layer_projection.weight": ("blk.{}.proj.weight", identity),
+    _BLOCK + "post_per_layer_input_norm.weight": ("blk.{}.post_norm.weight", identity),
+    _BLOCK + "layer_scalar": ("blk.{}.layer_output_scale.weight", identity),
+    _BLOCK + "post_feedforward_layernorm_1.weight": ("blk.{}.post_ffw_norm_1.weight", identity),
+    _BLOCK + "post_feedforward_layernorm_2.weight": ("blk.{}.post_ffw_norm_2.weight", identity),
+    _BLOCK + "pre_feedforward_layernorm_2.weight": ("blk.{}.pre_ffw_norm_2.weight", identity),
+    _BLOCK + "router.scale": ("blk.{}.ffn_gate_inp.scale", identity),
+    _BLOCK + "router.proj.weight": ("blk.{}.ffn_gate_inp.weight", identity),
+    _BLOCK + "router.per_expert_scale": ("blk.{}.ffn_down_exps.scale", identity),
+}
 _PHI3: Table = {
     **_TOP,
     **_NORMS_AND_FFN,
@@ -180,6 +197,7 @@ TABLES: Mapping[str, Table] = {
     "qwen3": {**_QWEN2, **_QK_NORMS},
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA3,
+    "gemma4": _GEMMA4,
     "phi2": _PHI2,
     "phi3": _PHI3,
     "mistral3": _LLAMA,
@@ -211,6 +229,9 @@ ARCHITECTURES: Mapping[str, str] = {
     "deepseek_v3": "deepseek2",
     "gpt_oss": "gpt-oss",
     "gemma3_text": "gemma3",
+    "gemma4_text": "gemma4",
+    "gemma4_unified": "gemma4",
+    "gemma4_unified_text": "gemma4",
     "qwen2_vl_text": "qwen2",
     "qwen2_5_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3",
@@ -236,6 +257,9 @@ CLASSES: Mapping[str, str] = {
     "Gemma2ForCausalLM": "gemma2",
     "Gemma3ForCausalLM": "gemma3",
     "Gemma3ForConditionalGeneration": "gemma3",
+    "Gemma4ForCausalLM": "gemma4",
+    "Gemma4ForConditionalGeneration": "gemma4",
+    "Gemma4UnifiedForConditionalGeneration": "gemma4",
     "Phi3ForCausalLM": "phi3",
     "GraniteForCausalLM": "granite",
     "MistralForCausalLM": "llama",
@@ -264,8 +288,12 @@ HARMLESS = re.compile(r"(^|\.)rotary_emb\.inv_freq$")
 WRAPPED = re.compile(r"^(model\.language_model\.|language_model\.model\.)")
 """Where a multimodal model keeps its text model, as newer and older transformers save it."""
 
-VISION = re.compile(r"^(model\.)?(vision_tower|vision_model|visual|multi_modal_projector)\.")
-"""What a multimodal model has beside its text model."""
+_TEXT = re.compile(r"^(model\.language_model\.|language_model\.|lm_head\.)")
+
+
+def beside_text(name: str) -> bool:
+    """Whether a tensor of a multimodal model is no part of its text model: towers for images and sound, projectors."""
+    return not _TEXT.match(name)
 
 
 def inside(name: str) -> str:

@@ -32,11 +32,12 @@ MAX_GROUP = 32
 def _(op: Attention, d: Default) -> Value:
     """Keys and values into the cache; scores and weighted values of each split; splits folded together."""
     _check_attention(op)
-    q, k, v = (d.dense(d.input(op, i), op, i) for i in range(3))
+    q, *new = (d.dense(d.input(op, i), op, i) for i in range(len(op.inputs)))
     c, group = op.cache, op.heads // op.cache.heads
     moved = d.moves(op)
-    _write(op, d, k, "keys", only(moved, KV_WRITE))
-    _write(op, d, v, "values", ())
+    if op.writes:
+        _write(op, d, new[0], "keys", only(moved, KV_WRITE))
+        _write(op, d, new[1], "values", ())
     sizes = {"top": op.heads, "total": op.heads, "part": op.heads * -(-c.v_dim // 16) * 16}
     made = Value(f"{op.name}.splits", 0, 0)
     partials = d.arrays(made.storage, {n: ("f32", width) for n, width in sizes.items()}, rows=d.units)

@@ -27,6 +27,7 @@ from memfirst.graph.ops.rope import HALF, Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
+from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.graph.traffic import EMBEDDING, HEAD, WEIGHTS, Traffic
 from memfirst.lower.nodes import (
     COLUMNS,
@@ -246,6 +247,16 @@ def _norm_heads(op: RMSNorm, d: Default) -> Value:
 
 
 @lower.register
+def _(op: UnitNorm, d: Default) -> Value:
+    dim, y = op.width // max(1, op.heads), d.writable(op)
+    args: Args = {
+        "y": y.place, "step": STEP, "count": count_of(y.rows), "stride": y.stride, "head_dim": dim, "eps": op.eps,
+    }  # fmt: skip
+    d.columns(op.name, [KERNELS["elementwise.unit_norm"].call(args, op.name)], [y], y, d.moves(op), dim)
+    return y
+
+
+@lower.register
 def _(op: Linear, d: Default) -> Value:
     """A matmul; bias, scale and softcap follow on the same rows."""
     w, x = op.weight, d.dense(d.input(op), op)
@@ -322,7 +333,7 @@ def _(op: Rope, d: Default) -> Value:
     args: Args = {
         "y": y.place, "cos": Ref("table", f"cos:{op.name}"), "sin": Ref("table", f"sin:{op.name}"), "step": STEP,
         "rope_at": Ref("step", "positions"), "count": count_of(y.rows), "stride": y.stride, "start": op.start,
-        "head_dim": op.head_dim, "half": len(op.frequencies),
+        "head_dim": op.head_dim, "half": len(op.frequencies), "apart": op.apart or len(op.frequencies),
     }  # fmt: skip
     call = KERNELS["elementwise.rope"].call(args, op.name, SPLIT=int(op.style == HALF))
     d.columns(op.name, [call], [y], y, d.moves(op), op.head_dim)

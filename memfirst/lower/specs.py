@@ -137,8 +137,14 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("elementwise.softcap", COLUMNS, f"{_ONE} cap", "", _columns),
         _spec("elementwise.activate", COLUMNS, _ONE, "ACT", _columns),
         _spec("elementwise.norm_heads", COLUMNS, f"y w {_AFTER} head_dim eps offset", "", _columns),
+        _spec("elementwise.unit_norm", COLUMNS, f"y {_AFTER} head_dim eps", "", _columns),
         _spec(
-            "elementwise.rope", COLUMNS, f"y cos sin rope_at {_AFTER} head_dim start half", "SPLIT", _columns, "SPLIT"
+            "elementwise.rope",
+            COLUMNS,
+            f"y cos sin rope_at {_AFTER} head_dim start half apart",
+            "SPLIT",
+            _columns,
+            "SPLIT",
         ),
         _spec("elementwise.glu", COLUMNS, "g u out step count stride_g stride_u stride", "ACT", _columns),
         _spec("attention.write_keys", COLUMNS, f"k {_WRITE} keys_at", "DIM CODEC ROTATE", _columns),

@@ -33,7 +33,7 @@ class _Registry(Mapping[str, Architecture[Any]]):
 
 
 _NAMED_AS_THEIR_FILE = (
-    *("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi2", "phi3", "granite", "smollm3", "deepseek2"),
+    *("llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4", "phi2", "phi3", "granite", "smollm3", "deepseek2"),
     *("olmo2", "exaone4", "seed_oss", "ernie4_5", "glm4", "cohere2", "starcoder2", "stablelm"),
     *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba"),
 )
@@ -51,8 +51,10 @@ BY_MODEL_TYPE: Mapping[str, Architecture[Any]] = _Registry(
 """By config.json's `model_type`, where GGUF has the same name for something that is read otherwise."""
 
 
-def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
+def build(checkpoint: Checkpoint, allow_unknown: bool = False, header: bool = False) -> Graph:
     """The graph of a checkpoint; without tensors (a bare config), with weights of the type that it names.
+
+    header  only to be priced: no tensor is read, and the file may end with its header
 
     Raises UnsupportedError for an architecture that does not run here, ConfigError for hyperparameters or
     tensors that are missing, unknown or contradict each other.
@@ -75,7 +77,7 @@ def build(checkpoint: Checkpoint, allow_unknown: bool = False) -> Graph:
     if checkpoint.kind == "hf" and checkpoint.path and checkpoint.architecture not in TABLES:
         found = f"names of tensors in safetensors folders of {checkpoint.architecture} are not known"
         raise UnsupportedError(found, "a GGUF file, or config.json alone to be priced")
-    weights = CheckpointWeights(checkpoint)
+    weights = CheckpointWeights(checkpoint, header)
     graph = architecture.build(config, weights)
     weights.check_all_requested()
     return graph

@@ -24,17 +24,20 @@ class WeightProvider(Protocol):
         """Whether an optional tensor is there."""
 
     def values(self, name: str, count: int) -> tuple[float, ...]:
-        """The numbers of a small f32 vector that becomes part of the graph itself."""
+        """The numbers of a small f32 vector that becomes part of the graph itself, all above 0."""
 
     def leave(self, prefix: str) -> None:
         """Tensors under this prefix belong to the model, and no operation of a step uses them."""
 
 
 class CheckpointWeights:
-    """Weights of a file: each request is checked against its tensor table."""
+    """Weights of a file: each request is checked against its tensor table.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
+    header  the file may be a header alone, to be priced: numbers that become part of the graph are taken as 1
+    """
+
+    def __init__(self, checkpoint: Checkpoint, header: bool = False) -> None:
+        self._checkpoint, self._header = checkpoint, header
         self._requested: set[str] = set()
 
     def __call__(self, name: str, shape: tuple[int, ...]) -> Weight:
@@ -54,6 +57,8 @@ class CheckpointWeights:
 
     def values(self, name: str, count: int) -> tuple[float, ...]:
         self(name, (count,))
+        if self._header:
+            return (1.0,) * count
         found = np.array(self._checkpoint.read(name)).view(np.float32)
         if not (np.isfinite(found).all() and (found > 0).all()):
             raise ConfigError(f"tensor {name} holds values below or at 0", "positive numbers")

@@ -26,6 +26,7 @@ from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.token_shift import TokenShift
+from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.models import rope
 from memfirst.models.base import WeightProvider
 from memfirst.models.rope import Rotation
@@ -60,6 +61,12 @@ class Heads:
     """One tensor gives q, k and v."""
     sinks: bool = False
     """Each head has a score of its own that takes its share of the softmax and gives nothing (gpt-oss)."""
+    k_is_v: bool = False
+    """One projection gives k, and v before k is normalized and rotated (Gemma 4)."""
+    v_norm: bool = False
+    """Each head of v is normalized, without a weight (Gemma 4)."""
+    shares: int | None = None
+    """The layer whose keys and values it attends; None: its own."""
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -119,10 +126,10 @@ class Builder:
 
     # single operations
 
-    def embed(self, vocab_size: int, scale: float = 1.0) -> str:
-        """The rows of the tokens."""
-        table = self.w("token_embd.weight", (vocab_size, self.hidden_size))
-        return self.add(Embed("token_embd", ("tokens",), "token_embd", table, scale))
+    def embed(self, vocab_size: int, scale: float = 1.0, name: str = "token_embd", width: int = 0) -> str:
+        """The rows of the tokens, of a table of another name and width too."""
+        table = self.w(f"{name}.weight", (vocab_size, width or self.hidden_size))
+        return self.add(Embed(name, ("tokens",), name, table, scale))
 
     def linear(self, name: str, x: str, rows: int, bias: bool | str = False, scale: float = 1.0) -> str:
         """scale · (x @ weight.T + bias); `bias`: whether there is one, or its name where it is not the usual one."""
@@ -130,10 +137,10 @@ class Builder:
         named = f"{name}.bias" if bias is True else bias
         return self.add(Linear(name, (x,), name, weight, self.w(named, (rows,)) if named else None, scale=scale))
 
-    def rms_norm(self, name: str, x: str, eps: float | None = None, head: bool = False) -> str:
-        """RMS norm of rows."""
-        weight = self.w(f"{name}.weight", (self.widths[x],))
-        return self.add(RMSNorm(name, (x,), name, weight, self.eps if eps is None else eps, head=head))
+    def rms_norm(self, name: str, x: str, eps: float | None = None, head: bool = False, weight: str = "") -> str:
+        """RMS norm of rows; `weight`: its name where it is not the usual one."""
+        stored = self.w(weight or f"{name}.weight", (self.widths[x],))
+        return self.add(RMSNorm(name, (x,), name, stored, self.eps if eps is None else eps, head=head))
 
     def head_norm(self, name: str, x: str, heads: int) -> str:
         """RMS norm of each of the heads by itself."""
@@ -176,12 +183,13 @@ class Builder:
         """activation(gate) · up."""
         return self.add(Glu(name, (gate, up), name, self.widths[gate], activation))
 
+    def scale(self, name: str, x: str, factor: float) -> str:
+        """x · factor; nothing where that is 1."""
+        return x if factor == 1 else self.add(Scale(name, (x,), name, self.widths[x], factor))
+
     def residual(self, name: str, x: str, change: str, multiplier: float = 1.0) -> str:
         """x + multiplier · change."""
-        if multiplier != 1.0:
-            scaled = f"{name}_scale"
-            change = self.add(Scale(scaled, (change,), scaled, self.widths[change], multiplier))
-        return self.add(Add(name, (x, change), name, self.widths[x]))
+        return self.add(Add(name, (x, self.scale(f"{name}_scale", change, multiplier)), name, self.widths[x]))
 
     def shift(self, name: str, x: str) -> str:
         """For each token the value of the one before it."""
@@ -216,20 +224,39 @@ class Builder:
 
     def attention(self, at: str, x: str, h: Heads, scale: float = 1.0) -> str:
         """q, k and v of `x`, norms and rotation, attention, output: [n, hidden] -> [n, hidden], times `scale`."""
-        cache = self.kv(f"{at.rsplit('.', 1)[0]}.kv", h.kv_heads, h.head_dim, window=h.window)
-        q, k, v = self._qkv(at, x, h)
-        q = self._placed(f"{at}_q", q, h.heads, h, query=True)
-        k = self._placed(f"{at}_k", k, h.kv_heads, h)
+        cache = self._cache(at, h)
+        q, *own = self._qkv(at, x, h)
+        inputs = [self._placed(f"{at}_q", q, h.heads, h, query=True)]
+        if own:
+            k, v = own
+            inputs += [self._placed(f"{at}_k", k, h.kv_heads, h), self._values(f"{at}_v", v, h)]
         sinks = self.w(f"{at}_sinks.weight", (h.heads,)) if h.sinks else None
         factor = h.scale or 1 / sqrt(h.head_dim)
-        attended = self.add(Attention(at, (q, k, v), at, cache, h.heads, factor, h.softcap, sinks))
+        attended = self.add(Attention(at, tuple(inputs), at, cache, h.heads, factor, h.softcap, sinks))
         return self.linear(f"{at}_output", attended, self.hidden_size, h.output_bias, scale)
 
+    def _cache(self, at: str, h: Heads) -> KVCache:
+        """The layer's own, or that of the layer whose keys and values it shares."""
+        if h.shares is None:
+            return self.kv(f"{at.rsplit('.', 1)[0]}.kv", h.kv_heads, h.head_dim, window=h.window)
+        shared = f"blk.{h.shares}.kv"
+        return next(c for c in self.caches if isinstance(c, KVCache) and c.name == shared)
+
     def _qkv(self, at: str, x: str, h: Heads) -> list[str]:
-        if not h.fused:
-            return [self.linear(f"{at}_{part}", x, width, h.bias) for part, width in h.widths.items()]
-        together = self.linear(f"{at}_qkv", x, sum(h.widths.values()), h.bias)
-        return self.cut({f"{at}_{part}": width for part, width in h.widths.items()}, together)
+        """q, and k and v where the layer has its own."""
+        if h.fused:
+            together = self.linear(f"{at}_qkv", x, sum(h.widths.values()), h.bias)
+            return self.cut({f"{at}_{part}": width for part, width in h.widths.items()}, together)
+        parts = "q" if h.shares is not None else "qk" if h.k_is_v else "qkv"
+        made = [self.linear(f"{at}_{part}", x, h.widths[part], h.bias) for part in parts]
+        return made + made[1:] if parts == "qk" else made
+
+    def _values(self, name: str, v: str, h: Heads) -> str:
+        """v, normalized where the layer does so."""
+        if not h.v_norm:
+            return v
+        normed = f"{name}_norm"
+        return self.add(UnitNorm(normed, (v,), normed, self.widths[v], self.eps, h.kv_heads))
 
     def _placed(self, name: str, x: str, heads: int, h: Heads, query: bool = False) -> str:
         """q or k, normalized and rotated where the layer does so."""
@@ -282,9 +309,13 @@ def _angles(rotation: Rotation, w: WeightProvider) -> dict[str, Any]:
         short, long = (w.values(f"rope_factors_{part}.weight", pairs) for part in ("short", "long"))
         scaling = replace(scaling, short=short, long=long)
     plain = _frequencies(rotation.theta, rotation.dims, scaling)
+    turning = rotation.turning or pairs
     if not rotation.local and w.has("rope_freqs.weight"):
-        plain = rope.divided(plain, w.values("rope_freqs.weight", pairs))
-    found: dict[str, Any] = {"frequencies": plain}
+        divisors = w.values("rope_freqs.weight", pairs)
+        plain, turning = rope.divided(plain, divisors), rope.turning(divisors)
+    found: dict[str, Any] = {"frequencies": plain[:turning]}
+    if turning < pairs:
+        found["apart"] = pairs
     if scaling is None:
         return found
     found["factor"] = scaling.attention_factor

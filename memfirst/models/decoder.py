@@ -5,6 +5,7 @@ A model file states what its architecture has (`read`), and how a layer goes (`l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Container, Mapping, Sized
 from dataclasses import dataclass, replace
 from functools import partial
@@ -70,18 +71,13 @@ DECODER_ONLY = {
 }  # fmt: skip
 """Keys of PretrainedConfig, and of other engines, that would change a decoder unless they have these values."""
 
-WRAPPER = frozenset(
-    (
-        *("text_config", "vision_config", "tie_word_embeddings", "quantization_config", "mm_tokens_per_image"),
-        *("boi_token_index", "eoi_token_index", "image_token_index", "video_token_index"),
-        *("boi_token_id", "eoi_token_id", "image_token_id", "video_token_id"),
-        *("vision_start_token_id", "vision_end_token_id", "vision_token_id", "image_seq_length"),
-        *("vision_feature_layer", "vision_feature_select_strategy", "spatial_merge_size", "projector_hidden_act"),
-        *("multimodal_projector_bias", "image_grid_pinpoints", "use_image_newline_parameter", "_pad_token_id"),
-        *("adapter_layer_norm_eps", "downsample_factor", "downsample_ratio", "scale_factor"),
-    )
+WRAPPER = re.compile(
+    r"(text|vision|audio|speech|projector)_config$|tie_word_embeddings$|quantization_config$|\w*_token(_id|_index)?$"
+    r"|(image|vision|video|audio|mm|multimodal|projector|patch|speech)_\w+$|spatial_merge_size$"
+    r"|use_image_newline_parameter$|adapter_layer_norm_eps$|downsample_(factor|ratio)$|scale_factor$|ignore_index$"
 )
-"""Keys beside `text_config`: of the vision tower, which decoding text does not read, and of other engines."""
+"""Keys beside `text_config`: of towers for images and sound, which decoding text does not read, and of other engines.
+"""
 
 ACTIVATIONS = {"silu": ("silu",), "gelu": ("gelu_pytorch_tanh", "gelu_new")}
 """By activation, what config.json calls it."""
@@ -161,6 +157,8 @@ class Family:
     holds."""
     eps: tuple[str, float] = ("rms_norm_eps", 1e-6)
     """What config.json calls the norms' epsilon, and what its absence means there."""
+    head_dim: str = "head_dim"
+    """What config.json calls the values of a head, of layers without a window where these have their own."""
 
 
 def read(r: ConfigReader, family: Family) -> Config:
@@ -169,7 +167,7 @@ def read(r: ConfigReader, family: Family) -> Config:
     layers, hidden = r.integer("num_hidden_layers", limits.MAX_LAYERS), r.integer("hidden_size", limits.MAX_WIDTH)
     heads = r.by_layer("num_attention_heads", layers, limits.MAX_HEADS)
     kv = r.by_layer("num_key_value_heads", layers, limits.MAX_HEADS, _kv_default(r, family, heads))
-    head_dim = r.integer("head_dim", limits.MAX_HEAD_DIM, default=_head_dim(hidden, heads))
+    head_dim = r.integer(family.head_dim, limits.MAX_HEAD_DIM, default=_head_dim(hidden, heads))
     if r.gguf:
         r.plain.only("attention.value_length", (head_dim,))
     context = r.integer("max_position_embeddings", limits.MAX_CONTEXT)
@@ -318,7 +316,7 @@ def _from_hf(
     if config.get("text_config") is not None:
         outer = ConfigReader(config)
         refuse_other_models(outer)
-        outer.check_unknown(HARMLESS_HF | WRAPPER, allow_unknown)
+        outer.check_unknown(HARMLESS_HF | {key for key in config if WRAPPER.match(key)}, allow_unknown)
         config = dict(shared) | text_of(config)
     r = ConfigReader(config, keys=keys)
     refuse_other_models(r)

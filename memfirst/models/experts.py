@@ -22,6 +22,7 @@ class MoE:
     correction   scores are corrected when picking, by `exp_probs_b.bias`
     biases       router and experts have biases
     activation   of the experts' gated unit
+    expert_scale a picked expert's weight is multiplied by a number of its own, `ffn_down_exps.scale`
     """
 
     num_experts: int
@@ -35,6 +36,7 @@ class MoE:
     correction: bool = False
     biases: bool = False
     activation: str = "silu"
+    expert_scale: bool = False
 
     def __post_init__(self) -> None:
         n, k = self.num_experts, self.num_experts_per_tok
@@ -78,17 +80,21 @@ def read_hf(r: ConfigReader, width: int) -> MoE:
     return MoE(count, r.integer("num_experts_per_tok", MAX_EXPERTS), width)
 
 
-def routed(b: Builder, at: str, x: str, moe: MoE) -> str:
-    """Router and experts of the feed-forward `at` ("blk.3.ffn") over the normalized value `x`."""
+def routed(b: Builder, at: str, x: str, moe: MoE, router_input: str = "") -> str:
+    """Router and experts of the feed-forward `at` ("blk.3.ffn") over the normalized value `x`.
+
+    router_input  what the router reads, where that is another value
+    """
     inner, count, hidden, w = moe.moe_intermediate_size, moe.num_experts, b.hidden_size, b.w
     router = b.add(
         Router(
-            f"{at}_gate_inp", (x,), f"{at}_gate_inp", w(f"{at}_gate_inp.weight", (count, hidden)),
+            f"{at}_gate_inp", (router_input or x,), f"{at}_gate_inp", w(f"{at}_gate_inp.weight", (count, hidden)),
             moe.num_experts_per_tok, moe.scoring,
             bias=w(f"{at.removesuffix('ffn')}exp_probs_b.bias", (count,)) if moe.correction else None,
             normalize=moe.norm_topk_prob, scale=moe.routed_scaling_factor,
             logit_bias=w(f"{at}_gate_inp.bias", (count,)) if moe.biases else None,
             groups=moe.n_group, groups_used=moe.topk_group,
+            expert_scale=w(f"{at}_down_exps.scale", (count,)) if moe.expert_scale else None,
         )
     )  # fmt: skip
     shapes = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from math import isclose
 from typing import Any
@@ -12,8 +13,13 @@ from memfirst.errors import UnsupportedError
 from memfirst.formats.names import text_of
 from memfirst.models import decoder, rope
 from memfirst.models.base import Architecture
+from memfirst.models.builder import Heads
 from memfirst.models.experts import MoE
 from memfirst.models.rope import RopeScaling, Rotation
+
+NOT_ROTATED = 1e30
+"""A pair's divisor where it is not rotated."""
+COUNTS = re.compile(r"(_count|_length|_layers|_rank|_per_layer_input)$")
 
 Vectors = dict[str, tuple[float, ...]]
 """By tensor name, the numbers of what GGUF has as a tensor and config.json as numbers."""
@@ -29,7 +35,7 @@ def written(entry: Architecture[Any], config: Mapping[str, Any]) -> tuple[dict[s
         raise UnsupportedError(f"GGUF files of {entry.name} are not written here", "a decoder with grouped attention")
     text, stated = text_of(config), _sizes(c, entry)
     own = entry.keys.keys() - decoder.KEYS.keys() - decoder.LAYER_NORM_KEYS.keys()
-    stated |= {entry.keys[key]: _number(text[key]) for key in sorted(own) if text.get(key) is not None}
+    stated |= {entry.keys[key]: _stated(entry.keys[key], text[key]) for key in sorted(own) if text.get(key) is not None}
     vectors: Vectors = {}
     rotations = [h.rotation for h in c.heads if h.rotation is not None]
     if rotations:
@@ -41,7 +47,7 @@ def written(entry: Architecture[Any], config: Mapping[str, Any]) -> tuple[dict[s
 
 
 def _sizes(c: decoder.Config, entry: Architecture[Any]) -> dict[str, Any]:
-    first = c.heads[0]
+    first, local = _of_kinds(c)
     epsilon = "layer_norm_rms_epsilon" if "rms_norm_eps" in entry.keys else "layer_norm_epsilon"
     found: dict[str, Any] = {
         "vocab_size": c.vocab_size,
@@ -55,12 +61,21 @@ def _sizes(c: decoder.Config, entry: Architecture[Any]) -> dict[str, Any]:
         "attention.value_length": first.head_dim,
         f"attention.{epsilon}": _number(c.eps),
     }
+    if local and local.head_dim != first.head_dim:
+        widths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
+        found |= {f"{key}_swa": local.head_dim for key in widths}
     windows = {h.window for h in c.heads if h.window}
     if windows:
         found["attention.sliding_window"] = windows.pop()
         if not all(h.window for h in c.heads):
             found["attention.sliding_window_pattern"] = np.array([bool(h.window) for h in c.heads])
     return found | (_experts(c.moe) if c.moe else {})
+
+
+def _of_kinds(c: decoder.Config) -> tuple[Heads, Heads | None]:
+    """Heads of layers without a window, where there are any, and of those with one."""
+    local = next((h for h in c.heads if h.window), None)
+    return next((h for h in c.heads if not h.window), c.heads[0]), local
 
 
 def _experts(moe: MoE) -> dict[str, Any]:
@@ -73,7 +88,9 @@ def _experts(moe: MoE) -> dict[str, Any]:
 
 def _rotation(r: Rotation, vectors: Vectors) -> dict[str, Any]:
     found: dict[str, Any] = {"rope.dimension_count": r.dims, "rope.freq_base": _number(r.theta)}
-    s = r.scaling
+    s, pairs = r.scaling, r.dims // 2
+    if r.turning:
+        vectors["rope_freqs.weight"] = (1.0,) * r.turning + (NOT_ROTATED,) * (pairs - r.turning)
     if s is None:
         return found
     if s.kind == "dynamic":
@@ -112,6 +129,11 @@ def _yarn(r: Rotation, s: RopeScaling) -> dict[str, Any]:
 def _one_or_all(values: Sequence[int]) -> Any:
     """A number where all layers have it, else a list."""
     return values[0] if len(set(values)) == 1 else np.array(values, np.int32)
+
+
+def _stated(key: str, value: Any) -> Any:
+    """Of a key that is the architecture's own: counts and lengths are integers in GGUF, all else float32."""
+    return value if isinstance(value, int) and COUNTS.search(key) else _number(value)
 
 
 def _number(value: Any) -> Any:

@@ -48,6 +48,12 @@ class ConfigReader:
         found._read = self._read
         return found
 
+    def given(self, values: Mapping[str, Any]) -> ConfigReader:
+        """config.json with other values for some of its keys."""
+        found = ConfigReader({**self._metadata, **values}, self._prefix, self._keys, self.tensors)
+        found._read = self._read
+        return found
+
     def raw(self, key: str, default: Any = None) -> Any:
         """The value as it stands, marked as read."""
         stored = self._stored(key)

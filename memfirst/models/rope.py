@@ -58,6 +58,8 @@ class Rotation:
     """Llama 4's: queries are multiplied by 1 + temperature · ln(1 + floor(position / original context))."""
     local: bool = False
     """A layer with a window that no scaling stretches, whatever divisors the file has (Gemma 3, OLMo 3)."""
+    turning: int = 0
+    """Of the dims / 2 pairs only the first so many are rotated (Gemma 4's "proportional"); 0: all."""
 
     @property
     def in_window(self) -> Rotation:
@@ -95,6 +97,18 @@ def divided(plain: tuple[float, ...], divisors: tuple[float, ...]) -> tuple[floa
     if len(divisors) != len(plain):
         raise ConfigError(f"{len(divisors)} rope divisors", f"{len(plain)}, one for each rotated pair")
     return tuple(f / d for f, d in zip(plain, divisors, strict=True))
+
+
+STILL = 1e29
+"""GGUF has a divisor of 1e30 for a pair that is not rotated."""
+
+
+def turning(divisors: tuple[float, ...]) -> int:
+    """How many pairs are rotated, the first ones; ConfigError where others lie between them."""
+    count = sum(d < STILL for d in divisors)
+    if not count or max(divisors[:count]) >= STILL:
+        raise ConfigError("pairs that are not rotated stand before some that are", "the first pairs rotated")
+    return count
 
 
 def _llama3(frequency: float, s: RopeScaling) -> float:
@@ -198,6 +212,10 @@ def _read_parameters(values: object, r: ConfigReader, context: int, head_dim: in
     reader = ConfigReader(values)
     theta = reader.number("rope_theta", theta, low=1.0)
     dims = int(head_dim * reader.number("partial_rotary_factor", share, high=1.0))
+    if reader.raw("rope_type", reader.raw("type")) == "proportional":  # frequencies and pairs of the whole head
+        reader.only("factor", (1.0,))
+        reader.check_unknown(HARMLESS, allow_unknown=False)
+        return Rotation(theta, head_dim, default.style, turning=dims // 2)
     theta *= _stretch(reader, dims)
     scaling = _scaling_of(reader, context, r)
     temperature = reader.number("llama_4_scaling_beta", 0.0, low=-MIN, high=16.0)

@@ -136,7 +136,7 @@ def _row(name: str) -> tuple[str, str]:
 
 def _built(checkpoint: Checkpoint, name: str, allow_unknown: bool) -> Graph:
     try:
-        return models.build(checkpoint, allow_unknown)
+        return models.build(checkpoint, allow_unknown, header=True)
     except UnsupportedError as error:
         if checkpoint.architecture in models.ARCHITECTURES:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import cos, exp, log, sin, sqrt, tanh
 from typing import Any
 
@@ -96,6 +97,17 @@ def test_rope(style: str, start: int) -> None:
     close(Bench(op)(one(7), x), expected)
 
 
+def test_rope_of_pairs_that_lie_apart() -> None:
+    """Of a head's 4 pairs (i, i + 4) the first is rotated."""
+    op = Rope("r", ("x",), "y", 1, 8, (0.3,), "half", apart=4)
+    x = draw(1, 8)
+    expected = x.astype(np.float64).copy()
+    expected[0, 0], expected[0, 4] = (
+        x[0, 0] * cos(2.1) - x[0, 4] * sin(2.1), x[0, 4] * cos(2.1) + x[0, 0] * sin(2.1),
+    )  # fmt: skip
+    close(Bench(op)(one(7), x), expected)
+
+
 def test_rope_positions_are_the_sequences_own() -> None:
     """Given ones are taken; others follow the past."""
     step = Step((Sequence(5, 2), Sequence(9, 2, positions=(3, 3)), Sequence(1, 0)))
@@ -138,6 +150,21 @@ def test_attention(window: int | None, softcap: float, sinks: bool) -> None:
     how = {"scale": 0.4, "softcap": softcap} | ({"sinks": s} if sinks else {})
     heads = q.reshape(70, 4, 6), k.reshape(70, 2, 6), v.reshape(70, 2, 5)
     close(found, slow_attention(*(x.astype(np.float64) for x in heads), mask, **how))
+
+
+def test_attention_to_what_another_layer_keeps() -> None:
+    """q alone: keys and values are those of the cache; nothing is written, and as much is read."""
+    cache = KVCache("kv", 2, 6, 5, block=16)
+    own, q, k, v = Attention("a", ("q", "k", "v"), "y", cache, 4, 0.4), draw(20, 24), draw(20, 12), draw(20, 10)
+    shared = replace(own, name="b", inputs=("q",))
+    bench = Bench(own, (cache,))
+    expected = bench(one(0, 20), q, k, v)
+    bench.op = shared
+    close(bench(one(0, 20), q), expected)
+    assert [[t.purpose for t in op.traffic()] for op in (own, shared)] == [
+        ["kv_write", "kv_read", "activations"], ["kv_read", "activations"],
+    ]  # fmt: skip
+    assert shared.flops(one(7, 2)) == own.flops(one(7, 2))
 
 
 def test_attention_over_many_blocks_of_queries() -> None:

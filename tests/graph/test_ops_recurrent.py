@@ -129,6 +129,11 @@ def test_layer_norm(groups: int) -> None:
     close(Bench(op, w=w, b=b)(one(0, 2), x), expected)
 
 
+def test_unit_norm_of_heads() -> None:
+    x = np.float32([[3, 4, 0, 2]])
+    close(Bench(UnitNorm("n", ("x",), "y", 4, 0.0, 2))(one(0, 1), x), x / np.repeat(np.sqrt([[12.5, 2.0]]), 2, axis=1))
+
+
 def test_unit_norm() -> None:
     """Each row's mean square becomes 1 (less eps)."""
     x = draw(2, 5)

@@ -329,20 +329,36 @@ def test_norm_of_heads(offset: float, dim: int) -> None:
     assert read == [dim * 4, 0], "the weight counts once a step"
 
 
-@pytest.mark.parametrize(("dim", "start", "half"), [(64, 0, 8), (64, 0, 16), (64, 0, 20), (64, 0, 32), (72, 8, 5),
-                                                    (80, 48, 16), (8, 0, 1)])  # fmt: skip
+@pytest.mark.parametrize("dim", [64, 8, 24, 80])
+def test_norm_of_heads_without_a_weight(dim: int) -> None:
+    whole = guarded(random(2, 4 * dim)).reshape(2, 4 * dim)
+    heads = whole.astype(np.float64).reshape(2, 4, dim)
+    expected = heads.copy()
+    expected[:, 1:3] = heads[:, 1:3] / np.sqrt((heads[:, 1:3] ** 2).mean(2, keepdims=True) + 1e-6)
+    read = call("elementwise.unit_norm", dim, 3 * dim, y=whole.reshape(-1), step=counts(2), count=0, stride=4 * dim,
+                head_dim=dim, eps=1e-6)  # fmt: skip
+    np.testing.assert_allclose(whole, expected.reshape(2, -1), rtol=3e-6, atol=1e-7)
+    assert read == 0
+
+
+@pytest.mark.parametrize(
+    ("dim", "start", "half", "apart"),
+    [(64, 0, 8, 8), (64, 0, 16, 16), (64, 0, 20, 20), (64, 0, 32, 32), (72, 8, 5, 5), (80, 48, 16, 16), (8, 0, 1, 1),
+     (80, 0, 10, 40), (96, 0, 17, 48)],
+)  # fmt: skip
 @pytest.mark.parametrize("split", [0, 1])
-def test_rope(split: int, dim: int, start: int, half: int) -> None:
-    """2 · half values of each head from `start` on, in the middle heads only; rows of the tables as they are given."""
+def test_rope(split: int, dim: int, start: int, half: int, apart: int) -> None:
+    """`half` pairs of each head from `start` on, in the middle heads only; rows of the tables as they are given."""
     angles = np.outer(np.arange(50), 10000.0 ** (-np.arange(half) / half))
     cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
     before, rows = random(2, 4 * dim), np.array([49, 3], np.int32)
     y = guarded(before).reshape(2, 4 * dim)
     call("elementwise.rope", dim, 3 * dim, y=y.reshape(-1), cos=cos.reshape(-1), sin=sin.reshape(-1), rope_at=rows,
-         step=counts(2), count=0, stride=4 * dim, head_dim=dim, start=start, half=half, SPLIT=split)  # fmt: skip
+         step=counts(2), count=0, stride=4 * dim, head_dim=dim, start=start, half=half, apart=apart,
+         SPLIT=split)  # fmt: skip
     expected = before.astype(np.float64).reshape(2, 4, dim)
     end = start + 2 * half
-    a, b = (np.s_[start : start + half], np.s_[start + half : end])
+    a, b = (np.s_[start : start + half], np.s_[start + apart : start + apart + half])
     if not split:
         a, b = np.s_[start:end:2], np.s_[start + 1 : end : 2]
     rotated = expected.copy()

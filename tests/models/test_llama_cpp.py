@@ -25,7 +25,8 @@ KEPT = np.load(FIXTURE)
 EXACT, TABLE, HALF = 3e-5, 4e-3, 1e-2
 """Of the logits' spread: float32 sums in another order; GELU, which llama.cpp looks up by values rounded to f16; keys
 and values in f16, which llama.cpp's were not."""
-GELU = ("Gemma-2-2B", "Gemma-3-1B", "StarCoder2-3B", "Phi-2")
+GELU = {"Gemma-2-2B": 1, "Gemma-3-1B": 1, "Gemma-4-31B": 1, "Gemma-4-E2B": 2, "StarCoder2-3B": 1, "Phi-2": 1}
+"""How often in a layer."""
 
 
 def logits(name: str, change: Callable[[Op], Op] = lambda op: op) -> F32:
@@ -53,7 +54,7 @@ def apart(name: str, found: F32) -> float:
 @pytest.mark.parametrize("name", [*NAMES, *ROUTED])
 def test_logits_are_those_of_llama_cpp(name: str) -> None:
     """60 positions: beyond windows of 20 and original contexts of 16, in layers of every kind."""
-    assert apart(name, logits(name)) < (TABLE if name in GELU else EXACT)
+    assert apart(name, logits(name)) < (TABLE * GELU[name] if name in GELU else EXACT)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -62,7 +63,8 @@ def test_the_cpu_gives_the_logits_of_llama_cpp(name: str) -> None:
     checkpoint = made(name)
     with closing(CpuBackend(models.build(checkpoint), checkpoint, CpuOptions(1, 128))) as backend:
         step = Step((Sequence(0, len(TOKENS), backend.own_tables(0), logits=ROWS),))
-        assert apart(name, np.array(backend.step(step, TOKENS).logits)) < HALF
+        limit = HALF * GELU.get(name, 1)  # of E2B a rounded key counts in each layer that shares it
+        assert apart(name, np.array(backend.step(step, TOKENS).logits)) < limit
 
 
 def plain(op: Op) -> Op:
@@ -84,7 +86,8 @@ def unwindowed(op: Op) -> Op:
 @pytest.mark.parametrize(
     ("name", "change"),
     [("OLMo-3-7B", plain), ("Ministral-3-8B", steady), ("Gemma-2-2B", uncapped), ("Command-R7B", unwindowed),
-     ("Gemma-3-1B", unwindowed), ("EXAONE-4.0-32B", unwindowed)],
+     ("Gemma-3-1B", unwindowed), ("Gemma-4-31B", unwindowed), ("Gemma-4-31B", uncapped), ("Gemma-4-E2B", unwindowed),
+     ("EXAONE-4.0-32B", unwindowed)],
 )  # fmt: skip
 def test_the_fixture_sees_a_wrong_attribute(name: str, change: Callable[[Op], Op]) -> None:
     """Each several times what is tolerated."""

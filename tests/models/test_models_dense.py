@@ -88,8 +88,9 @@ def test_published_sizes(name: str) -> None:
     bytes_of = table(price(graph, decode(0)))
     vectors = sum(w.nbytes // 2 for w in graph.weights().values() if w.codec == "f32")
     assert bytes_of["weights"] + bytes_of["head"] == 2 * stream + vectors  # vectors stay f32, 2 bytes more each
-    assert (bytes_of["kv_read"], bytes_of["kv_write"]) == (kv, kv)
-    assert bytes_of["embedding"] == 2 * graph.hidden_size
+    read = sum(op.cache.position_bytes for op in graph.ops if isinstance(op, Attention))  # shared ones once a layer
+    assert (bytes_of["kv_read"], bytes_of["kv_write"]) == (read, kv) and (read == kv or "-E" in name)
+    assert bytes_of["embedding"] == 2 * sum(op.width for op in graph.ops if isinstance(op, Embed))
 
 
 # windows
@@ -185,8 +186,9 @@ def test_trap_a_wrapped_config() -> None:
     assert (smaller.vocab_size, parameters(smaller)) == (262144, 3880099328)
     turns = {op.frequencies[1] / op.frequencies[0]: op.frequencies[0] for op in graph.ops if isinstance(op, Rope)}
     assert turns == pytest.approx({1e6 ** (-1 / 128): 1 / 8, 1e4 ** (-1 / 128): 1.0})
-    with pytest.raises(ConfigError, match="audio_config"):
-        graph_of("Gemma-3-4B", audio_config={})
+    assert graph_of("Gemma-3-4B", audio_config={}) == graph
+    with pytest.raises(ConfigError, match="novel_attention"):
+        graph_of("Gemma-3-4B", novel_attention=True)
     with pytest.raises(ConfigError, match="text_config is 'big'"):
         graph_of("Gemma-3-4B", text_config="big")
 
@@ -258,7 +260,7 @@ def test_a_gguf_file_gives_the_same_graph(name: str, tmp_path: Path) -> None:
     expected, found = models.build(folder), models.build(file)
     if name in ("mistral_window", "qwen2_window", "starcoder2"):
         expected = changed(expected, without_window)
-    if name.startswith("gemma"):  # 1/sqrt(head_dim), where the fixture's query_pre_attn_scalar is 20
+    if name in ("gemma2", "gemma3"):  # 1/sqrt(head_dim), where the fixture's query_pre_attn_scalar is 20
         found = changed(found, lambda op: replace(op, scale=20**-0.5) if isinstance(op, Attention) else op)
     if name in ("exaone4", "hunyuan"):  # divisors, and a theta, that GGUF holds as float32
         found = replace(found, ops=tuple(map(with_angles_of, found.ops, expected.ops)))
@@ -293,15 +295,30 @@ def with_window(op: Op, window: int | None) -> Op:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_price_of_a_gguf_file(name: str, tmp_path: Path) -> None:
-    """Bytes of the tensors as the `gguf` package counts them: all but a looked-up embedding and rope divisors."""
+    """Bytes of the tensors as the `gguf` package counts them: all but looked-up embeddings, and numbers that are a part
+    of the graph itself."""
     path = dense_gguf.write(FOLDER / name, tmp_path / "model.gguf")
     sizes = {t.name: int(t.n_bytes) for t in gguf.GGUFReader(path).tensors}
-    expected = sum(size for tensor, size in sizes.items() if not tensor.startswith("rope_f"))
+    apart = ("rope_f", "per_layer_token_embd")
+    expected = sum(n for tensor, n in sizes.items() if not tensor.startswith(apart) and "output_scale" not in tensor)
     if "output.weight" in sizes:
         expected -= sizes["token_embd.weight"]
     bytes_of = table(price(models.build(open_checkpoint(path)), decode(0)))
     assert bytes_of["weights"] + bytes_of["head"] == expected
-    assert bytes_of["embedding"] == sizes["token_embd.weight"] // 48
+    assert bytes_of["embedding"] == (sizes["token_embd.weight"] + sizes.get("per_layer_token_embd.weight", 0)) // 48
+
+
+def test_a_header_is_priced_without_its_numbers(tmp_path: Path) -> None:
+    """Rope divisors and a layer's factor are parts of the graph, and behind the header: a price needs neither."""
+    path = dense_gguf.write(FOLDER / "gemma4_shared", tmp_path / "model.gguf")
+    whole, data = models.build(open_checkpoint(path)), path.read_bytes()
+    front = min(t.data_offset for t in gguf.GGUFReader(path).tensors)
+    path.write_bytes(data[:front] + bytes(len(data) - front))
+    with pytest.raises(ConfigError, match="values below or at 0"):
+        models.build(open_checkpoint(path))
+    found = models.build(open_checkpoint(path), header=True)
+    prices = [table(price(graph, decode(0))) for graph in (found, whole)]
+    assert all(prices[0][what] == prices[1][what] for what in prices[0] if what != "activations")
 
 
 def test_a_window_stated_in_gguf_counts(tmp_path: Path) -> None:
@@ -553,8 +570,8 @@ def test_a_wrapper_around_a_known_text_model_is_that_model() -> None:
     assert wrapped == graph_of("Qwen3-8B")
     full = outer | {"is_encoder_decoder": False, "return_dict": True, "id2label": {}}
     assert models.build(Bare(full | {"text_config": text | SAVED})) == wrapped  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="audio_config"):
-        models.build(Bare(outer | {"text_config": text, "audio_config": {}}))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="novel_attention"):
+        models.build(Bare(outer | {"text_config": text, "novel_attention": {}}))  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="is_encoder_decoder"):
         models.build(Bare(outer | {"text_config": text, "is_encoder_decoder": True}))  # type: ignore[arg-type]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tests.oracle.parts import LOGITS, Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
+from tests.oracle.parts import LOGITS, ROWS, Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,49 @@ def gemma(c: Config) -> Model:
 
     everywhere = [None if (i + 1) % period == 0 else c["sliding_window"] for i in range(s.layers)]
     return model(tensors(), keys(s, everywhere))
+
+
+def gemma4(c: Config) -> Model:
+    """Gemma 3's layers, every sixth with wider and fewer heads and, where k is v, no projection for v.
+
+    The last `num_kv_shared_layers` have queries only; E2B and E4B have an input a layer; 26B-A4B experts beside.
+    """
+    s, wide, d = sizes(c), c["global_head_dim"], c["hidden_size"]
+    kinds = c.get("layer_types") or ["full" if i % 6 == 5 or i == s.layers - 1 else "local" for i in range(s.layers)]
+    full = [kind.startswith("full") for kind in kinds]
+    first, equal, own = s.layers - c.get("num_kv_shared_layers", 0), c.get("attention_k_eq_v"), inputs(c)
+    few = (c.get("num_global_key_value_heads") if equal else None) or s.kv
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            dim, kv = (wide, few) if full[i] else (s.head_dim, s.kv)
+            yield from norms(i, d, "attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm")
+            yield from in_layer(i, {"attn_q": (s.heads * dim, d), "attn_output": (d, s.heads * dim)})
+            yield from in_layer(i, {"attn_q_norm": (dim,)})
+            if i < first:
+                yield from in_layer(i, {"attn_k": (kv * dim, d), "attn_k_norm": (dim,)})
+                yield from () if full[i] and equal else in_layer(i, {"attn_v": (kv * dim, d)})
+            yield from swiglu(i, d, s.ffn * (1 + (i >= first and c.get("use_double_wide_mlp", False))))
+            if c.get("enable_moe_block"):
+                yield from norms(i, d, "post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2", "ffn_gate_inp.scale")
+                yield from in_layer(i, {"ffn_down_exps.scale": (c["num_experts"],)})
+                yield from routed(i, d, c["moe_intermediate_size"], c["num_experts"], c["top_k_experts"])
+            if own:
+                yield from in_layer(i, {"inp_gate": (own, d), "proj": (d, own), "post_norm": (d,)})
+        if own:
+            yield Tensor("per_layer_token_embd.weight", -1, (c["vocab_size"], s.layers * own), ROWS)
+            yield Tensor("per_layer_model_proj.weight", -1, (s.layers * own, d))
+            yield Tensor("per_layer_proj_norm.weight", -1, (own,))
+        yield from outside(c, c.get("tie_word_embeddings", True))
+
+    window = c["sliding_window"]
+    kept = [Keys(few, wide, wide) if f else Keys(s.kv, s.head_dim, s.head_dim, window) for f in full]
+    return model(tensors(), [replace(keys, own=i < first) for i, keys in enumerate(kept)])
+
+
+def inputs(c: Config) -> int:
+    """Values of a layer's own input."""
+    return int(c.get("hidden_size_per_layer_input") or 0)
 
 
 def phi3(c: Config) -> Model:
@@ -259,7 +302,7 @@ def deepseek(c: Config) -> Model:
 
 FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "granite", "smollm3"), llama),
-    **dict.fromkeys(("gemma2", "gemma3_text"), gemma),
+    **dict.fromkeys(("gemma2", "gemma3_text"), gemma), "gemma4_text": gemma4,
     **dict.fromkeys(("ministral", "ministral3", "ernie4_5", "hunyuan_v1_dense"), llama),
     **dict.fromkeys(("olmo2", "olmo3", "exaone4"), post_norm),
     **dict.fromkeys(("starcoder2", "stablelm", "phi"), layer_normed),

@@ -142,7 +142,7 @@ def price(
     return Moved(
         sums[ALWAYS], sums[ROWS], sums[LOGITS], mean, least, most,
         sum(attended(keys, s.past, s.new) * nbytes for keys, nbytes in of for s in step),
-        sum(s.new * nbytes for _, nbytes in of for s in step),
+        sum(s.new * nbytes for keys, nbytes in of if keys.own for s in step),
         state, state,
     )  # fmt: skip
 
@@ -157,7 +157,7 @@ def held(
     """What sequences of `contexts` tokens occupy (of none: no live state, but its slots); the rest as in `price`."""
     live = pages = 0
     for keys in model.keys.values():
-        nbytes = position_bytes(keys, *kv)
+        nbytes = position_bytes(keys, *kv) * keys.own
         for n in contexts:
             live += nbytes * (n if keys.window is None else min(n, keys.window))
             whole = range(-(-n // PAGE))  # the next token, at n, attends those that reach beyond n − window

@@ -33,12 +33,16 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Keys:
-    """What one attention layer keeps of a position: `heads` keys and as many values; at most `window` positions."""
+    """What one attention layer reads of a position: `heads` keys and as many values; at most `window` positions.
+
+    own  False where it reads what another layer keeps
+    """
 
     heads: int
     k_dim: int
     v_dim: int
     window: int | None = None
+    own: bool = True
 
 
 @dataclass(frozen=True)

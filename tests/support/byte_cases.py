@@ -127,6 +127,24 @@ def gemma3(r: Random) -> dict[str, Any]:
     return gemma2(r) | {"num_hidden_layers": 7, "sliding_window_pattern": r.choice([3, 6])}
 
 
+def gemma4(r: Random) -> dict[str, Any]:
+    """As the large ones, as the small ones, or with experts."""
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    rope = {"full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}}
+    found = transformer(r, layers=6) | {
+        "head_dim": 32, "global_head_dim": 96, "sliding_window": r.choice([20, 60]), "layer_types": kinds,
+        "rope_parameters": rope | {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        "attention_k_eq_v": False, "enable_moe_block": False,
+    }  # fmt: skip
+    del found["rope_theta"]
+    more: tuple[dict[str, Any], ...] = (
+        {"attention_k_eq_v": True, "num_global_key_value_heads": 1},
+        {"hidden_size_per_layer_input": 64, "num_kv_shared_layers": 2, "use_double_wide_mlp": r.random() < 0.5},
+        {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 224},
+    )
+    return found | r.choice(more)
+
+
 def granite(r: Random) -> dict[str, Any]:
     names = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
     return transformer(r) | dict.fromkeys(names, 0.5) | {"attention_bias": r.random() < 0.5}
@@ -264,7 +282,8 @@ def phi2(r: Random) -> dict[str, Any]:
 
 CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "llama": llama, "mistral": mistral, "mixtral": lambda r: mistral(r) | experts(r), "qwen2": qwen2, "qwen3": qwen,
-    "qwen3_moe": qwen3_moe, "gemma2": gemma2, "gemma3_text": gemma3, "phi3": lambda r: mistral(r) | {"head_dim": None},
+    "qwen3_moe": qwen3_moe, "gemma2": gemma2, "gemma3_text": gemma3, "gemma4_text": gemma4,
+    "phi3": lambda r: mistral(r) | {"head_dim": None},
     "ministral": mistral, "ministral3": ministral3, "olmo2": olmo2, "olmo3": windowed, "exaone4": exaone4,
     "seed_oss": seed_oss, "hunyuan_v1_dense": lambda r: transformer(r) | {"head_dim": 128}, "ernie4_5": ernie,
     "glm4": glm4, "cohere2": cohere2, "starcoder2": starcoder2, "stablelm": stablelm, "phi": phi2,

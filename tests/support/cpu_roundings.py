@@ -32,8 +32,8 @@ class F16Attention(Attention):
     """Attention over keys and values as the CPU keeps them."""
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
-        q, k, v = inputs
-        return super().reference(run, [q, *(x.astype(np.float16).astype(np.float32) for x in (k, v))])
+        q, *new = inputs
+        return super().reference(run, [q, *(x.astype(np.float16).astype(np.float32) for x in new)])
 
 
 def as_the_cpu(graph: Graph) -> Graph:

@@ -87,6 +87,38 @@ def gemma3(d: int, layers: int, ffn: int, **text: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def gemma4(kind: str, d: int, layers: int, ffn: int, heads: int, kv: int, **text: Any) -> dict[str, Any]:
+    """The text model, as its publisher wraps it, with towers that are not described here."""
+    inner = {
+        "attention_bias": False, "attention_dropout": 0.0, "attention_k_eq_v": True, "bos_token_id": 2,
+        "dtype": "bfloat16", "enable_moe_block": False, "eos_token_id": 1, "final_logit_softcapping": 30.0,
+        "global_head_dim": 512, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh", "hidden_size": d,
+        "hidden_size_per_layer_input": 0, "initializer_range": 0.02, "intermediate_size": ffn,
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * (layers // 6),
+        "max_position_embeddings": 262144, "model_type": f"{kind}_text", "moe_intermediate_size": None,
+        "num_attention_heads": heads, "num_experts": None, "num_global_key_value_heads": None,
+        "num_hidden_layers": layers, "num_key_value_heads": kv, "num_kv_shared_layers": 0, "pad_token_id": 0,
+        "rms_norm_eps": 1e-6, "rope_parameters": {
+            "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
+            "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+        },
+        "sliding_window": 1024, "tie_word_embeddings": True, "top_k_experts": None,
+        "use_bidirectional_attention": "vision", "use_cache": True, "use_double_wide_mlp": False,
+        "vocab_size": 262144, "vocab_size_per_layer_input": 262144, **text,
+    }  # fmt: skip
+    return {
+        "architectures": ["Gemma4ForConditionalGeneration"], "model_type": kind, "audio_config": None,
+        "audio_token_id": 258881, "boa_token_id": 256000, "boi_token_id": 255999, "eoa_token_index": 258883,
+        "eoi_token_id": 258882, "eos_token_id": [1, 106], "image_token_id": 258880, "video_token_id": 258884,
+        "initializer_range": 0.02, "text_config": inner, "tie_word_embeddings": True, "dtype": "bfloat16",
+        "vision_config": {"model_type": f"{kind}_vision"}, "vision_soft_tokens_per_image": 280,
+    }  # fmt: skip
+
+
+SMALL_GEMMA4 = {
+    "attention_k_eq_v": False, "hidden_size_per_layer_input": 256, "sliding_window": 512,
+    "max_position_embeddings": 131072, "use_bidirectional_attention": None,
+}  # fmt: skip
 SMOLLM3 = {
     "architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "hidden_act": "silu", "rms_norm_eps": 1e-6,
     "attention_bias": False, "max_position_embeddings": 65536, "max_window_layers": 28, "mlp_bias": False,
@@ -263,6 +295,22 @@ MODELS: dict[str, tuple[dict[str, Any], int, int, int]] = {
         gemma3(5376, 62, 21504, num_attention_heads=32, num_key_value_heads=16, head_dim=128,
                query_pre_attn_scalar=168),
         27009346304, 27009346304, 507904,
+    ),
+    "Gemma-4-12B": (
+        gemma4("gemma4_unified", 3840, 48, 15360, 16, 8, num_global_key_value_heads=1),
+        11907350272, 11907350272, 344064,
+    ),
+    "Gemma-4-31B": (
+        gemma4("gemma4", 5376, 60, 21504, 32, 16, num_global_key_value_heads=4), 30697345280, 30697345280, 901120,
+    ),
+    "Gemma-4-E2B": (
+        gemma4("gemma4", 1536, 35, 6144, 8, 1, **SMALL_GEMMA4, num_kv_shared_layers=20, use_double_wide_mlp=True,
+               layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 7),
+        4628569344, 2279759104, 18432,
+    ),
+    "Gemma-4-E4B": (
+        gemma4("gemma4", 2560, 42, 10240, 8, 2, **SMALL_GEMMA4, num_kv_shared_layers=18),
+        7463013376, 4644441088, 57344,
     ),
     "SmolLM2-135M": (sized(SMOLLM, 576, 30, 9, 3, 1536, 49152), 134515008, 134515008, 23040),
     "SmolLM2-360M": (sized(SMOLLM, 960, 32, 15, 5, 2560, 49152), 361821120, 361821120, 40960),

@@ -23,6 +23,9 @@ GEMMA = PARTS | {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
+GEMMA4 = GEMMA | {
+    "per_layer_input_gate": "inp_gate", "per_layer_projection": "proj", "post_per_layer_input_norm": "post_norm",
+}  # fmt: skip
 AFTER = PARTS | {
     "post_attention_layernorm": "post_attention_norm", "post_feedforward_layernorm": "post_ffw_norm",
 }  # fmt: skip
@@ -33,18 +36,19 @@ UNGATED = PARTS | {
     "self_attn.dense": "attn_output",
 }  # fmt: skip
 TENSORS = {
-    "gemma2": GEMMA, "gemma3": GEMMA, "olmo2": AFTER, "exaone4": AFTER, "seed_oss": AFTER, "glm4": GLM4,
-    "hunyuan-dense": HUNYUAN, "starcoder2": UNGATED, "phi2": UNGATED,
+    "gemma2": GEMMA, "gemma3": GEMMA, "gemma4": GEMMA4, "olmo2": AFTER, "exaone4": AFTER, "seed_oss": AFTER,
+    "glm4": GLM4, "hunyuan-dense": HUNYUAN, "starcoder2": UNGATED, "phi2": UNGATED,
 }  # fmt: skip
 NAMES = {
-    "mistral": "llama", "gemma3_text": "gemma3", "ministral3": "mistral3", "olmo3": "olmo2", "phi": "phi2",
-    "granitemoehybrid": "granite",
-    "hunyuan_v1_dense": "hunyuan-dense",
+    "mistral": "llama", "gemma3_text": "gemma3", "gemma4_text": "gemma4", "ministral3": "mistral3", "olmo3": "olmo2",
+    "phi": "phi2", "granitemoehybrid": "granite", "hunyuan_v1_dense": "hunyuan-dense",
 }  # fmt: skip
 PAIRED = ("llama", "granite", "smollm3", "mistral3")
 TOP = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.final_layernorm": "output_norm",
-    "lm_head": "output",
+    "lm_head": "output", "model.embed_tokens_per_layer": "per_layer_token_embd",
+    "model.per_layer_model_projection": "per_layer_model_proj",
+    "model.per_layer_projection_norm": "per_layer_proj_norm",
 }  # fmt: skip
 
 
@@ -92,6 +96,8 @@ def name_of(hf: str, names: dict[str, str]) -> str:
     if module in TOP:
         return f"{TOP[module]}.{what}"
     _, _, layer, rest = hf.split(".", 3)
+    if rest == "layer_scalar":
+        return f"blk.{layer}.layer_output_scale.weight"
     part, _, what = rest.rpartition(".")
     return f"blk.{layer}.{names[part]}.{what}"
 
@@ -123,7 +129,7 @@ def _tensor(
     if arch in PAIRED and part in heads:
         bits = permuted(bits, heads[part])
     if bits.ndim == 1:
-        shift = 1 if "gemma" in arch and "norm" in name else 0
+        shift = 1 if arch in ("gemma2", "gemma3") and "norm" in name else 0
         out.add_tensor(name, floats(bits, kind) + np.float32(shift))
     elif kind == "F16":
         out.add_tensor(name, bits.view("<f2"))
@@ -145,7 +151,7 @@ def _sizes(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     else:
         out.add_layer_norm_eps(c["norm_epsilon"] if "norm_epsilon" in c else c["layer_norm_eps"])
     out.add_file_type(1)
-    if c.get("head_dim"):
+    if c.get("head_dim") and "per_layer_config" not in c:
         out.add_key_length(c["head_dim"])
         out.add_value_length(c["head_dim"])
 
@@ -199,6 +205,37 @@ def _gemma3(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_rope_freq_base_swa(c["rope_parameters"]["sliding_attention"]["rope_theta"])
     out.add_sliding_window(c["sliding_window"])
     out.add_sliding_window_pattern([kind == "sliding_attention" for kind in c["layer_types"]])
+
+
+def _gemma4(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """Heads by kind of layer; of the whole head's pairs those beyond the rotated ones have a divisor of 1e30."""
+    kinds, rope = c["layer_types"], c["rope_parameters"]["full_attention"]
+    full = next(iter(c["per_layer_config"].values()))
+    wide, count = full["head_dim"], c["num_hidden_layers"]
+    for size, suffix in ((wide, ""), (c["head_dim"], "_swa")):
+        for what in ("add_key_length", "add_value_length", "add_rope_dimension_count"):
+            getattr(out, f"{what}{suffix}")(size)
+    out.add_rope_freq_base(rope["rope_theta"])
+    out.add_rope_freq_base_swa(c["rope_parameters"]["sliding_attention"]["rope_theta"])
+    out.add_final_logit_softcapping(c["final_logit_softcapping"])
+    out.add_shared_kv_layers(c["num_kv_shared_layers"])
+    out.add_embedding_length_per_layer_input(c["hidden_size_per_layer_input"])
+    if "num_key_value_heads" in full:
+        heads = {"sliding_attention": c["num_key_value_heads"], "full_attention": full["num_key_value_heads"]}
+        _set(out, "attention.head_count_kv", [heads[kind] for kind in kinds])
+    if c["use_double_wide_mlp"]:
+        first = count - c["num_kv_shared_layers"]
+        _set(out, "feed_forward_length", [c["intermediate_size"] * (1 + (i >= first)) for i in range(count)])
+    _windows(out, c)
+    turning = int(wide * rope["partial_rotary_factor"] / 2)
+    out.add_tensor("rope_freqs.weight", np.array([1.0] * turning + [1e30] * (wide // 2 - turning), "f4"))
+
+
+def _set(out: gguf.GGUFWriter, key: str, values: list[int]) -> None:
+    """A key that was written before, now a list."""
+    for data in out.kv_data:
+        data.pop(f"{out.arch}.{key}", None)
+    out.add_array(f"{out.arch}.{key}", values)
 
 
 def _phi3(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
@@ -305,7 +342,7 @@ def _cohere2(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
 
 WRITERS = {
     "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "qwen3": _qwen, "gemma2": _gemma2,
-    "gemma3": _gemma3, "phi3": _phi3, "mistral3": _mistral3, "olmo2": _olmo2, "exaone4": _exaone4,
+    "gemma3": _gemma3, "gemma4": _gemma4, "phi3": _phi3, "mistral3": _mistral3, "olmo2": _olmo2, "exaone4": _exaone4,
     "seed_oss": _qwen, "hunyuan-dense": _hunyuan, "ernie4_5": _qwen, "glm4": _partial, "cohere2": _cohere2,
     "starcoder2": _qwen, "stablelm": _stablelm, "phi2": _partial,
 }  # fmt: skip

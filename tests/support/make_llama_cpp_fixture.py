@@ -34,7 +34,9 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 SHARPER = {
     "shared_intermediate_size": 96, "attention_head_dim": 16, "query_pre_attn_scalar": 16,
-    "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0,
+    "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "global_head_dim": 32,
+    "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 300,
+    "num_kv_shared_layers": 3,
 }  # fmt: skip
 """Where a config has these: sizes that follow, and caps low enough to show."""
 ROUTED = ("Mixtral-8x7B", "Qwen3-30B-A3B", "gpt-oss-20b")
@@ -45,6 +47,7 @@ FEW: dict[str, Any] = {
 NAMES = (
     *("Llama-3.2-1B", "Qwen2.5-0.5B", "Qwen3-0.6B", "Gemma-2-2B", "Gemma-3-1B", "SmolLM3-3B", "Phi-4", "OLMo-2-1B"),
     *("OLMo-3-7B", "Ministral-3-8B", "Seed-OSS-36B", "EXAONE-4.0-1.2B", "EXAONE-4.0-32B", "GLM-4-9B", "Command-R7B"),
+    *("Gemma-4-31B", "Gemma-4-E2B"),
     *("ERNIE-4.5-0.3B", "Hunyuan-7B", "StarCoder2-3B", "StableLM-2-1.6B", "Phi-2", "Granite-4.0-micro"),
 )
 
@@ -62,6 +65,8 @@ def shrunk(name: str) -> dict[str, Any]:
     config |= {key: value for key, value in (SHARPER | FEW).items() if config.get(key)}
     if config.get("sliding_window"):  # llama.cpp knows no window of StarCoder 2
         config["sliding_window"] = None if config["model_type"] == "starcoder2" else 20
+    if config.get("num_kv_shared_layers"):  # of both kinds, before and among those that share
+        config["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"] * 2
     if config["model_type"] == "phi":
         config |= {"num_key_value_heads": 4, "intermediate_size": 256}
     return config

@@ -47,6 +47,14 @@ GROWING = {
     "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.5,
 }  # fmt: skip
 WINDOW = {"sliding_window": 9, **PLAIN_ROPE}
+GEMMA4 = {
+    "sliding_window": 9, "head_dim": 8, "global_head_dim": 16, "num_hidden_layers": 3, "hidden_size_per_layer_input": 0,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"], "final_logit_softcapping": 9.0,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "proportional", "rope_theta": 1000.0, "partial_rotary_factor": 0.25},
+    },
+}  # fmt: skip
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama_tied": ("Llama", {"tie_word_embeddings": True}),
@@ -76,6 +84,25 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "num_hidden_layers": 3,
             "sliding_window_pattern": 3,
             "rope_parameters": BY_LAYER,
+        },
+    ),
+    "gemma4": ("Gemma4", {**GEMMA4, "attention_k_eq_v": True, "num_global_key_value_heads": 1}),
+    "gemma4_shared": (
+        "Gemma4",
+        {
+            **GEMMA4,
+            "num_hidden_layers": 5,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "layer_types": [
+                "sliding_attention",
+                "sliding_attention",
+                "full_attention",
+                "sliding_attention",
+                "full_attention",
+            ],
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": VOCAB,
         },
     ),
     "phi3_window": ("Phi3", {**WINDOW, **TOKENS_OF_ITS_OWN}),
@@ -156,7 +183,7 @@ def make(name: str, folder: Path, seed: int, dtype: str) -> None:
     family, changes = CASES[name]
     small = {key: value for key, value in SMALL.items() if key != "rms_norm_eps" or family not in LAYER_NORMS}
     torch.manual_seed(seed)
-    text = "Text" if family == "Gemma3" else ""
+    text = "Text" if family in ("Gemma3", "Gemma4") else ""
     config = getattr(transformers, f"{family}{text}Config")(**{**small, **changes}, dtype="float32")
     config._attn_implementation = "eager"
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
@@ -173,11 +200,14 @@ def _spread(model: Any, dtype: str) -> None:
     """Weights that `dtype` holds exactly: matrices N(0, 2/columns), norms near 1, biases N(0, 0.25)."""
     import torch
 
+    factors = [(key, value) for key, value in model.named_buffers() if "layer_scalar" in key]
     with torch.no_grad():
-        for key, value in model.named_parameters():
+        for key, value in [*model.named_parameters(), *factors]:
             drawn = torch.randn_like(value)
             if value.ndim == 2:
                 drawn *= 1.0 if "embed" in key else (2 / value.shape[1]) ** 0.5
+            elif "layer_scalar" in key:
+                drawn = 0.5 + drawn.abs() / 2
             else:
                 drawn = 1 + 0.3 * drawn if "norm" in key else 0.5 * drawn
             value.copy_(drawn.to(getattr(torch, dtype)))

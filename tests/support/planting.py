@@ -29,6 +29,8 @@ PROBES: dict[str, Callable[[], Case]] = {
     "qwen3": lambda: tiny("qwen3", 0),
     "gemma2": lambda: tiny("gemma2", 0),
     "gemma3": lambda: tiny("gemma3_text", 0),
+    "gemma4": lambda: tiny("gemma4_text", 0, {"attention_k_eq_v": True, "num_global_key_value_heads": 1}),
+    "gemma4, shared": lambda: tiny("gemma4_text", 0, {"hidden_size_per_layer_input": 64, "num_kv_shared_layers": 2}),
     "olmo2": lambda: tiny("olmo2", 0),
     "glm4": lambda: tiny("glm4", 0),
     "cohere2": lambda: tiny("cohere2", 0),

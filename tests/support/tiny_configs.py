@@ -27,8 +27,10 @@ def by_model_type() -> dict[str, dict[str, Any]]:
 
 
 def cases() -> dict[str, dict[str, Any]]:
-    """Those, and a model with LongRoPE on a part of each head."""
-    return by_model_type() | {"phi3 with LongRoPE": MODELS["Phi-4-mini"][0]}
+    """Those, a model with LongRoPE on a part of each head, and one whose last layers share keys and values."""
+    return by_model_type() | {
+        "phi3 with LongRoPE": MODELS["Phi-4-mini"][0], "gemma4 with shared layers": MODELS["Gemma-4-E2B"][0],
+    }  # fmt: skip
 
 
 def shrunk(config: Mapping[str, Any], head_dim: int, layers: int = 4) -> dict[str, Any]:
@@ -56,7 +58,18 @@ def shrunk(config: Mapping[str, Any], head_dim: int, layers: int = 4) -> dict[st
     for name in ("rope_scaling", "rope_parameters"):
         if isinstance(small.get(name), dict):
             small[name] = _scaling(small[name], int(head_dim * small.get("partial_rotary_factor", 1.0)) // 2)
-    return small
+    return small | _gemma4(small, head_dim) if "global_head_dim" in small else small
+
+
+def _gemma4(config: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Four layers of both kinds, the last two sharing where some do; heads without a window twice as wide."""
+    found = {
+        "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "global_head_dim": 2 * head_dim, "vocab_size_per_layer_input": 260,
+    }  # fmt: skip
+    if config["num_kv_shared_layers"]:
+        return found | {"num_kv_shared_layers": 2, "hidden_size_per_layer_input": 256}
+    return found | {"num_global_key_value_heads": 1}
 
 
 def _scaling(scaling: Mapping[str, Any], pairs: int) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class Attention(Op):
     """q [n, heads · k_dim], k [n, kv heads · k_dim], v [n, kv heads · v_dim] -> [n, heads · v_dim].
 
     Query head h reads KV head h // (heads / kv heads). A token attends the past and its ancestors among the
-    step's tokens, itself included, the nearest `cache.window` of them.
+    step's tokens, itself included, the nearest `cache.window` of them. With q as its only input, nothing is written:
+    it reads what an earlier layer keeps in the same cache (Gemma 3n and 4).
 
     scale    multiplies the scores
     softcap  > 0: scores become softcap · tanh(score / softcap)
@@ -46,11 +47,17 @@ class Attention(Op):
         """Floats a row of the output."""
         return self.heads * self.cache.v_dim
 
+    @property
+    def writes(self) -> bool:
+        """Whether the step's keys and values are its own."""
+        return len(self.inputs) == 3
+
     def traffic(self) -> tuple[Traffic, ...]:
         c = self.cache
-        floats = self.heads * (c.k_dim + c.v_dim) + c.heads * (c.k_dim + c.v_dim)
+        floats = (self.heads + c.heads * self.writes) * (c.k_dim + c.v_dim)
+        written = (KVTraffic(c, write=True),) if self.writes else ()
         sinks = tuple(WeightTraffic(w) for w in self.weights)
-        return (KVTraffic(c, write=True), KVTraffic(c), *sinks, ActivationTraffic(floats))
+        return (*written, KVTraffic(c), *sinks, ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:
         """A multiply-add for each value of a key and of its value, by head and pair."""
@@ -60,8 +67,10 @@ class Attention(Op):
     def reference(self, run: Runtime, inputs: Values) -> F32:
         sinks = None if self.sinks is None else run.weight(self.sinks)
         c, parts = self.cache, [np.zeros((0, self.width), np.float32)]
-        for sequence, (q, k, v) in split(run.step, *inputs):
-            run.write_kv(c, sequence, k.reshape(-1, c.heads, c.k_dim), v.reshape(-1, c.heads, c.v_dim))
+        for sequence, (q, *new) in split(run.step, *inputs):
+            if self.writes:
+                k, v = new
+                run.write_kv(c, sequence, k.reshape(-1, c.heads, c.k_dim), v.reshape(-1, c.heads, c.v_dim))
             keys, values = run.read_kv(c, sequence)
             mask = visible(sequence, c.window)
             parts.append(self._attend(q.reshape(-1, self.heads, c.k_dim), keys, values, mask, sinks))

@@ -27,6 +27,7 @@ class Router(Op):
     groups       > 1: neighbouring experts form that many groups, and only those of the best `groups_used` are
                  picked. A group is as good as its best expert (softmax: DeepSeek-V2, arXiv:2405.04434, section
                  2.2.2), or as the sum of its two best (sigmoid: DeepSeek-V3)
+    expert_scale [experts], multiplies the weights at the end (Gemma 4)
     """
 
     weight: Weight
@@ -38,10 +39,11 @@ class Router(Op):
     logit_bias: Weight | None = None
     groups: int = 1
     groups_used: int = 1
+    expert_scale: Weight | None = None
 
     @property
     def weights(self) -> tuple[Weight, ...]:
-        return tuple(w for w in (self.weight, self.logit_bias, self.bias) if w is not None)
+        return tuple(w for w in (self.weight, self.logit_bias, self.bias, self.expert_scale) if w is not None)
 
     @property
     def width(self) -> int:
@@ -65,7 +67,8 @@ class Router(Op):
         np.put_along_axis(out, picked, np.take_along_axis(scores, picked, 1), 1)
         if self.normalize:
             out /= out.sum(axis=1, keepdims=True) + np.float32(1e-20)  # sigmoids may all be 0
-        return out * np.float32(self.scale)
+        out *= np.float32(self.scale)
+        return out if self.expert_scale is None else out * run.weight(self.expert_scale)
 
     def _scores(self, logits: F32) -> F32:
         if self.scoring == "sigmoid":

@@ -21,7 +21,9 @@ class Rope(Op):
     """[n, heads · head_dim] -> the same (Su et al. 2021, arXiv:2104.09864).
 
     frequencies  radians a position of each pair, after any scaling; 2·len of a head's values are rotated
-    style        "interleaved": pairs (2i, 2i + 1); "half": pairs (i, i + len)
+    style        "interleaved": pairs (2i, 2i + 1); "half": pairs (i, i + apart)
+    apart        of style "half", from a pair's first value to its second; 0: as many as pairs (Gemma 4: half of the
+                 head, of which the first quarter of the pairs is rotated)
     factor       multiplies cosine and sine (YaRN's attention factor)
     start        first value of a head that is rotated; those before and after the rotated ones pass
     long_frequencies, original
@@ -40,6 +42,7 @@ class Rope(Op):
     long_frequencies: tuple[float, ...] = ()
     original: int = 0
     temperature: float = 0.0
+    apart: int = 0
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -84,7 +87,8 @@ class Rope(Op):
     def _pairs(self, x: F32) -> tuple[F32, F32]:
         """Views [n, heads, pairs] of both members of each pair."""
         n = len(self.frequencies)
-        part = x[..., self.start : self.start + 2 * n]
         if self.style == INTERLEAVED:
+            part = x[..., self.start : self.start + 2 * n]
             return part[..., 0::2], part[..., 1::2]
-        return part[..., :n], part[..., n:]
+        second = self.start + (self.apart or n)
+        return x[..., self.start : self.start + n], x[..., second : second + n]

@@ -1,4 +1,4 @@
-"""RMS norm without a weight: x / sqrt(mean(x²) + eps)."""
+"""RMS norm without a weight: x / sqrt(mean(x²) + eps), over a row or over each head of it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ from memfirst.graph.traffic import ActivationTraffic, Traffic
 
 @dataclass(frozen=True)
 class UnitNorm(Op):
-    """[n, width] -> [n, width], each row with a mean square of 1 (Falcon-Mamba's B, C and dt)."""
+    """[n, width] -> [n, width], each row with a mean square of 1 (Falcon-Mamba's B, C and dt).
+
+    heads  > 0: that many heads, each normalized by itself (Gemma 4's values)
+    """
 
     width: int
     eps: float
+    heads: int = 0
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -32,6 +36,7 @@ class UnitNorm(Op):
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
         (x,) = inputs
-        mean: F32 = np.mean(np.square(x), axis=-1, keepdims=True, dtype=np.float32)
-        out: F32 = x / np.sqrt(mean + np.float32(self.eps))
-        return out
+        groups = x.reshape(len(x), max(1, self.heads), -1)
+        mean: F32 = np.mean(np.square(groups), axis=-1, keepdims=True, dtype=np.float32)
+        out: F32 = groups / np.sqrt(mean + np.float32(self.eps))
+        return out.reshape(x.shape)

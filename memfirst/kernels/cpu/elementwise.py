@@ -196,24 +196,41 @@ def norm_heads(
 
 
 @kernel
+def unit_norm(
+    y: "f32", step: "i64", count: "int", stride: "int", head_dim: "int", eps: "float", worker, lo, hi
+):  # fmt: skip
+    """The same without a weight."""
+    last, n = head_dim // 16 * 16, head_dim % 16
+    for t in range(step[count]):
+        for h in range(t * stride + lo, t * stride + hi, head_dim):
+            mean = sum_squares(y, h, head_dim) / np.float32(head_dim)
+            r = splat16(np.float32(1.0) / np.sqrt(mean + eps))
+            for i in range(0, last, 16):
+                store16(y, h + i, mul(load16(y, h + i), r))
+            if n:
+                store16_first(y, h + last, n, mul(load16_first(y, h + last, n), r))
+    return 0
+
+
+@kernel
 def rope(
     y: "f32", cos: "f32", sin: "f32", rope_at: "i32", step: "i64", count: "int", stride: "int",
-    head_dim: "int", start: "int", half: "int", worker, lo, hi, *, SPLIT,
+    head_dim: "int", start: "int", half: "int", apart: "int", worker, lo, hi, *, SPLIT,
 ):  # fmt: skip
-    """Rotates values start..start + 2·half of each head of columns lo..hi in place, by its token's position.
+    """Rotates `half` pairs of each head of columns lo..hi in place, by its token's position, from value `start` on.
 
     cos, sin  [rows, half]
     rope_at   each token's row of them: its position; of a table whose second half holds LongRoPE's long frequencies
               the position, or the position + the first half's rows
-    SPLIT     0: pairs are neighbours (2i, 2i + 1); 1: pairs are (i, i + half)
+    SPLIT     0: pairs are neighbours (2i, 2i + 1); 1: pairs are (i, i + apart)
     """
-    near, far = (1, half) if SPLIT else (2, 1)
+    near, far = (1, apart) if SPLIT else (2, 1)
     whole = half // 16 * 16
     for t in range(step[count]):
         angle = rope_at[t] * half
         for h in range(t * stride + lo + start, t * stride + hi, head_dim):
             for i in range(0, whole, 16):
-                at, beyond = h + i * near, h + i * near + (half if SPLIT else 16)
+                at, beyond = h + i * near, h + i * near + (apart if SPLIT else 16)
                 x, y16 = load16(y, at), load16(y, beyond)
                 c, s = load16(cos, angle + i), load16(sin, angle + i)
                 a, b = (x, y16) if SPLIT else (evens16(x, y16), odds16(x, y16))
