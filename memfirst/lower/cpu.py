@@ -7,7 +7,7 @@ from math import ceil
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph
-from memfirst.lower import attention  # noqa: F401  (its lowering)
+from memfirst.lower import attention, rwkv  # noqa: F401  (their lowerings)
 from memfirst.lower.buffers import Assigned, assign
 from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse

@@ -45,7 +45,7 @@ from memfirst.lower.nodes import (
     Touch,
     Value,
 )
-from memfirst.lower.packing import cpu_weight, family, float_tile, int8_tile, kernel_of
+from memfirst.lower.packing import cpu_weights, family, float_tile, int8_tile, kernel_of
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import SPLIT, count_of, in_group
@@ -61,7 +61,7 @@ class Default:
 
     def __init__(self, graph: Graph, context: int) -> None:
         self.graph, self.splits = graph, ceil(context / SPLIT)
-        self.weights = {w.name: cpu_weight(w) for op in graph.ops for w in op.weights}
+        self.weights = {w.name: w for op in graph.ops for w in cpu_weights(op)}
         """As the CPU keeps them, by name."""
         self.places = {name: place for i, g in enumerate(graph.cache_groups) for name, place in _places(i, g)}
         """Of each KV cache: its group, the bytes of the group's blocks, and where it begins in one."""
@@ -226,12 +226,16 @@ def _norm_rows(op: RMSNorm, d: Default) -> Value:
     out = d.new(op.output, width, x.rows)
     args: Args = {
         "x": x.place, "w": weight_ref(op.weight), "out": out.place, "width": width, "stride": x.stride, "eps": op.eps,
-        "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "private": PrivateStride(out.storage),
-        "offset": op.offset,
+        "rows": _rows_of(x), "private": PrivateStride(out.storage), "offset": op.offset,
     }  # fmt: skip
     call = KERNELS["activations.rms_norm"].call(args, op.name, HEAD if op.head else WEIGHTS)
     d.tokens(op.name, op, [call], [x], [out], x.rows, d.moves(op), repeats=True)
     return out
+
+
+def _rows_of(x: Value) -> Ref:
+    """Which rows of a value count: those that a Select picked, or all."""
+    return Ref("step", "logit_rows" if x.picked else "all_rows")
 
 
 def _norm_heads(op: RMSNorm, d: Default) -> Value:
@@ -259,28 +263,34 @@ def _(op: UnitNorm, d: Default) -> Value:
 @lower.register
 def _(op: Linear, d: Default) -> Value:
     """A matmul; bias, scale and softcap follow on the same rows."""
-    w, x = op.weight, d.dense(d.input(op), op)
-    rows, count, purpose = w.rows + d.weights[w.name].padding, count_of(x.rows), HEAD if op.head else WEIGHTS
-    y = d.new(op.output, w.rows, x.rows, stride=rows)
-    args: Args = {"w": weight_ref(w), "y": y.place, "step": STEP, "count": count, "cols": w.columns, "stride": rows}
-    args["add_to"] = 0
+    x = d.input(op)
+    x = d.dense(x, op) if x.picked else x
+    purpose = HEAD if op.head else WEIGHTS
+    y = d.new(op.output, op.weight.rows, x.rows, stride=op.weight.rows + d.weights[op.weight.name].padding)
+    call, reads = matmul(op, d, op.weight, x, y, purpose)
+    after = _after(op, y, count_of(x.rows), purpose)
+    if y.stride == y.width:
+        d.columns(op.name, [call, *after], reads, y, d.moves(op))
+        return y
+    d.columns(op.name, [call], reads, y, d.moves(op), units=y.stride)
+    if after:  # a bias has no padding
+        d.columns(f"{op.name}_after", after, [y], y, ())
+    return y
+
+
+def matmul(op: Op, d: Default, w: Weight, x: Value, y: Value, purpose: str) -> tuple[NodeCall, list[Value]]:
+    """The call that multiplies an operation's first input, which lies at `x`, and what it reads."""
+    args: Args = {"w": weight_ref(w), "y": y.place, "step": STEP, "count": count_of(x.rows), "cols": w.columns}
+    args |= {"stride": y.stride, "add_to": 0}
     kernel, reads = KERNELS[f"matmul.{kernel_of(w)}"], [x]
     if family(w) == "float":
-        args |= {"x": x.place, "private": PrivateStride(x.storage)}
+        args |= {"x": x.place, "stride_x": x.stride, "private": PrivateStride(x.storage)}
     else:
         int8 = quantized(op, d, x)
         args |= {name: int8[name] for name in kernel.operands if name in int8}
         reads = [Value(f"{op.inputs[0]}.int8", 0, 0)]
     tile = float_tile if family(w) == "float" else int8_tile
-    calls = [kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile)]
-    after = _after(op, y, count, purpose)
-    if rows == w.rows:
-        d.columns(op.name, calls + after, reads, y, d.moves(op))
-        return y
-    d.columns(op.name, calls, reads, y, d.moves(op), units=rows)
-    if after:  # a bias has no padding
-        d.columns(f"{op.name}_after", after, [y], y, ())
-    return y
+    return kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile), reads
 
 
 def _after(op: Linear, y: Value, count: int, purpose: str) -> list[NodeCall]:
@@ -307,7 +317,7 @@ def _one(x: Value, out: Value) -> Args:
     return {"x": x.place, "out": out.place, "step": STEP, "count": count, "stride_x": x.stride, "stride": out.stride}
 
 
-def quantized(op: Linear, d: Default, x: Value) -> Args:
+def quantized(op: Op, d: Default, x: Value) -> Args:
     """int8 of a matmul's input, made once for all matmuls that read it: with a scale for each 256 columns where one
     of them is a K-quant, else for each 32."""
     readers = [r for r in d.readers[op.inputs[0]] if isinstance(r, Linear)]
@@ -395,17 +405,24 @@ def _each(op: Scale | Activation, d: Default, kernel: str, statics: dict[str, st
 
 @lower.register
 def _(op: LayerNorm, d: Default) -> Value:
-    """Of whole rows or of parts of them; those that a Select picks are read where they lie."""
-    width, x = op.weight.columns, d.input(op)
-    out = d.new(op.output, width, x.rows)
+    """Of whole rows, where those that a Select picks are read where they lie; or of heads."""
+    x = d.input(op)
+    x = d.dense(x, op) if op.groups > 1 and x.picked else x
+    out = d.new(op.output, op.width, x.rows)
     args: Args = {
         "x": x.place, "w": weight_ref(op.weight), "bias": weight_ref(op.bias or op.weight), "out": out.place,
-        "rows": Ref("step", "logit_rows" if x.picked else "all_rows"), "width": width, "stride": x.stride,
-        "groups": op.groups, "eps": op.eps, "private": PrivateStride(out.storage),
+        "eps": op.eps,
     }  # fmt: skip
-    purpose = HEAD if op.head else WEIGHTS
-    call = KERNELS["activations.layer_norm"].call(args, op.name, purpose, BIAS=int(op.bias is not None))
-    d.tokens(op.name, op, [call], [x], [out], x.rows, d.moves(op), repeats=True)
+    purpose, moves, bias = HEAD if op.head else WEIGHTS, d.moves(op), int(op.bias is not None)
+    if op.groups > 1:
+        size = op.width // op.groups
+        args |= {"step": STEP, "count": count_of(x.rows), "stride_x": x.stride, "stride": op.width, "head_dim": size}
+        call = KERNELS["elementwise.layer_norm_heads"].call(args, op.name, purpose, BIAS=bias)
+        d.columns(op.name, [call], [x], out, moves, size)
+        return out
+    args |= {"rows": _rows_of(x), "width": op.width, "stride": x.stride, "private": PrivateStride(out.storage)}
+    call = KERNELS["activations.layer_norm"].call(args, op.name, purpose, BIAS=bias)
+    d.tokens(op.name, op, [call], [x], [out], x.rows, moves, repeats=True)
     return out
 
 

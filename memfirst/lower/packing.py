@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from memfirst import codecs
-from memfirst.graph import Weight
+from memfirst.graph import Op, Weight
+from memfirst.graph.ops.token_lerp import TokenLerp
+from memfirst.graph.ops.wkv6 import Wkv6
+
+ELEMENTWISE = (TokenLerp, Wkv6)
+"""Operations whose weights of several axes are vectors side by side, and no matrices."""
 
 
-def cpu_weight(weight: Weight) -> Weight:
-    """Matrices packed by sixteen rows, vectors as float32."""
-    return weight.packed() if len(weight.shape) > 1 else replace(weight, codec="f32")
+def cpu_weights(op: Op) -> Iterator[Weight]:
+    """An operation's weights as the CPU keeps them: matrices packed by sixteen rows, vectors as float32."""
+    for w in op.weights:
+        yield replace(w, codec="f32") if len(w.shape) == 1 or isinstance(op, ELEMENTWISE) else w.packed()
 
 
 def family(weight: Weight) -> str:

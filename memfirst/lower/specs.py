@@ -88,6 +88,10 @@ def _embed(args: Mapping[str, object], statics: Mapping[str, object], n: Counts)
     return Work(0.0, float(_int(args, "cols") * n.tokens))
 
 
+def _lerp(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(_int(args, "width") * _int(args, "parts") * n.tokens))
+
+
 def _attend(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     heads = _int(args, "heads")
     return Work(float(n.units * heads), float(heads * n.attended))
@@ -111,6 +115,9 @@ _ATTEND_STATICS = "K_DIM V_DIM GROUP KCODEC VCODEC ROTATE SOFTCAP AHEAD"
 _MERGE = "top total part out sinks floats first_item heads private"
 _ONE = "x out step count stride_x stride"
 _PAIR = "a b out step count stride_a stride_b stride"
+_LERP = "x previous w more out width parts stride_x stride_previous stride_more private_x private_previous private"
+_BLEND = "x other share out step count stride_x stride_other stride_share stride"
+_BONUS = "x r k v w out step count stride_x stride_r stride_k stride_v stride head_dim"
 _INT8 = "w aq ad {} y step count cols stride private add_to"
 
 KERNELS: Mapping[str, KernelSpec] = {
@@ -122,14 +129,14 @@ KERNELS: Mapping[str, KernelSpec] = {
         ),
         _spec("embed.floats", TOKENS, "w tokens x cols scale", "CODEC", _embed),
         _spec("activations.rms_norm", TOKENS, "x w out rows width stride eps offset private", "", _width),
-        _spec("activations.layer_norm", TOKENS, "x w bias out rows width stride groups eps private", "BIAS", _width),
+        _spec("activations.layer_norm", TOKENS, "x w bias out rows width stride eps private", "BIAS", _width),
         _spec("activations.add_rows", TOKENS, "a b out stride_a stride_b stride width", "", _width),
         _spec("activations.copy", TOKENS, "x out rows stride width", "", _width),
         _spec("activations.quantize", TOKENS, "x aq ad ao af am ap width stride private_in private", "BLOCK", _width),
         _spec("matmul.block32", COLUMNS, _INT8.format("ao af"), "CODEC TILE", _matmul),
         _spec("matmul.k256", COLUMNS, _INT8.format("am"), "CODEC TILE", _matmul),
         _spec("matmul.q6_k", COLUMNS, _INT8.format("ap"), "CODEC TILE", _matmul),
-        _spec("matmul.floats", COLUMNS, "w x y step count cols stride private add_to", "CODEC TILE", _matmul),
+        _spec("matmul.floats", COLUMNS, "w x y step count cols stride_x stride private add_to", "CODEC TILE", _matmul),
         _spec("elementwise.add_bias", COLUMNS, f"y bias {_AFTER}", "", _columns),
         _spec("elementwise.add", COLUMNS, _PAIR, "", _columns),
         _spec("elementwise.multiply", COLUMNS, _PAIR, "", _columns),
@@ -139,6 +146,13 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("elementwise.norm_heads", COLUMNS, f"y w {_AFTER} head_dim eps offset", "", _columns),
         _spec("elementwise.unit_norm", COLUMNS, f"y {_AFTER} head_dim eps", "", _columns),
         _spec(
+            "elementwise.layer_norm_heads",
+            COLUMNS,
+            "x w bias out step count stride_x stride head_dim eps",
+            "BIAS",
+            _columns,
+        ),
+        _spec(
             "elementwise.rope",
             COLUMNS,
             f"y cos sin rope_at {_AFTER} head_dim start half apart",
@@ -147,6 +161,10 @@ KERNELS: Mapping[str, KernelSpec] = {
             "SPLIT",
         ),
         _spec("elementwise.glu", COLUMNS, "g u out step count stride_g stride_u stride", "ACT", _columns),
+        _spec("rwkv.lerp", TOKENS, _LERP, "MORE", _lerp),
+        _spec("rwkv.blend", COLUMNS, _BLEND, "", _columns),
+        _spec("rwkv.scaled_key", COLUMNS, "k a w out step count stride_k stride_a stride", "", _columns),
+        _spec("rwkv.head_bonus", COLUMNS, _BONUS, "", _columns),
         _spec("attention.write_keys", COLUMNS, f"k {_WRITE} keys_at", "DIM CODEC ROTATE", _columns),
         _spec("attention.write_values", COLUMNS, f"v {_WRITE} values_at", "DIM CODEC ROTATE", _columns),
         _spec("attention.attend", UNITS, _ATTEND, _ATTEND_STATICS, _attend, "ROTATE SOFTCAP"),

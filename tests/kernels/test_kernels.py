@@ -110,16 +110,35 @@ def test_rms_norm_of_chosen_rows_of_a_wider_matrix(offset: float, width: int) ->
     assert read == width * 4
 
 
-@pytest.mark.parametrize(("width", "groups"), [(64, 1), (56, 1), (96, 2), (120, 3)])
-def test_layer_norm(width: int, groups: int) -> None:
+@pytest.mark.parametrize("width", [64, 56, 7])
+def test_layer_norm(width: int) -> None:
     x, w, bias = random(3, width + 8) + np.float32(3), random(width, seed=1), random(width, seed=2)
     rows, out = np.array([2, 0], np.int32), zeros("f32", 2, width)
     read = call("activations.layer_norm", 0, 2, x=x.reshape(-1), w=w, bias=bias, out=out.reshape(-1), rows=rows,
-                width=width, stride=width + 8, groups=groups, eps=1e-5, private=0, BIAS=1)  # fmt: skip
-    parts = x[rows, :width].astype(np.float64).reshape(2, groups, -1)
-    parts = (parts - parts.mean(2, keepdims=True)) / np.sqrt(parts.var(2, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(out, parts.reshape(2, width) * w + bias, rtol=1e-5, atol=2e-6)
+                width=width, stride=width + 8, eps=1e-5, private=0, BIAS=1)  # fmt: skip
+    np.testing.assert_allclose(out, normalized(x[rows, :width]) * w + bias, rtol=1e-5, atol=2e-6)
     assert read == width * 8
+
+
+def normalized(x: F32) -> F64:
+    wide = x.astype(np.float64)
+    out: F64 = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-5)
+    return out
+
+
+@pytest.mark.parametrize("bias", [0, 1])
+@pytest.mark.parametrize("dim", [48, 40])
+def test_layer_norm_of_heads(dim: int, bias: int) -> None:
+    """Of the middle heads of a wider matrix, each with its own part of the weight."""
+    x, w, b = random(2, 4 * dim) + np.float32(3), random(4 * dim, seed=1), random(4 * dim, seed=2)
+    out = zeros("f32", 2, 4 * dim)
+    read = call("elementwise.layer_norm_heads", dim, 3 * dim, x=x.reshape(-1), w=w, bias=b, out=out.reshape(-1),
+                step=counts(2), count=0, stride_x=4 * dim, stride=4 * dim, head_dim=dim, eps=1e-5,
+                BIAS=bias)  # fmt: skip
+    expected = normalized(x.reshape(2, 4, dim)).reshape(2, -1) * w + bias * b
+    np.testing.assert_allclose(out[:, dim : 3 * dim], expected[:, dim : 3 * dim], rtol=1e-5, atol=2e-6)
+    assert not out[:, :dim].any() and not out[:, 3 * dim :].any()
+    assert read == 2 * dim * 4 * (1 + bias)
 
 
 @pytest.mark.parametrize("width", [1, 16, 40])

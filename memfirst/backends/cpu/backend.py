@@ -99,7 +99,7 @@ class CpuBackend:
         """Slots of recurrent state: a step reads one and writes another."""
         self.library.load(self._kernels(program), self._compiling)
         stage("kernels")
-        self._weights = {n: p.view(np.float32) if len(program.weights[n].shape) == 1 else p for n, p in places.items()}
+        self._weights = {n: p.view(np.float32) if program.weights[n].pack == "plain" else p for n, p in places.items()}
         self._caches = {
             f"kv.{i}": arena.allocate(n * group.block_bytes)
             for i, (n, group) in enumerate(zip(self.blocks, graph.cache_groups, strict=True))

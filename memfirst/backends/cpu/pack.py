@@ -102,10 +102,18 @@ def _packing(
 ) -> Iterator[Callable[[], object]]:
     """What packs a weight, in slices that may be done in any order."""
     codec = codecs.get(codec_name)
-    if len(weight.shape) == 1:
+    if weight.pack == "plain":
         yield partial(_widen, codec, raw, out)
         return
-    blocks = raw.reshape(weight.rows, -1, codec.block_bytes)
+    matrices = raw.reshape(weight.matrices, weight.rows, -1, codec.block_bytes)
+    for blocks, packed in zip(matrices, out.reshape(weight.matrices, -1), strict=True):
+        yield from _packing_matrix(weight, codec, blocks, packed)
+
+
+def _packing_matrix(
+    weight: Weight, codec: Codec, blocks: NDArray[np.uint8], out: NDArray[np.uint8]
+) -> Iterator[Callable[[], object]]:
+    """The same of one matrix, blocks [rows, blocks, block_bytes]."""
     packed = out.reshape(-1, blocks.shape[1], ROWS * codec.block_bytes)
     step = max(1, PACK_BYTES // (ROWS * weight.row_bytes))
     whole = weight.rows // ROWS

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from memfirst.kernels.cpu.lang import inline, kernel
+from memfirst.kernels.cpu.lang import inline, kernel, macro
 from memfirst.kernels.cpu.simd import add, fma, maximum, mul, sub
 from memfirst.kernels.cpu.simd16 import (
     as_float16,
@@ -62,7 +62,7 @@ def rms_norm(
 
 
 @inline
-def _sum(x, at, width):
+def sum_floats(x, at, width):
     """The sum of `width` floats."""
     total, last = splat16(0.0), width // 16 * 16
     for i in range(0, last, 16):
@@ -73,7 +73,7 @@ def _sum(x, at, width):
 
 
 @inline
-def _distances(x, at, width, mean):
+def distances(x, at, width, mean):
     """The sum of squared distances of `width` floats from their mean."""
     total, last, m = splat16(0.0), width // 16 * 16, splat16(mean)
     for i in range(0, last, 16):
@@ -85,32 +85,37 @@ def _distances(x, at, width, mean):
     return out
 
 
-@kernel
-def layer_norm(
-    x: "f32", w: "f32", bias: "f32", out: "f32", rows: "i32", width: "int", stride: "int", groups: "int",
-    eps: "float", private: "int", worker, lo, hi, *, BIAS,
-):  # fmt: skip
-    """out[t] = (x − mean) / sqrt(variance + eps) · w + bias of row rows[t], each of `groups` parts by itself.
+@macro
+def normalize(x, source, w, at, bias, out, target, width, eps, BIAS):
+    """out = (x − mean) / sqrt(variance + eps) · w + bias of `width` floats; w and bias from `at` on.
 
     BIAS  0: nothing is added, whatever `bias` is
+    """
+    mean = sum_floats(x, source, width) / np.float32(width)
+    variance = distances(x, source, width, mean) / np.float32(width)
+    r, m = splat16(np.float32(1.0) / np.sqrt(variance + eps)), splat16(mean)
+    last, n = width // 16 * 16, width % 16
+    for i in range(0, last, 16):
+        v = mul(sub(load16(x, source + i), m), r)
+        b = load16(bias, at + i) if BIAS else splat16(0.0)
+        store16(out, target + i, fma(v, load16(w, at + i), b))
+    if n:
+        v = mul(sub(load16_first(x, source + last, n), m), r)
+        b = load16_first(bias, at + last, n) if BIAS else splat16(0.0)
+        store16_first(out, target + last, n, fma(v, load16_first(w, at + last, n), b))
+
+
+@kernel
+def layer_norm(
+    x: "f32", w: "f32", bias: "f32", out: "f32", rows: "i32", width: "int", stride: "int", eps: "float",
+    private: "int", worker, lo, hi, *, BIAS,
+):  # fmt: skip
+    """out[t] = (x − mean) / sqrt(variance + eps) · w + bias of row rows[t].
+
     Other operands as in `rms_norm`. Returns the bytes of w and bias, once a step.
     """
-    part = width // groups
-    last, n = part // 16 * 16, part % 16
     for t in range(lo, hi):
-        for p in range(0, width, part):
-            source, target = rows[t] * stride + p, (worker * private + t) * width + p
-            mean = _sum(x, source, part) / np.float32(part)
-            variance = _distances(x, source, part, mean) / np.float32(part)
-            r, m = splat16(np.float32(1.0) / np.sqrt(variance + eps)), splat16(mean)
-            for i in range(0, last, 16):
-                v = mul(sub(load16(x, source + i), m), r)
-                b = load16(bias, p + i) if BIAS else splat16(0.0)
-                store16(out, target + i, fma(v, load16(w, p + i), b))
-            if n:
-                v = mul(sub(load16_first(x, source + last, n), m), r)
-                b = load16_first(bias, p + last, n) if BIAS else splat16(0.0)
-                store16_first(out, target + last, n, fma(v, load16_first(w, p + last, n), b))
+        normalize(x, rows[t] * stride, w, 0, bias, out, (worker * private + t) * width, width, eps, BIAS)
     return width * 4 * (1 + BIAS) if lo == 0 else 0
 
 

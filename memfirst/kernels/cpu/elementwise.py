@@ -8,7 +8,7 @@ vector, as its neighbours may be another worker's.
 
 import numpy as np
 
-from memfirst.kernels.cpu.activations import sum_squares
+from memfirst.kernels.cpu.activations import normalize, sum_squares
 from memfirst.kernels.cpu.functions import (
     gelu16,
     gelu_erf16,
@@ -210,6 +210,22 @@ def unit_norm(
             if n:
                 store16_first(y, h + last, n, mul(load16_first(y, h + last, n), r))
     return 0
+
+
+@kernel
+def layer_norm_heads(
+    x: "f32", w: "f32", bias: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int",
+    head_dim: "int", eps: "float", worker, lo, hi, *, BIAS,
+):  # fmt: skip
+    """`activations.layer_norm` of each head of columns lo..hi by itself; lo and hi are multiples of `head_dim`.
+
+    w, bias  [width], a part for each head; BIAS 0: nothing is added, whatever `bias` is
+    Returns the bytes of w[lo:hi] and bias[lo:hi].
+    """
+    for t in range(step[count]):
+        for h in range(lo, hi, head_dim):
+            normalize(x, t * stride_x + h, w, h, bias, out, t * stride + h, head_dim, eps, BIAS)
+    return (hi - lo) * 4 * (1 + BIAS)
 
 
 @kernel

@@ -70,15 +70,15 @@ def q6_k(
 
 @kernel
 def floats(
-    w: "u8", x: "f32", y: "f32", step: "i64",
-    count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
+    w: "u8", x: "f32", y: "f32", step: "i64", count: "int", cols: "int", stride_x: "int", stride: "int",
+    private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
-    """As `block32` for F32, F16 and BF16, with float activations x [tokens, cols]."""
+    """As `block32` for F32, F16 and BF16, with float activations x [tokens, cols], rows `stride_x` floats apart."""
     tokens = step[count]
     for r in range(lo, hi, PACK):
         for t0 in range(0, tokens, TILE):  # inside: a group's rows, 64 kB and more, come from memory once
             at = lanes(TILE)
             to = lanes(TILE)
-            _rows_of_tile(at, to, worker, private, t0, tokens, cols, stride, TILE)
+            _rows_of_tile(at, to, worker, private, t0, tokens, stride_x, stride, TILE)
             floats_tile(w, 0, r, r + PACK, x, at, cols, y, to, tokens - t0, at, add_to, CODEC, TILE, 0)
     return (hi - lo) // PACK * cols * CODEC.STRIDE

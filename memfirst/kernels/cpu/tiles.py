@@ -231,7 +231,8 @@ def floats_tile(w, base, lo, hi, x, at, cols, y, to, left, share, add_to, CODEC,
             acc = lanes(4 * TILE)
             for t in static(4 * TILE):
                 acc[t] = splat(0.0)
-            for c in range(0, cols, 4):
+            whole = cols // 4 * 4
+            for c in range(0, whole, 4):
                 for k in static(CODEC.STRIDE // 16):  # 4 columns are CODEC.STRIDE / 16 lines
                     prefetch(w, p + AHEAD + 64 * k)
                 for k in static(4):
@@ -239,6 +240,11 @@ def floats_tile(w, base, lo, hi, x, at, cols, y, to, left, share, add_to, CODEC,
                     for t in static(TILE):
                         acc[4 * t + k] = fma(v, splat_at(x, at[t] + c + k), acc[4 * t + k])
                 p += 4 * CODEC.STRIDE
+            for k in static(3):
+                if whole + k < cols:
+                    v = CODEC.value(w, p + k * CODEC.STRIDE, part)
+                    for t in static(TILE):
+                        acc[4 * t + k] = fma(v, splat_at(x, at[t] + whole + k), acc[4 * t + k])
             sums = lanes(TILE)
             for t in static(TILE):
                 sums[t] = add(add(acc[4 * t], acc[4 * t + 1]), add(acc[4 * t + 2], acc[4 * t + 3]))
