@@ -175,15 +175,16 @@ def kernel_of(codec_name: str) -> str:
 
 
 def product(codec_name: str, tile: int, tokens: int, rows: int, cols: int, block: int, add_to: int) -> None:
-    x = random(tokens, cols, seed=3)
+    wide, floats = random(tokens, cols + 5, seed=3), kernel_of(codec_name) == "floats"
+    x = wide[:, :cols].copy()
     w, weights = matrix(codec_name, rows, cols)
-    made = quantize(x, block)
-    seen = x.astype(np.float64) if kernel_of(codec_name) == "floats" else dequantized(made)
+    made = {} if floats else quantize(x, block)
+    seen = x.astype(np.float64) if floats else dequantized(made)
     before = random(tokens, rows, seed=4)
     y = guarded(before).reshape(tokens, rows)
     lo, hi = ROWS, rows - ROWS  # the first and last pack are another chunk's
-    read = call(f"matmul.{kernel_of(codec_name)}", lo, hi, w=w, x=x, y=y.reshape(-1), step=counts(tokens), count=0,
-                cols=cols, stride=rows, private=0, add_to=add_to, CODEC=codec_name, TILE=tile,
+    read = call(f"matmul.{kernel_of(codec_name)}", lo, hi, w=w, x=wide, y=y.reshape(-1), step=counts(tokens),
+                count=0, cols=cols, stride_x=cols + 5, stride=rows, private=0, add_to=add_to, CODEC=codec_name, TILE=tile,
                 **{name: array.reshape(-1) for name, array in made.items()})  # fmt: skip
     expected = seen @ weights.T + add_to * before
     error = np.abs(y - expected)[:, lo:hi].max()
@@ -199,6 +200,14 @@ def test_products(codec_name: str, tile: int, tokens: int) -> None:
     tile = min(tile, 4) if kernel_of(codec_name) == "floats" else tile
     wide = codecs.get(codec_name).family == "k256"
     product(codec_name, tile, tokens, 5 * ROWS, 768 if wide else 160, 256 if wide else 32, tokens % 2)
+
+
+@pytest.mark.parametrize("cols", [1, 10, 163])
+@pytest.mark.parametrize("codec_name", ["f32", "f16", "bf16"])
+def test_products_of_thin_matrices(codec_name: str, cols: int) -> None:
+    """Columns that are no multiple of the four that are summed apart."""
+    product(codec_name, 1, 2, 3 * ROWS, cols, 32, 0)
+    product(codec_name, 4, 3, 3 * ROWS, cols, 32, 1)
 
 
 @pytest.mark.parametrize("codec_name", ["q4_0", "q5_1", "q8_0", "iq4_nl"])
@@ -219,7 +228,7 @@ def test_the_largest_weights_and_activations_fit_the_sums(codec_name: str) -> No
         for x in (np.ones((1, cols), np.float32), -np.ones((1, cols), np.float32), sign[:1]):
             made, y = quantize(x, 256), zeros("f32", 1, 3 * ROWS)
             call(f"matmul.{kernel_of(codec_name)}", 0, 3 * ROWS, w=packed, x=x, y=y.reshape(-1), step=counts(1),
-                 count=0, cols=cols, stride=3 * ROWS, private=0, add_to=0, CODEC=codec_name, TILE=1,
+                 count=0, cols=cols, stride_x=cols, stride=3 * ROWS, private=0, add_to=0, CODEC=codec_name, TILE=1,
                  **{name: array.reshape(-1) for name, array in made.items()})  # fmt: skip
             expected = dequantized(made) @ weights.T
             np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * cols**0.5)

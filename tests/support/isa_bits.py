@@ -27,7 +27,7 @@ def product(codec: str) -> bytes:
     y = zeros("f32", 3, 3 * ROWS)
     made = {name: array.reshape(-1) for name, array in quantize(x, 256).items()}
     call(f"matmul.{kernel_of(codec)}", 0, 3 * ROWS, w=w, x=x, y=y.reshape(-1), step=counts(3), count=0, cols=512,
-         stride=3 * ROWS, private=0, add_to=0, CODEC=codec, TILE=1, **made)  # fmt: skip
+         stride_x=512, stride=3 * ROWS, private=0, add_to=0, CODEC=codec, TILE=1, **made)  # fmt: skip
     return y.tobytes()
 
 
