@@ -184,7 +184,8 @@ def product(codec_name: str, tile: int, tokens: int, rows: int, cols: int, block
     y = guarded(before).reshape(tokens, rows)
     lo, hi = ROWS, rows - ROWS  # the first and last pack are another chunk's
     read = call(f"matmul.{kernel_of(codec_name)}", lo, hi, w=w, x=wide, y=y.reshape(-1), step=counts(tokens),
-                count=0, cols=cols, stride_x=cols + 5, stride=rows, private=0, add_to=add_to, CODEC=codec_name, TILE=tile,
+                count=0, cols=cols, stride_x=cols + 5, stride=rows, private=0, add_to=add_to, CODEC=codec_name,
+                TILE=tile,
                 **{name: array.reshape(-1) for name, array in made.items()})  # fmt: skip
     expected = seen @ weights.T + add_to * before
     error = np.abs(y - expected)[:, lo:hi].max()
