@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
+from itertools import accumulate
 from math import ceil
 
 from memfirst.errors import UnsupportedError
@@ -65,6 +66,10 @@ class Default:
         """As the CPU keeps them, by name."""
         self.places = {name: place for i, g in enumerate(graph.cache_groups) for name, place in _places(i, g)}
         """Of each KV cache: its group, the bytes of the group's blocks, and where it begins in one."""
+        ends = [0, *accumulate(cache.elements for cache in graph.states)]
+        self.state_at = {cache.name: at for cache, at in zip(graph.states, ends, strict=False)}
+        """Of each recurrent state, where it begins in a slot of `slot` floats."""
+        self.slot = ends[-1]
         self.made = Nodes()
         self.values: dict[str, Value] = {}
         self.views: dict[str, list[str]] = {}

@@ -155,7 +155,7 @@ def add_rows(order: Order, made: Nodes, graph: Graph) -> None:
 def rows(order: Order, made: Nodes, graph: Graph) -> None:
     """Nodes over the same tokens that every worker may do for itself, one behind the other."""
     for node in order.sorted():
-        if node.over != TOKENS or not node.repeats:
+        if node.over != TOKENS or not node.repeats or node.other_rows:
             continue
         sources = order.sources(node)
         source = sources[-1] if sources else None

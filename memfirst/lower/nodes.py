@@ -17,6 +17,9 @@ from memfirst.lower.program import Ref
 COLUMNS, TOKENS, UNITS = "columns", "tokens", "units"
 """What a kernel's range lo..hi counts: columns of its output for all tokens, tokens, or units of attention."""
 
+SEQUENCES = "sequences"
+"""The step's count that a range of sequences is; of such a node `over` is TOKENS."""
+
 ROWS = 16
 """Chunks of columns are multiples of this: the widest register takes 16."""
 
@@ -143,6 +146,7 @@ class Node:
     moves    the traffic that it accounts for
     reads, writes  what it touches
     repeats  it may be done by every worker for itself
+    other_rows  of tokens, it reads those of others: it cannot follow what makes them, on the same tokens
     """
 
     name: str
@@ -157,6 +161,7 @@ class Node:
     repeats: bool = False
     first: Touch | None = None
     """The columns that the range of a COLUMNS node counts, in the storage that it writes."""
+    other_rows: bool = False
 
     @property
     def storages(self) -> set[str]:

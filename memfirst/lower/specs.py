@@ -16,12 +16,14 @@ Args = Mapping[str, NodeOperand]
 
 @dataclass(frozen=True)
 class Counts:
-    """What a call's work depends on: the step's tokens that it runs for, units of attention, positions attended."""
+    """What a call's work depends on: the step's tokens that it runs for, units of attention, positions attended, the
+    step's sequences."""
 
     rows: int
     tokens: int
     units: int = 0
     attended: int = 0
+    sequences: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,19 @@ def _lerp(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) 
     return Work(0.0, float(_int(args, "width") * _int(args, "parts") * n.tokens))
 
 
+def _each_width(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(_int(args, "width") * n.sequences))
+
+
+def _carry(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.rows * _int(args, "per") * n.sequences))
+
+
+def _scan(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """Columns by token, each with a head's keys; units are what a sequence's columns begin with."""
+    return Work(float(n.rows * n.sequences), float(n.rows * n.tokens))
+
+
 def _attend(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     heads = _int(args, "heads")
     return Work(float(n.units * heads), float(heads * n.attended))
@@ -115,6 +130,12 @@ _ATTEND_STATICS = "K_DIM V_DIM GROUP KCODEC VCODEC ROTATE SOFTCAP AHEAD"
 _MERGE = "top total part out sinks floats first_item heads private"
 _ONE = "x out step count stride_x stride"
 _PAIR = "a b out step count stride_a stride_b stride"
+_SHIFT = (
+    "x out state sequence_at sequence_new sequence_past state_read step sequences slot state_at width stride_x "
+    "private_x private"
+)
+_CARRY = "state state_read state_write sequence_past step sequences slot state_at per"
+_SCAN = "state sequence_at sequence_new state_write step sequences slot state_at width"
 _LERP = "x previous w more out width parts stride_x stride_previous stride_more private_x private_previous private"
 _BLEND = "x other share out step count stride_x stride_other stride_share stride"
 _BONUS = "x r k v w out step count stride_x stride_r stride_k stride_v stride head_dim"
@@ -161,10 +182,18 @@ KERNELS: Mapping[str, KernelSpec] = {
             "SPLIT",
         ),
         _spec("elementwise.glu", COLUMNS, "g u out step count stride_g stride_u stride", "ACT", _columns),
+        _spec("rwkv.shift", TOKENS, _SHIFT, "", _width),
+        _spec("rwkv.last_rows", TOKENS, "x out sequence_at sequence_new width stride_x private_x", "", _each_width),
+        _spec("rwkv.keep", TOKENS, "x state state_write slot state_at width", "", _each_width),
         _spec("rwkv.lerp", TOKENS, _LERP, "MORE", _lerp),
         _spec("rwkv.blend", COLUMNS, _BLEND, "", _columns),
         _spec("rwkv.scaled_key", COLUMNS, "k a w out step count stride_k stride_a stride", "", _columns),
         _spec("rwkv.head_bonus", COLUMNS, _BONUS, "", _columns),
+        _spec("state.carry", COLUMNS, _CARRY, "", _carry),
+        _spec("wkv.wkv6_inputs", COLUMNS, "r k w first decay own step count width", "HEAD", _columns),
+        _spec("wkv.wkv6", COLUMNS, f"r k v decay own out {_SCAN}", "HEAD", _scan),
+        _spec("wkv.wkv7_inputs", COLUMNS, "w k a removal decay key removed step count width", "HEAD", _columns),
+        _spec("wkv.wkv7", COLUMNS, f"r k v decay key removed out {_SCAN}", "HEAD", _scan),
         _spec("attention.write_keys", COLUMNS, f"k {_WRITE} keys_at", "DIM CODEC ROTATE", _columns),
         _spec("attention.write_values", COLUMNS, f"v {_WRITE} values_at", "DIM CODEC ROTATE", _columns),
         _spec("attention.attend", UNITS, _ATTEND, _ATTEND_STATICS, _attend, "ROTATE SOFTCAP"),

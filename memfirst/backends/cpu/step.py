@@ -51,6 +51,8 @@ class StepArrays:
         for i, sequence in enumerate(step.sequences):
             self._check(sequence)
             self._tables(i, sequence)
+        if self.slots and len(step.sequences) > 1:
+            _check_slots(step)
         if len(step.sequences) == 1 and step.sequences[0].new == 1:
             return self._fill_one(step.sequences[0], int(tokens[0]))
         a, at, rows = self.arrays, 0, 0
@@ -217,6 +219,14 @@ class Group:
                 n += 1
         first_item[tokens] = n
         return n
+
+
+def _check_slots(step: Step) -> None:
+    """BackendError for a slot of state that one sequence writes and another reads or writes: all go on at once."""
+    written = {s.state_write for s in step.sequences}
+    mixed = [s for s in step.sequences if s.past and s.state_read != s.state_write and s.state_read in written]
+    if len(written) < len(step.sequences) or mixed:
+        raise BackendError("sequences that share a slot of state that is written", "a slot to write for each sequence")
 
 
 def _pairs(graph: Graph, blocks: Many[int]) -> list[tuple[CacheGroup, int]]:

@@ -1,11 +1,75 @@
-"""RWKV's small operations: mixes with the token before, by rows; blends, keys and bonuses of heads, by columns.
+"""RWKV's small operations: the token before and mixes with it, by rows; blends, keys and bonuses, by columns.
 
 By columns, operands are as in `elementwise`: rows of `x` lie `stride_x` floats apart, ranges are of any width.
 """
 
+import numpy as np
+
 from memfirst.kernels.cpu.lang import inline, kernel
 from memfirst.kernels.cpu.simd import add, fma, mul, sub
 from memfirst.kernels.cpu.simd16 import load16, load16_first, splat16, store16, store16_first, sum16
+
+
+@inline
+def _copy(x, source, out, target, width):
+    """`width` floats."""
+    last, n = width // 16 * 16, width % 16
+    for i in range(0, last, 16):
+        store16(out, target + i, load16(x, source + i))
+    if n:
+        store16_first(out, target + last, n, load16_first(x, source + last, n))
+
+
+@kernel
+def shift(
+    x: "f32", out: "f32", state: "f32", sequence_at: "i32", sequence_new: "i32", sequence_past: "i32",
+    state_read: "i32", step: "i64", sequences: "int", slot: "int", state_at: "int", width: "int", stride_x: "int",
+    private_x: "int", private: "int", worker, lo, hi,
+):  # fmt: skip
+    """out[t] = x[t − 1] for tokens lo..hi: a sequence's first gets the last of the step before, which its state holds,
+    or zeros where it has no past.
+
+    x        [tokens, width], rows `stride_x` floats apart; out [tokens, width]
+    private…  token rows between workers' own copies of x and out (0: shared)
+    Operands of state as in `state`. Returns the bytes of the states of those sequences whose first token is in lo..hi.
+    """
+    read = 0
+    for s in range(step[sequences]):
+        first = sequence_at[s]
+        for t in range(max(lo, first), min(hi, first + sequence_new[s])):
+            to = (worker * private + t) * width
+            if t > first:
+                _copy(x, (worker * private_x + t - 1) * stride_x, out, to, width)
+            elif sequence_past[s]:
+                _copy(state, state_read[s] * slot + state_at, out, to, width)
+            else:
+                for i in range(to, to + width):
+                    out[i] = np.float32(0.0)
+        if lo <= first < hi:
+            read += width * 4
+    return read
+
+
+@kernel
+def last_rows(
+    x: "f32", out: "f32", sequence_at: "i32", sequence_new: "i32", width: "int", stride_x: "int", private_x: "int",
+    worker, lo, hi,
+):  # fmt: skip
+    """out[s] = x of the last token of sequence s, of sequences lo..hi; private_x: token rows between workers' own x."""
+    for s in range(lo, hi):
+        row = worker * private_x + sequence_at[s] + sequence_new[s] - 1
+        _copy(x, row * stride_x, out, s * width, width)
+    return 0
+
+
+@kernel
+def keep(
+    x: "f32", state: "f32", state_write: "i32", slot: "int", state_at: "int", width: "int", worker, lo, hi
+):  # fmt: skip
+    """Rows lo..hi of x [sequences, width] into each sequence's state; returns their bytes."""
+    for s in range(lo, hi):
+        _copy(x, s * width, state, state_write[s] * slot + state_at, width)
+    return (hi - lo) * width * 4
 
 
 @kernel

@@ -61,6 +61,7 @@ def _counts(program: Program, step: Step) -> dict[str, int]:
         "tokens": step.tokens,
         "logits": step.logits,
         "any_logits": int(step.logits > 0),
+        "sequences": len(step.sequences),
         "": 1,
         **{in_group("items", g): n for g, n in enumerate(_items(program, step))},
     }
@@ -89,7 +90,7 @@ def _work(call: Call, units: int, step: Step, counts: dict[str, int], windows: d
     spec, args, statics = KERNELS[call.kernel], dict(call.args), dict(call.statics)
     tokens = counts[next((name for name in ("logits", "any_logits") if count_of(name) == args.get("count")), "tokens")]
     attended = _attended(windows[call.op], step) if call.kernel == "attention.attend" else 0
-    work = spec.work(args, statics, Amounts(units, tokens, _units(args, counts), attended))
+    work = spec.work(args, statics, Amounts(units, tokens, _units(args, counts), attended, len(step.sequences)))
     key = " ".join([call.kernel, *(f"{n}={v}" for n, v in call.statics if n not in spec.untimed)])
     return Work(key, work.units, work.amount)
 
