@@ -47,6 +47,21 @@ def second_half(x: NDArray[Any], config: Config) -> NDArray[Any]:
     return x[:, x.shape[1] // 2 :]
 
 
+def upper_rows(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """gate of [2 · width, hidden]."""
+    return x[: len(x) // 2]
+
+
+def lower_rows(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """up of [2 · width, hidden]."""
+    return x[len(x) // 2 :]
+
+
+def first_row(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """The only row of a matrix."""
+    return x.reshape(-1) if len(x) == 1 else x
+
+
 def transposed(x: NDArray[Any], config: Config) -> NDArray[Any]:
     """[experts, columns, rows] -> [experts, rows, columns]."""
     return x.swapaxes(1, 2)
@@ -77,6 +92,10 @@ def _heads(x: NDArray[Any], config: Config) -> NDArray[Any]:
     return x.reshape(count_of(config, "num_attention_heads"), widths, x.shape[1])
 
 
+VECTOR = "vector"
+"""In place of a part: a row that GGUF has as a vector, of f32."""
+
+
 def _one(name: str, view: View = whole, part: str = WHOLE) -> Row:
     return ((f"blk.{{}}.{name}", view, part),)
 
@@ -94,9 +113,34 @@ _MIXTRAL = {
     **_experts("model.layers.{}.block_sparse_moe.", "w1", "w3", "w2"),
 }
 _QWEN3MOE = {_MLP + "gate.weight": _one("ffn_gate_inp.weight"), **_experts(_MLP, *_PROJECTIONS)}
-_DEEPSEEK2 = {
+
+
+def _shared(name: str) -> Table:
+    """The shared expert."""
+    return {f"{_MLP}{name}.{hf}.weight": _one(f"ffn_{hf[:-5]}_shexp.weight") for hf in _PROJECTIONS}
+
+
+_QWEN2MOE = {
     **_QWEN3MOE,
-    **{_MLP + f"shared_experts.{hf}.weight": _one(f"ffn_{hf[:-5]}_shexp.weight") for hf in _PROJECTIONS},
+    **_shared("shared_expert"),
+    _MLP + "shared_expert_gate.weight": _one("ffn_gate_inp_shexp.weight", first_row, VECTOR),
+}
+_GLM4MOE = {**_QWEN3MOE, **_shared("shared_experts")}
+_ERNIE = {**_GLM4MOE, _MLP + "moe_statics.e_score_correction_bias": _one("exp_probs_b.bias", first_row, VECTOR)}
+_HUNYUAN = {**_QWEN3MOE, **_shared("shared_mlp"), _MLP + "gate.wg.weight": _one("ffn_gate_inp.weight")}
+_GRANITE = {
+    "model.layers.{}.block_sparse_moe.router.layer.weight": _one("ffn_gate_inp.weight"),
+    "model.layers.{}.block_sparse_moe.input_linear.weight": (
+        *_one("ffn_gate_exps.weight", first_half), *_one("ffn_up_exps.weight", second_half),
+    ),
+    "model.layers.{}.block_sparse_moe.output_linear.weight": _one("ffn_down_exps.weight"),
+    "model.layers.{}.shared_mlp.input_linear.weight": (
+        *_one("ffn_gate_shexp.weight", upper_rows), *_one("ffn_up_shexp.weight", lower_rows),
+    ),
+    "model.layers.{}.shared_mlp.output_linear.weight": _one("ffn_down_shexp.weight"),
+}  # fmt: skip
+_DEEPSEEK2 = {
+    **_GLM4MOE,
     _ATTN + "q_a_proj.weight": _one("attn_q_a.weight"),
     _ATTN + "q_b_proj.weight": _one("attn_q_b.weight"),
     _ATTN + "kv_a_proj_with_mqa.weight": _one("attn_kv_a_mqa.weight"),
@@ -127,7 +171,8 @@ _GEMMA4 = {
 }  # fmt: skip
 TABLES: Mapping[str, Table] = {
     "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
-    "gemma4": _GEMMA4,
+    "gemma4": _GEMMA4, "qwen2moe": _QWEN2MOE, "olmoe": _QWEN3MOE, "glm4moe": _GLM4MOE, "minimax-m2": _MIXTRAL,
+    "ernie4_5-moe": _ERNIE, "granitemoe": _GRANITE, "hunyuan-moe": _HUNYUAN,
 }  # fmt: skip
 
 _LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")
@@ -143,14 +188,23 @@ def places(architecture: str, name: str, config: Config) -> tuple[Place, ...]:
     if layer and not rows:
         found = recurrent_names.views(architecture, key, config)
         return tuple(Place(gguf.format(at), view, values=values) for gguf, view, values in found)
-    return tuple(Place(gguf.format(at), view, index, part) for gguf, view, part in rows)
+    return tuple(
+        Place(gguf.format(at), view, values=recurrent_names.same) if part == VECTOR
+        else Place(gguf.format(at), view, index, part)
+        for gguf, view, part in rows
+    )  # fmt: skip
+
+
+PREDICTING = ("deepseek2", "glm4moe", "minimax-m2", "ernie4_5-moe")
 
 
 def left_out(architecture: str, name: str, config: Config) -> bool:
-    """What DeepSeek's folders hold besides: layers that predict further tokens, and the scales of FP8 weights,
-    which have no codec here: such a folder is priced, without the scales (0.02 %), and not run."""
-    if architecture != "deepseek2":
+    """What some folders hold besides: layers that predict further tokens, and the scales of FP8 weights, which have no
+    codec here: such a folder is priced, without the scales (0.02 %), and not run."""
+    if architecture not in PREDICTING:
         return False
+    if name.startswith("model.mtp_"):
+        return True
     layer = _LAYER.search(name)
     return name.endswith(".weight_scale_inv") or (
         layer is not None and int(layer[1]) >= count_of(config, "num_hidden_layers")

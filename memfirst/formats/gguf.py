@@ -36,8 +36,15 @@ class GGUFPart:
     placed: dict[str, Placed]
 
 
+FUSED, PARTS = "ffn_gate_up_exps.", ("ffn_gate_exps.", "ffn_up_exps.")
+"""Experts whose gate and up are one tensor, gate's rows before up's, and what they are called apart."""
+
+
 class GGUFCheckpoint:
-    """A Checkpoint over mapped GGUF files; `version` is the format's, 2 or 3."""
+    """A Checkpoint over mapped GGUF files; `version` is the format's, 2 or 3.
+
+    tensors  as the files have them, but for experts' fused gate and up, which are two tensors here
+    """
 
     kind = "gguf"
 
@@ -48,9 +55,22 @@ class GGUFCheckpoint:
         self._where: dict[str, tuple[MappedFile, Placed]] = {}
         for part in parts:
             self._add(part)
-        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(
-            {name: placed.info for name, (_, placed) in self._where.items()}
-        )
+        self._halves: dict[str, tuple[str, int]] = {}
+        infos = [info for name, (_, placed) in self._where.items() for info in self._infos(name, placed.info)]
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType({info.name: info for info in infos})
+        if len(infos) != len(self.tensors):
+            raise FormatError("gate and up of experts are there twice, apart and together", "one of both")
+
+    def _infos(self, name: str, info: TensorInfo) -> list[TensorInfo]:
+        """The tensor, or the two that are fused in it."""
+        if FUSED not in name or len(info.shape) != 3 or info.shape[1] % 2:
+            return [info]
+        shape, found = (info.shape[0], info.shape[1] // 2, info.shape[2]), []
+        for half, part in enumerate(PARTS):
+            apart = name.replace(FUSED, part)
+            self._halves[apart] = name, half
+            found.append(TensorInfo(apart, shape, info.codec, info.nbytes // 2))
+        return found
 
     def _add(self, part: GGUFPart) -> None:
         twice = self._where.keys() & part.placed.keys()
@@ -72,13 +92,20 @@ class GGUFCheckpoint:
         return bool(self.tensors)
 
     def read(self, name: str) -> U8:
-        """The tensor's bytes, flat, read-only, on the map; KeyError for a name that is not in `tensors`."""
-        file, placed = self._where[name]
-        return file.view(placed.start, placed.info.nbytes)
+        """The tensor's bytes, flat, read-only, on the map (a copy where it is half of one); KeyError for a name that is
+        not in `tensors`."""
+        stored, half = self._halves.get(name, (name, 0))
+        file, placed = self._where[stored]
+        data = file.view(placed.start, placed.info.nbytes)
+        if stored == name:
+            return data
+        data = data.reshape(placed.info.shape[0], 2, -1)[:, half].reshape(-1)
+        data.flags.writeable = False
+        return data
 
     def release(self, name: str) -> None:
         """Drop the whole pages that the tensor fills from this process."""
-        file, placed = self._where[name]
+        file, placed = self._where[self._halves.get(name, (name, 0))[0]]
         file.release(placed.start, placed.info.nbytes)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from memfirst.graph.ops.rope import HALF, Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
+from memfirst.graph.ops.token_gate import TokenGate
 from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.graph.traffic import EMBEDDING, HEAD, WEIGHTS, Traffic
 from memfirst.lower.nodes import (
@@ -429,6 +430,16 @@ def _(op: LayerNorm, d: Default) -> Value:
     call = KERNELS["activations.layer_norm"].call(args, op.name, purpose, BIAS=bias)
     d.tokens(op.name, op, [call], [x], [out], x.rows, moves, repeats=True)
     return out
+
+
+@lower.register
+def _(op: TokenGate, d: Default) -> Value:
+    x, h = d.writable(op, 0), d.input(op, 1)
+    args: Args = {"x": x.place, "h": h.place, "w": weight_ref(op.weight), "stride": x.stride, "width": op.width}
+    args |= {"stride_h": h.stride, "inner": op.weight.columns}
+    call = KERNELS["activations.token_gate"].call(args, op.name, WEIGHTS)
+    d.tokens(op.name, op, [call], [x, h], [x], x.rows, d.moves(op))
+    return x
 
 
 @lower.register

@@ -152,6 +152,7 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("activations.rms_norm", TOKENS, "x w out rows width stride eps offset private", "", _width),
         _spec("activations.layer_norm", TOKENS, "x w bias out rows width stride eps private", "BIAS", _width),
         _spec("activations.add_rows", TOKENS, "a b out stride_a stride_b stride width", "", _width),
+        _spec("activations.token_gate", TOKENS, "x h w stride width stride_h inner", "", _width),
         _spec("activations.copy", TOKENS, "x out rows stride width", "", _width),
         _spec("activations.quantize", TOKENS, "x aq ad ao af am ap width stride private_in private", "BLOCK", _width),
         _spec("matmul.block32", COLUMNS, _INT8.format("ao af"), "CODEC TILE", _matmul),

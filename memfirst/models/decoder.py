@@ -111,6 +111,8 @@ class Config:
     """> 0: a logit x becomes softcap · tanh(x / softcap)."""
     moe: MoE | None = None
     """Routed experts in place of the gated feed-forward."""
+    predicting: int = 0
+    """Layers behind the last that predict further tokens: no part of decoding, and neither built nor priced."""
 
     @property
     def layers(self) -> int:
@@ -157,6 +159,8 @@ class Family:
     holds."""
     eps: tuple[str, float] = ("rms_norm_eps", 1e-6)
     """What config.json calls the norms' epsilon, and what its absence means there."""
+    predicting: bool = False
+    """Layers that predict further tokens (`num_nextn_predict_layers`) may follow; GGUF counts them as layers."""
     head_dim: str = "head_dim"
     """What config.json calls the values of a head, of layers without a window where these have their own."""
 
@@ -164,7 +168,7 @@ class Family:
 def read(r: ConfigReader, family: Family) -> Config:
     """The hyperparameters of a dense decoder, of either form; biases and a tied head show in GGUF's tensors."""
     _refuse_variants(r, family)
-    layers, hidden = r.integer("num_hidden_layers", limits.MAX_LAYERS), r.integer("hidden_size", limits.MAX_WIDTH)
+    (layers, predicting), hidden = layer_count(r, family), r.integer("hidden_size", limits.MAX_WIDTH)
     heads = r.by_layer("num_attention_heads", layers, limits.MAX_HEADS)
     kv = r.by_layer("num_key_value_heads", layers, limits.MAX_HEADS, _kv_default(r, family, heads))
     head_dim = r.integer(family.head_dim, limits.MAX_HEAD_DIM, default=_head_dim(hidden, heads))
@@ -184,9 +188,18 @@ def read(r: ConfigReader, family: Family) -> Config:
         eps=r.single(family.eps[0], high=1.0, default=None if r.gguf else family.eps[1]),
         tie_word_embeddings=tied(r, family.tied),
         mlp_bias=mlp_bias,
+        predicting=predicting,
         moe=experts.read_gguf(r.plain, widths[0]) if r.gguf else None,
     )
     return found.windowed(family.windows(r, layers))
+
+
+def layer_count(r: ConfigReader, family: Family) -> tuple[int, int]:
+    """Layers of the model itself, and those behind them that predict further tokens."""
+    key = "num_nextn_predict_layers"
+    more = r.integer(key, limits.MAX_LAYERS, default=0, low=0) if family.predicting else 0
+    layers = r.integer("num_hidden_layers", limits.MAX_LAYERS, low=more + 1 if r.gguf else 1)
+    return layers - more if r.gguf else layers, more
 
 
 def rotated_in_windows(r: ConfigReader, c: Config, theta: float | None = None) -> Config:
@@ -259,6 +272,8 @@ def last_norm(b: Builder, x: str) -> str:
 
 def build(c: Config, w: WeightProvider, layer: Layer, norm: Norm = last_norm, head_bias: bool = False) -> Graph:
     """Embedding, layers, norm, head."""
+    for i in range(c.predicting):
+        w.leave(f"blk.{c.layers + i}.")
     c = c.windowed(c.windows)
     b = Builder(w, c.hidden_size, c.eps)
     x = b.embed(c.vocab_size, c.embedding_multiplier)

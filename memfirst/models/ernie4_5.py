@@ -14,11 +14,11 @@ FAMILY = Family(
 )  # fmt: skip
 
 
-def read(r: ConfigReader) -> Config:
+def read(r: ConfigReader, family: Family = FAMILY) -> Config:
     """All as in Llama."""
     for key in ("compression_ratio", "weight_share_add_bias", "fuse_rms_norm", "use_rmsnorm", "ignored_index"):
         r.raw(key)  # of its own training framework
-    return decoder.read(r, FAMILY)
+    return decoder.read(r, family)
 
 
 ARCHITECTURE = decoder.architecture("ernie4_5", read, llama.build)

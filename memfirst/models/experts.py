@@ -1,4 +1,7 @@
-"""Routed experts as a layer's feed-forward: their numbers, read from GGUF or config.json, and their operations."""
+"""Routed experts as a layer's feed-forward: their numbers, read from GGUF or config.json, and their operations.
+
+A model whose two forms name the same numbers reads both with `read` and KEYS.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,29 @@ from dataclasses import dataclass
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph.ops.experts import Experts, Router
+from memfirst.graph.ops.token_gate import TokenGate
 from memfirst.models import reader as limits
 from memfirst.models.builder import Builder
-from memfirst.models.reader import ConfigReader
+from memfirst.models.reader import ConfigReader, Keys
 
 MAX_EXPERTS = 1 << 12
+KEYS: Keys = {
+    "num_experts": "expert_count",
+    "num_local_experts": "expert_count",
+    "num_experts_per_tok": "expert_used_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+    "n_shared_experts": "expert_shared_count",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "routed_scaling_factor": "expert_weights_scale",
+    "norm_topk_prob": "expert_weights_norm",
+    "n_group": "expert_group_count",
+    "topk_group": "expert_group_used_count",
+}
+"""What models with experts have beside those of dense decoders: by its usual name in config.json its name in GGUF."""
+SOFTMAX, SIGMOID = "softmax", "sigmoid"
+GATING = {1: SOFTMAX, 2: SIGMOID}
+"""`expert_gating_func` of a GGUF file."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +44,9 @@ class MoE:
     biases       router and experts have biases
     activation   of the experts' gated unit
     expert_scale a picked expert's weight is multiplied by a number of its own, `ffn_down_exps.scale`
+    shared       width of the feed-forward that every token goes through beside the experts; 0: there is none
+    shared_gate  what it gives is multiplied by a sigmoid of the token's own
+    dense        layers that have a dense feed-forward all the same
     """
 
     num_experts: int
@@ -37,6 +61,9 @@ class MoE:
     biases: bool = False
     activation: str = "silu"
     expert_scale: bool = False
+    shared: int = 0
+    shared_gate: bool = False
+    dense: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         n, k = self.num_experts, self.num_experts_per_tok
@@ -66,18 +93,40 @@ def read_gguf(r: ConfigReader, width: int) -> MoE | None:
 
 COUNTS = ("num_local_experts", "num_experts")
 """What config.json calls the number of experts: transformers 5 writes the first for every architecture."""
+TRAINED = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")
+"""Keys that train a router."""
 
 
 def read_hf(r: ConfigReader, width: int) -> MoE:
-    """The experts of a config.json; what trains a router is ignored."""
+    """The experts of a config.json."""
     r.require("num_key_value_heads")
-    for key in ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise"):
+    return read(r, width)
+
+
+def read(r: ConfigReader, width: int, count: tuple[str, ...] = COUNTS, used: str = "num_experts_per_tok") -> MoE:
+    """The experts of either form, where the model's keys name them in GGUF.
+
+    count, used  what config.json calls their number, by several names perhaps, and those that a token picks
+    """
+    for key in TRAINED:
         r.raw(key)
-    key = next((key for key in COUNTS if r.raw(key) is not None), COUNTS[0])
-    count = r.integer(key, MAX_EXPERTS)
-    for other in COUNTS:
-        r.only(other, (count,))
-    return MoE(count, r.integer("num_experts_per_tok", MAX_EXPERTS), width)
+    stated = next((key for key in count if r.raw(key) is not None), count[0])
+    found = r.integer(stated, MAX_EXPERTS)
+    for other in count:
+        r.only(other, (found,))
+    return MoE(found, r.integer(used, MAX_EXPERTS), width)
+
+
+def feed_forward(b: Builder, at: str, x: str, moe: MoE) -> str:
+    """Routed experts of the feed-forward `at`, and the shared one where there is one."""
+    y = routed(b, at, x, moe)
+    if not moe.shared:
+        return y
+    shared = b.swiglu(at, x, moe.shared, suffix="_shexp")
+    if moe.shared_gate:
+        name = f"{at}_gate_inp_shexp"
+        shared = b.add(TokenGate(name, (shared, x), name, b.hidden_size, b.w(f"{name}.weight", (b.hidden_size,))))
+    return b.residual(f"{at}_sum", y, shared)
 
 
 def routed(b: Builder, at: str, x: str, moe: MoE, router_input: str = "") -> str:

@@ -14,12 +14,14 @@ from memfirst.formats.names import text_of
 from memfirst.models import decoder, rope
 from memfirst.models.base import Architecture
 from memfirst.models.builder import Heads
-from memfirst.models.experts import MoE
+from memfirst.models.experts import SIGMOID, MoE
 from memfirst.models.rope import RopeScaling, Rotation
 
 NOT_ROTATED = 1e30
 """A pair's divisor where it is not rotated."""
-COUNTS = re.compile(r"(_count|_length|_layers|_rank|_per_layer_input)$")
+NOT_WRITTEN = {"num_nextn_predict_layers"}
+"""Of layers that such files do not hold."""
+COUNTS = re.compile(r"(_count|_length|_layers|_rank|_step|_per_layer_input)$")
 
 Vectors = dict[str, tuple[float, ...]]
 """By tensor name, the numbers of what GGUF has as a tensor and config.json as numbers."""
@@ -34,8 +36,11 @@ def written(entry: Architecture[Any], config: Mapping[str, Any]) -> tuple[dict[s
     if not isinstance(c, decoder.Config):
         raise UnsupportedError(f"GGUF files of {entry.name} are not written here", "a decoder with grouped attention")
     text, stated = text_of(config), _sizes(c, entry)
-    own = entry.keys.keys() - decoder.KEYS.keys() - decoder.LAYER_NORM_KEYS.keys()
-    stated |= {entry.keys[key]: _stated(entry.keys[key], text[key]) for key in sorted(own) if text.get(key) is not None}
+    own = entry.keys.keys() - decoder.KEYS.keys() - decoder.LAYER_NORM_KEYS.keys() - NOT_WRITTEN
+    own = {key for key in own if text.get(key) is not None and not isinstance(text[key], list)}
+    stated |= {entry.keys[key]: _stated(entry.keys[key], text[key]) for key in sorted(own)}
+    if c.moe and c.moe.shared and "n_shared_experts" not in own:
+        stated["expert_shared_feed_forward_length"] = c.moe.shared
     vectors: Vectors = {}
     rotations = [h.rotation for h in c.heads if h.rotation is not None]
     if rotations:
@@ -79,7 +84,8 @@ def _of_kinds(c: decoder.Config) -> tuple[Heads, Heads | None]:
 
 
 def _experts(moe: MoE) -> dict[str, Any]:
-    return {
+    gating = {"expert_gating_func": 2} if moe.scoring == SIGMOID else {}
+    return gating | {
         "expert_count": moe.num_experts,
         "expert_used_count": moe.num_experts_per_tok,
         "expert_feed_forward_length": moe.moe_intermediate_size,

@@ -47,6 +47,14 @@ class Config(decoder.Config):
 
 
 def read(r: ConfigReader) -> Config:
+    """The multipliers; no experts."""
+    c = multiplied(r, FAMILY)
+    if c.moe is not None:
+        raise ConfigError("a dense granite with experts", "none")
+    return c
+
+
+def multiplied(r: ConfigReader, family: Family) -> Config:
     """The multipliers, all of them stated; GGUF's `rope.scaling.finetuned` false: heads are not rotated."""
     if r.gguf:
         for key in HYBRID_GGUF:
@@ -56,9 +64,7 @@ def read(r: ConfigReader) -> Config:
         r.only("position_embedding_type", ("rope", "nope"))
         r.only("normalization_function", ("rmsnorm",))
         r.only("init_method", ("mup",))
-    c = decoder.read(r, FAMILY)
-    if c.moe is not None:
-        raise ConfigError("a dense granite with experts", "none")
+    c = decoder.read(r, family)
     found = Config(
         **vars(c)
         | {

@@ -20,13 +20,13 @@ UNUSED = (
 """Keys of other tasks, and ids."""
 
 
-def read(r: ConfigReader) -> Config:
+def read(r: ConfigReader, family: Family = FAMILY) -> Config:
     """The norms' place; keys that other Hunyuan models use."""
     for key, allowed in PLAIN.items():
         r.only(key, allowed)
     for key in UNUSED:
         r.raw(key)
-    c = decoder.read(r, FAMILY).attention(qk_norm=HEAD, norm_after=True)
+    c = decoder.read(r, family).attention(qk_norm=HEAD, norm_after=True)
     r.only("attention_head_dim", (c.heads[0].head_dim,))
     return c
 

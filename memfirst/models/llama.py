@@ -29,8 +29,8 @@ def layer(b: Builder, i: int, x: str, c: Config) -> str:
 
 def feed_forward(b: Builder, i: int, x: str, c: Config) -> str:
     """Routed experts where the model has them, else SwiGLU."""
-    if c.moe is not None:
-        return experts.routed(b, f"blk.{i}.ffn", x, c.moe)
+    if c.moe is not None and i not in c.moe.dense:
+        return experts.feed_forward(b, f"blk.{i}.ffn", x, c.moe)
     return b.swiglu(f"blk.{i}.ffn", x, c.intermediate_size[i], bias=c.mlp_bias)
 
 

@@ -56,12 +56,14 @@ def flagged(r: ConfigReader, layers: int) -> Windows:
     """`sliding_window` where `use_sliding_window` says so, from layer `max_window_layers` on (Qwen2, Qwen3)."""
     if r.gguf:
         return _of_gguf(r, layers, 0)
-    window, kinds = _window(r), _layer_types(r)
+    r.raw("sliding_window")  # where it is off, transformers 5 saves 0
+    kinds = _layer_types(r)
     full = r.integer("max_window_layers", limits.MAX_LAYERS, default=layers, low=0)
     if not r.flag("use_sliding_window"):
         if kinds is not None and any(kinds):
             raise ConfigError(f"layer_types holds {LOCAL!r}, and use_sliding_window is false", "one or the other")
         return ()
+    window = _window(r)
     if window is None:
         raise ConfigError("use_sliding_window is true without a sliding_window", "a number of positions")
     return _with(layers, window, kinds, lambda layer: layer >= full)

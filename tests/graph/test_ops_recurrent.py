@@ -17,6 +17,7 @@ from memfirst.graph.ops.layer_norm import LayerNorm
 from memfirst.graph.ops.multiply import Multiply
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.stacked_linear import StackedLinear
+from memfirst.graph.ops.token_gate import TokenGate
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.token_shift import TokenShift
 from memfirst.graph.ops.unit_norm import UnitNorm
@@ -129,6 +130,13 @@ def test_layer_norm(groups: int) -> None:
     close(Bench(op, w=w, b=b)(one(0, 2), x), expected)
 
 
+def test_a_gate_of_one_number_a_token() -> None:
+    """x · sigmoid(h · w), whatever the widths of x and h."""
+    x, h, w = draw(3, 5), draw(3, 4), draw(4)
+    bench = Bench(TokenGate("g", ("x", "h"), "y", 5, weight("w", 4)), w=w)
+    close(bench(one(0, 3), x, h), x / (1 + np.exp(-(h @ w)))[:, None])
+
+
 def test_unit_norm_of_heads() -> None:
     x = np.float32([[3, 4, 0, 2]])
     close(Bench(UnitNorm("n", ("x",), "y", 4, 0.0, 2))(one(0, 1), x), x / np.repeat(np.sqrt([[12.5, 2.0]]), 2, axis=1))
@@ -201,6 +209,7 @@ PRICES: list[tuple[Op, int, int, int]] = [
     (StackedLinear("l", ("x",), "y", weight("w", 5, 4, 2)), 160, 0, 2 * 40),
     (LayerNorm("n", ("x",), "y", weight("w", 4), weight("b", 4), 1e-5), 32, 0, 28),
     (UnitNorm("n", ("x",), "y", 4, 1e-5), 0, 0, 12),
+    (TokenGate("g", ("x", "h"), "y", 5, weight("w", 4)), 16, 0, 8 + 4 + 5),
     (HeadBonus("b", tuple("xrkv"), "y", weight("w", 4), 2), 16, 0, 20),
     (ScaledKey("k", ("k", "a"), "y", weight("w", 4)), 16, 0, 16),
     (Scale("s", ("x",), "y", 4, 2.0), 0, 0, 4),

@@ -358,6 +358,20 @@ def test_norm_of_heads(offset: float, dim: int) -> None:
     assert read == [dim * 4, 0], "the weight counts once a step"
 
 
+@pytest.mark.parametrize(("width", "inner"), [(64, 48), (40, 21), (5, 300)])
+def test_a_gate_of_one_number_a_token(width: int, inner: int) -> None:
+    """In place, of rows of wider matrices, of the middle tokens."""
+    x, h, w = guarded(random(4, width + 3)).reshape(4, -1), random(4, inner + 5, seed=1), random(inner, seed=2)
+    expected = x.copy().astype(np.float64)
+    gate = 1 / (1 + np.exp(-(h[:, :inner].astype(np.float64) @ w)))
+    expected[1:3, :width] *= gate[1:3, None]
+    how = {"stride": width + 3, "width": width, "stride_h": inner + 5, "inner": inner}
+    read = [call("activations.token_gate", lo, hi, x=x.reshape(-1), h=h.reshape(-1), w=w, **how)
+            for lo, hi in ((1, 2), (2, 3), (0, 0))]  # fmt: skip
+    np.testing.assert_allclose(x, expected, rtol=3e-6, atol=1e-6)
+    assert read == [0, 0, 4 * inner], "the weight counts once a step"
+
+
 @pytest.mark.parametrize("dim", [64, 8, 24, 80])
 def test_norm_of_heads_without_a_weight(dim: int) -> None:
     whole = guarded(random(2, 4 * dim)).reshape(2, 4 * dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +30,9 @@ from memfirst.graph.ops.experts import Experts, Router
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
+from memfirst.graph.ops.scale import Scale
+from memfirst.graph.ops.token_gate import TokenGate
+from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.ledger import price, table
 from memfirst.lower import cpu
@@ -298,6 +301,11 @@ def rounded_ramp(op: Op) -> Op:
     return replace(op, frequencies=rope.frequencies(150.0, 8, scaling)) if isinstance(op, Rope) else op
 
 
+def ungated(op: Op) -> Op:
+    """All of the shared expert."""
+    return Scale(op.name, op.inputs[:1], op.output, op.width, 1.0) if isinstance(op, TokenGate) else op
+
+
 MUTANTS: list[tuple[str, Callable[[Op], Op]]] = [
     ("mixtral", of(Router, normalize=False)), ("mixtral", of(Router, k=1)),
     ("mixtral", of(Rope, style="half")), ("qwen3_moe", of(Router, normalize=False)),
@@ -311,6 +319,14 @@ MUTANTS: list[tuple[str, Callable[[Op], Op]]] = [
     ("gpt_oss", of(Attention, sinks=None)), ("gpt_oss", no_window), ("gpt_oss", wider_window),
     ("gpt_oss", of(Router, logit_bias=None)), ("gpt_oss", of(Experts, down_b=None)),
     ("gpt_oss", of(Experts, gate_b=None)), ("gpt_oss", of(Experts, activation="silu")), ("gpt_oss", rounded_ramp),
+    ("qwen2_moe", of(Router, normalize=True)), ("qwen2_moe", ungated), ("olmoe", of(Router, normalize=True)),
+    ("glm4_moe", of(Router, bias=None)), ("glm4_moe", of(Router, normalize=False)), ("glm4_moe", other_angle),
+    ("glm4_moe_large", of(Router, scale=1.0)), ("minimax_m2", of(Router, bias=None)),
+    ("minimax_m2", of(Router, scoring="softmax")), ("ernie4_5_moe", of(Router, bias=None)),
+    ("ernie4_5_moe", of(Router, scoring="sigmoid")), ("ernie4_5_moe", of(Rope, style="half")),
+    ("granitemoeshared", of(Router, normalize=False)), ("granitemoeshared", of(Scale, factor=1.0)),
+    ("hunyuan_moe", of(Router, normalize=False)), ("gemma4_moe", of(Router, expert_scale=None)),
+    ("gemma4_moe", of(Experts, activation="silu")), ("gemma4_moe", of(UnitNorm, heads=0)),
 ]  # fmt: skip
 
 
@@ -344,7 +360,9 @@ def counted(path: Path, k: int, experts: int) -> dict[str, int]:
         if t.name == "token_embd.weight":
             out["embedding"] += int(t.n_bytes) // int(t.shape[1])
             out["head"] += int(t.n_bytes) if tied else 0
-        elif "_exps." in t.name:
+        elif t.name.startswith("rope_freqs") or "output_scale" in t.name:
+            continue  # numbers that are a part of the graph
+        elif "_exps." in t.name and not t.name.endswith("exps.scale"):
             out["experts"] += int(t.n_bytes) * k // experts
         else:
             out["head" if t.name.startswith("output") else "weights"] += int(t.n_bytes)
@@ -356,14 +374,20 @@ def test_the_price_of_a_gguf_file_is_a_count_of_its_tensors(name: str, older: bo
     """Every tensor once, k of E experts, a row of the embedding; all tensors belong to the model."""
     path = experts_gguf.write(FOLDER / name, tmp_path / "m.gguf", older)
     config = json.loads((FOLDER / name / "config.json").read_text())
-    experts = config.get("num_local_experts") or config["n_routed_experts"]
+    experts = next(config[key] for key in COUNTS if config.get(key))
+    used = next(config[key] for key in USED if config.get(key))
     checkpoint = open_checkpoint(path)
     bytes_of = table(price(models.build(checkpoint), decode(0)))
-    expected = counted(path, config["num_experts_per_tok"], experts)
+    expected = counted(path, used, experts)
     assert {purpose: bytes_of[purpose] for purpose in expected} == expected
     kv = {"deepseek": 2 * (16 + 4)}.get(name[:8], 2 * 2 * config["num_key_value_heads"] * (config.get("head_dim") or 8))
-    assert bytes_of["kv_read"] == bytes_of["kv_write"] == 2 * kv
+    wide = len(config.get("per_layer_config", ()))  # Gemma 4's layers without a window have heads of twice the size
+    assert bytes_of["kv_read"] == bytes_of["kv_write"] == (config["num_hidden_layers"] + wide) * kv
     assert checkpoint.architecture == experts_gguf.ARCHITECTURES[config["model_type"]]
+
+
+COUNTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+USED = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")
 
 
 def near(a: Graph, b: Graph) -> None:
@@ -373,8 +397,10 @@ def near(a: Graph, b: Graph) -> None:
 
 
 def rounded(op: Op) -> Op:
-    """Weights without their codecs, MLA's scale to 11 bits."""
+    """Weights without their codecs, MLA's scale to 11 bits, angles to six digits: a theta is a float32 in GGUF."""
     plain = op.with_weights({w.name: replace(w, codec="f32") for w in op.weights})
+    if isinstance(plain, Rope):
+        return replace(plain, frequencies=tuple(float(f"{f:.5g}") for f in plain.frequencies))
     return replace(plain, scale=float(np.float16(plain.scale))) if isinstance(plain, LatentAttention) else plain
 
 
@@ -385,12 +411,37 @@ def test_both_forms_of_a_model_give_the_same_graph(name: str, tmp_path: Path) ->
     near(models.build(open_checkpoint(path)), models.build(open_checkpoint(FOLDER / name)))
 
 
+def apart(arrays: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Gate and up, which Gemma 4's files have in one tensor, as two."""
+    for name, array in arrays.items():
+        if "ffn_gate_up_exps" in name:
+            yield from zip(
+                (name.replace("gate_up", part) for part in ("gate", "up")), np.split(array, 2, 1), strict=True
+            )
+        else:
+            yield name, array
+
+
+def test_fused_gate_and_up_of_a_gguf_file_are_two_tensors(tmp_path: Path) -> None:
+    """Each expert's rows of gate, then of up: read as views, and priced apart."""
+    path = experts_gguf.write(FOLDER / "gemma4_moe", tmp_path / "m.gguf")
+    stored = {t.name: t.data for t in gguf.GGUFReader(path).tensors}
+    file, name = open_checkpoint(path), "blk.1.ffn_gate_up_exps.weight"
+    assert name in stored and name not in file.tensors
+    for half, array in apart({name: stored[name]}):
+        assert file.tensors[half].shape == array.shape and file.tensors[half].nbytes == array.nbytes
+        np.testing.assert_array_equal(file.read(half).view("<f2").reshape(array.shape), array)
+        file.release(half)
+    with pytest.raises(KeyError):
+        file.read("blk.9.ffn_up_exps.weight")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_folder_reads_as_the_file_that_the_converter_writes(name: str, tmp_path: Path) -> None:
     """Experts stacked, kv_b cut and turned, gpt-oss's columns apart: every value at its place."""
     config = json.loads((FOLDER / name / "config.json").read_text())
     folder = open_checkpoint(FOLDER / name)
-    expected = experts_gguf.tensors(FOLDER / name, config)
+    expected = dict(apart(experts_gguf.tensors(FOLDER / name, config)))
     assert folder.tensors.keys() == expected.keys()
     for tensor, array in expected.items():
         info = folder.tensors[tensor]

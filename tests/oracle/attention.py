@@ -267,6 +267,73 @@ def gpt_oss(c: Config) -> Model:
     return model(tensors(), keys(s, [c["sliding_window"] if i % 2 == 0 else None for i in range(s.layers)]))
 
 
+@dataclass(frozen=True)
+class Mixture:
+    """How many experts, how many a token picks, how wide they are, how wide a shared one is, and from which layer on;
+    q, k, v, o with biases; norms of q and k by head or by row."""
+
+    experts: int
+    active: int
+    width: int
+    shared: int = 0
+    first: int = 0
+    biased: str = ""
+    normed: str = ""
+    corrected: bool = False
+    names: tuple[str, str] = ("attn_norm", "ffn_norm")
+    extra: tuple[str, ...] = ()
+
+
+def described(c: Config) -> Mixture:
+    """By model_type, from config.json's own names."""
+    kind, ffn = c["model_type"], c["intermediate_size"]
+    experts, active = (c.get(key) for key in ("num_experts", "num_experts_per_tok"))
+    width = c.get("moe_intermediate_size") or ffn
+    found = Mixture(c.get("num_local_experts", 0), active, ffn, c.get("shared_intermediate_size", 0))
+    if kind == "qwen2_moe":
+        shared = c["shared_expert_intermediate_size"]
+        found = Mixture(experts, active, width, shared, biased="qkv", extra=("ffn_gate_inp_shexp",))
+    elif kind == "olmoe":
+        found = Mixture(experts, active, ffn, normed="row")
+    elif kind == "glm4_moe":
+        found = Mixture(
+            c["n_routed_experts"], active, width, width * c["n_shared_experts"], c["first_k_dense_replace"],
+            "qkv" * c["attention_bias"], "head" * c["use_qk_norm"], True, ("attn_norm", "post_attention_norm"),
+        )  # fmt: skip
+    elif kind == "minimax_m2":
+        found = Mixture(c["num_local_experts"], active, ffn, normed="row", corrected=True)
+    elif kind == "ernie4_5_moe":
+        shared, first = width * c["moe_num_shared_experts"], c["moe_layer_start_index"]
+        found = Mixture(c["moe_num_experts"], c["moe_k"], width, shared, first, corrected=True)
+    elif kind == "hunyuan_v1_moe":
+        found = Mixture(experts, c["moe_topk"], width, ffn, normed="head")
+    return found
+
+
+def mixture(c: Config) -> Model:
+    """Grouped-query attention, then experts, beside them perhaps a shared one; the first layers perhaps dense."""
+    s, m = sizes(c), described(c)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, *m.names)
+            yield from qkvo(i, s, m.biased)
+            if m.normed == "head":
+                yield from head_norms(i, s)
+            elif m.normed:
+                yield from in_layer(i, {"attn_q_norm": (s.heads * s.head_dim,), "attn_k_norm": (s.kv * s.head_dim,)})
+            if i < m.first:
+                yield from swiglu(i, s.d, s.ffn)
+                continue
+            yield from routed(i, s.d, m.width, m.experts, m.active)
+            yield from norms(i, s.d, *m.extra)
+            yield from swiglu(i, s.d, m.shared, "_shexp") if m.shared else ()
+            yield from in_layer(i, {"exp_probs_b.bias": (m.experts,)}) if m.corrected else ()
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    return model(tensors(), keys(s, [None] * s.layers))
+
+
 def latent(c: Config, i: int) -> Iterator[Tensor]:
     """Multi-head latent attention: queries through a rank or not, keys and values out of one latent."""
     d, heads, rank, rope = c["hidden_size"], c["num_attention_heads"], c["kv_lora_rank"], c["qk_rope_head_dim"]
@@ -306,6 +373,8 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("ministral", "ministral3", "ernie4_5", "hunyuan_v1_dense"), llama),
     **dict.fromkeys(("olmo2", "olmo3", "exaone4"), post_norm),
     **dict.fromkeys(("starcoder2", "stablelm", "phi"), layer_normed),
+    **dict.fromkeys(("qwen2_moe", "olmoe", "glm4_moe", "minimax_m2", "ernie4_5_moe", "hunyuan_v1_moe"), mixture),
+    **dict.fromkeys(("granitemoe", "granitemoeshared"), mixture),
     "seed_oss": seed_oss, "glm4": glm4, "cohere2": cohere2, "phi3": phi3,
     "gpt_oss": gpt_oss, "deepseek_v2": deepseek, "deepseek_v3": deepseek,
 }  # fmt: skip

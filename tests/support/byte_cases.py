@@ -119,6 +119,32 @@ def qwen3_moe(r: Random) -> dict[str, Any]:
     return qwen(r) | moe | found | {"num_experts": found["num_local_experts"]}
 
 
+def mixture(r: Random, count: str = "num_experts", used: str = "num_experts_per_tok") -> dict[str, Any]:
+    k = r.randint(1, 3)
+    return transformer(r, layers=3) | {"head_dim": None, used: k, count: k + r.randint(1, 6)}
+
+
+def qwen2_moe(r: Random) -> dict[str, Any]:
+    widths = {"moe_intermediate_size": 96, "shared_expert_intermediate_size": 160}
+    return mixture(r) | widths | {"norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": []}
+
+
+def glm4_moe(r: Random) -> dict[str, Any]:
+    found = {"n_shared_experts": r.choice([0, 1, 2]), "first_k_dense_replace": r.choice([0, 1, 2])}
+    flags = {"attention_bias": r.random() < 0.5, "use_qk_norm": r.random() < 0.5, "norm_topk_prob": True}
+    return mixture(r, "n_routed_experts") | found | flags | {"moe_intermediate_size": 96, "head_dim": 64}
+
+
+def ernie_moe(r: Random) -> dict[str, Any]:
+    found = {"moe_num_shared_experts": r.choice([1, 2]), "moe_layer_start_index": r.choice([0, 1]), "use_bias": False}
+    return mixture(r, "moe_num_experts", "moe_k") | found | {"moe_intermediate_size": 96}
+
+
+def granite_moe(r: Random) -> dict[str, Any]:
+    names = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
+    return mixture(r, "num_local_experts") | dict.fromkeys(names, 0.5)
+
+
 def gemma2(r: Random) -> dict[str, Any]:
     return transformer(r) | {"head_dim": 128, "sliding_window": r.choice([20, 60]), "query_pre_attn_scalar": 128}
 
@@ -287,6 +313,11 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "ministral": mistral, "ministral3": ministral3, "olmo2": olmo2, "olmo3": windowed, "exaone4": exaone4,
     "seed_oss": seed_oss, "hunyuan_v1_dense": lambda r: transformer(r) | {"head_dim": 128}, "ernie4_5": ernie,
     "glm4": glm4, "cohere2": cohere2, "starcoder2": starcoder2, "stablelm": stablelm, "phi": phi2,
+    "qwen2_moe": qwen2_moe, "olmoe": lambda r: mixture(r) | {"norm_topk_prob": False}, "glm4_moe": glm4_moe,
+    "minimax_m2": lambda r: mixture(r, "num_local_experts") | {"head_dim": 64, "rotary_dim": 32},
+    "ernie4_5_moe": ernie_moe, "granitemoe": granite_moe,
+    "granitemoeshared": lambda r: granite_moe(r) | {"shared_intermediate_size": 160},
+    "hunyuan_v1_moe": lambda r: mixture(r, used="moe_topk") | {"head_dim": 64},
     "granite": granite, "smollm3": transformer, "gpt_oss": gpt_oss, "deepseek_v2": deepseek,
     "deepseek_v3": deepseek_v3, "mamba": mamba, "falcon_mamba": mamba, "mamba2": mamba2, "rwkv6": rwkv6,
     "rwkv7": rwkv7, "jamba": jamba, "granitemoehybrid": granite_hybrid,

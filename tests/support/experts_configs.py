@@ -3,7 +3,8 @@
 Sizes: parameters, those that a decoded token streams (routers, shared experts, the picked experts and the head, but
 not the looked-up embedding), and bytes of keys and values a token in f16. Checked against litgpt 0.5.13 (Qwen3),
 mlc-llm's model_preset.py at 79d603f (Mixtral), deepseek-ai/DeepSeek-V3's inference/configs at 9b4e978 and
-openai/gpt-oss's torch/model.py.
+openai/gpt-oss's torch/model.py. From Qwen1.5-MoE on parameters are the publishers' or computed by the oracle of
+tests/oracle from the same fields, and what is streamed is computed.
 """
 
 from __future__ import annotations
@@ -92,6 +93,77 @@ V3 = {
                             "weight_block_size": [128, 128]},
 }  # fmt: skip
 
+QWEN15_MOE = {
+    **COMMON, "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "decoder_sparse_step": 1,
+    "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 32768, "max_window_layers": 21,
+    "moe_intermediate_size": 1408, "norm_topk_prob": False, "num_attention_heads": 16, "num_experts": 60,
+    "num_experts_per_tok": 4, "num_hidden_layers": 24, "num_key_value_heads": 16, "output_router_logits": False,
+    "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "router_aux_loss_coef": 0.001, "sliding_window": 32768,
+    "shared_expert_intermediate_size": 5632, "use_sliding_window": False, "vocab_size": 151936,
+}  # fmt: skip
+OLMOE = {
+    **COMMON, "architectures": ["OlmoeForCausalLM"], "model_type": "olmoe", "attention_bias": False, "clip_qkv": None,
+    "hidden_size": 2048, "intermediate_size": 1024, "max_position_embeddings": 4096, "norm_topk_prob": False,
+    "num_attention_heads": 16, "num_experts": 64, "num_experts_per_tok": 8, "num_hidden_layers": 16,
+    "num_key_value_heads": 16, "output_router_logits": False, "rms_norm_eps": 1e-05, "rope_scaling": None,
+    "rope_theta": 10000.0, "router_aux_loss_coef": 0.01, "vocab_size": 50304,
+}  # fmt: skip
+GLM45_AIR = {
+    **COMMON, "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "attention_bias": True,
+    "first_k_dense_replace": 1, "head_dim": 128, "hidden_size": 4096, "intermediate_size": 10944,
+    "max_position_embeddings": 131072, "moe_intermediate_size": 1408, "n_group": 1, "n_routed_experts": 128,
+    "n_shared_experts": 1, "norm_topk_prob": True, "num_attention_heads": 96, "num_experts_per_tok": 8,
+    "num_hidden_layers": 46, "num_key_value_heads": 8, "num_nextn_predict_layers": 1, "partial_rotary_factor": 0.5,
+    "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 1000000, "routed_scaling_factor": 1.0, "topk_group": 1,
+    "use_qk_norm": False, "vocab_size": 151552,
+}  # fmt: skip
+GLM46 = {
+    **GLM45_AIR, "first_k_dense_replace": 3, "hidden_size": 5120, "intermediate_size": 12288,
+    "max_position_embeddings": 202752, "moe_intermediate_size": 1536, "n_routed_experts": 160, "num_hidden_layers": 92,
+    "routed_scaling_factor": 2.5, "use_qk_norm": True,
+}  # fmt: skip
+MINIMAX_M2 = {
+    **COMMON, "architectures": ["MiniMaxM2ForCausalLM"], "model_type": "minimax_m2", "attn_type_list": [1] * 62,
+    "auto_map": {"AutoConfig": "configuration_minimax_m2.MiniMaxM2Config"}, "head_dim": 128, "hidden_size": 3072,
+    "intermediate_size": 1536, "max_position_embeddings": 196608, "mtp_transformer_layers": 1,
+    "num_attention_heads": 48, "num_experts_per_tok": 8, "num_hidden_layers": 62, "num_key_value_heads": 8,
+    "num_local_experts": 256, "num_mtp_modules": 3, "qk_norm_type": "per_layer", "rms_norm_eps": 1e-06,
+    "rope_theta": 5000000, "rotary_dim": 64, "scoring_func": "sigmoid", "shared_intermediate_size": 0, "use_mtp": True,
+    "use_qk_norm": True, "use_routing_bias": True, "vocab_size": 200064,
+    "quantization_config": {"quant_method": "fp8", "fmt": "float8_e4m3fn", "weight_block_size": [128, 128],
+                            "activation_scheme": "dynamic",
+                            "modules_to_not_convert": ["gate", "e_score_correction_bias", "lm_head"]},
+}  # fmt: skip
+ERNIE_21B = {
+    **COMMON, "architectures": ["Ernie4_5_MoeForCausalLM"], "model_type": "ernie4_5_moe", "head_dim": None,
+    "hidden_size": 2560, "intermediate_size": 12288, "max_position_embeddings": 131072, "moe_capacity": [64, 64, 64],
+    "moe_gate": "topk", "moe_intermediate_size": 1536, "moe_k": 6, "moe_layer_end_index": 27, "moe_layer_interval": 1,
+    "moe_layer_start_index": 1, "moe_num_experts": 64, "moe_num_shared_experts": 2, "moe_use_aux_free": True,
+    "num_attention_heads": 20, "num_hidden_layers": 28, "num_key_value_heads": 4, "rms_norm_eps": 1e-05,
+    "rope_scaling": None, "rope_theta": 500000.0, "tie_word_embeddings": True, "use_bias": False, "use_rmsnorm": True,
+    "vocab_size": 103424,
+}  # fmt: skip
+GRANITE_3B = {
+    **COMMON, "architectures": ["GraniteMoeForCausalLM"], "model_type": "granitemoe", "attention_bias": False,
+    "attention_multiplier": 0.015625, "embedding_multiplier": 12.0, "hidden_size": 1536, "intermediate_size": 512,
+    "logits_scaling": 6.0, "max_position_embeddings": 131072, "num_attention_heads": 24, "num_experts_per_tok": 8,
+    "num_hidden_layers": 32, "num_key_value_heads": 8, "num_local_experts": 40, "output_router_logits": False,
+    "residual_multiplier": 0.22, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000000.0,
+    "router_aux_loss_coef": 0.0, "tie_word_embeddings": True, "vocab_size": 49155,
+}  # fmt: skip
+HUNYUAN_A13B = {
+    **COMMON, "architectures": ["HunYuanMoEV1ForCausalLM"], "model_type": "hunyuan_v1_moe", "attention_bias": False,
+    "attention_head_dim": 128, "capacity_factor": 1.0, "cla_share_factor": 2, "head_dim": 128, "hidden_size": 4096,
+    "intermediate_size": 3072, "max_position_embeddings": 32768, "mlp_bias": False, "moe_drop_tokens": False,
+    "moe_intermediate_size": [3072] * 32, "moe_layer_num_skipped": 0, "moe_random_routing_dropped_token": False,
+    "moe_topk": [8] * 32, "norm_topk_prob": True, "norm_type": "rms", "num_attention_heads": 32, "num_experts": 64,
+    "num_hidden_layers": 32, "num_key_value_heads": 8, "num_shared_expert": [1] * 32, "rms_norm_eps": 1e-05,
+    "rope_scaling": {"alpha": 1000.0, "beta_fast": 32, "beta_slow": 1, "factor": 1.0, "mscale": 1.0,
+                     "mscale_all_dim": 1.0, "type": "dynamic"},
+    "rope_theta": 10000.0, "tie_word_embeddings": True, "use_cla": False, "use_mixed_mlp_moe": True,
+    "use_qk_norm": True, "use_rotary_pos_emb": True, "vocab_size": 128167,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Published:
@@ -112,4 +184,12 @@ MODELS = {
     "DeepSeek-V2-Lite": Published(V2_LITE, 15_706_484_224, 2_451_435_008, 31_104),
     "DeepSeek-V2": Published(V2, 235_741_434_880, 20_851_512_320, 69_120),
     "DeepSeek-V3": Published(V3, 671_026_419_200, 36_625_618_432, 70_272),
+    "Qwen1.5-MoE-A2.7B": Published(QWEN15_MOE, 14_315_784_192, 2_378_008_576, 196_608),
+    "OLMoE-1B-7B": Published(OLMOE, 6_919_161_856, 1_178_994_688, 131_072),
+    "GLM-4.5-Air": Published(GLM45_AIR, 106_852_251_264, 12_803_372_672, 188_416),
+    "GLM-4.6": Published(GLM46, 352_797_829_024, 32_856_319_904, 376_832),
+    "MiniMax-M2": Published(MINIMAX_M2, 228_689_764_864, 10_415_956_480, 253_952),
+    "ERNIE-4.5-21B-A3B": Published(ERNIE_21B, 21_825_437_888, 3_352_150_208, 57_344),
+    "Granite-3.1-3B-A800M": Published(GRANITE_3B, 3_298_793_472, 882_874_368, 65_536),
+    "Hunyuan-A13B": Published(HUNYUAN_A13B, 80_393_183_232, 12_747_448_320, 131_072),
 }

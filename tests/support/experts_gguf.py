@@ -15,13 +15,21 @@ import numpy as np
 from gguf import quants
 from safetensors.numpy import load_file
 
+from tests.support import dense_gguf
 from tests.support.dense_gguf import permuted
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 ARCHITECTURES = {
     "mixtral": "llama", "qwen3_moe": "qwen3moe", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
-    "gpt_oss": "gpt-oss",
+    "gpt_oss": "gpt-oss", "qwen2_moe": "qwen2moe", "olmoe": "olmoe", "glm4_moe": "glm4moe", "minimax_m2": "minimax-m2",
+    "ernie4_5_moe": "ernie4_5-moe", "granitemoeshared": "granitemoe", "hunyuan_v1_moe": "hunyuan-moe",
+    "gemma4_text": "gemma4",
+}  # fmt: skip
+PAIRED = ("mixtral", "granitemoeshared")
+GEMMA4 = dense_gguf.GEMMA4 | {
+    "post_feedforward_layernorm_1": "post_ffw_norm_1", "post_feedforward_layernorm_2": "post_ffw_norm_2",
+    "pre_feedforward_layernorm_2": "pre_ffw_norm_2", "router.proj": "ffn_gate_inp", "router": "ffn_gate_inp",
 }  # fmt: skip
 MXFP4 = gguf.GGMLQuantizationType.MXFP4
 PLAIN = {
@@ -34,6 +42,14 @@ PLAIN = {
     "block_sparse_moe.gate": "ffn_gate_inp", "mlp.router": "ffn_gate_inp", "mlp.experts.down_proj": "ffn_down_exps",
     "mlp.shared_experts.gate_proj": "ffn_gate_shexp", "mlp.shared_experts.up_proj": "ffn_up_shexp",
     "mlp.shared_experts.down_proj": "ffn_down_shexp", "mlp.gate.e_score_correction": "exp_probs_b",
+    "mlp.moe_statics.e_score_correction": "exp_probs_b", "block_sparse_moe.e_score_correction": "exp_probs_b",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp", "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp", "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_mlp.gate_proj": "ffn_gate_shexp", "mlp.shared_mlp.up_proj": "ffn_up_shexp",
+    "mlp.shared_mlp.down_proj": "ffn_down_shexp", "mlp.gate.wg": "ffn_gate_inp",
+    "self_attn.query_layernorm": "attn_q_norm", "self_attn.key_layernorm": "attn_k_norm",
+    "block_sparse_moe.router.layer": "ffn_gate_inp", "block_sparse_moe.output_linear": "ffn_down_exps",
+    "shared_mlp.output_linear": "ffn_down_shexp",
 }  # fmt: skip
 STACKED = {
     "w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps", "gate_proj": "ffn_gate_exps",
@@ -63,13 +79,22 @@ def tensors(folder: Path, config: dict[str, Any], older: bool = False) -> Arrays
 
 def _one(rest: str, array: Array, c: dict[str, Any], older: bool) -> Arrays:
     """A layer's tensor that is stored whole."""
+    if c["model_type"] == "gemma4_text":
+        return _gemma4(rest, array)
+    if rest.endswith("input_linear.weight"):  # Granite's gate and up
+        gate, up = np.split(array, 2, axis=-2)
+        kind = "exps" if array.ndim == 3 else "shexp"
+        return {f"ffn_gate_{kind}.weight": gate, f"ffn_up_{kind}.weight": up}
+    if "shared_expert_gate" in rest or "moe_statics" in rest:
+        array = array.reshape(-1)
     rest = rest.replace("_bias", ".bias")
     if rest == "self_attn.sinks" or rest.endswith(("experts.gate_up_proj", "experts.down_proj")):
         rest += ".weight"
     part, _, what = rest.rpartition(".")
     if part == "post_attention_layernorm":
-        return {f"{'post_attention_norm' if c['model_type'] == 'gpt_oss' else 'ffn_norm'}.weight": array}
-    if c["model_type"] == "mixtral" and part in ("self_attn.q_proj", "self_attn.k_proj"):
+        after = c["model_type"] in ("gpt_oss", "glm4_moe")
+        return {f"{'post_attention_norm' if after else 'ffn_norm'}.weight": array}
+    if c["model_type"] in PAIRED and part in ("self_attn.q_proj", "self_attn.k_proj"):
         array = permuted(array, c["num_attention_heads" if "q_proj" in part else "num_key_value_heads"])
     if part.startswith("mlp.experts") and what == "weight":  # gpt-oss has columns before rows
         array = array.transpose(0, 2, 1)
@@ -82,6 +107,15 @@ def _one(rest: str, array: Array, c: dict[str, Any], older: bool) -> Arrays:
     return {f"{PLAIN[part]}.{what}": array}
 
 
+def _gemma4(rest: str, array: Array) -> Arrays:
+    """Its converter leaves gate and up of experts in one tensor."""
+    if rest.startswith("experts."):
+        return {f"ffn_{'gate_up' if 'gate_up' in rest else 'down'}_exps.weight": array}
+    renamed = {"layer_scalar": "layer_output_scale.weight", "router.per_expert_scale": "ffn_down_exps.scale"}
+    part, _, what = rest.rpartition(".")
+    return {renamed.get(rest) or f"{GEMMA4[part]}.{what}": array}
+
+
 def write(folder: Path, path: Path, older: bool = False, experts: Any = None, more: Arrays | None = None) -> Path:
     """`folder` as a GGUF file at `path`; `experts`: a type that their matrices are quantized to."""
     config = json.loads((folder / "config.json").read_text())
@@ -91,6 +125,8 @@ def write(folder: Path, path: Path, older: bool = False, experts: Any = None, mo
     _keys(out, config)
     if config["model_type"].startswith("deepseek"):
         _deepseek(out, config, older)
+    if config["model_type"] in OWN:
+        OWN[config["model_type"]](out, config)
     if config["model_type"] == "gpt_oss":
         out.add_sliding_window(config["sliding_window"])
         out.add_expert_feed_forward_length(config["intermediate_size"])
@@ -115,18 +151,25 @@ def _keys(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_head_count(c["num_attention_heads"])
     out.add_layer_norm_rms_eps(c["rms_norm_eps"])
     out.add_file_type(1)
-    out.add_expert_used_count(c["num_experts_per_tok"])
+    used = ("num_experts_per_tok", "moe_k", "moe_topk", "top_k_experts")
+    out.add_expert_used_count(next(c[key] for key in used if key in c))
     if not mla:
         out.add_head_count_kv(c["num_key_value_heads"])
-        out.add_expert_count(c["num_local_experts"])
+        counts = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+        out.add_expert_count(next(c[key] for key in counts if c.get(key)))
     if c["model_type"] == "mixtral":
         out.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
     if c["model_type"] == "qwen3_moe":
         out.add_expert_feed_forward_length(c["moe_intermediate_size"])
+    if c["model_type"] == "gemma4_text":
+        return
     if "head_dim" in c and not mla and c["head_dim"]:
         out.add_key_length(c["head_dim"])
         out.add_value_length(c["head_dim"])
-    _rope(out, c["rope_parameters"])
+    if c["rope_parameters"]["rope_type"] == "dynamic":
+        dense_gguf._hunyuan(out, c)
+    else:
+        _rope(out, c["rope_parameters"])
 
 
 def _rope(out: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
@@ -139,6 +182,68 @@ def _rope(out: gguf.GGUFWriter, rope: dict[str, Any]) -> None:
         out.add_rope_scaling_yarn_beta_slow(rope["beta_slow"])
     if "mscale_all_dim" in rope:
         out.add_rope_scaling_yarn_log_mul(0.1 * rope["mscale_all_dim"])
+
+
+def _qwen2_moe(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_expert_feed_forward_length(c["moe_intermediate_size"])
+    out.add_expert_shared_feed_forward_length(c["shared_expert_intermediate_size"])
+
+
+def _glm4_moe(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    _partial(out, c)
+    out.add_expert_feed_forward_length(c["moe_intermediate_size"])
+    out.add_expert_shared_count(c["n_shared_experts"])
+    out.add_leading_dense_block_count(c["first_k_dense_replace"])
+    out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    out.add_expert_weights_scale(c["routed_scaling_factor"])
+    out.add_expert_weights_norm(c["norm_topk_prob"])
+
+
+def _partial(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_rope_dimension_count(int(c["head_dim"] * c["rope_parameters"]["partial_rotary_factor"]))
+
+
+def _minimax_m2(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """What publishers state as `scoring_func` transformers does not save."""
+    _partial(out, c)
+    out.add_expert_feed_forward_length(c["intermediate_size"])
+    out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def _ernie(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """The shared width is taken from intermediate_size / num_key_value_heads, which is right for published sizes."""
+    out.add_expert_feed_forward_length(c["moe_intermediate_size"])
+    out.add_expert_shared_count(c["moe_num_shared_experts"])
+    out.add_expert_shared_feed_forward_length(c["intermediate_size"] // c["num_key_value_heads"])
+    out.add_leading_dense_block_count(c["moe_layer_start_index"])
+    out.add_interleave_moe_layer_step(c["moe_layer_interval"])
+
+
+def _granite(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_expert_shared_feed_forward_length(c["shared_intermediate_size"])
+    out.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
+    out.add_attention_scale(c["attention_multiplier"])
+    out.add_embedding_scale(c["embedding_multiplier"])
+    out.add_residual_scale(c["residual_multiplier"])
+    out.add_logit_scale(c["logits_scaling"])
+
+
+def _hunyuan(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_expert_feed_forward_length(c["intermediate_size"])
+    out.add_expert_shared_feed_forward_length(c["intermediate_size"])
+    out.add_expert_shared_count(1)
+
+
+def _gemma4_keys(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    dense_gguf._gemma4(out, c)
+    out.add_expert_feed_forward_length(c["moe_intermediate_size"])
+
+
+OWN = {
+    "qwen2_moe": _qwen2_moe, "glm4_moe": _glm4_moe, "minimax_m2": _minimax_m2, "ernie4_5_moe": _ernie,
+    "granitemoeshared": _granite, "hunyuan_v1_moe": _hunyuan, "gemma4_text": _gemma4_keys,
+}  # fmt: skip
+"""By model_type: the keys that a converter of its own writes."""
 
 
 def _deepseek(out: gguf.GGUFWriter, c: dict[str, Any], older: bool) -> None:

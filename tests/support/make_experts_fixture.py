@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.make_parity_fixture import GEMMA4
+
 FOLDER = Path(__file__).parent.parent / "fixtures" / "experts"
 TOKENS, VOCAB = 40, 48
 
@@ -29,6 +31,11 @@ DEEPSEEK = {
     "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 12, "n_shared_experts": 2,
     "first_k_dense_replace": 1, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 6,
     "num_key_value_heads": 4, "q_lora_rank": 20, "n_group": 4, "topk_group": 2,
+}  # fmt: skip
+GLM = {
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 12, "n_shared_experts": 1,
+    "first_k_dense_replace": 1, "head_dim": 12, "attention_bias": True, "num_hidden_layers": 3,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
 }  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
@@ -54,6 +61,38 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "rope_parameters": {**YARN, "rope_theta": 150.0, "factor": 32.0, "truncate": False,
                              "original_max_position_embeddings": 40}},
     ),
+    "qwen2_moe": (
+        "Qwen2Moe",
+        {"num_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 12, "norm_topk_prob": False,
+         "shared_expert_intermediate_size": 20},
+    ),
+    "olmoe": ("Olmoe", {"num_experts": 8, "num_experts_per_tok": 3, "norm_topk_prob": False}),
+    "glm4_moe": ("Glm4Moe", {**GLM, "use_qk_norm": False}),
+    "glm4_moe_large": ("Glm4Moe", {**GLM, "use_qk_norm": True, "routed_scaling_factor": 2.5}),
+    "minimax_m2": (
+        "MiniMaxM2",
+        {"num_local_experts": 8, "num_experts_per_tok": 3, "head_dim": 12,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
+    ),
+    "ernie4_5_moe": (
+        "Ernie4_5_Moe",
+        {"moe_num_experts": 8, "moe_k": 3, "moe_intermediate_size": 12, "moe_num_shared_experts": 2,
+         "moe_layer_start_index": 1, "num_hidden_layers": 3, "tie_word_embeddings": True},
+    ),
+    "granitemoeshared": (
+        "GraniteMoeShared",
+        {"num_local_experts": 8, "num_experts_per_tok": 3, "shared_intermediate_size": 20,
+         "embedding_multiplier": 3.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2, "logits_scaling": 0.5},
+    ),
+    "hunyuan_moe": (
+        "HunYuanMoEV1",
+        {"num_experts": 8, "moe_topk": 3, "head_dim": 12,
+         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10.0, "alpha": 50.0, "factor": 1.0}},
+    ),
+    "gemma4_moe": (
+        "Gemma4",
+        {**GEMMA4, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 12},
+    ),
 }  # fmt: skip
 """By name: transformers' family, and what its config changes of SMALL. gpt-oss's ramp ends at 1.48 pairs, not at 2."""
 
@@ -65,7 +104,8 @@ def make(name: str, folder: Path, seed: int) -> None:
 
     family, changes = CASES[name]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **changes}, dtype="float32")
+    text = "Text" if family == "Gemma4" else ""
+    config = getattr(transformers, f"{family}{text}Config")(**{**SMALL, **changes}, dtype="float32")
     config._attn_implementation = config._experts_implementation = "eager"
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     _spread(model)
@@ -81,7 +121,7 @@ def _spread(model: Any) -> None:
     """Weights that float16 holds: matrices N(0, 2/columns), norms near 1, biases, sinks, corrections N(0, 0.25)."""
     import torch
 
-    corrections = [(key, value) for key, value in model.named_buffers() if "e_score" in key]
+    corrections = [(key, value) for key, value in model.named_buffers() if "e_score" in key or "layer_scalar" in key]
     with torch.no_grad():
         for key, value in [*model.named_parameters(), *corrections]:
             drawn = torch.randn_like(value)

@@ -39,10 +39,14 @@ SHARPER = {
     "num_kv_shared_layers": 3,
 }  # fmt: skip
 """Where a config has these: sizes that follow, and caps low enough to show."""
-ROUTED = ("Mixtral-8x7B", "Qwen3-30B-A3B", "gpt-oss-20b")
+ROUTED = (
+    *("Mixtral-8x7B", "Qwen3-30B-A3B", "gpt-oss-20b", "Qwen1.5-MoE-A2.7B", "OLMoE-1B-7B", "GLM-4.5-Air", "GLM-4.6"),
+    *("MiniMax-M2", "ERNIE-4.5-21B-A3B", "Granite-3.1-3B-A800M"),
+)
 FEW: dict[str, Any] = {
     "num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "experts_per_token": 2,
-    "moe_intermediate_size": 32,
+    "moe_intermediate_size": 32, "n_routed_experts": 8, "moe_num_experts": 8, "moe_k": 2, "moe_layer_end_index": 5,
+    "shared_expert_intermediate_size": 48, "rotary_dim": 8, "num_nextn_predict_layers": 0,
 }  # fmt: skip
 NAMES = (
     *("Llama-3.2-1B", "Qwen2.5-0.5B", "Qwen3-0.6B", "Gemma-2-2B", "Gemma-3-1B", "SmolLM3-3B", "Phi-4", "OLMo-2-1B"),
@@ -67,6 +71,8 @@ def shrunk(name: str) -> dict[str, Any]:
         config["sliding_window"] = None if config["model_type"] == "starcoder2" else 20
     if config.get("num_kv_shared_layers"):  # of both kinds, before and among those that share
         config["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"] * 2
+    if config["model_type"] == "olmoe":  # llama.cpp takes as many KV heads as heads
+        config["num_key_value_heads"] = 4
     if config["model_type"] == "phi":
         config |= {"num_key_value_heads": 4, "intermediate_size": 256}
     return config

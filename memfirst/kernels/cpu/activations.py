@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from memfirst.kernels.cpu.functions import sigmoid16
 from memfirst.kernels.cpu.lang import inline, kernel, macro
 from memfirst.kernels.cpu.simd import add, fma, maximum, mul, sub
 from memfirst.kernels.cpu.simd16 import (
@@ -117,6 +118,33 @@ def layer_norm(
     for t in range(lo, hi):
         normalize(x, rows[t] * stride, w, 0, bias, out, (worker * private + t) * width, width, eps, BIAS)
     return width * 4 * (1 + BIAS) if lo == 0 else 0
+
+
+@inline
+def _dot(x, at, w, width):
+    """The sum of products of `width` floats of x and of w."""
+    total, last = splat16(0.0), width // 16 * 16
+    for i in range(0, last, 16):
+        total = fma(load16(x, at + i), load16(w, i), total)
+    if last < width:
+        total = fma(load16_first(x, at + last, width - last), load16_first(w, last, width - last), total)
+    return sum16(total)
+
+
+@kernel
+def token_gate(
+    x: "f32", h: "f32", w: "f32", stride: "int", width: "int", stride_h: "int", inner: "int", worker, lo, hi
+):  # fmt: skip
+    """x[t] *= sigmoid(h[t] · w) for tokens lo..hi, x of `width` and h of `inner` floats; returns the bytes of w, once a
+    step."""
+    last, n = width // 16 * 16, width % 16
+    for t in range(lo, hi):
+        gate, at = sigmoid16(splat16(_dot(h, t * stride_h, w, inner))), t * stride
+        for i in range(at, at + last, 16):
+            store16(x, i, mul(load16(x, i), gate))
+        if n:
+            store16_first(x, at + last, n, mul(load16_first(x, at + last, n), gate))
+    return inner * 4 if lo == 0 else 0
 
 
 @kernel
