@@ -11,7 +11,7 @@ from memfirst.lower import attention, rwkv  # noqa: F401  (their lowerings)
 from memfirst.lower.buffers import Assigned, assign
 from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse
-from memfirst.lower.nodes import COLUMNS, TOKENS, Moves, Node
+from memfirst.lower.nodes import COLUMNS, SEQUENCES, TOKENS, Moves, Node
 from memfirst.lower.phases import Stage, stages
 from memfirst.lower.program import Output, Phase, Program, Task
 from memfirst.lower.step_fields import MAX_GROUPS
@@ -72,13 +72,15 @@ def lower(graph: Graph, capacity: int, context: int, workers: int) -> Program:
 
 
 def _phase(stage: Stage, assigned: Assigned, workers: int) -> Phase:
-    """A stage as a phase: what its prologue moves counts with the first task."""
+    """A stage as a phase, by the name of its first node that is no small copy; what its prologue moves counts with the
+    first task."""
     total = sum(node.units for node in stage.nodes if node.over == COLUMNS)
     before = tuple([move for node in stage.prologue for move in node.moves])
     tasks = [_task(node, before if i == 0 else (), assigned, workers, total) for i, node in enumerate(stage.nodes)]
     prologue = tuple([assigned.resolve(call) for node in stage.prologue for call in node.calls])
     per = stage.prologue[0].per if stage.prologue else TOKENS
-    return Phase(stage.nodes[0].name, tuple(tasks), prologue, per)
+    name = next((node.name for node in stage.nodes if node.per != SEQUENCES), stage.nodes[0].name)
+    return Phase(name, tuple(tasks), prologue, per)
 
 
 def _task(node: Node, before: Moves, assigned: Assigned, workers: int, total: int) -> Task:

@@ -3,7 +3,7 @@
     split       a fused tensor's matmul → one matmul for each part that is read by itself
     accumulate  matmul, then the residual's Add → a matmul that adds to the residual
     chain       columns that were just computed are worked on while they are in cache: norm of heads, RoPE, cache write,
-                gating, softcap
+                gating, softcap, a recurrence
     add_rows    an Add of what was just normed (a post-norm) goes token by token, behind the norm
     rows        what is done token by token behind each other: norm, then quantization
 
@@ -19,7 +19,7 @@ from dataclasses import replace
 from memfirst.codecs import ROWS as PACK
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph, Weight
-from memfirst.lower.nodes import COLUMNS, TOKENS, Node, NodeCall, NodeOperand, Nodes, Place, Touch
+from memfirst.lower.nodes import COLUMNS, TOKENS, UNITS, Node, NodeCall, NodeOperand, Nodes, Place, Touch
 from memfirst.lower.packing import rows16_bytes
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
@@ -113,24 +113,28 @@ def accumulate(order: Order, made: Nodes, graph: Graph) -> None:
 
 
 def chain(order: Order, made: Nodes, graph: Graph) -> None:
-    """Nodes over the same columns, one behind the other."""
+    """Nodes over the same columns, one behind the other: behind those of its sources that have the most matmuls before
+    them, as gate and up. The others are done in an earlier phase, as the values that RWKV-7 blends with the first
+    layer's, and need not be columns."""
+    depth: dict[Node, int] = {}
     for node in order.sorted():
-        if node.over != COLUMNS or _is_matmul(node):
+        sources = order.sources(node)
+        before = max((depth[n] for n in sources), default=0)
+        depth[node] = before + (node.over == UNITS or _is_matmul(node))
+        if node.over != COLUMNS or _is_matmul(node) or not sources:
             continue
-        sources = [n for n in order.sources(node) if n.over == COLUMNS]
-        if not sources or any(not _same_columns(n, node) for n in sources):
+        deepest = [n for n in sources if depth[n] == before]
+        if any(n.over != COLUMNS or not _same_columns(n, node) for n in deepest):
             continue
-        last = sources[-1]
-        clear = not any(_conflict(n, node) for n in order.between(last, node, *node.storages))
-        clear = clear and not any(_conflict(s, n) for s in sources for n in order.between(s, last, *s.storages))
-        if not clear:
-            continue
-        joined, before = sources[0], sources[0].storages
-        for other in (*sources[1:], node):
-            joined.follow(other)
-        order.moved(joined, before, last)
-        for other in (*sources[1:], node):
-            order.remove(other)
+        place = deepest[-1] if deepest[-1] is sources[-1] else node
+        clear = not any(_conflict(n, node) for n in order.between(place, node, *node.storages))
+        if clear and not any(_conflict(s, n) for s in deepest for n in order.between(s, place, *s.storages)):
+            joined, storages = deepest[0], deepest[0].storages
+            for other in (*deepest[1:], node):
+                joined.follow(other)
+            order.moved(joined, storages, place)
+            for other in (*deepest[1:], node):
+                order.remove(other)
 
 
 def add_rows(order: Order, made: Nodes, graph: Graph) -> None:

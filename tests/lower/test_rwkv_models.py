@@ -15,9 +15,11 @@ from memfirst import models
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.codecs.base import F32
+from memfirst.convert.synthetic import synthetic
 from memfirst.errors import BackendError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step
+from memfirst.lower import cpu
 from tests.support.cpu_roundings import as_the_cpu
 from tests.support.make_recurrent_fixture import FILE
 from tests.support.recurrent_files import SPECS, random_arrays, write
@@ -130,6 +132,25 @@ def test_rollback_reads_the_old_slot(name: str, tmp_path: Path) -> None:
     backend.step(Step((Sequence(8, 3, state_read=0, state_write=1),)), TOKENS[20:23])
     assert same(np.array(backend.step(again, TOKENS[8:10]).logits), clean)
     backend.close()
+
+
+def phases(name: str, capacity: int, fused: str = "all") -> list[str]:
+    """Those of the third layer of a published model."""
+    graph = models.build(synthetic(name, "q4_k_m", layers=3))
+    with mock.patch.dict("os.environ", {"MEMFIRST_FUSE": fused}):
+        program = cpu.lower(graph, capacity, CONTEXT, 2)
+    return [p.name.split(".")[2] for p in program.phases if any(t.name.startswith("blk.2.") for t in p.tasks)]
+
+
+def test_phases_of_a_layer() -> None:
+    """For a token a layer of RWKV-7 is five phases: seven matmuls of mixes, the recurrence with the thin matmuls that
+    it takes and what follows it, and three matmuls more. RWKV-6 makes its mixes in three steps."""
+    five = ["time_mix_receptance", "time_mix_v2", "time_mix_output", "channel_mix_key", "channel_mix_value"]
+    assert phases("rwkv-7:1.5b", 1) == five
+    assert len(phases("rwkv-7:1.5b", 256)) == 11
+    assert len(phases("rwkv-7:1.5b", 1, "none")) == 14
+    first = ["attn_norm", "time_mix_shift", "time_mix_w1", "time_mix_w2", "time_mix_receptance", "time_mix_decay_w2"]
+    assert phases("rwkv-6:1.6b", 1) == [*first, *five[2:]]
 
 
 def test_slots_that_sequences_share_are_refused(tmp_path: Path) -> None:
