@@ -20,7 +20,7 @@ from memfirst.text.bytes_of_tokens import SPACE
 from memfirst.text.controls import Added
 from memfirst.text.merges import ListedMerges, Merges, ScoredMerges
 from memfirst.text.pretokenizers import pre_tokenizer, splitting
-from memfirst.text.vocabulary import BYTE, CONTROL, UNKNOWN, USER_DEFINED, Vocabulary
+from memfirst.text.vocabulary import BYTE, CONTROL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -51,6 +51,8 @@ class Parts:
     byte_fallback: bool = False
     fuse_unknown: bool = False
     unknown: str | None = None
+    escaped: bool = False
+    """Tokens are bytes as Python writes them, and text becomes the longest of them from the left (`longest_match`)."""
 
     def id_of(self, text: str) -> int | None:
         """Return the id of a token, or None."""
@@ -134,6 +136,8 @@ _SPACES_SPELLED = {"type": "Replace", "pattern": {"String": " "}, "content": SPA
 
 def parts_of(vocabulary: Vocabulary) -> Parts:
     """Turn a GGUF vocabulary into an encoder's parts."""
+    if vocabulary.model == "rwkv":
+        return _byte_strings(vocabulary)
     return _sentence_piece(vocabulary) if vocabulary.model == "llama" else _bpe(vocabulary)
 
 
@@ -235,3 +239,11 @@ def _sentence_piece(vocabulary: Vocabulary) -> Parts:
         fuse_unknown=True,
         unknown=None if unknown is None else vocabulary.tokens[unknown],
     )
+
+
+def _byte_strings(vocabulary: Vocabulary) -> Parts:
+    """Control tokens and unused ids are nothing that text becomes."""
+    fixed = {*vocabulary.ids_of_type(CONTROL, UNKNOWN, UNUSED)}
+    ids = {text: id for text, id in vocabulary.ids.items() if id not in fixed}
+    controls = [token for token in _added_of(vocabulary) if token.control]
+    return Parts(vocabulary.tokens, ids, ListedMerges([], ids, frozenset()), controls, None, None, escaped=True)

@@ -34,6 +34,13 @@ CHATML = (
     "{{ '<|im_start|>' + message['role'] + '\\n' + (message['content'] or '') + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+RWKV_WORLD = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ message['role'] | capitalize + ': ' + message['content'] | trim + '\\n\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+_BY_NAME = {"rwkv-world": RWKV_WORLD}
+"""Files of RWKV's World models may have the form that they were trained on by its name only."""
 _ROLE = re.compile(r"[\w-]{1,32}\Z")
 """A role that templates may build a control token of (`<|assistant|>`)."""
 _AS_PRINTED = re.compile(r"""['"]type['"]: ?['"]text['"]""")
@@ -69,7 +76,7 @@ class ChatTemplate:
             do = "give a text to continue instead of messages", "pass --raw to continue the text as it is"
             raise TemplateError("this model has no chat template", "a model made for chat", *do)
         names = {kind: tokenizer.token(id) for kind, id in tokenizer.special_ids.items()}
-        return cls(source, names.get("bos", ""), names.get("eos", ""))
+        return cls(_BY_NAME.get(source, source), names.get("bos", ""), names.get("eos", ""))
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
         """Render the chat to the text that the model answers.

@@ -11,8 +11,9 @@ from typing import Any, Self
 from memfirst.errors import TokenizerError
 from memfirst.text import vocabulary
 from memfirst.text.build import Encoder, Parts, parts_of
-from memfirst.text.bytes_of_tokens import byte_alphabet, byte_level, plain, sentence_piece
+from memfirst.text.bytes_of_tokens import byte_alphabet, byte_level, escaped, plain, sentence_piece
 from memfirst.text.controls import ControlTokens
+from memfirst.text.longest_match import LongestMatch
 
 MAX_TEXT_CHARS = 1 << 26
 """Longest text to encode: 67 M characters, some 16 M tokens."""
@@ -49,8 +50,13 @@ class Tokenizer:
 
     def __init__(self, parts: Parts, rules: Rules) -> None:
         self.rules, self.special_ids, self.stop_ids = rules, rules.special_ids, rules.stop_ids
-        self._encoder = Encoder(parts)
-        self._spell = byte_level if parts.byte_level else sentence_piece
+        self._encoder: Encoder | LongestMatch
+        if parts.escaped:
+            self._encoder = LongestMatch({escaped(text): id for text, id in parts.ids.items()})
+            self._spell = escaped
+        else:
+            self._encoder = Encoder(parts)
+            self._spell = byte_level if parts.byte_level else sentence_piece
         self._tokens, self._ids, self._whole_words = parts.tokens, parts.ids, parts.whole_words
         controls = [token for token in parts.added if token.control]
         self.controls: Mapping[int, str] = {token.id: token.text for token in controls}

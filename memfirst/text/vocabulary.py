@@ -48,7 +48,7 @@ class Vocabulary:
     """Tokens by id and the rules around them."""
 
     model: str
-    """"gpt2" (byte-level BPE), "gemma4" (BPE of characters) or "llama" (SentencePiece)."""
+    """"gpt2" (byte-level BPE), "gemma4" (BPE of characters), "llama" (SentencePiece) or "rwkv" (byte strings)."""
     pre: str
     tokens: list[str]
     ids: dict[str, int]
@@ -72,24 +72,24 @@ class Vocabulary:
 def from_metadata(metadata: Mapping[str, Any]) -> Vocabulary:
     """Read `tokenizer.ggml.*`; TokenizerError on what is malformed, UnsupportedError on what is not known."""
     model, pre = _name(metadata, "model", ""), _name(metadata, "pre", "default")
-    if model not in ("gpt2", "gemma4", "llama"):
+    if model not in ("gpt2", "gemma4", "llama", "rwkv"):
         found = f"the file's tokenizer is {model!r}" if model else "the file has no tokenizer"
-        raise UnsupportedError(found, "'gpt2' or 'gemma4' (BPE) or 'llama' (SentencePiece)")
-    bpe, pre = model != "llama", "gemma4" if model == "gemma4" else pre
+        raise UnsupportedError(found, "'gpt2' or 'gemma4' (BPE), 'llama' (SentencePiece) or 'rwkv' (byte strings)")
+    bpe, scored, pre = model in ("gpt2", "gemma4"), model == "llama", "gemma4" if model == "gemma4" else pre
     tokens = _tokens(metadata)
     ids = check_tokens(tokens)
     special_ids, notes = _special_ids(metadata, len(tokens))
     types = _checked_types(_numbers(metadata, "token_type", len(tokens), np.int32, NORMAL), tokens, ids, special_ids)
-    if not bpe:
+    if scored:
         special_ids = {**_usual_ids(types), **special_ids}
-    bos_by_default = pre_tokenizer(pre).add_bos if bpe else True
+    bos_by_default = pre_tokenizer(pre).add_bos if bpe else scored
     return Vocabulary(
         model=model,
         pre=pre,
         tokens=tokens,
         ids=ids,
         types=types,
-        scores=_numbers(metadata, "scores", 0 if bpe else len(tokens), np.float32, 0),
+        scores=_numbers(metadata, "scores", len(tokens) if scored else 0, np.float32, 0),
         merges=_merges(metadata) if bpe else [],
         special_ids=special_ids,
         stop_ids=stop_ids(special_ids, ((tokens[i], int(i)) for i in np.flatnonzero(types == CONTROL))),
