@@ -10,7 +10,7 @@ from typing import Any
 from memfirst import models
 from memfirst.catalog.configs import configs, find_config
 from memfirst.convert.mixes import Model, described
-from memfirst.convert.synthetic_vocab import FIRST_MERGE, tokenizer_metadata
+from memfirst.convert.synthetic_vocab import FIRST_MERGE, byte_strings_metadata, tokenizer_metadata
 from memfirst.errors import ConfigError, ModelNotFoundError, UnsupportedError
 from memfirst.formats.hf import HFCheckpoint, open_config
 from memfirst.models import ShapeOnly, gguf_keys, quantized
@@ -127,10 +127,10 @@ def blueprint(config: Mapping[str, Any]) -> Blueprint:
         raise ConfigError(f"a vocabulary of {graph.vocab_size}", f"at least {FIRST_MERGE} tokens")
     shapes = {name: weight.shape for name, weight in graph.weights().items()}
     try:
-        metadata, vectors = gguf_keys.written(entry, config)
+        metadata, vectors, unread = gguf_keys.written(entry, config)
     except UnsupportedError:
         return Blueprint(graph.architecture, "hf", config, shapes, described(graph), {})
-    shapes |= {name: (len(values),) for name, values in vectors.items()}
+    shapes |= {**unread, **{name: (len(values),) for name, values in vectors.items()}}
     return Blueprint(graph.architecture, "gguf", metadata, shapes, described(graph), vectors)
 
 
@@ -139,5 +139,7 @@ def gguf_metadata(plan: Blueprint, file_type: int, name: str, vocab_size: int) -
     general = {"architecture": plan.architecture, "type": "model", "name": name, "file_type": file_type}
     metadata: dict[str, Any] = {f"general.{key}": value for key, value in general.items()}
     metadata["general.quantization_version"] = 2
-    pre_tokenizer = "smollm" if plan.architecture == "llama" else "qwen2"
-    return metadata | dict(plan.metadata) | tokenizer_metadata(vocab_size, pre_tokenizer)
+    metadata |= plan.metadata
+    if plan.architecture.startswith("rwkv"):
+        return metadata | byte_strings_metadata(vocab_size)
+    return metadata | tokenizer_metadata(vocab_size, "smollm" if plan.architecture == "llama" else "qwen2")

@@ -1,4 +1,4 @@
-"""A synthetic byte-level BPE vocabulary of any size: it means nothing, but is valid and loads elsewhere."""
+"""Synthetic vocabularies of any size, byte-level BPE or byte strings: they mean nothing, but load elsewhere too."""
 
 from __future__ import annotations
 
@@ -41,3 +41,23 @@ def tokenizer_metadata(size: int, pre: str) -> dict[str, Any]:
     keys |= {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, "padding_token_id": 2}
     keys |= {"add_bos_token": False, "add_space_prefix": False}
     return {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+
+
+def byte_strings() -> Iterator[bytes]:
+    """Each byte, a paragraph's end, all other pairs of bytes, and triples: RWKV's tokens are byte strings."""
+    letters, end = [bytes([byte]) for byte in range(256)], b"\n\n"
+    yield from letters
+    yield end
+    yield from (first + second for first, second in product(letters, letters) if first + second != end)
+    yield from map(b"".join, product(letters, letters, letters))
+
+
+def byte_strings_metadata(size: int) -> dict[str, Any]:
+    """`tokenizer.ggml.*` keys of RWKV's kind for a vocabulary of `size` tokens; a paragraph's end ends an answer."""
+    tokens = ["<s>", *(repr(token)[2:-1] for token in islice(byte_strings(), size - 1))]
+    types = np.full(size, NORMAL_TYPE, np.int32)
+    types[0] = CONTROL_TYPE
+    keys: dict[str, Any] = {"model": "rwkv", "tokens": tokens, "token_type": types}
+    keys |= {"bos_token_id": 0, "eos_token_id": 0, "eot_token_id": 257}
+    stated = {f"tokenizer.ggml.{key}": value for key, value in keys.items()}
+    return stated | {"tokenizer.chat_template": "rwkv-world"}

@@ -119,6 +119,7 @@ class Architecture(Generic[C]):
     from_hf    (config.json, allow_unknown) -> its Config
     build      (Config, weights) -> Graph
     keys       of hyperparameters, by their names in config.json their names in GGUF; empty: both are read apart
+    to_gguf    Config -> those keys, where `keys` do not say, and the shapes of tensors that other loaders ask for
     """
 
     name: str
@@ -126,3 +127,4 @@ class Architecture(Generic[C]):
     from_hf: Callable[[Mapping[str, Any], bool], C]
     build: Callable[[C, WeightProvider], Graph]
     keys: Mapping[str, str] = field(default_factory=dict)
+    to_gguf: Callable[[C], tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]] | None = None

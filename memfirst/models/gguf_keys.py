@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from math import isclose
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,12 +28,24 @@ Vectors = dict[str, tuple[float, ...]]
 """By tensor name, the numbers of what GGUF has as a tensor and config.json as numbers."""
 
 
-def written(entry: Architecture[Any], config: Mapping[str, Any]) -> tuple[dict[str, Any], Vectors]:
-    """(metadata with its prefix, vectors) of a config.json; UnsupportedError where there is no writer.
+class Written(NamedTuple):
+    """What a GGUF file says of a model beside its weights."""
+
+    metadata: dict[str, Any]
+    vectors: Vectors
+    unread: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Shapes of tensors that other loaders ask for, and no token reads."""
+
+
+def written(entry: Architecture[Any], config: Mapping[str, Any]) -> Written:
+    """Metadata with its prefix, vectors and unread tensors of a config.json; UnsupportedError where there is no writer.
 
     What GGUF has no key for (Gemma's scales, layers without rotation) is implied by the architecture's name there.
     """
     c = entry.from_hf(config, False)
+    if entry.to_gguf is not None:
+        keys, unread = entry.to_gguf(c)
+        return Written({f"{entry.name}.{key}": _number_or_count(value) for key, value in keys.items()}, {}, unread)
     if not isinstance(c, decoder.Config):
         raise UnsupportedError(f"GGUF files of {entry.name} are not written here", "a decoder with grouped attention")
     text, stated = text_of(config), _sizes(c, entry)
@@ -48,7 +61,7 @@ def written(entry: Architecture[Any], config: Mapping[str, Any]) -> tuple[dict[s
         stated |= _rotation(whole, vectors)
         if local := [r.theta for r in rotations if r.local]:
             stated["rope.freq_base_swa"] = _number(local[0])
-    return {f"{c.architecture}.{key}": value for key, value in stated.items()}, vectors
+    return Written({f"{c.architecture}.{key}": value for key, value in stated.items()}, vectors)
 
 
 def _sizes(c: decoder.Config, entry: Architecture[Any]) -> dict[str, Any]:
@@ -140,6 +153,10 @@ def _one_or_all(values: Sequence[int]) -> Any:
 def _stated(key: str, value: Any) -> Any:
     """Of a key that is the architecture's own: counts and lengths are integers in GGUF, all else float32."""
     return value if isinstance(value, int) and COUNTS.search(key) else _number(value)
+
+
+def _number_or_count(value: Any) -> Any:
+    return value if isinstance(value, int) else _number(value)
 
 
 def _number(value: Any) -> Any:

@@ -31,6 +31,14 @@ HARMLESS_GGUF = frozenset({"feed_forward_length", "attention.head_count", "tenso
 """Keys that converters write for models that have no such thing."""
 
 
+def rwkv_keys(hidden: int, layers: int, inner: int, vocab: int, context: int) -> dict[str, int]:
+    """Keys of RWKV's GGUF files; a number of attention heads is asked for, and there are none."""
+    return {
+        "vocab_size": vocab, "context_length": context, "embedding_length": hidden, "block_count": layers,
+        "feed_forward_length": inner, "attention.head_count": 0,
+    }  # fmt: skip
+
+
 def from_native(config: Mapping[str, Any], renamed: Mapping[str, str]) -> Mapping[str, Any]:
     """A config of state-spaces' own (d_model, n_layer, ssm_cfg) in transformers' names; any other as it is.
 

@@ -164,4 +164,16 @@ def _channel_mix(b: Builder, at: str, x: str, c: Config) -> str:
     return b.add(Multiply(f"{at}_gated", (r, value), f"{at}_gated", hidden))
 
 
-ARCHITECTURE = Architecture("rwkv6", from_gguf, from_hf, build)
+def to_gguf(c: Config) -> tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]:
+    """The keys that llama.cpp's converter writes; no tensor that is not read."""
+    return {
+        **recurrent.rwkv_keys(c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.vocab_size, c.context),
+        "attention.layer_norm_epsilon": c.layer_norm_epsilon,
+        "rescale_every_n_layers": c.rescale_every,
+        "wkv.head_size": c.head_size,
+        "time_mix_extra_dim": c.time_mix_extra_dim,
+        "time_decay_extra_dim": c.time_decay_extra_dim,
+    }, {}
+
+
+ARCHITECTURE = Architecture("rwkv6", from_gguf, from_hf, build, to_gguf=to_gguf)

@@ -184,4 +184,20 @@ def _channel_mix(b: Builder, at: str, x: str, c: Config) -> str:
     return b.linear(f"{at}_value", key, c.hidden_size)
 
 
-ARCHITECTURE = Architecture("rwkv7", from_gguf, from_hf, build)
+def to_gguf(c: Config) -> tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]:
+    """The keys that llama.cpp's converter writes; the first layer's blend of values, which it asks for, as large as
+    a's."""
+    keys = {
+        **recurrent.rwkv_keys(c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.vocab_size, c.context),
+        "attention.layer_norm_epsilon": c.norm_eps,
+        "wkv.head_size": c.head_dim,
+        "attention.decay_lora_rank": c.decay_low_rank_dim,
+        "attention.iclr_lora_rank": c.a_low_rank_dim,
+        "attention.value_residual_mix_lora_rank": c.v_low_rank_dim,
+        "attention.gate_lora_rank": c.gate_low_rank_dim,
+    }
+    shapes = ((c.hidden_size,), (c.a_low_rank_dim, c.hidden_size), (c.hidden_size, c.a_low_rank_dim))
+    return keys, {f"blk.0.time_mix_v{i}.weight": shape for i, shape in enumerate(shapes)}
+
+
+ARCHITECTURE = Architecture("rwkv7", from_gguf, from_hf, build, to_gguf=to_gguf)

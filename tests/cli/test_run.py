@@ -18,9 +18,11 @@ import pytest
 
 from memfirst.codecs.base import U8
 from memfirst.convert.gguf_write import write_gguf
+from memfirst.convert.mixes import MIXES
 from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from tests.cli.test_cli import MEMFIRST, check_one_line, command
+from tests.support.recurrent_configs import RWKV7
 
 INTERRUPTED, CLOSED_PIPE = 130, 141
 CAP_DAC_OVERRIDE, PR_CAPBSET_DROP = 1, 24
@@ -72,6 +74,17 @@ def test_an_answer_and_its_line(real: Path) -> None:
     assert ran.returncode == 0
     assert "Paris" in ran.stdout and ran.stdout.endswith("\n")
     assert " tok/s · " in ran.stderr and ran.stderr.count("\n") == 1
+
+
+def test_a_model_without_attention_answers(tmp_path: Path) -> None:
+    """RWKV-7, its vocabulary and chat from the file."""
+    shape = {**RWKV7, "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 300}
+    made = SyntheticCheckpoint(shape, MIXES["q8_0"], 0, "tiny rwkv")
+    ran = run(write(made, tmp_path / "rwkv.gguf"), "-p", "Hi", "-n", 4, "--json")
+    report = json.loads(ran.stdout)
+    assert ran.returncode == 0 and 1 <= report["generated_tokens"] <= 4
+    assert report["prompt_tokens"] == 20  # BOS, a byte each, and a paragraph's end that is a token
+    assert report["predicted_bytes"]["state_write"] == report["recorded_bytes"]["state_write"] > 0
 
 
 def test_json_is_one_object_and_nothing_else(real: Path) -> None:

@@ -10,20 +10,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+import memfirst
 from memfirst import models
 from memfirst.catalog.configs import configs
 from memfirst.codecs import get
 from memfirst.convert.mixes import MIXES, fit, mix, more_bits
 from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic, write
 from memfirst.convert.synthetic_shapes import NAMED, Blueprint, SyntheticShape, blueprint
-from memfirst.convert.synthetic_vocab import FIRST_MERGE, byte_letters, tokenizer_metadata
+from memfirst.convert.synthetic_vocab import FIRST_MERGE, byte_letters, byte_strings_metadata, tokenizer_metadata
 from memfirst.errors import ConfigError, ModelNotFoundError, UnsupportedError
 from memfirst.formats.gguf import open_gguf
 from memfirst.formats.hf import HFCheckpoint
 from memfirst.graph import Graph, KVCache, Weight
 from memfirst.models import ShapeOnly
+from memfirst.runtime.sampling import GREEDY
+from memfirst.text.bytes_of_tokens import escaped
 from tests.support.dense_configs import MODELS as DENSE
 from tests.support.experts_configs import MODELS as EXPERTS
+from tests.support.recurrent_configs import RWKV6, RWKV7
 
 # Per shape and mix: role -> the codec, or one codec per layer, as llama_model_quantize chose them.
 LLAMA_CPP = json.loads((Path(__file__).parent.parent / "data" / "llama_cpp_mixes.json").read_text())
@@ -322,6 +326,36 @@ def test_what_has_no_gguf_form_is_not_written(tmp_path: Path) -> None:
     assert made.kind == "hf" and models.build(made)
     with pytest.raises(UnsupportedError, match="GGUF files of mamba"):
         write(made, tmp_path / "m.gguf")
+
+
+RWKV = {
+    "rwkv6": {**RWKV6, "hidden_size": 128, "attention_hidden_size": 128, "num_hidden_layers": 2, "vocab_size": 400},
+    "rwkv7": {**RWKV7, "hidden_size": 128, "num_hidden_layers": 2, "vocab_size": 400, "intermediate_size": 512},
+}
+
+
+@pytest.mark.parametrize("name", RWKV)
+def test_a_written_rwkv_is_the_model_and_answers(name: str, tmp_path: Path) -> None:
+    """Its vocabulary of byte strings and its chat included; greedily the reference's tokens."""
+    source, path = SyntheticCheckpoint(RWKV[name], MIXES["f32"], 0, name), tmp_path / "m.gguf"
+    write(source, path)
+    read = open_gguf(path)
+    assert dict(read.tensors) == dict(source.tensors)
+    assert models.build(read) == models.build(source)
+    found = []
+    for backend in ("cpu", "reference"):
+        with memfirst.load(path, backend=backend, ctx=64) as model:
+            assert model.tokenizer.decode(model.encode("\n\nHä?\0")) == "\n\nHä?\0"
+            found.append([token.id for token in model.chat().ask("Hi!", params=GREEDY, max_tokens=8)])
+    assert len(found[0]) >= 1 and found[0] == found[1]
+
+
+def test_byte_strings_of_any_size() -> None:
+    """All distinct, a paragraph's end the first of two bytes; of three bytes where there are many."""
+    tokens = byte_strings_metadata(70_000)["tokenizer.ggml.tokens"]
+    assert len({*tokens}) == 70_000
+    assert escaped(tokens[257]) == b"\n\n"
+    assert sorted({len(escaped(token)) for token in tokens[1:]}) == [1, 2, 3]
 
 
 def test_a_written_gemma_has_what_follows_from_its_config(tmp_path: Path) -> None:
