@@ -33,6 +33,13 @@ class Top(Protocol):
         of the k, or -1 for NaN or +inf. `logits` is writable, aligned and contiguous; `seen` is always the same array.
         """
 
+    @property
+    def part(self) -> int:
+        """Values whose mass `masses` sums up together."""
+
+    def masses(self, logits: F32, inverse: float) -> tuple[float, list[float]]:
+        """The largest of logits f32 [vocab], and the sums of e^((logit − largest) · inverse) of each `part` of them."""
+
 
 @dataclass(slots=True)
 class StepResult:
@@ -89,6 +96,9 @@ class Backend(Protocol):
 
     def top(self) -> Top | None:
         """A compiled search for a sampler's candidates, for one sampler; None: NumPy does it."""
+
+    def warm_up(self) -> None:
+        """Make now what steps of any size will need."""
 
     def read_bandwidth(self, seconds: float = 0.33) -> float | None:
         """Measured read bandwidth of the backend's threads, bytes/s; None where it is not measured."""

@@ -84,8 +84,9 @@ class Serving:
 
     def run(self) -> None:
         """Until the pipe says close, and all requests have ended."""
-        self._pipe.send_bytes(messages.encoded(messages.LOADED, self._loaded()))
+        self._model.backend.warm_up()  # no request waits for a kernel
         self._measure()
+        self._pipe.send_bytes(messages.encoded(messages.LOADED, self._loaded()))
         while not self._closing or self._live:
             self._receive()
             before = self._accounts.steps, self._accounts.tokens, self._accounts.seconds

@@ -132,19 +132,19 @@ class EngineLink:
         if self._ready is None or self._ready.done():
             self._ready = loop.create_future()
         threading.Thread(target=_send, args=(ours, self._out), name="to the engine", daemon=True).start()
-        threading.Thread(target=self._read, args=(ours, loop), name="from the engine", daemon=True).start()
+        loop.add_reader(ours.fileno(), self._read, ours)
 
-    def _read(self, pipe: Connection, loop: asyncio.AbstractEventLoop) -> None:
-        """In a thread: messages into the loop, until the pipe ends."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            try:
-                while True:
-                    loop.call_soon_threadsafe(self._took, pipe, messages.decoded(pipe.recv_bytes()))
-            except (EOFError, OSError):
-                loop.call_soon_threadsafe(self._died, pipe)
+    def _read(self, pipe: Connection) -> None:
+        """Messages that are there; our own process sends them whole, so none is waited for long."""
+        try:
+            while pipe.poll(0):
+                self._took(pipe, messages.decoded(pipe.recv_bytes()))
+        except (EOFError, OSError):
+            self._died(pipe)
 
     def _died(self, pipe: Connection) -> None:
         """The engine's process ended: its answers end, and it is started again unless it was meant to end."""
+        asyncio.get_running_loop().remove_reader(pipe.fileno())
         if pipe is not self._pipe:
             return
         self._out.put(None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memfirst.backends.cpu.topk import KEY, TopK
+from memfirst.backends.cpu.topk import KEY, MASSES, TopK
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu.thread_pool import native
 from memfirst.runtime.sampling import GREEDY, Sampler, SamplingParams
@@ -22,7 +22,8 @@ REFUSED = "expected finite numbers; the weights or a kernel are broken"
 
 
 def compiled_topk() -> TopK:
-    return TopK(native(library().load([KEY])[KEY]))
+    entries = library().load([KEY, MASSES])
+    return TopK(native(entries[KEY]), native(entries[MASSES]))
 
 
 def found(logits: np.ndarray, seen: list[int], k: int, penalty: float) -> tuple[list[int], list[float], int]:
@@ -85,7 +86,7 @@ def test_nan_and_infinity_are_met_and_the_penalty_is_taken_back(bad: str, at: in
 def drawn(params: SamplingParams, logits: np.ndarray, compiled: bool, points: int = 60) -> list[int | str]:
     """What a grid of uniform numbers draws, a token after another; or the error."""
     sampler = Sampler(params, len(logits), top=compiled_topk() if compiled else None)
-    assert compiled == (sampler._top is not None)
+    assert compiled == (sampler._top is not None or sampler._all is not None)
     sampler.accept_prompt(int(id) for id in np.argsort(-logits)[:5])
     out: list[int | str] = []
     for at in range(points):
@@ -101,7 +102,7 @@ def drawn(params: SamplingParams, logits: np.ndarray, compiled: bool, points: in
 COMBINED = [
     SamplingParams(t, k, p, m, r, w)
     for t, k, p, m, (r, w) in product(
-        (0, 0.7, 3.0), (1, 2, 40, 256), (0.3, 0.95, 1), (0, 0.05, 1), ((1, 0), (1.1, 64), (0.8, 7))
+        (0, 0.7, 3.0), (0, 1, 2, 40, 256), (0.3, 0.95, 1), (0, 0.05, 1), ((1, 0), (1.1, 64), (0.8, 7))
     )
 ]
 ARRAYS = {
@@ -122,7 +123,9 @@ def test_both_ways_draw_the_same(name: str) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("params", [GREEDY, SamplingParams(), SamplingParams(temperature=0)])
+@pytest.mark.parametrize(
+    "params", [GREEDY, SamplingParams(), SamplingParams(temperature=0), SamplingParams(top_k=0, top_p=1, min_p=0)]
+)
 def test_both_ways_refuse_broken_logits(params: SamplingParams, bad: str) -> None:
     for at in (0, 2999):
         logits = some_logits(4, 3000)
@@ -169,3 +172,21 @@ def test_a_seed_gives_the_same_tokens_both_ways(chain: str) -> None:
         assert len(ids) == 1
         for sampler in pair:
             sampler.accept(next(iter(ids)))
+
+
+@pytest.mark.parametrize("vocab", [1, 63, 64, 1023, 1024, 1025, 5000])
+def test_masses_are_those_of_numpy(vocab: int) -> None:
+    logits = some_logits(6, vocab)
+    best, sums = compiled_topk().masses(logits, 1 / 0.7)
+    weights = np.exp((logits.astype(np.float64) - logits.max()) / np.float32(0.7))
+    assert best == logits.max()
+    assert sums == pytest.approx([weights[i : i + 1024].sum() for i in range(0, vocab, 1024)], rel=2e-6)
+
+
+def test_all_tokens_are_drawn_by_their_probabilities() -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.125, 0.125] + [0.0] * 3000, np.float32) + np.float32(1e-30))
+    logits[2500] = logits[0]  # another part
+    sampler = Sampler(SamplingParams(1.0, 0, 1, 0, seed=3), len(logits), top=compiled_topk())
+    counts = np.bincount([sampler.sample(logits) for _ in range(6000)], minlength=len(logits)) / 6000
+    assert counts[[0, 1, 2, 3, 2500]] == pytest.approx([1 / 3, 1 / 6, 1 / 12, 1 / 12, 1 / 3], abs=0.025)
+    assert counts.sum() == pytest.approx(counts[[0, 1, 2, 3, 2500]].sum())

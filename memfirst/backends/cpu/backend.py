@@ -18,7 +18,7 @@ from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
 from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
-from memfirst.backends.cpu.topk import KEY, TopK
+from memfirst.backends.cpu.topk import KEY, MASSES, TopK
 from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
@@ -123,7 +123,7 @@ class CpuBackend:
     def _kernels(self, program: Program) -> frozenset[Key]:
         """What a start needs; where it must compile, also what prompts will need: waiting once is better than twice."""
         always = ("walk.serve", "walk.read_cycles", "probe.read")
-        keys = program.kernels | {(name, ()) for name in always} | {WALK, KEY}
+        keys = program.kernels | {(name, ()) for name in always} | {WALK, KEY, MASSES}
         if self.library.has(keys):
             return keys
         return keys | self._lowering.program(CAPACITIES[-1], self.options.threads).kernels
@@ -163,6 +163,11 @@ class CpuBackend:
         if capacity not in self._programs:
             self._bind(self._lowering.program(capacity, self.options.threads))
         return self._programs[capacity]
+
+    def warm_up(self) -> None:
+        """Bind the programs of all sizes: a first prompt takes 50 ms less, 4 s where kernels must be compiled."""
+        for capacity in CAPACITIES:
+            self.program(capacity)
 
     @property
     def max_sequences(self) -> int:
@@ -235,7 +240,8 @@ class CpuBackend:
 
     def top(self) -> TopK:
         """What finds a sampler's candidates, for one sampler."""
-        return TopK(self.make_native(self.library.load([KEY])[KEY]))
+        entries = self.library.load([KEY, MASSES])
+        return TopK(self.make_native(entries[KEY]), self.make_native(entries[MASSES]))
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """What is held for sequences of these lengths."""

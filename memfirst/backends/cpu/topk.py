@@ -14,6 +14,9 @@ from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import Native, bits
 
 KEY: Key = ("topk.topk", ())
+MASSES: Key = ("topk.masses", ())
+PART = 1024
+"""Values whose mass is summed up together."""
 # Words of the record that change: the arrays' addresses and lengths, then vocab, count, k and the penalty.
 LOGITS, SEEN, KEPT, IDS, VALUES, VOCAB, COUNT, K, PENALTY, WORDS = 0, 2, 4, 6, 8, 10, 11, 12, 13, 14
 
@@ -24,10 +27,12 @@ ARRAYS = 16
 class TopK:
     """The `Top` of one sampler: its record is kept, and only what changed is written anew."""
 
-    most = 256
+    most, part = 256, PART
 
-    def __init__(self, call: Native) -> None:
-        self._call = call
+    def __init__(self, call: Native, masses: Native) -> None:
+        self._call, self._masses_call = call, masses
+        self._sums: NDArray[np.float32] = arena.array("f32", 0)
+        self._asked_masses = np.zeros(6, np.int64)
         self._record = np.zeros(WORDS, np.int64)
         self._args = self._record.ctypes.data
         self._ids, self._values = arena.array("i32", self.most + 1), arena.array("f32", self.most + 1)
@@ -64,6 +69,19 @@ class TopK:
         ids = self._id_words[: k + 1].tolist()
         held = ids.index(-1)
         return ids[:held], self._value_words[:held].tolist(), ties
+
+    def masses(self, logits: F32, inverse: float) -> tuple[float, list[float]]:
+        """As `backends.base.Top` says."""
+        parts = -(-logits.size // PART)
+        words = self._asked_masses
+        if self._sums.size != parts + 1:
+            self._sums = arena.array("f32", parts + 1)
+            words[2:4] = self._sums.ctypes.data, self._sums.size
+        _, address, size = self._places.get(id(logits)) or self._place(logits)
+        words[0], words[1], words[4], words[5] = address, size, size, bits(inverse)
+        self._masses_call(words.ctypes.data, 0, 0, 0)
+        *sums, best = self._sums.tolist()
+        return best, sums
 
     def _place(self, logits: F32) -> tuple[F32, int, int]:
         """Where an array is: a backend gives the same few again and again, and asking NumPy takes a microsecond."""

@@ -53,6 +53,9 @@ class SlowBackend:
         """Nothing: it counts nothing."""
         return {}
 
+    def warm_up(self) -> None:
+        """Nothing is prepared."""
+
     def top(self) -> None:
         """NumPy does it."""
 

@@ -1,10 +1,12 @@
-"""Top-k tokens: one pass over the logits, right after the walk that made them."""
+"""What a sampler needs of all logits, in one pass or two, right after the walk that made them."""
 
 import numpy as np
 
+from memfirst.kernels.cpu.functions import exp16
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import maximum
-from memfirst.kernels.cpu.simd16 import load16, max16
+from memfirst.kernels.cpu.simd import add, maximum, mul, sub
+from memfirst.kernels.cpu.simd16 import larger, largest16, load16, max16, splat16, sum16
+from memfirst.kernels.cpu.softmax import factor
 
 BLOCK = 64
 """Values that are looked at together: four vectors, one comparison."""
@@ -76,3 +78,41 @@ def topk(
     for i in range(count):
         logits[seen[i]] = kept[i]
     return ties
+
+
+MASS = 1024
+"""Values whose mass is summed up: what is drawn among all tokens is first one of some fifty such parts."""
+
+
+@kernel
+def masses(logits: "f32", sums: "f32", vocab: "int", inverse: "float", worker, lo, hi):
+    """sums[i]: Σ e^((logit − max) · inverse) of the i-th MASS of logits[:vocab]; behind the last the max.
+
+    A NaN is no maximum, but makes its sum NaN. The sums' order is fixed, so a seed gives the same token anywhere.
+    """
+    whole = vocab // 64 * 64
+    m0, m1 = splat16(-np.inf), splat16(-np.inf)
+    m2, m3 = m0, m1
+    for i in range(0, whole, 64):
+        m0, m1 = larger(m0, load16(logits, i)), larger(m1, load16(logits, i + 16))
+        m2, m3 = larger(m2, load16(logits, i + 32)), larger(m3, load16(logits, i + 48))
+    best = largest16(larger(larger(m0, m1), larger(m2, m3)))
+    for i in range(whole, vocab):
+        best = max(best, logits[i])
+    m, scale = splat16(best), splat16(inverse)
+    parts = (vocab + MASS - 1) // MASS
+    for part in range(parts):
+        end = min(part * MASS + MASS, vocab)
+        packed = part * MASS + (end - part * MASS) // 64 * 64
+        s0, s1, s2, s3 = splat16(0.0), splat16(0.0), splat16(0.0), splat16(0.0)
+        for i in range(part * MASS, packed, 64):
+            s0 = add(s0, exp16(mul(sub(load16(logits, i), m), scale)))
+            s1 = add(s1, exp16(mul(sub(load16(logits, i + 16), m), scale)))
+            s2 = add(s2, exp16(mul(sub(load16(logits, i + 32), m), scale)))
+            s3 = add(s3, exp16(mul(sub(load16(logits, i + 48), m), scale)))
+        total = sum16(add(add(s0, s1), add(s2, s3)))
+        for i in range(packed, end):
+            total += factor((logits[i] - best) * inverse)
+        sums[part] = total
+    sums[parts] = best
+    return 0
