@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from memfirst import __version__
 from memfirst.errors import MemfirstError, ModelNotFoundError
-from memfirst.server import about, chat, completions, failures, metrics
+from memfirst.server import about, chat, completions, failures, live, metrics
 from memfirst.server.guard import Guard
 from memfirst.server.metrics import Metrics
 from memfirst.server.service import Service
@@ -24,6 +24,8 @@ def application(served: Service) -> Guard:
     app.state.metrics = Metrics(served)
     for module in (about, chat, completions, metrics):
         app.include_router(module.router)
+    if served.settings.page:
+        app.include_router(live.router)
     app.add_exception_handler(RequestValidationError, failures.on_invalid)
     app.add_exception_handler(HTTPException, failures.on_http)
     app.add_exception_handler(MemfirstError, failures.on_memfirst_error)

@@ -22,7 +22,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = frozenset({"/", "/health", "/v1/health", "/favicon.ico"})
+OPEN = frozenset({"/", "/page/page.css", "/page/page.js", "/health", "/v1/health"})
 """Paths that need no key: what an orchestrator asks, and the page, whose data does."""
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)

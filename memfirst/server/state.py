@@ -24,6 +24,7 @@ def snapshot(served: Service) -> dict[str, Any]:
     total = sum(n * size for n, size in zip(loaded.blocks, loaded.block_bytes, strict=True))
     used = sum(n * size for n, size in zip(stats.used, loaded.block_bytes, strict=True))
     kept = sum(n * size for n, size in zip(stats.kept, loaded.block_bytes, strict=True))
+    per_position = sum(loaded.block_bytes) // loaded.block if loaded.block else 0
     return base | {
         "threads": loaded.threads, "context": loaded.context, "sequences": loaded.sequences,
         "steps": stats.steps, "tokens": stats.tokens, "prompt_tokens": stats.prompt_tokens,
@@ -33,5 +34,6 @@ def snapshot(served: Service) -> dict[str, Any]:
             "weights": loaded.memory["weights"], "kv_requests": used - kept, "kv_kept": kept, "kv_free": total - used,
             "buffers": loaded.memory["buffers"], "state": loaded.memory["state"],
         },
-        "requests": [request._asdict() for request in stats.requests],
+        "context_bytes": -(-loaded.context // loaded.block) * sum(loaded.block_bytes) if loaded.block else 0,
+        "requests": [request._asdict() | {"kv_bytes": request.cached * per_position} for request in stats.requests],
     }  # fmt: skip
