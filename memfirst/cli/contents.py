@@ -10,6 +10,7 @@ from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint, TensorInfo
+from memfirst.formats.hf import text_alone
 from memfirst.graph import Graph, decode
 from memfirst.graph.traffic import KV_READ, STREAMED
 from memfirst.ledger import price
@@ -51,6 +52,7 @@ def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
         "bits_per_weight": total.bits_per_weight,
         "tensor_bytes": total.nbytes,
         "file_bytes": _bytes_on_disk(checkpoint.path),
+        "left_out": text_alone(checkpoint),
         **(_price(program or graph) if graph else _estimate(checkpoint)),
         "by_group": [_as_dict(s) for s in shares(infos, group_of)],
         "by_codec": [_as_dict(s) for s in shares(infos, lambda t: t.codec)],

@@ -60,6 +60,7 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("on disk", f"{size(facts['file_bytes'])} ({facts['file_bytes']:,} bytes)"),
         ("weights", f"{facts['weights']:,} in {size(facts['tensor_bytes'])}: {bits:.2f} bits each"),
         ("a token reads", _reads(facts)),
+        *([("left out", facts["left_out"])] if facts["left_out"] else []),
     ]
     return rows if facts["runs"] else [*rows, ("does not run", facts["why_not"])]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError, UnsupportedError
-from memfirst.formats.checkpoint import CONFIG, TensorInfo
+from memfirst.formats.checkpoint import CONFIG, Checkpoint, TensorInfo
 from memfirst.formats.expert_names import left_out, places
 from memfirst.formats.joined import Joined, Piece
 from memfirst.formats.json_file import parse_object
@@ -27,6 +27,7 @@ from memfirst.formats.names import (
     gguf_name,
     identity,
     inside,
+    multimodal,
     text_of,
 )
 from memfirst.formats.safetensors import FLOATS, MAX_TENSORS, SafetensorsFile, StoredTensor, to_f32
@@ -50,7 +51,7 @@ class HFCheckpoint:
     tensors    under GGUF names; matrices as stored, vectors (norms, biases) as f32, as GGUF has them.
                Of an architecture without a table in `names`: under its own names, rows as stored, to look at
     ignored    tensors of the file that decoding does not read: buffers that the config implies, a tied
-               lm_head, what a multimodal model has beside its text model
+               lm_head, what a multimodal model has beside its text model, of `beside_text` bytes
     """
 
     kind = "hf"
@@ -62,6 +63,7 @@ class HFCheckpoint:
         self._sources: dict[str, Source] = {}
         self._joined: dict[str, Joined] = {}
         self.ignored: list[str] = []
+        self.beside_text = 0
         for file in files:
             for stored in file.tensors.values():
                 self._add(file, stored)
@@ -92,8 +94,9 @@ class HFCheckpoint:
             self.ignored.append(stored.name)
             return
         wrapped, known = "text_config" in self.metadata, self.architecture in TABLES
-        if wrapped and beside_text(stored.name):
+        if multimodal(self.metadata) and beside_text(stored.name, self.metadata):
             self.ignored.append(stored.name)  # decoding text does not read it
+            self.beside_text += stored.nbytes
             return
         inner = inside(stored.name) if wrapped else stored.name
         if left_out(self.architecture, inner, self._text):
@@ -147,6 +150,14 @@ class HFCheckpoint:
         """Unmap the files."""
         for file in self._files:
             file.close()
+
+
+def text_alone(checkpoint: Checkpoint) -> str:
+    """What is said of a multimodal model, of which the text model alone is built; "" of others."""
+    if not isinstance(checkpoint, HFCheckpoint) or not multimodal(checkpoint.metadata):
+        return ""
+    size = f", {checkpoint.beside_text / 1e9:.2f} GB," if checkpoint.beside_text else ""
+    return f"the text model alone: towers for images and sound{size} are left out"
 
 
 def _becomes_f32(stored: StoredTensor) -> bool:

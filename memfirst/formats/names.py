@@ -251,12 +251,16 @@ ARCHITECTURES: Mapping[str, str] = {
     "granitemoeshared": "granitemoe",
     "deepseek_v2": "deepseek2",
     "deepseek_v3": "deepseek2",
+    "kimi_k2": "deepseek2",
+    "glm4_moe_lite": "deepseek2",
     "gpt_oss": "gpt-oss",
     "gemma3_text": "gemma3",
     "gemma4_text": "gemma4",
     "gemma4_unified": "gemma4",
     "gemma4_unified_text": "gemma4",
+    "qwen2_vl": "qwen2",
     "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl": "qwen2",
     "qwen2_5_vl_text": "qwen2",
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3moe",
@@ -278,6 +282,9 @@ CLASSES: Mapping[str, str] = {
     "GraniteMoeForCausalLM": "granitemoe",
     "GraniteMoeSharedForCausalLM": "granitemoe",
     "HunYuanMoEV1ForCausalLM": "hunyuan-moe",
+    "DeepseekV2ForCausalLM": "deepseek2",
+    "DeepseekV3ForCausalLM": "deepseek2",
+    "Glm4MoeLiteForCausalLM": "deepseek2",
     "GptOssForCausalLM": "gpt-oss",
     "MambaForCausalLM": "mamba",
     "FalconMambaForCausalLM": "mamba",
@@ -321,11 +328,19 @@ WRAPPED = re.compile(r"^(model\.language_model\.|language_model\.model\.)")
 """Where a multimodal model keeps its text model, as newer and older transformers save it."""
 
 _TEXT = re.compile(r"^(model\.language_model\.|language_model\.|lm_head\.)")
+_TOWER = re.compile(
+    r"^(model\.)?(visual|vision_\w+|audio_\w+|embed_(vision|audio)|multi_modal_projector|mm_projector)\."
+)
 
 
-def beside_text(name: str) -> bool:
+def multimodal(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes more than a text model: in `text_config`, or with towers beside its own keys."""
+    return any(config.get(key) is not None for key in ("text_config", "vision_config", "audio_config"))
+
+
+def beside_text(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a tensor of a multimodal model is no part of its text model: towers for images and sound, projectors."""
-    return not _TEXT.match(name)
+    return not _TEXT.match(name) if "text_config" in config else bool(_TOWER.match(name))
 
 
 def inside(name: str) -> str:

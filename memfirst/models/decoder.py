@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from memfirst.errors import ConfigError
-from memfirst.formats.names import text_of
+from memfirst.formats.names import multimodal, text_of
 from memfirst.graph import Graph
 from memfirst.graph.ops.rope import INTERLEAVED
 from memfirst.models import experts, rope
@@ -336,5 +336,6 @@ def _from_hf(
     r = ConfigReader(config, keys=keys)
     refuse_other_models(r)
     found = read(r)
-    r.check_unknown(HARMLESS_HF, allow_unknown)
+    beside = {key for key in config if WRAPPER.match(key)} if multimodal(config) else set[str]()
+    r.check_unknown(HARMLESS_HF | beside, allow_unknown)
     return found

@@ -1,4 +1,4 @@
-"""DeepSeek-V2, V2-Lite, V3 and R1: latent attention (MLA), and shared experts beside routed ones.
+"""DeepSeek-V2, V2-Lite, V3 and R1, Kimi-K2, GLM-4.7-Flash: latent attention (MLA), shared experts beside routed ones.
 
 Attention is absorbed and the cache holds the latent, whichever way a file stores `kv_b`: kv_lora_rank +
 qk_rope_head_dim values a position and layer (576 in V3), where an engine that expands it first holds every head's
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import log, sqrt
 
-from memfirst.errors import ConfigError
+from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.models import decoder, experts, rope
@@ -20,7 +20,7 @@ from memfirst.models import reader as limits
 from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.decoder import PAIRS
-from memfirst.models.experts import MoE
+from memfirst.models.experts import GATING, SIGMOID, SOFTMAX, MoE
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import Rotation
 
@@ -37,9 +37,8 @@ KEYS: Keys = decoder.KEYS | {
     "topk_group": "expert_group_used_count",
 }
 HARMLESS_HF = ("aux_loss_alpha", "seq_aux", "ep_size", "output_router_logits", "router_aux_loss_coef")
-SOFTMAX, SIGMOID = "softmax", "sigmoid"
-GATING = {1: SOFTMAX, 2: SIGMOID}
-"""`expert_gating_func` of a GGUF file."""
+THIRD = ("deepseek_v3", "kimi_k2", "glm4_moe_lite")
+"""Whose experts are picked as V3's are."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,7 @@ class Config:
 def read(r: ConfigReader) -> Config:
     """Of either form; V2 and V3 differ in how experts are picked."""
     if not r.gguf:
+        r = _with_dense_layers(r)
         _refuse_variants(r)
     heads, context = (
         r.integer("num_attention_heads", limits.MAX_HEADS),
@@ -121,6 +121,18 @@ def _refuse_variants(r: ConfigReader) -> None:
         r.only(key, (allowed,))
     for key in HARMLESS_HF:
         r.raw(key)
+
+
+def _with_dense_layers(r: ConfigReader) -> ConfigReader:
+    """transformers 5 lists layers in `mlp_layer_types`; others count the dense ones, which come first."""
+    kinds = r.raw("mlp_layer_types")
+    if not isinstance(kinds, list):
+        return r
+    first = kinds.index("sparse") if "sparse" in kinds else len(kinds)
+    if kinds != ["dense"] * first + ["sparse"] * (len(kinds) - first):
+        raise UnsupportedError(f"mlp_layer_types is {str(kinds)[:60]}", "dense layers, then sparse ones")
+    r.only("first_k_dense_replace", (first,))
+    return r.given({"first_k_dense_replace": first})
 
 
 def _rank(r: ConfigReader, key: str, default: int | None = None) -> int:
@@ -186,8 +198,8 @@ def _gguf_moe(r: ConfigReader, dense: int) -> MoE | None:
 
 
 def _hf_moe(r: ConfigReader) -> MoE:
-    """V3 says deepseek_v3, or sigmoid and noaux_tc; in V2 a token's experts are normalized by nothing."""
-    third = r.raw("model_type") == "deepseek_v3"
+    """V3 and its relatives: sigmoid and noaux_tc; in V2 a token's experts are normalized by nothing."""
+    third = r.raw("model_type") in THIRD
     r.only("scoring_func", (SIGMOID if third else SOFTMAX,))
     methods = ("noaux_tc",) if third else ("greedy", "group_limited_greedy")
     r.only("topk_method", methods)

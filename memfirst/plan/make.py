@@ -212,7 +212,7 @@ def _distinct(priced: Priced, options: Options) -> Distinct | None:
 
 
 def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, context: int) -> tuple[str, ...]:
-    notes = []
+    notes = [*model.notes]
     if context > model.graph.context:
         notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
     if options.speculation and place.engine(options) == "memfirst":

@@ -18,6 +18,7 @@ from memfirst.codecs import BLOCK_TYPES
 from memfirst.convert.mixes import PRICED, described, tensor_codec
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.hf import text_alone
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph
 from memfirst.models import quantized
@@ -44,6 +45,7 @@ class Subject:
     codec    a mix of `memfirst.convert.mixes`, or what the file or the config says
     assumed  nobody said so: it is what is usually run
     unknown  hyperparameters that memfirst does not know were to be ignored
+    notes    what of the model is not priced, or not known, one sentence each
     asked    what was typed, where that is not the name
     """
 
@@ -54,6 +56,7 @@ class Subject:
     codec: str
     assumed: bool = False
     unknown: bool = False
+    notes: tuple[str, ...] = ()
     asked: str = ""
     _priced: dict[str, Priced] = field(default_factory=dict, compare=False, repr=False)
 
@@ -102,7 +105,9 @@ def subject(
         origin = _built(checkpoint, name, allow_unknown)
     finally:
         checkpoint.close()
-    found = Subject(name, str(path or ""), origin, origin, _stated(checkpoint, origin), unknown=allow_unknown)
+    notes = tuple(filter(None, (text_alone(checkpoint),)))
+    codec_of_it = _stated(checkpoint, origin)
+    found = Subject(name, str(path or ""), origin, origin, codec_of_it, unknown=allow_unknown, notes=notes)
     found = found if same_name(asked, name) else replace(found, asked=asked)
     if codec:
         return found.recoded(codec)

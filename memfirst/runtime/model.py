@@ -112,8 +112,14 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the model's files say of their tokens and memfirst ignores, one sentence each."""
-        return self.tokenizer.rules.notes
+        """What the model's files hold and memfirst ignores, one sentence each."""
+        notes = self.tokenizer.rules.notes
+        if self.checkpoint.kind != "hf":
+            return notes
+        from memfirst.formats.hf import text_alone  # of the other form, which most starts do not need
+
+        found = text_alone(self.checkpoint)
+        return (*notes, found) if found else notes
 
     @cached_property
     def chat_template(self) -> ChatTemplate:

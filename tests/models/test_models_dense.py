@@ -18,7 +18,9 @@ from safetensors.numpy import save_file
 from memfirst import models
 from memfirst.backends.cpu.backend import CpuBackend
 from memfirst.backends.reference.backend import ReferenceBackend
+from memfirst.cli import contents
 from memfirst.errors import ConfigError, MemfirstError, UnsupportedError
+from memfirst.formats.hf import text_alone
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Op, Sequence, Step, decode, prefill
 from memfirst.graph.ops.attention import Attention
@@ -28,6 +30,7 @@ from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
 from memfirst.ledger import price, table
 from memfirst.models.smollm3 import without_rope
+from memfirst.plan import subject
 from tests.models.test_models import NASTY, rope_of
 from tests.models.test_models import gguf as gguf_file
 from tests.support import dense_gguf
@@ -574,6 +577,40 @@ def test_a_wrapper_around_a_known_text_model_is_that_model() -> None:
         models.build(Bare(outer | {"text_config": text, "novel_attention": {}}))  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="is_encoder_decoder"):
         models.build(Bare(outer | {"text_config": text, "is_encoder_decoder": True}))  # type: ignore[arg-type]
+
+
+def test_a_multimodal_config_without_a_wrapper() -> None:
+    """Qwen2.5-VL's published config.json has towers beside its own keys: the text model is Qwen2."""
+    config = MODELS["Qwen2.5-7B"][0] | {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+    outer = {"model_type": "qwen2_5_vl", "vision_config": {"depth": 32}, "image_token_id": 151655}
+    found = models.build(Bare(config | outer | {"vision_start_token_id": 151652}))  # type: ignore[arg-type]
+    assert found == graph_of("Qwen2.5-7B")
+    with pytest.raises(ConfigError, match="image_token_id"):
+        models.build(Bare(config | {"image_token_id": 151655}))  # type: ignore[arg-type]
+
+
+def test_what_is_left_out_of_a_multimodal_folder_is_said(tmp_path: Path) -> None:
+    """Of a folder with its bytes; of a config.json that there is something; of a text model nothing."""
+    config = json.loads((FOLDER / "qwen2" / "config.json").read_text()) | {
+        "vision_config": {},
+        "model_type": "qwen2_vl",
+    }
+    tensors, kind = dense_gguf.arrays(FOLDER / "qwen2")
+    inner = {k: dense_gguf.floats(v, kind) for k, v in tensors.items()}
+    inner |= {
+        "visual.blocks.0.weight": np.ones((1000, 2500), "f4"),
+        "model.vision_tower.a.weight": np.ones((3, 2), "f4"),
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(inner, tmp_path / "model.safetensors")
+    np.savez(tmp_path / "expected.npz", tokens=np.load(FOLDER / "qwen2" / "expected.npz")["tokens"])
+    np.testing.assert_array_equal(logits_of(tmp_path), logits_of(FOLDER / "qwen2"))
+    says = "the text model alone: towers for images and sound, 0.01 GB, are left out"
+    assert text_alone(open_checkpoint(tmp_path)) == says
+    assert text_alone(open_checkpoint(tmp_path / "config.json")) == says.replace(", 0.01 GB,", "")
+    assert text_alone(open_checkpoint(FOLDER / "qwen2")) == ""
+    assert contents.describe(open_checkpoint(tmp_path))["left_out"] == says
+    assert subject(str(tmp_path)).notes == (says,)
 
 
 @pytest.mark.parametrize("head", ["lm_head.weight", "language_model.lm_head.weight"])

@@ -380,7 +380,8 @@ def test_the_price_of_a_gguf_file_is_a_count_of_its_tensors(name: str, older: bo
     bytes_of = table(price(models.build(checkpoint), decode(0)))
     expected = counted(path, used, experts)
     assert {purpose: bytes_of[purpose] for purpose in expected} == expected
-    kv = {"deepseek": 2 * (16 + 4)}.get(name[:8], 2 * 2 * config["num_key_value_heads"] * (config.get("head_dim") or 8))
+    latent, heads = "kv_lora_rank" in config, config["num_key_value_heads"]
+    kv = 2 * (16 + 4) if latent else 2 * 2 * heads * (config.get("head_dim") or 8)
     wide = len(config.get("per_layer_config", ()))  # Gemma 4's layers without a window have heads of twice the size
     assert bytes_of["kv_read"] == bytes_of["kv_write"] == (config["num_hidden_layers"] + wide) * kv
     assert checkpoint.architecture == experts_gguf.ARCHITECTURES[config["model_type"]]

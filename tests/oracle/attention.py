@@ -359,7 +359,7 @@ def deepseek(c: Config) -> Model:
                 continue
             yield from routed(i, d, ffn, c["n_routed_experts"], c["num_experts_per_tok"])
             yield from swiglu(i, d, ffn * c["n_shared_experts"], "_shexp")
-            if c["model_type"] == "deepseek_v3":
+            if c["model_type"] in ("deepseek_v3", "kimi_k2", "glm4_moe_lite"):
                 yield from in_layer(i, {"exp_probs_b.bias": (c["n_routed_experts"],)})
         yield from outside(c, c.get("tie_word_embeddings", False))
 
@@ -376,5 +376,5 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("qwen2_moe", "olmoe", "glm4_moe", "minimax_m2", "ernie4_5_moe", "hunyuan_v1_moe"), mixture),
     **dict.fromkeys(("granitemoe", "granitemoeshared"), mixture),
     "seed_oss": seed_oss, "glm4": glm4, "cohere2": cohere2, "phi3": phi3,
-    "gpt_oss": gpt_oss, "deepseek_v2": deepseek, "deepseek_v3": deepseek,
+    "gpt_oss": gpt_oss, **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"), deepseek),
 }  # fmt: skip

@@ -319,7 +319,8 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "granitemoeshared": lambda r: granite_moe(r) | {"shared_intermediate_size": 160},
     "hunyuan_v1_moe": lambda r: mixture(r, used="moe_topk") | {"head_dim": 64},
     "granite": granite, "smollm3": transformer, "gpt_oss": gpt_oss, "deepseek_v2": deepseek,
-    "deepseek_v3": deepseek_v3, "mamba": mamba, "falcon_mamba": mamba, "mamba2": mamba2, "rwkv6": rwkv6,
+    "deepseek_v3": deepseek_v3, "kimi_k2": deepseek_v3, "glm4_moe_lite": deepseek_v3,
+    "mamba": mamba, "falcon_mamba": mamba, "mamba2": mamba2, "rwkv6": rwkv6,
     "rwkv7": rwkv7, "jamba": jamba, "granitemoehybrid": granite_hybrid,
 }  # fmt: skip
 """By model_type."""

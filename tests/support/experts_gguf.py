@@ -22,7 +22,8 @@ Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 ARCHITECTURES = {
     "mixtral": "llama", "qwen3_moe": "qwen3moe", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
-    "gpt_oss": "gpt-oss", "qwen2_moe": "qwen2moe", "olmoe": "olmoe", "glm4_moe": "glm4moe", "minimax_m2": "minimax-m2",
+    "glm4_moe_lite": "deepseek2", "gpt_oss": "gpt-oss", "qwen2_moe": "qwen2moe",
+    "olmoe": "olmoe", "glm4_moe": "glm4moe", "minimax_m2": "minimax-m2",
     "ernie4_5_moe": "ernie4_5-moe", "granitemoeshared": "granitemoe", "hunyuan_v1_moe": "hunyuan-moe",
     "gemma4_text": "gemma4",
 }  # fmt: skip
@@ -123,7 +124,7 @@ def write(folder: Path, path: Path, older: bool = False, experts: Any = None, mo
     out.add_tokenizer_model("gpt2")
     out.add_token_list([f"t{i}" for i in range(config["vocab_size"])])
     _keys(out, config)
-    if config["model_type"].startswith("deepseek"):
+    if "kv_lora_rank" in config:
         _deepseek(out, config, older)
     if config["model_type"] in OWN:
         OWN[config["model_type"]](out, config)
@@ -143,7 +144,7 @@ def write(folder: Path, path: Path, older: bool = False, experts: Any = None, mo
 
 def _keys(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     """What the converter's base writes of any model."""
-    mla = c["model_type"].startswith("deepseek")
+    mla = "kv_lora_rank" in c
     out.add_context_length(c["max_position_embeddings"])
     out.add_embedding_length(c["hidden_size"])
     out.add_block_count(c["num_hidden_layers"])
@@ -248,9 +249,9 @@ OWN = {
 
 def _deepseek(out: gguf.GGUFWriter, c: dict[str, Any], older: bool) -> None:
     rank, turned, qk = c["kv_lora_rank"], c["qk_rope_head_dim"], c["qk_nope_head_dim"] + c["qk_rope_head_dim"]
-    third = c["model_type"] == "deepseek_v3"
+    third = c["model_type"] in ("deepseek_v3", "glm4_moe_lite")
     out.add_vocab_size(c["vocab_size"])
-    out.add_leading_dense_block_count(c["first_k_dense_replace"])
+    out.add_leading_dense_block_count(c.get("first_k_dense_replace", 1))
     if c["q_lora_rank"]:
         out.add_q_lora_rank(c["q_lora_rank"])
     out.add_kv_lora_rank(rank)

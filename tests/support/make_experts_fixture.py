@@ -55,6 +55,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**DEEPSEEK, "routed_scaling_factor": 2.5,
          "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}},
     ),
+    "glm4_moe_lite": (
+        "Glm4MoeLite",
+        {**DEEPSEEK, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.8,
+         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "mlp_layer_types": ["dense", "sparse"]},
+    ),
     "gpt_oss": (
         "GptOss",
         {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8, "sliding_window": 5,
