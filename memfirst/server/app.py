@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from memfirst import __version__
-from memfirst.errors import MemfirstError, ModelNotFoundError
-from memfirst.server import about, chat, completions, failures, live, metrics
+from memfirst.errors import MemfirstError
+from memfirst.server import about, anthropic, chat, completions, failures, live, metrics
 from memfirst.server.guard import Guard
 from memfirst.server.metrics import Metrics
 from memfirst.server.service import Service
@@ -22,20 +22,15 @@ def application(served: Service) -> Guard:
     app = FastAPI(title="memfirst", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = served
     app.state.metrics = Metrics(served)
-    for module in (about, chat, completions, metrics):
+    for module in (about, anthropic, chat, completions, metrics):
         app.include_router(module.router)
     if served.settings.page:
         app.include_router(live.router)
     app.add_exception_handler(RequestValidationError, failures.on_invalid)
     app.add_exception_handler(HTTPException, failures.on_http)
     app.add_exception_handler(MemfirstError, failures.on_memfirst_error)
-    app.add_exception_handler(ModelNotFoundError, _no_model)
     app.add_exception_handler(ClientGoneError, _gone)
     return Guard(app, served.settings)
-
-
-async def _no_model(request: Request, error: Exception) -> Response:
-    return failures.failure(404, str(error), "model", "model_not_found")
 
 
 async def _gone(request: Request, error: Exception) -> Response:

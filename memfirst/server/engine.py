@@ -174,6 +174,7 @@ class Serving:
         return {
             "prompt_tokens": len(request.prompt), "cached_tokens": t.reused_tokens, "tokens": request.generated,
             "queued_s": t.queued_s, "prompt_s": t.prefill_s, "answer_s": t.decode_s, "answer_steps": t.decode_steps,
+            "stopped": request.stops.stopped,
             "bytes": dict(request.bytes), "kv_held": request.cached * position_bytes(self._model.graph),
         }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fastapi import Request
@@ -9,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from memfirst.errors import BackendError, CapacityError, MemfirstError
+from memfirst.errors import BackendError, CapacityError, MemfirstError, ModelNotFoundError
 from memfirst.server.link import EngineDiedError, QueueFullError
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -30,6 +31,8 @@ def status_of(error: MemfirstError) -> tuple[int, str | None]:
     """Status and code of an error of ours: the request's fault unless the engine's."""
     if isinstance(error, QueueFullError | EngineDiedError):
         return 503, "overloaded" if isinstance(error, QueueFullError) else "unavailable"
+    if isinstance(error, ModelNotFoundError):
+        return 404, "model_not_found"
     if isinstance(error, BackendError):
         return 500, None
     return 400, "context_length_exceeded" if isinstance(error, CapacityError) else None
@@ -40,7 +43,7 @@ async def on_memfirst_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, MemfirstError):
         raise error
     status, code = status_of(error)
-    response = failure(status, str(error), code=code)
+    response = failure(status, str(error), "model" if status == 404 else None, code)
     if isinstance(error, QueueFullError):
         response.headers["retry-after"] = str(error.seconds)
     elif status == 503:
@@ -58,7 +61,14 @@ async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     message = f"{'.'.join(place) or 'the body'}: {first['msg']}"
     if first["type"] != "missing" and place:
         message += f", not {found}"
-    return failure(400, message, ".".join(place) or None)
+    return _in_form(request, failure(400, message, ".".join(place) or None))
+
+
+def _in_form(request: Request, response: JSONResponse) -> JSONResponse:
+    """Anthropic's errors say that they are one; else the forms are alike."""
+    if not request.url.path.startswith("/v1/messages"):
+        return response
+    return JSONResponse({"type": "error", **json.loads(bytes(response.body))}, response.status_code)
 
 
 async def on_http(request: Request, error: Exception) -> JSONResponse:
