@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from memfirst.codecs.base import F32
 from memfirst.graph import Graph, Step
+from memfirst.graph.ops.experts import Experts
 from memfirst.ledger import Ledger, Memory
 
 STATES_PER_SEQUENCE = 2
@@ -47,10 +49,20 @@ class StepResult:
 
     logits  f32 [step.logits, vocab], valid until the next step but one; the same array object may come again
     counts  bytes counted by the kernels before and after it, for `Backend.recorded`
+    routed  tokens that each expert got, of one operation of routed experts after the other, for `Backend.routing`; None
+            where there are none
     """
 
     logits: F32
     counts: tuple[NDArray[np.int64], NDArray[np.int64]]
+    routed: NDArray[np.int32] | None = None
+
+
+def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:
+    """By operation of routed experts, the tokens that each expert got in a step."""
+    counts = iter([] if result.routed is None else result.routed.tolist())
+    experts = {op.name: op.gate.shape[0] for op in graph.ops if isinstance(op, Experts)}
+    return {name: tuple(islice(counts, n)) for name, n in experts.items()}
 
 
 class Backend(Protocol):
@@ -90,6 +102,10 @@ class Backend(Protocol):
 
     def by_purpose(self, result: StepResult) -> dict[str, int]:
         """The same by purpose alone, cheaply."""
+
+    def routing(self, result: StepResult) -> Mapping[str, tuple[int, ...]]:
+        """By operation of routed experts, the tokens that each expert got: as `Step.routing` it makes the step's price
+        exact. Nothing for a model without them."""
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """What is held for sequences of these lengths."""

@@ -150,7 +150,7 @@ class InterpretedBackend(CpuBackend):
         self.make_library = partial(Kernels, self.log)
         super().__init__(graph, checkpoint, options)
         for name, array in self._weights.items():
-            self.log.watch(name, array, _blocks(graph.weights()[name]))
+            self.log.watch(name, array, _blocks(self.program(1).program.weights[name]))
         for name, storage in self._caches.items():
             self.log.watch(name, storage, by_line)
 
@@ -173,7 +173,7 @@ class InterpretedBackend(CpuBackend):
 
 def _blocks(weight: Weight) -> Block | None:
     """Blocks of a packed matrix; a vector has none."""
-    if len(weight.shape) == 1:
+    if weight.pack == "plain":
         return None
     codec = codecs.get(weight.codec)
     return by_rows(ROWS * weight.row_bytes, ROWS * codec.block_bytes)

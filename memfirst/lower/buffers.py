@@ -12,12 +12,13 @@ from memfirst.lower.program import Buffer, Call, Operand, Ref
 
 @dataclass
 class Assigned:
-    """Buffers by name, the one that each array of a storage lies in, and which storages each worker has by itself."""
+    """Buffers by name, the one that each array of a storage lies in, and of storages that each worker has by itself
+    the rows that one worker has."""
 
     capacity: int
     buffers: dict[str, Buffer]
     place: dict[tuple[str, str], str]
-    private: frozenset[str]
+    private: Mapping[str, int]
     statics: dict[object, tuple[tuple[str, int | str], ...]] = field(default_factory=dict)
     """Of the calls so far: most of them have the same ones."""
 
@@ -33,7 +34,7 @@ class Assigned:
             if isinstance(given, Place):
                 operand = Ref("buffer", self.place[given.storage, given.array], given.offset)
             elif isinstance(given, PrivateStride):
-                operand = self.capacity if given.storage in self.private else 0
+                operand = self.private.get(given.storage, 0)
             elif isinstance(given, Scratch):
                 operand = self._scratch(given)
             else:
@@ -77,7 +78,9 @@ def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str, ca
                 same.append(i)
             free_from[i] = ends
             place[name, array] = made[i].name
-    return Assigned(capacity, {buffer.name: buffer for buffer in made}, place, private)
+    rows_of = {name: storages[name].rows for name in private}
+    own = {name: rows(capacity) if rows else capacity for name, rows in rows_of.items()}
+    return Assigned(capacity, {buffer.name: buffer for buffer in made}, place, own)
 
 
 def _lifetimes(stages: list[Stage], storages: Mapping[str, Storage]) -> tuple[dict[str, int], dict[str, int]]:

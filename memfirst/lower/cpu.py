@@ -7,14 +7,15 @@ from math import ceil
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph
-from memfirst.lower import attention, rwkv  # noqa: F401  (their lowerings)
+from memfirst.graph.ops.experts import Experts
+from memfirst.lower import attention, experts, rwkv  # noqa: F401  (their lowerings)
 from memfirst.lower.buffers import Assigned, assign
 from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse
-from memfirst.lower.nodes import COLUMNS, SEQUENCES, TOKENS, Moves, Node
+from memfirst.lower.nodes import COLUMNS, EXPERTS, SEQUENCES, TOKENS, UNITS, Moves, Node
 from memfirst.lower.phases import Stage, stages
 from memfirst.lower.program import Output, Phase, Program, Task
-from memfirst.lower.step_fields import MAX_GROUPS
+from memfirst.lower.step_fields import MAX_GROUPS, MAX_ROUTED
 
 INLINE_TOKENS = 2
 """Tokens of a step up to which each worker prepares inputs for itself, which is cheaper than a barrier."""
@@ -74,13 +75,13 @@ def lower(graph: Graph, capacity: int, context: int, workers: int) -> Program:
 def _phase(stage: Stage, assigned: Assigned, workers: int) -> Phase:
     """A stage as a phase, by the name of its first node that is no small copy; what its prologue moves counts with the
     first task."""
-    total = sum(node.units for node in stage.nodes if node.over == COLUMNS)
+    total = sum(_columns(node, assigned.capacity) for node in stage.nodes)
     before = tuple([move for node in stage.prologue for move in node.moves])
     tasks = [_task(node, before if i == 0 else (), assigned, workers, total) for i, node in enumerate(stage.nodes)]
     prologue = tuple([assigned.resolve(call) for node in stage.prologue for call in node.calls])
-    per = stage.prologue[0].per if stage.prologue else TOKENS
+    per, units = (stage.prologue[0].per, stage.prologue[0].units) if stage.prologue else (TOKENS, 1)
     name = next((node.name for node in stage.nodes if node.per != SEQUENCES), stage.nodes[0].name)
-    return Phase(name, tuple(tasks), prologue, per)
+    return Phase(name, tuple(tasks), prologue, per, units)
 
 
 def _task(node: Node, before: Moves, assigned: Assigned, workers: int, total: int) -> Task:
@@ -90,12 +91,19 @@ def _task(node: Node, before: Moves, assigned: Assigned, workers: int, total: in
     return Task(node.name, calls, node.units, chunk, before + node.moves, node.per, reuse)
 
 
+def _columns(node: Node, capacity: int) -> int:
+    """Columns that a phase is divided by, of a node: those of all experts that may be active."""
+    if node.over in (COLUMNS, EXPERTS):
+        return node.units * (node.times(capacity) if node.times else 1)
+    return 0
+
+
 def _chunk(node: Node, capacity: int, workers: int, total: int) -> int:
     """Units claimed at a time. Columns: about eight claims a worker in a phase, with many tokens 64, to stay in cache;
     tokens: four claims a worker; units of attention: one, or eight of many."""
     if node.over == TOKENS:
-        return ceil(capacity / workers / 4)
-    if node.over != COLUMNS:
+        return ceil(node.units * capacity / workers / 4)
+    if node.over == UNITS:
         return 1 if capacity <= 8 else 8
     wanted = min(64, total) if capacity > 8 else ceil(total / workers / (8 if workers > 1 else 1))
     return ceil(wanted / node.align) * node.align
@@ -105,6 +113,8 @@ def _check_kinds(graph: Graph) -> None:
     """All kinds of operation without a default lowering, each by its first."""
     if len(graph.cache_groups) > MAX_GROUPS:
         raise UnsupportedError(f"{len(graph.cache_groups)} shapes of KV caches", f"at most {MAX_GROUPS}")
+    if (routed := sum(isinstance(op, Experts) for op in graph.ops)) > MAX_ROUTED:
+        raise UnsupportedError(f"{routed} layers of routed experts", f"at most {MAX_ROUTED}")
     missing: dict[str, str] = {}
     for op in graph.ops:
         if not lowered(type(op)):

@@ -19,6 +19,7 @@ from memfirst.graph.ops.activation import Activation
 from memfirst.graph.ops.add import Add
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.experts import Experts, Router
 from memfirst.graph.ops.glu import Glu
 from memfirst.graph.ops.layer_norm import LayerNorm
 from memfirst.graph.ops.linear import Linear
@@ -324,23 +325,38 @@ def _one(x: Value, out: Value) -> Args:
 
 
 def quantized(op: Op, d: Default, x: Value) -> Args:
-    """int8 of a matmul's input, made once for all matmuls that read it: with a scale for each 256 columns where one
-    of them is a K-quant, else for each 32."""
-    readers = [r for r in d.readers[op.inputs[0]] if isinstance(r, Linear)]
-    block = 256 if any(family(r.weight) == "k256" for r in readers) else 32
+    """int8 of an operation's first input, which lies at `x`, made once for all matmuls that read it."""
+    value = op.inputs[0]
+    name = f"{value}.int8"
+    if name not in d.int8:
+        weights = [w for reader in d.readers[value] for w in multiplied(reader, value)]
+        call, d.int8[name] = quantize(op, d, name, x, weights)
+        d.tokens(f"{op.name}_input", op, [call], [x], [Value(name, 0, 0)], x.rows, repeats=True)
+    return d.int8[name]
+
+
+def multiplied(op: Op, value: str) -> tuple[Weight, ...]:
+    """The matrices that an operation multiplies one of its inputs by."""
+    if isinstance(op, Linear | Router):
+        return (op.weight,)
+    return (op.gate, op.up) if isinstance(op, Experts) and value == op.inputs[0] else ()
+
+
+def quantize(
+    op: Op, d: Default, name: str, x: Value, weights: Sequence[Weight], rows: OfCapacity | None = None
+) -> tuple[NodeCall, Args]:
+    """The call that makes int8 of `x`, in the storage `name`, with `rows`: a scale for each 256 columns where one of
+    the matrices that it is made for is a K-quant, else for each 32. And the arrays that it makes."""
+    block = 256 if any(family(w) == "k256" for w in weights) else 32
     multiple(op, x.width, block)
-    name, per32 = f"{op.inputs[0]}.int8", x.width // 32
-    if name in d.int8:
-        return d.int8[name]
-    found = d.int8[name] = d.arrays(name, {
+    per32 = x.width // 32
+    made = d.arrays(name, {
         "aq": ("i8", x.width), "ad": ("f32", per32), "ao": ("i32", 3 * per32), "af": ("f32", per32),
         "am": ("i32", x.width // 64), "ap": ("i32", per32),
-    })  # fmt: skip
-    found["private"] = PrivateStride(name)
-    args: Args = {"x": x.place, "width": x.width, "stride": x.stride, "private_in": PrivateStride(x.storage), **found}
-    call = KERNELS["activations.quantize"].call(args, op.name, BLOCK=block)
-    d.tokens(f"{op.name}_input", op, [call], [x], [Value(name, 0, 0)], x.rows, repeats=True)
-    return found
+    }, rows)  # fmt: skip
+    made["private"] = PrivateStride(name)
+    args: Args = {"x": x.place, "width": x.width, "stride": x.stride, "private_in": PrivateStride(x.storage), **made}
+    return KERNELS["activations.quantize"].call(args, op.name, BLOCK=block), made
 
 
 @lower.register

@@ -19,7 +19,7 @@ from dataclasses import replace
 from memfirst.codecs import ROWS as PACK
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph, Weight
-from memfirst.lower.nodes import COLUMNS, TOKENS, UNITS, Node, NodeCall, NodeOperand, Nodes, Place, Touch
+from memfirst.lower.nodes import COLUMNS, EXPERTS, TOKENS, UNITS, Node, NodeCall, NodeOperand, Nodes, Place, Touch
 from memfirst.lower.packing import rows16_bytes
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
@@ -120,11 +120,11 @@ def chain(order: Order, made: Nodes, graph: Graph) -> None:
     for node in order.sorted():
         sources = order.sources(node)
         before = max((depth[n] for n in sources), default=0)
-        depth[node] = before + (node.over == UNITS or _is_matmul(node))
-        if node.over != COLUMNS or _is_matmul(node) or not sources:
+        depth[node] = before + (node.over == UNITS or _begins(node))
+        if node.over not in (COLUMNS, EXPERTS) or _begins(node) or not sources:
             continue
         deepest = [n for n in sources if depth[n] == before]
-        if any(n.over != COLUMNS or not _same_columns(n, node) for n in deepest):
+        if any(n.over != node.over or not _same_columns(n, node) for n in deepest):
             continue
         place = deepest[-1] if deepest[-1] is sources[-1] else node
         clear = not any(_conflict(n, node) for n in order.between(place, node, *node.storages))
@@ -249,6 +249,11 @@ RULES: dict[str, Rule] = {
 
 def _is_matmul(node: Node) -> bool:
     return node.calls[0].kernel.startswith("matmul.")
+
+
+def _begins(node: Node) -> bool:
+    """Whether it begins with a matmul, of experts or not: others follow it, it follows none."""
+    return _is_matmul(node) or node.calls[0].kernel.startswith("routed.")
 
 
 def _conflict(first: Node, second: Node) -> bool:

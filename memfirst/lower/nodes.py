@@ -14,8 +14,9 @@ from typing import NamedTuple
 from memfirst.graph.traffic import Traffic
 from memfirst.lower.program import Ref
 
-COLUMNS, TOKENS, UNITS = "columns", "tokens", "units"
-"""What a kernel's range lo..hi counts: columns of its output for all tokens, tokens, or units of attention."""
+COLUMNS, TOKENS, UNITS, EXPERTS = "columns", "tokens", "units", "experts"
+"""What a kernel's range lo..hi counts: columns of its output for all tokens, tokens, units of attention, or columns of
+one active expert after another."""
 
 SEQUENCES = "sequences"
 """The step's count that a range of sequences is; of such a node `over` is TOKENS."""
@@ -160,7 +161,9 @@ class Node:
     align: int = ROWS
     repeats: bool = False
     first: Touch | None = None
-    """The columns that the range of a COLUMNS node counts, in the storage that it writes."""
+    """The columns that the range of a COLUMNS or EXPERTS node counts, in the storage that it writes."""
+    times: OfCapacity | None = None
+    """Of an EXPERTS node: active experts at most, by the tokens of the largest step."""
     other_rows: bool = False
 
     @property

@@ -73,7 +73,7 @@ class Dependencies:
         """Prologues that more than one phase reads, or a kernel that knows no private copies; that read what their own
         phase writes, or whose inputs it writes over; or whose range is not that of the phase's other prologues."""
         wrong = set()
-        per: dict[int, str] = {}
+        per: dict[int, tuple[str, int]] = {}
         for k, others in enumerate(self.others):
             wrong |= {j for j in others if j in private and levels[j] >= levels[k]}
         for i in sorted(private):
@@ -84,7 +84,8 @@ class Dependencies:
                 wrong.add(i)
             if any(self._takes_shared(i, k) for k in self.readers[i]):
                 wrong.add(i)
-            if per.setdefault(level, self.nodes[i].per) != self.nodes[i].per:
+            range_of = self.nodes[i].per, self.nodes[i].units
+            if per.setdefault(level, range_of) != range_of:
                 wrong.add(i)
         return wrong
 

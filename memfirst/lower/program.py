@@ -74,7 +74,7 @@ class Call(NamedTuple):
 class Task:
     """Calls run one after another over the same range of units, claimed in chunks by any worker.
 
-    units   how many there are, for each of the step's `per` ("tokens", "logits", "items"; "": once)
+    units   how many there are, for each of the step's `per` ("tokens", "logits", "items.G", "experts.N"; "": once)
     chunk   units claimed at a time
     moves   the memory that it moves, each traffic with the name of the operation that it belongs to
     reuse   tokens for which one load of a weight's bytes serves; loads after the first come from cache
@@ -97,6 +97,8 @@ class Phase:
     tasks: tuple[Task, ...]
     prologue: tuple[Call, ...] = ()
     prologue_per: str = "tokens"
+    prologue_units: int = 1
+    """Units of the prologue's range for each of `prologue_per`."""
 
 
 @dataclass(frozen=True)

@@ -9,21 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from memfirst.lower.nodes import COLUMNS, TOKENS, UNITS, NodeCall, NodeOperand, NodeStatic
+from memfirst.lower.nodes import COLUMNS, EXPERTS, TOKENS, UNITS, NodeCall, NodeOperand, NodeStatic
 
 Args = Mapping[str, NodeOperand]
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What a call's work depends on: the step's tokens that it runs for, units of attention, positions attended, the
-    step's sequences."""
+    """What a call's work depends on: rows of its range, the step's tokens that it runs for, units of attention,
+    positions attended, the step's sequences; of routed experts the pairs of token and expert, and the tiles that these
+    fill."""
 
     rows: int
     tokens: int
     units: int = 0
     attended: int = 0
     sequences: int = 0
+    pairs: int = 0
+    tiles: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,24 @@ def _merge(args: Mapping[str, object], statics: Mapping[str, object], n: Counts)
     return Work(0.0, float(n.units * _int(args, "heads") * _int(statics, "GROUP") * _int(statics, "DIM")))
 
 
+def _routed(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """An expert's weights, once for each tile of its tokens."""
+    return Work(0.0, n.rows * _int(args, "cols") * n.tiles)
+
+
+def _pairs(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.rows * n.pairs))
+
+
+def _pick(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """Looks at all experts for each one that it picks."""
+    return Work(0.0, float(_int(args, "experts") * _int(args, "k") * n.tokens))
+
+
+def _group(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(float(_int(args, "experts")), float(n.pairs))
+
+
 def _spec(name: str, over: str, operands: str, statics: str, work: WorkOf, untimed: str = "") -> KernelSpec:
     return KernelSpec(name, over, tuple(operands.split()), tuple(statics.split()), work, tuple(untimed.split()))
 
@@ -140,6 +161,8 @@ _LERP = "x previous w more out width parts stride_x stride_previous stride_more 
 _BLEND = "x other share out step count stride_x stride_other stride_share stride"
 _BONUS = "x r k v w out step count stride_x stride_r stride_k stride_v stride head_dim"
 _INT8 = "w aq ad {} y step count cols stride private add_to"
+_GROUPED = "active first pairs weights step count tokens rows cols k"
+_BIASES = "y bias active first pairs"
 
 KERNELS: Mapping[str, KernelSpec] = {
     spec.name: spec
@@ -195,6 +218,32 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("wkv.wkv6", COLUMNS, f"r k v decay own out {_SCAN}", "HEAD", _scan),
         _spec("wkv.wkv7_inputs", COLUMNS, "w k a removal decay key removed step count width", "HEAD", _columns),
         _spec("wkv.wkv7", COLUMNS, f"r k v decay key removed out {_SCAN}", "HEAD", _scan),
+        _spec(
+            "experts.pick",
+            TOKENS,
+            "logits logit_bias bias scales expert weight floats experts stride k groups groups_used scale private",
+            "SIGMOID LOGIT_BIAS BIAS SCALES NORMALIZE",
+            _pick,
+            "LOGIT_BIAS BIAS SCALES NORMALIZE",
+        ),
+        _spec(
+            "experts.group",
+            UNITS,
+            "expert weight active first pairs weights counts step ints count tokens experts k private",
+            "",
+            _group,
+        ),
+        _spec("experts.add_bias", EXPERTS, f"{_BIASES} rows width stride", "", _pairs),
+        _spec("experts.add_weighed_bias", COLUMNS, f"{_BIASES} weights step count k width stride", "", _pairs),
+        _spec("experts.glu", EXPERTS, "g u first pairs rows stride", "ACT", _pairs),
+        _spec(
+            "routed.int8",
+            EXPERTS,
+            f"w places aq ad ao af am ap y {_GROUPED} stride private",
+            "CODEC FAMILY TILE SUM",
+            _routed,
+        ),
+        _spec("routed.floats", EXPERTS, f"w places x y {_GROUPED} width stride private", "CODEC TILE SUM", _routed),
         _spec("attention.write_keys", COLUMNS, f"k {_WRITE} keys_at", "DIM CODEC ROTATE", _columns),
         _spec("attention.write_values", COLUMNS, f"v {_WRITE} values_at", "DIM CODEC ROTATE", _columns),
         _spec("attention.attend", UNITS, _ATTEND, _ATTEND_STATICS, _attend, "ROTATE SOFTCAP"),

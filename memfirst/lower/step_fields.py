@@ -26,13 +26,19 @@ def attention_scratch(group: int, k_dim: int) -> dict[str, tuple[str, int]]:
     }
 
 
-COUNTS = 64
-"""Words of the step's header."""
-
 _NAMES = ("tokens", "logits", "any_logits", "sequences")
-_ITEMS = "items"
-MAX_GROUPS = COUNTS - 8
+_ITEMS, _EXPERTS = "items", "experts"
+_FIRST_GROUP, _FIRST_ROUTED = 8, 64
+
+MAX_GROUPS = _FIRST_ROUTED - _FIRST_GROUP
 """Cache groups of a model at most: each has a count in the header."""
+
+MAX_ROUTED = 512
+"""Operations of routed experts of a model at most: each has a count of its own. One that several shared would change
+while a worker that is late still looks at it."""
+
+COUNTS = _FIRST_ROUTED + MAX_ROUTED
+"""Words of the step's header."""
 
 
 def in_group(name: str, group: int) -> str:
@@ -40,9 +46,16 @@ def in_group(name: str, group: int) -> str:
     return f"{name}.{group}"
 
 
+def active_experts(index: int) -> str:
+    """The name of the count of active experts of the graph's `index`th operation of routed experts: a kernel writes it
+    (`experts.group`), for the phases behind its barrier."""
+    return f"{_EXPERTS}.{index}"
+
+
 def count_of(name: str) -> int:
-    """The word of the step's header that holds a count: "tokens", "logits", "any_logits" (1 or 0), "sequences", or
-    "items.G", the units of attention of cache group G."""
-    if name.startswith(f"{_ITEMS}."):
-        return 8 + int(name.split(".")[1])
-    return _NAMES.index(name)
+    """The word of the step's header that holds a count: "tokens", "logits", "any_logits" (1 or 0), "sequences",
+    "items.G", the units of attention of cache group G, or "experts.N", see `active_experts`."""
+    kind, _, number = name.partition(".")
+    if not number:
+        return _NAMES.index(name)
+    return {_ITEMS: _FIRST_GROUP, _EXPERTS: _FIRST_ROUTED}[kind] + int(number)

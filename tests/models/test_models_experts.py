@@ -644,7 +644,7 @@ def test_old_files_of_single_experts_are_refused_with_the_reason(tmp_path: Path)
         models.build(open_checkpoint(experts_gguf.write(FOLDER / "mixtral", tmp_path / "m.gguf", more=more)))
 
 
-KINDS = {"mixtral": "Router", "qwen3_moe": "Router", "gpt_oss": "Router", "deepseek_v2": "LatentAttention"}
+KINDS = {"deepseek_v2": "LatentAttention"}
 
 
 @pytest.mark.parametrize("name", KINDS)

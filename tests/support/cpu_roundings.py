@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from memfirst.graph import Graph, Op
+from memfirst.graph import Graph, Op, Weight
 from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.experts import Experts, Router
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.runtime import Runtime, Values
+from memfirst.lower.default import multiplied
 from memfirst.lower.packing import family
 from tests.support.slow_int8 import int8
 
@@ -24,8 +26,35 @@ class Int8Linear(Linear):
     block: int = 32
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
-        q, scales = int8(inputs[0], self.block)
-        return super().reference(run, [q * np.repeat(scales, self.block, axis=-1)])
+        return super().reference(run, [rounded(inputs[0], self.block)])
+
+
+@dataclass(frozen=True)
+class Int8Router(Router):
+    """The same of a router."""
+
+    block: int = 32
+
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        return super().reference(run, [rounded(inputs[0], self.block)])
+
+
+@dataclass(frozen=True)
+class Int8Experts(Experts):
+    """The same of experts: their input, and what is between their matrices; 0: it stays float."""
+
+    outer: int = 32
+    inner: int = 32
+
+    def affine(self, run: Runtime, expert: int, x: F32, weight: Weight, bias: Weight | None) -> F32:
+        block = self.inner if weight is self.down else self.outer
+        return super().affine(run, expert, rounded(x, block) if block else x, weight, bias)
+
+
+def rounded(x: F32, block: int) -> F32:
+    """As int8 has it."""
+    q, scales = int8(x, block)
+    return q * np.repeat(scales, block, axis=-1)
 
 
 class F16Attention(Attention):
@@ -40,14 +69,20 @@ def as_the_cpu(graph: Graph) -> Graph:
     """The graph with the CPU's roundings as part of its meaning."""
     kinds: dict[str, set[str]] = {}
     for op in graph.ops:
-        if isinstance(op, Linear):
-            kinds.setdefault(op.inputs[0], set()).add(family(op.weight))
+        for value in op.inputs:
+            kinds.setdefault(value, set()).update(family(w) for w in multiplied(op, value))
 
     def change(op: Op) -> Op:
+        block = 256 if op.inputs and "k256" in kinds[op.inputs[0]] else 32
+        if isinstance(op, Router) and family(op.weight) != "float":
+            return Int8Router(**vars(op), block=block)
+        if isinstance(op, Experts):
+            inner = {"float": 0, "k256": 256}.get(family(op.down), 32)
+            return Int8Experts(**vars(op), outer=0 if family(op.gate) == "float" else block, inner=inner)
         if isinstance(op, Attention):
             return F16Attention(**vars(op))
         if isinstance(op, Linear) and family(op.weight) != "float":
-            return Int8Linear(**vars(op), block=256 if "k256" in kinds[op.inputs[0]] else 32)
+            return Int8Linear(**vars(op), block=block)
         return op
 
     return replace(graph, ops=tuple(change(op) for op in graph.ops))

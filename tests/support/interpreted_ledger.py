@@ -10,6 +10,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -18,15 +19,20 @@ import numpy as np
 import pytest
 
 from memfirst import ledger
+from memfirst.backends.base import StepResult
 from memfirst.backends.interpreted import InterpretedBackend
 from memfirst.graph import Step
+from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.norm import RMSNorm
-from memfirst.graph.traffic import ACTIVATIONS, EMBEDDING, HEAD, KV_READ, KV_WRITE, WEIGHTS
+from memfirst.graph.traffic import ACTIVATIONS, EMBEDDING, EXPERTS, HEAD, KV_READ, KV_WRITE, WEIGHTS
 from memfirst.kernels.cpu import q4_0
 from memfirst.kernels.cpu.simd import bits, load_w
 from memfirst.kernels.cpu.spans import Owner, Span, SpanLog, Touched
+from memfirst.lower.packing import family, int8_tile
 from memfirst.lower.program import Program
+from tests.support.tiny_configs import Coded
+from tests.support.tiny_experts import routed_graph
 from tests.support.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, fill_cache, options, tiny
 
 Log = Mapping[tuple[Owner, str], Touched]
@@ -162,6 +168,37 @@ def test_the_likeliest_tokens_interpreted() -> None:
         assert ties == (scores == scores[order[-1]]).sum() - values.count(values[-1])
     logits[149] = np.nan
     assert top(logits, window, 3, 5, 1.5)[2] == -1
+
+
+@pytest.mark.parametrize("name", ["decode", "prefill", "batch"])
+@pytest.mark.parametrize(("kind", "codecs"), [("mixtral", "q4_k_m"), ("qwen3_moe", "bf16"), ("gpt_oss", "mxfp4")])
+def test_an_experts_bytes_are_loaded_once_for_each_tile_of_its_tokens(kind: str, codecs: str, name: str) -> None:
+    """And nothing of those that nobody picked; predicted exactly once the routing is recorded."""
+    graph = routed_graph(kind, codecs, 64, 1)
+    made = InterpretedBackend(graph, Coded(graph), options(2))
+    step = Step(tuple(replace(s, tables=made.own_tables(i)) for i, s in enumerate(STEPS[name].sequences)))
+    fill_cache(made)
+    result = made.step(step, apart(step))
+    assert np.isfinite(result.logits).all()
+    known, log = replace(step, routing=made.routing(result)), made.log.touched
+    program = made.program(step.tokens).program
+    assert moved(log) == price(program, known) == made_ledger(made, step, result)
+    for op in (op for op in graph.ops if isinstance(op, Experts)):
+        counts = known.routing[op.name]
+        for w in (op.gate, op.up, op.down):
+            most = 4 if family(w) == "float" else 8
+            found = log[(op.name, EXPERTS), w.name].loads.reshape(len(counts), -1)
+            tiles = [ceil(n / min(most, int8_tile(program.capacity))) for n in counts]
+            assert [set(row.tolist()) for row in found] == [{n} for n in tiles]
+    made.close()
+
+
+def made_ledger(made: InterpretedBackend, step: Step, result: StepResult) -> Bytes:
+    """What the kernels said that they read."""
+    out: Bytes = Counter()
+    for entry in made.recorded(step, result).entries:
+        out[entry.op, entry.purpose] += int(entry.amount)
+    return out
 
 
 def test_a_kernel_that_reads_other_bytes_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

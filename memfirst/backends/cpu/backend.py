@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
+from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult, routing_of
 from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts
 from memfirst.backends.cpu.pack import pack_weights
@@ -18,11 +18,11 @@ from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
 from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
+from memfirst.backends.cpu.tables import expert_tables, rope_tables
 from memfirst.backends.cpu.topk import KEY, MASSES, TopK
 from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
-from memfirst.graph.ops.rope import Rope
 from memfirst.graph.traffic import (
     EMBEDDING,
     EXPERTS,
@@ -105,7 +105,7 @@ class CpuBackend:
             for i, (n, group) in enumerate(zip(self.blocks, graph.cache_groups, strict=True))
         }
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
-        self._tables = _rope_tables(graph, options.context)
+        self._tables: dict[str, NDArray[Any]] = {**rope_tables(graph, options.context), **expert_tables(program)}
         self.pool = self.make_pool(options.threads, self.library)
         # However the backend goes, its threads end before the memory that they read is unmapped.
         self._end = weakref.finalize(self, self.pool.close)
@@ -179,7 +179,7 @@ class CpuBackend:
         bound = self.program(len(tokens))
         self.pool.begin()
         self._arrays.fill(step, tokens, self.options.threads)
-        return StepLog(bound, self._arrays.arrays["step"], self.options.threads)
+        return StepLog(bound, self._arrays.most_counts(), self.options.threads)
 
     def step(
         self, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None = None
@@ -198,7 +198,7 @@ class CpuBackend:
             self._logs.append(log)  # a worker that comes late may still write it
             self.pool.run(log.walk_args, len(bound.program.phases), log=True)
         self._counted = after = self._counts.copy()
-        return StepResult(bound.logits(rows), (before, after))
+        return StepResult(bound.logits(rows), (before, after), self._arrays.routed())
 
     def quiesce(self) -> None:
         """After logged steps: returns once no worker writes a log any more."""
@@ -238,6 +238,10 @@ class CpuBackend:
         sums = np.bincount(self._purpose_of, moved, len(_PURPOSES)).tolist()  # float64: exact below 2^53
         return {purpose: int(n) for purpose, n in zip(_PURPOSES, sums, strict=True) if purpose and n}
 
+    def routing(self, result: StepResult) -> Mapping[str, tuple[int, ...]]:
+        """By operation of routed experts, the tokens that each expert got."""
+        return routing_of(self.graph, result)
+
     def top(self) -> TopK:
         """What finds a sampler's candidates, for one sampler."""
         entries = self.library.load([KEY, MASSES])
@@ -271,20 +275,3 @@ def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> L
         for call, n in zip(calls, moved, strict=True) if call.purpose and n
     )  # fmt: skip
     return Ledger(tuple(entries), tokens)
-
-
-def _rope_tables(graph: Graph, context: int) -> dict[str, NDArray[np.float32]]:
-    """Cosines and sines [context, pairs] of each RoPE; operations that rotate alike share theirs."""
-    made: dict[Any, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
-    out = {}
-    positions = np.arange(context, dtype=np.float64)
-    for op in graph.ops:
-        if isinstance(op, Rope):
-            frequencies = op.frequencies_for(context)
-            key = frequencies, op.factor, op.temperature, op.original if op.temperature else 0
-            if key not in made:
-                angles, factors = np.outer(positions, np.array(frequencies, np.float64)), op.factors(positions)[:, None]
-                cos, sin = ((factors * f(angles)).astype(np.float32).reshape(-1) for f in (np.cos, np.sin))
-                made[key] = cos, sin
-            out[f"cos:{op.name}"], out[f"sin:{op.name}"] = made[key]
-    return out

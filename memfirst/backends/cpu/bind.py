@@ -129,9 +129,10 @@ class Bound:
                 addresses += [self._address(call, entries) for call in task.calls]
                 tasks.append([first, len(self.calls), task.units, count_of(task.per) if task.per else -1, task.chunk])
             row[1] = len(tasks)
-            phases.append([*row, *self._matrices(phase)])
-        for row, following in zip(phases[-2::-1], phases[:0:-1], strict=True):  # attention asks for what comes after it
-            row[-2:] = row[-2:] if row[-1] else following[-2:]
+            phases.append([*row, *self._matrices(phase), phase.prologue_units])
+        for i in range(len(phases) - 2, -1, -1):  # attention asks for what comes after it; which experts is not known
+            if not phases[i][6] and not any(c.kernel.startswith("routed.") for c in program.phases[i].tasks[0].calls):
+                phases[i][5:7] = phases[i + 1][5:7]
         self.phases, self.tasks, self.addresses = (
             np.array(table, np.int64).reshape(-1) for table in (phases, tasks, addresses)
         )

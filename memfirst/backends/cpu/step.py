@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from memfirst.errors import BackendError, CapacityError, UnsupportedError
 from memfirst.graph import CacheGroup, Graph, Sequence, Step
+from memfirst.graph.ops.experts import Experts
 from memfirst.kernels.cpu import arena
-from memfirst.lower.step_fields import COUNTS, SPLIT, count_of, in_group
+from memfirst.lower.step_fields import COUNTS, SPLIT, active_experts, count_of, in_group
 
 BY_TOKEN = ("tokens", "positions", "ends", "table_at", "logit_rows", "all_rows")
 GROUP_BY_TOKEN = ("slots", "starts", "charged")
@@ -40,8 +41,22 @@ class StepArrays:
             sizes |= {in_group("first_item", g): capacity + 1, in_group("tables", g): sequences * self.row}
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
         self.arrays["step"] = arena.array("i64", COUNTS)
+        self.experts = {op.name: (op.gate.shape[0], op.k) for op in graph.ops if isinstance(op, Experts)}
+        self.arrays["routing"] = arena.array("i32", sum(experts for experts, _ in self.experts.values()))
         self.arrays["all_rows"][:] = np.arange(capacity)
         self._words = {name: array.data for name, array in self.arrays.items()}
+
+    def most_counts(self) -> NDArray[np.int64]:
+        """The counts of the step that is filled in, with as many active experts as there may be: what kernels count is
+        known only afterwards."""
+        counts = self.arrays["step"].copy()
+        for i, (experts, k) in enumerate(self.experts.values()):
+            counts[count_of(active_experts(i))] = min(experts, k * int(counts[count_of("tokens")]))
+        return counts
+
+    def routed(self) -> NDArray[np.int32] | None:
+        """A copy of what kernels counted in the last step: tokens by expert, one operation after the other."""
+        return self.arrays["routing"].copy() if self.experts else None
 
     def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
         """Describe `step`; returns how many rows of logits it gives. Raises before kernels could read out of bounds."""

@@ -12,7 +12,7 @@ from memfirst.errors import BackendError
 
 # Words of a worker's log, as in `walk`.
 PHASE_LOG, CALL_LOG = 5, 5
-PHASE, TASK = 7, 5
+PHASE, TASK = 8, 5
 
 PHASES = np.dtype([(name, np.int64) for name in ("started", "arrived", "released", "claims", "chunks")])
 """A phase of a worker: cycles when it came, had no chunk left to claim, and saw the barrier open; how often it claimed,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult
+from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult, routing_of
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
@@ -31,7 +31,9 @@ class SlowBackend:
 
     def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
         """Do a step; no kernel counts."""
-        return StepResult(self._reference.step(step, np.asarray(tokens, np.int32)), (NOTHING, NOTHING))
+        logits = self._reference.step(step, np.asarray(tokens, np.int32))
+        counts = [n for each in self._reference.routing.values() for n in each]
+        return StepResult(logits, (NOTHING, NOTHING), np.array(counts, np.int32))
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copy a block of a cache group."""
@@ -55,6 +57,10 @@ class SlowBackend:
 
     def warm_up(self) -> None:
         """Nothing is prepared."""
+
+    def routing(self, result: StepResult) -> Mapping[str, tuple[int, ...]]:
+        """By operation of routed experts, the tokens that each expert got."""
+        return routing_of(self.graph, result)
 
     def top(self) -> None:
         """NumPy does it."""

@@ -136,13 +136,12 @@ class Experts(Op):
         out = np.zeros((len(x), self.width), np.float32)
         for e in map(int, np.flatnonzero(routing.any(axis=0))):
             rows = np.flatnonzero(routing[:, e])
-            gate = _affine(run, e, x[rows], self.gate, self.gate_b)
-            inner = gated(self.activation, gate, _affine(run, e, x[rows], self.up, self.up_b))
-            out[rows] += routing[rows, e, None] * _affine(run, e, inner, self.down, self.down_b)
+            gate = self.affine(run, e, x[rows], self.gate, self.gate_b)
+            inner = gated(self.activation, gate, self.affine(run, e, x[rows], self.up, self.up_b))
+            out[rows] += routing[rows, e, None] * self.affine(run, e, inner, self.down, self.down_b)
         return out
 
-
-def _affine(run: Runtime, expert: int, x: F32, weight: Weight, bias: Weight | None) -> F32:
-    """x [n, columns] -> [n, rows] by one expert's matrix and bias."""
-    out: F32 = x @ run.weight(weight)[expert].T
-    return out if bias is None else out + run.weight(bias)[expert]
+    def affine(self, run: Runtime, expert: int, x: F32, weight: Weight, bias: Weight | None) -> F32:
+        """x [n, columns] -> [n, rows] by one expert's matrix and bias."""
+        out: F32 = x @ run.weight(weight)[expert].T
+        return out if bias is None else out + run.weight(bias)[expert]

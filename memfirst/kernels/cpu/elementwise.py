@@ -20,7 +20,7 @@ from memfirst.kernels.cpu.functions import (
     swiglu_clamped16,
     tanh16,
 )
-from memfirst.kernels.cpu.lang import kernel
+from memfirst.kernels.cpu.lang import kernel, macro
 from memfirst.kernels.cpu.simd import add as plus
 from memfirst.kernels.cpu.simd import mul, sub
 from memfirst.kernels.cpu.simd16 import (
@@ -144,32 +144,37 @@ def activate(
     return 0
 
 
+@macro
+def glu16(g, i, u, j, out, k, n, ACT):
+    """out[k:k + n] = f(g[i:i + n]) · u[j:j + n], n <= 16, ACT: silu, gelu, gelu_erf or relu; swiglu_clamped: gpt-oss's
+    unit of both."""
+    v = load16(g, i) if n == 16 else load16_first(g, i, n)
+    w = load16(u, j) if n == 16 else load16_first(u, j, n)
+    if ACT == "silu":
+        y = mul(silu16(v), w)
+    elif ACT == "gelu":
+        y = mul(gelu16(v), w)
+    elif ACT == "gelu_erf":
+        y = mul(gelu_erf16(v), w)
+    elif ACT == "relu":
+        y = mul(relu16(v), w)
+    elif ACT == "swiglu_clamped":
+        y = swiglu_clamped16(v, w)
+    if n == 16:
+        store16(out, k, y)
+    else:
+        store16_first(out, k, n, y)
+
+
 @kernel
 def glu(
     g: "f32", u: "f32", out: "f32", step: "i64", count: "int", stride_g: "int", stride_u: "int", stride: "int",
     worker, lo, hi, *, ACT,
 ):  # fmt: skip
-    """out[t, lo:hi] = f(g) · u, ACT: silu, gelu, gelu_erf or relu; swiglu_clamped: gpt-oss's unit of both."""
+    """out[t, lo:hi] = the gated unit ACT of g and u."""
     for t in range(step[count]):
         for r in range(lo, hi, 16):
-            n = min(hi - r, 16)
-            i, j, k = t * stride_g + r, t * stride_u + r, t * stride + r
-            v = load16(g, i) if n == 16 else load16_first(g, i, n)
-            w = load16(u, j) if n == 16 else load16_first(u, j, n)
-            if ACT == "silu":
-                y = mul(silu16(v), w)
-            elif ACT == "gelu":
-                y = mul(gelu16(v), w)
-            elif ACT == "gelu_erf":
-                y = mul(gelu_erf16(v), w)
-            elif ACT == "relu":
-                y = mul(relu16(v), w)
-            elif ACT == "swiglu_clamped":
-                y = swiglu_clamped16(v, w)
-            if n == 16:
-                store16(out, k, y)
-            else:
-                store16_first(out, k, n, y)
+            glu16(g, t * stride_g + r, u, t * stride_u + r, out, t * stride + r, min(hi - r, 16), ACT)
     return 0
 
 

@@ -14,7 +14,7 @@ from memfirst.kernels.cpu.threads import ask_for, atomic_load, atomic_store, ato
 EPOCH, STOP, CURRENT, RING = 0, 8, 16, 24
 EPOCHS, SLOT = 64, 3
 # Words of a row of each table.
-PHASE, TASK, CALL = 7, 5, 2
+PHASE, TASK, CALL = 8, 5, 2
 SHARE = 3
 """A claim takes 2 / (SHARE · workers) of the chunks that are left: few claims, and small ones at the end."""
 COUNTERS = 16
@@ -116,7 +116,7 @@ def walk(
     """Works on the phases from `lo` on, for epoch `hi`; returns how many phases are behind it.
 
     phases  rows (first task, last + 1, first call of the prologue, last + 1, count of its range in `step`, address and
-            bytes of the matrices of this phase, or of the first after it that has some)
+            bytes of the matrices of this phase, or of the first after it that has some, units of that range a count)
     tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
     calls   rows (address of the kernel, address of its arguments)
     read    bytes read [workers, calls], added up
@@ -158,7 +158,7 @@ def walk(
                     if asked < limit:
                         ask_for(asked)
                         asked += LINE
-                rows = step[phases[phase * PHASE + 4]]
+                rows = step[phases[phase * PHASE + 4]] * phases[phase * PHASE + 7]
                 n = call_kernel(calls[call * CALL], calls[call * CALL + 1], worker, 0, rows)
                 if PROFILE:
                     _logged(log, base, size, call, begin, PROLOGUE, 0 if claimed else n)

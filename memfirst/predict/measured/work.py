@@ -6,17 +6,20 @@ The same amounts are used when rates are measured and when a time is predicted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
-from memfirst.graph import Graph, Sequence, Step
+from memfirst.graph import Graph, Op, Sequence, Step
 from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.positions import attended_pairs
 from memfirst.lower.cpu import CAPACITIES, lower
+from memfirst.lower.nodes import TOKENS
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.specs import Counts as Amounts
-from memfirst.lower.step_fields import SPLIT, count_of, in_group
+from memfirst.lower.step_fields import SPLIT, active_experts, count_of, in_group
+from memfirst.predict.measured.routed import active, tiles_by_size
 
 LARGEST = CAPACITIES[-1]
 """Tokens of its largest step."""
@@ -49,14 +52,19 @@ class PhaseWork:
 def works(program: Program, step: Step) -> Iterator[PhaseWork]:
     """Every phase of the program with its work in that step."""
     counts = _counts(program, step)
-    windows = {op.name: op.cache.window for op in program.graph.ops if isinstance(op, Attention)}
+    ops = {op.name: op for op in program.graph.ops}
     for phase in program.phases:
-        repeated = tuple(_work(call, 1, step, counts, windows) for call in phase.prologue)
-        shared = tuple(_work(call, task.units, step, counts, windows) for task in phase.tasks for call in task.calls)
+        units = phase.prologue_units
+        repeated = tuple(w for call in phase.prologue for w in _works(call, units, step, counts, ops[call.op]))
+        shared = tuple(
+            w for task in phase.tasks for call in task.calls
+            for w in _works(call, task.units, step, counts, ops[call.op])
+        )  # fmt: skip
         yield PhaseWork(phase, repeated, shared, sum(_chunks(task, counts) for task in phase.tasks))
 
 
-def _counts(program: Program, step: Step) -> dict[str, int]:
+def _counts(program: Program, step: Step) -> dict[str, float]:
+    routed = [op for op in program.graph.ops if isinstance(op, Experts)]
     return {
         "tokens": step.tokens,
         "logits": step.logits,
@@ -64,6 +72,7 @@ def _counts(program: Program, step: Step) -> dict[str, int]:
         "sequences": len(step.sequences),
         "": 1,
         **{in_group("items", g): n for g, n in enumerate(_items(program, step))},
+        **{active_experts(i): active(op, step) for i, op in enumerate(routed)},
     }
 
 
@@ -81,24 +90,44 @@ def _splits(sequence: Sequence, window: int | None) -> int:
     return sum((end - 1) // SPLIT - (max(0, end - window) if window else 0) // SPLIT + 1 for end in ends)
 
 
-def _chunks(task: Task, counts: dict[str, int]) -> int:
+def _chunks(task: Task, counts: Mapping[str, float]) -> int:
     return ceil(task.units * counts[task.per] / max(1, task.chunk))
 
 
-def _work(call: Call, units: int, step: Step, counts: dict[str, int], windows: dict[str, int | None]) -> Work:
-    """What its kernel's spec says of it."""
-    spec, args, statics = KERNELS[call.kernel], dict(call.args), dict(call.statics)
-    tokens = counts[next((name for name in ("logits", "any_logits") if count_of(name) == args.get("count")), "tokens")]
-    attended = _attended(windows[call.op], step) if call.kernel == "attention.attend" else 0
-    work = spec.work(args, statics, Amounts(units, tokens, _units(args, counts), attended, len(step.sequences)))
+def _works(call: Call, units: int, step: Step, counts: Mapping[str, float], op: Op) -> Iterator[Work]:
+    """What its kernel's spec says of it. A matmul of experts consists of the tiles of other matmuls, of several sizes:
+    each has its rate from there."""
+    tokens = int(counts[_rows_of(call)]) * (units if KERNELS[call.kernel].over == TOKENS else 1)
+    attended = _attended(op.cache.window, step) if isinstance(op, Attention) else 0
+    pairs = step.tokens * op.k if isinstance(op, Experts) else 0
+    found = Amounts(units, tokens, _units(dict(call.args), counts), attended, len(step.sequences), pairs)
+    if not isinstance(op, Experts) or not call.kernel.startswith("routed."):
+        yield _work(call, found)
+        return
+    statics = dict(call.statics)
+    for size, count in tiles_by_size(op, step, int(statics["TILE"])).items():
+        work = _work(call, replace(found, tiles=count))
+        kernel = f"matmul.{statics.get('FAMILY', 'floats')}"
+        yield replace(work, key=f"{kernel} CODEC={statics['CODEC']} TILE={size}")
+
+
+def _work(call: Call, counts: Amounts) -> Work:
+    spec = KERNELS[call.kernel]
+    work = spec.work(dict(call.args), dict(call.statics), counts)
     key = " ".join([call.kernel, *(f"{n}={v}" for n, v in call.statics if n not in spec.untimed)])
     return Work(key, work.units, work.amount)
 
 
-def _units(args: Mapping[str, object], counts: dict[str, int]) -> int:
+def _rows_of(call: Call) -> str:
+    """The count of the rows that it runs for."""
+    given = dict(call.args).get("count")
+    return next((name for name in ("logits", "any_logits") if count_of(name) == given), "tokens")
+
+
+def _units(args: Mapping[str, object], counts: Mapping[str, float]) -> int:
     """Units of the cache group that an attention call works on: its arrays have the group's number in their names."""
     first = args.get("item_token", args.get("first_item"))
-    return counts[in_group("items", int(first.name.rsplit(".", 1)[1]))] if isinstance(first, Ref) else 0
+    return int(counts[in_group("items", int(first.name.rsplit(".", 1)[1]))]) if isinstance(first, Ref) else 0
 
 
 def _attended(window: int | None, step: Step) -> int:
