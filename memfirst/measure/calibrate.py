@@ -6,18 +6,20 @@ Small synthetic models run through the CPU backend itself, so that a rate is of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from statistics import median, quantiles
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
-from memfirst.convert.synthetic import synthetic
+from memfirst.convert.mixes import mix
+from memfirst.convert.synthetic import SyntheticCheckpoint
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.hardware import host
@@ -48,6 +50,12 @@ _BASE = SyntheticShape("llama", 512, 1, 8, 1, 512, 512, max_position_embeddings=
 
 _STREAM = SyntheticShape("llama", 2048, 3, 32, 8, 8192, 512)
 """194 MB of Q8_0: more than caches hold."""
+
+_RWKV = {"hidden_size": 512, "num_hidden_layers": 2, "intermediate_size": 1024, "vocab_size": 512}
+RECURRENT: tuple[Mapping[str, Any], ...] = (
+    {"model_type": "rwkv6", "head_size": 64, **_RWKV}, {"model_type": "rwkv7", "head_dim": 64, **_RWKV},
+)  # fmt: skip
+"""Models with recurrent state whose kernels are measured: config.json, small."""
 
 _GATHER = SyntheticShape("llama", 512, 24, 8, 8, 512, 512, max_position_embeddings=8192)
 """49 kB of keys and values a position: 201 MB at 4096."""
@@ -92,8 +100,10 @@ def _fit(rows: list[tuple[float, float, float]]) -> Rate:
 class Small:
     """A synthetic model on the CPU backend."""
 
-    def __init__(self, shape: SyntheticShape, codec: str, threads: int, context: int, sequences: int = 1) -> None:
-        checkpoint = synthetic(shape, codec)
+    def __init__(
+        self, shape: SyntheticShape | Mapping[str, Any], codec: str, threads: int, context: int, sequences: int = 1
+    ) -> None:
+        checkpoint = SyntheticCheckpoint(shape, mix(codec), 0, "small")
         self.graph: Graph = build(checkpoint)
         self.threads, self.context = threads, context
         self.backend = CpuBackend(self.graph, checkpoint, CpuOptions(threads, context, sequences))
@@ -105,8 +115,14 @@ class Small:
         self.backend.close()
 
     def step(self, past: int, new: int = 1, sequences: int = 1) -> Step:
-        """`new` tokens for each sequence."""
-        return Step(tuple(Sequence(past, new, self.backend.own_tables(i)) for i in range(sequences)))
+        """`new` tokens for each sequence, whose state goes from one slot of its own to another."""
+        slots = [(2 * i, 2 * i + 1) for i in range(sequences)]
+        return Step(
+            tuple(
+                Sequence(past, new, self.backend.own_tables(i), state_read=read, state_write=write)
+                for i, (read, write) in enumerate(slots)
+            )
+        )
 
     def tokens(self, step: Step) -> NDArray[np.int32]:
         """Ids for a step: any cost the same."""
@@ -158,10 +174,12 @@ def calibrate(progress: Progress | None = None, threads: tuple[int, ...] | None 
     progress = progress or Silent()
     counts = threads or _thread_counts()
     samples = Samples()
-    total = len(MIXES) + len(HEADS) + ROUNDS + 3 * len(counts)
+    makers = [*(partial(_kernels, c) for c in MIXES), *(partial(_attention, *h) for h in HEADS)]
+    makers += [partial(_kernels, "q8_0", shape=shape) for shape in RECURRENT]
+    total = len(makers) + ROUNDS + 3 * len(counts)
     with ExitStack() as open_models:
         stages: list[Callable[[], None]] = []
-        for i, make in enumerate([*(partial(_kernels, c) for c in MIXES), *(partial(_attention, *h) for h in HEADS)]):
+        for i, make in enumerate(makers):
             progress.update(_TASK, i, total, unit="")
             stages.append(make(samples, open_models))
         for i in range(ROUNDS):
@@ -188,9 +206,11 @@ def _thread_counts() -> tuple[int, ...]:
     return tuple(sorted({*(1 << i for i in range(most.bit_length()) if 1 << i <= most), most}))
 
 
-def _kernels(codec: str, samples: Samples, models: ExitStack) -> Callable[[], None]:
-    """What measures matmuls of one, four and eight tokens, and what goes with them."""
-    model = models.enter_context(Small(_BASE, codec, 1, 64, 8))
+def _kernels(
+    codec: str, samples: Samples, models: ExitStack, shape: SyntheticShape | Mapping[str, Any] = _BASE
+) -> Callable[[], None]:
+    """What measures matmuls of one, four and eight tokens, and what goes with them: recurrences too."""
+    model = models.enter_context(Small(shape, codec, 1, 64, 8))
 
     def measure() -> None:
         for sequences in (1, 4, 8):

@@ -31,10 +31,11 @@ HARMLESS_GGUF = frozenset({"feed_forward_length", "attention.head_count", "tenso
 """Keys that converters write for models that have no such thing."""
 
 
-def rwkv_keys(hidden: int, layers: int, inner: int, vocab: int, context: int) -> dict[str, int]:
-    """Keys of RWKV's GGUF files; a number of attention heads is asked for, and there are none."""
+def rwkv_keys(hidden: int, layers: int, inner: int, vocab: int) -> dict[str, int]:
+    """Keys of RWKV's GGUF files; a number of attention heads is asked for, and there are none; nor is the context
+    limited, whatever a config.json says of the training's."""
     return {
-        "vocab_size": vocab, "context_length": context, "embedding_length": hidden, "block_count": layers,
+        "vocab_size": vocab, "context_length": CONTEXT, "embedding_length": hidden, "block_count": layers,
         "feed_forward_length": inner, "attention.head_count": 0,
     }  # fmt: skip
 

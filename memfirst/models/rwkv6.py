@@ -167,7 +167,7 @@ def _channel_mix(b: Builder, at: str, x: str, c: Config) -> str:
 def to_gguf(c: Config) -> tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]:
     """The keys that llama.cpp's converter writes; no tensor that is not read."""
     return {
-        **recurrent.rwkv_keys(c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.vocab_size, c.context),
+        **recurrent.rwkv_keys(c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.vocab_size),
         "attention.layer_norm_epsilon": c.layer_norm_epsilon,
         "rescale_every_n_layers": c.rescale_every,
         "wkv.head_size": c.head_size,

@@ -188,7 +188,7 @@ def to_gguf(c: Config) -> tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]
     """The keys that llama.cpp's converter writes; the first layer's blend of values, which it asks for, as large as
     a's."""
     keys = {
-        **recurrent.rwkv_keys(c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.vocab_size, c.context),
+        **recurrent.rwkv_keys(c.hidden_size, c.num_hidden_layers, c.intermediate_size, c.vocab_size),
         "attention.layer_norm_epsilon": c.norm_eps,
         "wkv.head_size": c.head_dim,
         "attention.decay_lora_rank": c.decay_low_rank_dim,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,7 @@ def test_a_written_rwkv_is_the_model_and_answers(name: str, tmp_path: Path) -> N
     write(source, path)
     read = open_gguf(path)
     assert dict(read.tensors) == dict(source.tensors)
-    assert models.build(read) == models.build(source)
+    assert models.build(read) == replace(models.build(source), context=1 << 20)  # as llama.cpp's converter writes it
     found = []
     for backend in ("cpu", "reference"):
         with memfirst.load(path, backend=backend, ctx=64) as model:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from memfirst.cli.machine import page
-from memfirst.convert.synthetic import synthetic
+from memfirst.convert.mixes import mix
+from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.errors import FormatError
 from memfirst.graph import Graph, Sequence, Step, decode
@@ -60,6 +62,16 @@ def test_matmuls_do_every_weight_once_a_tile(graph: Graph) -> None:
     assert amounts(graph, decode(10), "matmul") == (0.0, weights)
     assert amounts(graph, decode(10, 8), "matmul")[1] == weights
     assert amounts(graph, Step((Sequence(0, 64),)), "matmul")[1] == 8 * (weights - 512 * 256) + 512 * 256
+
+
+def test_recurrences_do_every_column_of_every_token() -> None:
+    """What a sequence begins with, and each of its tokens; state goes from slot to slot once a sequence."""
+    model = build(SyntheticCheckpoint(calibrate.RECURRENT[1], mix("q8_0"), 0, ""))
+    for step, sequences, tokens in ((decode(9, 3), 3, 3), (prompt(40, 9), 1, 40)):
+        assert amounts(model, step, "wkv.wkv7 ") == (2 * 512 * sequences, 2 * 512 * tokens)
+        assert amounts(model, step, "state.carry") == (0.0, 2 * 512 * 64 * sequences)
+        assert amounts(model, step, "rwkv.keep") == (0.0, 4 * 512 * sequences)
+        assert amounts(model, step, "rwkv.lerp") == (0.0, 2 * 7 * 512 * tokens)
 
 
 def test_attention_does_every_position_of_every_kv_head(graph: Graph) -> None:
@@ -151,15 +163,17 @@ def test_a_small_calibration_knows_every_call(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(calibrate, "_GATHER", SMALL)
     found = calibrate.calibrate(threads=(1,))
     graph = build(synthetic(replace(SMALL, num_attention_heads=8), "q8_0"))
-    for tokens in (1, 4, 8, 256):
-        program = rates.program_for(graph, tokens, 1024, 1)
+    recurrent = [build(SyntheticCheckpoint(shape, mix("q8_0"), 0, "")) for shape in calibrate.RECURRENT]
+    for model, tokens in product((graph, *recurrent), (1, 4, 8, 256)):
+        program = rates.program_for(model, tokens, 1024, 1)
         for part in rates.works(program, prompt(tokens)):
             for work in (*part.repeated, *part.shared):
                 rate = rates.predict.rate_of(work.key, found)
                 assert rate.item > 0, work.key
     assert found.threads == (1,) and 1e9 < found.read[1] < 1e12 and found.phase[1] > 0
-    seconds = rates.step_time(graph, decode(8), found, 1).seconds
-    assert seconds and 1e-6 < seconds < 1e-2
+    for model in (graph, *recurrent):
+        seconds = rates.step_time(model, decode(8), found, 1).seconds
+        assert seconds and 1e-6 < seconds < 1e-2
 
 
 def compared(matmuls: float, waiting: float) -> rates.Comparison:
