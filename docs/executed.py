@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/start.md", "docs/python.md")
+PAGES = ("README.md", "docs/start.md", "docs/plan.md", "docs/python.md")
 COLUMNS = 100
 
 _SHELL = f'memfirst() {{ "{sys.executable}" -m memfirst "$@"; }}; python() {{ "{sys.executable}" "$@"; }}'

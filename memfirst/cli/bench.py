@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib import import_module
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import Annotated, Any
 
 import typer
@@ -112,16 +111,18 @@ def bench(
     elif as_json:
         print_json(measured.report())
     else:
-        streams.write(measured.page())
-        if measured.profiles:
-            _write_profiles(measured)
+        _write_page(measured)
 
 
-def _write_profiles(measured: Any) -> None:
-    """As wide as the terminal."""
-    page: Any = import_module("memfirst.cli.profile_page")
-    ramp = page.RAMP if streams.can_show(page.RAMP) else page.PLAIN_RAMP
-    streams.write("\n" + page.page(measured.profiles, get_terminal_size((100, 24)).columns, ramp))
+def _write_page(measured: Any) -> None:
+    """As wide as the terminal; the profiles below."""
+    from memfirst.cli import bench_page, profile_page
+    from memfirst.cli.display import width
+
+    streams.write(bench_page.page(measured, width()))
+    if measured.profiles:
+        ramp = profile_page.RAMP if streams.can_show(profile_page.RAMP) else profile_page.PLAIN_RAMP
+        streams.write("\n" + profile_page.page(measured.profiles, width() or profile_page.USUAL, ramp))
 
 
 def _write_trace(measured: Any, file: Path) -> None:
@@ -137,7 +138,8 @@ def _write_trace(measured: Any, file: Path) -> None:
 
 def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:
     """Rows of any engine that writes what llama-bench writes, beside the bytes of the model that it ran."""
-    from memfirst.cli.display import print_json, progress
+    from memfirst.cli import bench_page
+    from memfirst.cli.display import print_json, progress, width
     from memfirst.formats.open import open_checkpoint
     from memfirst.models import build
     from memfirst.predict.llama_bench import read_rows
@@ -149,7 +151,7 @@ def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:
         graph = build(open_checkpoint(_resolved(model, offline, report)))
     found = others.explain(graph, read_rows(rows), load())
     if not as_json:
-        streams.write(others.page(found))
+        streams.write(bench_page.explained(others.HEAD, others.rows(found), others.growth(found), width()))
         return
     grows = others.slope(found)
     each = [

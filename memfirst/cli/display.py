@@ -9,8 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from memfirst.cli.streams import can_show, is_terminal, note, write
+from memfirst.cli.streams import can_show, columns, is_terminal, note, stated_columns, write
+from memfirst.cli.wrap import NBSP, fold
 from memfirst.progress import Progress, Silent
+
+INDENT = " " * 4
 
 
 def print_json(data: Any) -> None:
@@ -22,7 +25,7 @@ def print_json(data: Any) -> None:
 def size(nbytes: float) -> str:
     """Bytes as people read them, in powers of 1000: "98.4 MB"."""
     for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
+        if round(nbytes, 1) < 1000:
             return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.2f} TB"
@@ -35,6 +38,13 @@ def gib(nbytes: float) -> str:
     return f"{nbytes / 2**30:.1f}".removesuffix(".0") + " GiB"
 
 
+def brief(path: str | os.PathLike[str]) -> str:
+    """A path as a shell takes it, from the home folder on: "~/models/x.gguf"."""
+    whole, home = os.fspath(path), os.path.expanduser("~")
+    inside = home not in ("/", "~") and whole.startswith(home + os.sep)
+    return f"~{whole[len(home) :]}" if inside else whole
+
+
 def printable(text: str) -> str:
     """`text` without control characters: what a file says of itself must not steer the terminal."""
     return "".join(c if c == "\n" or c.isprintable() else "\ufffd" for c in text)
@@ -42,47 +52,55 @@ def printable(text: str) -> str:
 
 def width() -> int:
     """Columns of the terminal that shows stdout (or COLUMNS); 0 where nothing limits a line."""
-    said = os.environ.get("COLUMNS", "")
-    if said.isdecimal() and int(said):
-        return int(said)
-    if not is_terminal(sys.stdout):
-        return 0
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):
-        return 0
+    return stated_columns() or columns(sys.stdout)
 
 
 def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), within: int | None = None) -> str:
-    """Aligned columns; those in `numbers` to the right. Empty rows give an empty string.
+    """Aligned columns under the first row, their heads; those in `numbers` to the right. Of no rows, an empty string.
 
-    Columns beyond `within` characters (the terminal's width; 0: any) go on further lines of each row, indented.
+    Columns that find no room in `within` characters (the terminal's width; 0: any) follow below their row, indented,
+    each as its head and its value: "tok/s 36.2 · bound by weights".
     """
     if not rows:
         return ""
+    most = width() if within is None else within
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
-    groups = _groups(widths, width() if within is None else within)
+    beside = _beside(widths, most)
     lines = []
     for row in rows:
-        for group in groups:
-            cells = (row[i].rjust(widths[i]) if i in numbers else row[i].ljust(widths[i]) for i in group)
-            line = "  ".join(cells).rstrip()
-            if group is groups[0] or line:
-                lines.append(f"    {line}" if group is not groups[0] else line)
+        cells = (row[i].rjust(widths[i]) if i in numbers else row[i].ljust(widths[i]) for i in range(beside))
+        lines.append("  ".join(cells).rstrip())
+        if row is not rows[0]:
+            below = [
+                f"{head} {cell}".replace(" ", NBSP)
+                for head, cell in zip(rows[0][beside:], row[beside:], strict=True)
+                if cell
+            ]
+            lines += fold(" · ".join(below), most, INDENT, INDENT) if below else []
     return "\n".join(lines)
 
 
-def _groups(widths: Sequence[int], within: int) -> list[list[int]]:
-    """Columns by the line that they are on."""
-    groups: list[list[int]] = [[]]
+def _beside(widths: Sequence[int], within: int) -> int:
+    """How many columns there is room for; at least one."""
     used = -2
     for i, each in enumerate(widths):
-        if within and groups[-1] and used + 2 + each > within:
-            groups.append([])
-            used = 2  # the indent, less the gap before the first
-        groups[-1].append(i)
         used += 2 + each
-    return groups
+        if within and i and used > within:
+            return i
+    return len(widths)
+
+
+def pairs(rows: Sequence[tuple[str, str]], within: int | None = None) -> str:
+    """Names and what they are, aligned; a name that is longer than half a line has a line of its own."""
+    most = width() if within is None else within
+    left = max((len(name) for name, _ in rows), default=0) + 2
+    left = min(left, most // 2) if most else left
+    lines: list[str] = []
+    for name, text in rows:
+        beside = len(name) + 2 <= left
+        lines += [] if beside else [name]
+        lines += fold(text, most, name.ljust(left) if beside else " " * left, " " * left)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 @contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib import import_module
-from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from memfirst.cli.options import Json
 from memfirst.cli.streams import write
+from memfirst.cli.wrap import fold
 
 if TYPE_CHECKING:
     from memfirst.measure.doctor import Diagnosis
@@ -38,9 +38,9 @@ def page(found: Diagnosis, width: int = WIDTH) -> Iterator[str]:
     """Nine labelled facts, wrapped, and the advice."""
     rest = " " * LABEL
     for label, text in found.lines():
-        yield from wrap(text, width, initial_indent=f"{label:<{LABEL}}", subsequent_indent=rest, break_on_hyphens=False)
+        yield from fold(text, width, f"{label:<{LABEL}}", rest)
     for i, advice in enumerate(found.advice):
-        yield from wrap(advice.why, width, initial_indent=rest if i else f"{'faster':<{LABEL}}", subsequent_indent=rest)
+        yield from fold(advice.why, width, rest if i else f"{'faster':<{LABEL}}", rest)
         yield f"{rest}  {advice.command}"
     if not found.advice:
         yield f"{'faster':<{LABEL}}nothing was found that slows it down"

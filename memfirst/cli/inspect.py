@@ -10,6 +10,9 @@ import typer
 from memfirst.cli.options import Json, Model, Offline
 from memfirst.cli.streams import write
 
+PURPOSES = {"kv_read": "KV", "state_read": "state"}
+"""What the ledger's purposes are called, where their names are no words."""
+
 Tensors = Annotated[bool, typer.Option("--tensors", help="List every tensor too.")]
 
 
@@ -39,11 +42,11 @@ def inspect(model: Model, tensors: Tensors = False, offline: Offline = False, as
 
 def page(facts: Mapping[str, Any]) -> str:
     """The facts as text, safe for a terminal."""
-    from memfirst.cli.display import printable, table
+    from memfirst.cli.display import pairs, printable, table
 
-    parts = [table(_head(facts))]
+    parts = [pairs(_head(facts))]
     parts += [_share_table(what, facts[f"by_{what}"]) for what in ("group", "codec")]
-    parts.append(table([(k, str(v)) for k, v in facts["hyperparameters"].items()]))
+    parts.append(pairs([(k, str(v)) for k, v in facts["hyperparameters"].items()]))
     if facts.get("tensors"):
         rows = [_tensor_row(t) for t in facts["tensors"]]
         parts.append(table([("tensor", "shape", "codec", "bytes"), *rows], numbers=[3]))
@@ -52,11 +55,12 @@ def page(facts: Mapping[str, Any]) -> str:
 
 def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The answers, before the tables."""
-    from memfirst.cli.display import size
+    from memfirst.cli.display import brief, size
 
     bits = facts["bits_per_weight"]
     rows = [
-        ("model", f"{facts['path']} ({facts['kind']}, architecture {facts['architecture']})"),
+        ("model", f"{facts['kind']}, architecture {facts['architecture']}"),
+        ("file", brief(facts["path"])),
         ("on disk", f"{size(facts['file_bytes'])} ({facts['file_bytes']:,} bytes)"),
         ("weights", f"{facts['weights']:,} in {size(facts['tensor_bytes'])}: {bits:.2f} bits each"),
         ("a token reads", _reads(facts)),
@@ -72,7 +76,7 @@ def _reads(facts: Mapping[str, Any]) -> str:
     read, grows = facts["bytes_per_token"], facts["bytes_per_token_of_context"]
     if not read:
         return "unknown"
-    by_purpose = ", ".join(f"{purpose.replace('_', ' ')} {size(n)}" for purpose, n in read.items())
+    by_purpose = ", ".join(f"{PURPOSES.get(purpose, purpose)} {size(n)}" for purpose, n in read.items())
     line = f"{size(sum(read.values()))} ({sum(read.values()):,} bytes): {by_purpose}"
     return f"{line}; {size(grows)} more for each token of context" if grows is not None else f"about {line}"
 
@@ -82,9 +86,10 @@ def _share_table(title: str, rows: list[dict[str, Any]]) -> str:
 
     def cells(r: dict[str, Any]) -> tuple[str, ...]:
         numbers = (str(r["tensors"]), f"{r['weights']:,}", size(r["nbytes"]), f"{r['bits_per_weight']:.2f}")
-        return (str(r["name"]), *numbers, ", ".join(r["codecs"]))
+        return (str(r["name"]), *numbers, *([", ".join(r["codecs"])] * grouped))
 
-    head = (title, "tensors", "weights", "bytes", "bits/weight", "codecs")
+    grouped = title != "codec"
+    head = (title, "tensors", "weights", "bytes", "bits/weight", *(["codecs"] * grouped))
     return table([head, *(cells(r) for r in rows)], numbers=[1, 2, 3, 4]) if rows else ""
 
 

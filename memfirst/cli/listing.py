@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,32 +27,31 @@ def list_models(catalogue: Catalogue = False, as_json: Json = False) -> None:
 
 def _print_pulled(as_json: bool) -> None:
     from memfirst import hub
-    from memfirst.cli.display import print_json, size, table
+    from memfirst.cli.display import brief, print_json, size, table
 
     found = hub.pulled()
     if as_json:
         keys = ("name", "size", "path", "source")
         print_json({"models": [{k: getattr(m, k) for k in keys} for m in found]})
     elif found:
-        rows = [(m.name, size(m.size), str(m.path)) for m in found]
+        rows = [(m.name, size(m.size), brief(m.path)) for m in found]
         write(table([("name", "size", "path"), *rows], numbers=[1]))
     else:
         write("no model is in the cache; pull one of: memfirst list --catalogue")
 
 
 def _print_catalogue(as_json: bool) -> None:
-    from textwrap import fill
-
     from memfirst.cli.display import print_json, table, width
+    from memfirst.cli.wrap import fold
 
     rows = list(catalogue_rows())
     if as_json:
         print_json({"catalogue": rows})
         return
-    head = ("name", "weights", "architecture", "runs on", "default", "from", "license")
+    head = ("name", "weights", "architecture", "runs on", "codec", "license", "repository")
     write(table([head, *map(_cells, rows)], numbers=[1]))
     note = "Runs on cpu: at the speed of memory; reference: in NumPy, slowly. Every row can be planned."
-    write("\n" + fill(note, width() or len(note)))
+    write("\n".join(["", *fold(note, width(), rest="")]))
 
 
 def catalogue_rows() -> Iterator[dict[str, Any]]:
@@ -96,6 +96,6 @@ def _billions(parameters: int | None) -> str:
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    where = f"hf:{row['repo']}" if row["repo"] else ""
     plain = (row["name"], _billions(row["parameters"]), row["architecture"], row["runs"], row["quant"])
-    return (*plain, where, row["license"]["name"])
+    license = re.sub(r" (?:Community )?License\b", "", row["license"]["name"])
+    return (*plain, license, row["repo"])

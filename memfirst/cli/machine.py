@@ -13,10 +13,25 @@ from memfirst.cli.streams import write
 from memfirst.hardware.memory_modules import MemoryPeak
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from memfirst.hardware.machines import Machine
     from memfirst.predict.measured import Rates
 
 STABLE = 0.15
 """Repetitions that differ by more than this are said to."""
+
+
+TITLES = {
+    "datacentre-gpu": "datacentre GPU", "gpu": "desktop GPU", "laptop-gpu": "laptop GPU", "unified": "shared memory",
+    "cpu": "processor", "board": "board",
+}  # fmt: skip
+"""Of each kind of machine, what stands above its rows."""
+
+LEGEND = (
+    "Figures are checked against a data sheet or a published table, derived from it by a rule, or unchecked; --json has"
+    " each row's source. Names may be written as people and drivers do: --on 'NVIDIA GeForce RTX 4090', 8xh100."
+)
 
 
 class Action(StrEnum):
@@ -54,11 +69,11 @@ def machine(action: What = Action.measure, *, as_json: Json = False) -> None:
 
 def _shown() -> Rates:
     from memfirst.errors import MemfirstError
-    from memfirst.predict.measured import load, rates_file
+    from memfirst.predict.measured import load
 
     found = load()
     if found is None:
-        raise MemfirstError(f"{rates_file()} holds nothing about this machine", do="measure it: memfirst machine")
+        raise MemfirstError("this machine was not measured yet", do="measure it: memfirst machine")
     return found
 
 
@@ -75,34 +90,41 @@ def _measured(quiet: bool) -> Rates:
 
 def page(rates: Rates) -> str:
     """For people: streams by threads, then kernels."""
+    from memfirst.cli.display import brief, table, width
+    from memfirst.cli.wrap import fold
     from memfirst.predict.measured import rates_file
 
-    lines = [f"{rates.fingerprint}, measured {rates.date[:16].replace('T', ' ')}", ""]
-    lines += ["  threads   reads GB/s   weights reach   keys and values   a phase"]
-    lines += [
-        f"  {n:>7}{rates.read[n] / 1e9:13.1f}{100 * rates.stream[n]:14.0f} %{100 * rates.gather[n]:15.0f} %"
-        f"{1e6 * rates.phase[n]:8.1f} µs"
-        for n in rates.threads
-    ]
-    lines += ["", *_memory(rates), ""]
-    lines += [f"  {'one core, from cache':<24}{'weights/s, a token':>20}{'multiply-adds/s, 8 tokens':>28}"]
-    lines += [f"  {codec:<24}{one:>19.0f}G{eight:>27.0f}G" for codec, one, eight in _kernels(rates)]
+    def indented(rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> list[str]:
+        return [f"  {line}" for line in table(rows, numbers, max(0, width() - 2)).split("\n")]
+
+    def said(text: str) -> list[str]:
+        return fold(text, width(), "  ", "    ")
+
+    streams = [("threads", "reads GB/s", "weights reach", "keys and values", "a phase")]
+    streams += [
+        (str(n), f"{rates.read[n] / 1e9:.1f}", f"{100 * rates.stream[n]:.0f} %", f"{100 * rates.gather[n]:.0f} %",
+         f"{1e6 * rates.phase[n]:.1f} µs") for n in rates.threads
+    ]  # fmt: skip
+    kernels = [("one core, from cache", "weights/s, a token", "multiply-adds/s, 8 tokens")]
+    kernels += [(codec, f"{one:.0f}G", f"{eight:.0f}G") for codec, one, eight in _kernels(rates)]
+    lines = [*fold(f"{rates.fingerprint}, measured {rates.date[:16].replace('T', ' ')}", width()), ""]
+    lines += [*indented(streams, range(5)), "", *(line for text in _memory(rates) for line in said(text)), ""]
+    lines += indented(kernels, (1, 2))
     if rates.spread > STABLE:
         spread = f"streams differed by {100 * rates.spread:.0f} %"
-        lines += ["", f"  not steady: {spread}; something else takes memory: measure again when it is quiet"]
-    return "\n".join([*lines, "", f"  kept in {rates_file()}", *(f"  {note}" for note in rates.notes)])
+        lines += ["", *said(f"not steady: {spread}; something else takes memory: measure again when it is quiet")]
+    lines += ["", *said(f"kept in {brief(rates_file())}")]
+    return "\n".join([*lines, *(line for note in rates.notes for line in said(note))])
 
 
 def _memory(rates: Rates) -> list[str]:
     """The patterns that read fastest, and the peak of the modules where the firmware says it."""
-    lines = [f"  fastest to read with {n} thread{'s' * (n > 1)}: {name}" for n, name in sorted(rates.pattern.items())]
+    lines = [f"fastest to read with {n} thread{'s' * (n > 1)}: {name}" for n, name in sorted(rates.pattern.items())]
     if not rates.peak:
-        return [
-            *lines,
-            "  peak of the memory modules: unknown (a virtual machine, or its firmware's table is closed to you)",
-        ]
+        unknown = "unknown (a virtual machine, or its firmware's table is closed to you)"
+        return [*lines, f"peak of the memory modules: {unknown}"]
     most = max(rates.read.values())
-    return [*lines, f"  {100 * most / rates.peak:.0f} % of {MemoryPeak(rates.peak, rates.modules)}"]
+    return [*lines, f"{100 * most / rates.peak:.0f} % of {MemoryPeak(rates.peak, rates.modules)}"]
 
 
 def _kernels(rates: Rates) -> list[tuple[str, float, float]]:
@@ -120,7 +142,8 @@ def _kernels(rates: Rates) -> list[tuple[str, float, float]]:
 
 
 def _list(as_json: bool) -> None:
-    from memfirst.cli.display import print_json, table
+    from memfirst.cli.display import print_json, table, width
+    from memfirst.cli.wrap import fold
     from memfirst.hardware.machines import machines
 
     found = machines()
@@ -129,8 +152,15 @@ def _list(as_json: bool) -> None:
 
         print_json({"machines": [asdict(m) for m in found]})
         return
-    rows = [["NAME", "MEMORY GiB", "GB/s", "KIND", "KNOWN"]]
-    for m in found:
-        memory = f"{m.memory / 2**30:.0f}" if m.memory else "-"
-        rows.append([m.name, memory, f"{m.bandwidth / 1e9:.0f}" if m.bandwidth else "-", m.kind, m.known])
-    write(table(rows, numbers=(1, 2)))
+    for kind, title in TITLES.items():
+        rows = [_row(m) for m in found if m.kind == kind]
+        write(table([(title, "memory", "GB/s", "figures"), *rows], numbers=(1, 2)) + "\n" if rows else "", end="")
+        write("")
+    write("\n".join(fold(LEGEND, width(), rest="")))
+
+
+def _row(machine: Machine) -> tuple[str, ...]:
+    sizes = [f"{n / 2**30:.0f}" for n in machine.memory_options or filter(None, [machine.memory])]
+    memory = f"{'–'.join(dict.fromkeys((sizes[0], sizes[-1])))} GiB" if sizes else "?"
+    known = machine.known.replace("opened", "checked").replace("from memory", "unchecked")
+    return machine.name, memory, f"{machine.bandwidth / 1e9:.0f}" if machine.bandwidth else "?", known

@@ -151,13 +151,16 @@ def plan(
         from memfirst.plan.plots import draw
 
         draw(found[0], plot)
+    from memfirst.cli.display import width
+    from memfirst.cli.wrap import fold_page
+
     if not as_json:
         _print(found, bool(axes), as_csv)
     ran = sources.verified(found[0], quiet=as_json) if verify else None
     if as_json:
         _print_json(found, ran, bool(axes))
     elif ran:
-        write(f"\n{ran.page()}")
+        write("\n" + fold_page(ran.page(), width()))
 
 
 def _rank(where: list[Place], options: Options, as_json: bool, as_csv: bool) -> None:

@@ -6,10 +6,10 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from textwrap import wrap
 from typing import Any
 
 from memfirst.cli.display import gib, printable, size, table, width
+from memfirst.cli.wrap import fold
 from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
 from memfirst.plan import Options, Place, Plan, Prediction
 from memfirst.plan.advice import Advice
@@ -36,7 +36,7 @@ TERMS = {
 def page(plan: Plan, found: Sequence[Advice], within: int | None = None) -> str:
     """The answer for one model on one machine, in lines of at most `within` characters (the terminal's; 0: 110)."""
     most = min(width() if within is None else within, WIDTH) or WIDTH
-    lines = [*_folded(_title(plan), most), ""]
+    lines = [*fold(_title(plan), most), ""]
     for label, text in _facts(plan):
         lines += _wrapped(label, text, most)
     for note in (*plan.notes, *(plan.decode.notes if plan.decode else ())):
@@ -47,24 +47,14 @@ def page(plan: Plan, found: Sequence[Advice], within: int | None = None) -> str:
     return printable("\n".join(lines))
 
 
-def _folded(text: str, most: int, first: str = "", rest: str = "  ") -> list[str]:
-    """Lines in which a number and its unit stay together."""
-    whole = re.sub(r"(?<=\d) (?=[%kMGTtx×]|B\b|GiB|MiB|ms|s\b)", "\u00a0", text)
-    whole = re.sub(r"(MBU|MFU|80\u00a0%:|×) (?=\S)", "\\1\u00a0", whole)
-    lines = wrap(
-        whole, most, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
-    )
-    return [line.replace("\u00a0", " ") for line in lines]
-
-
 def _wrapped(label: str, text: str, most: int) -> list[str]:
-    return _folded(text, most, f"  {label:<{LABEL}}", " " * (LABEL + 2))
+    return fold(text, most, f"  {label:<{LABEL}}", " " * (LABEL + 2))
 
 
 def _title(plan: Plan) -> str:
     machine, options = plan.place.machine, plan.options
     codec = plan.subject.codec.upper() + (" (assumed: --codec)" if plan.subject.assumed else "")
-    many = f"{options.batch} sequences" if options.batch > 1 else "one sequence"
+    many = f"{_batch(plan)} sequences" if plan.asked > 1 else "one sequence"
     devices = f"{options.devices} × " if options.devices > 1 else ""
     where = f"this machine ({machine.title})" if plan.place.here else machine.name
     where += f" ({gib(machine.memory)})" if machine.memory and not plan.place.here else ""
@@ -74,6 +64,12 @@ def _title(plan: Plan) -> str:
         drafts = f" · {by.tokens} drafted a step{who}, {100 * by.acceptance:.0f} % right"
     name = plan.subject.name + (f" ({plan.subject.asked})" if plan.subject.asked else "")
     return f"{name} in {codec} on {devices}{where} · {plan.engine} · {many} of {plan.context:,} tokens{drafts}"
+
+
+def _batch(plan: Plan) -> str:
+    """Sequences that run at a time, of those asked for."""
+    running = plan.options.batch
+    return f"{running} of {plan.asked}" if plan.asked > running else str(running)
 
 
 def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -247,7 +243,7 @@ def _advice(number: int, advice: Advice, most: int) -> Iterator[str]:
         speed = "no speed known"
     gain = f"×{advice.gain:.2f}, " if advice.gain is not None else ""
     cost = f"{gain}{speed} · {size(advice.nbytes)} a token · {size(advice.memory)} held · {advice.effect}"
-    yield from _folded(f"{advice.change}: {cost}", most, f"  {number}  ", " " * 5)
+    yield from fold(f"{advice.change}: {cost}", most, f"  {number}  ", " " * 5)
     yield from _command(advice.flags or advice.command, width() and most)
 
 
@@ -278,7 +274,7 @@ def comparison(plans: Sequence[Plan]) -> str:
     words = ("model", "codec", "machine", "engine", "KV", "bound by")
     numbers = [at for at, i in enumerate(kept) if COLUMNS[i] not in words]
     text = table([[row[i] for i in kept] for row in (COLUMNS, *rows)], numbers)
-    above = _folded(" · ".join(f"{COLUMNS[i]} {rows[0][i]}" for i in said), width() or WIDTH)
+    above = fold(" · ".join(f"{COLUMNS[i]} {rows[0][i]}" for i in said), width() or WIDTH)
     return printable("\n".join([*above, "", text]) if above else text)
 
 
@@ -287,11 +283,15 @@ def _row(plan: Plan) -> tuple[str, ...]:
     fast, first, options = plan.decode, plan.prefill, plan.options
     return (
         plan.subject.name, plan.subject.codec.upper(), plan.place.machine.name, plan.engine, options.kv,
-        f"{plan.context:,}", str(options.batch), str(options.devices), gib(plan.memory.needs.total), spare,
+        f"{plan.context:,}", _batch(plan), str(options.devices), gib(plan.memory.needs.total), spare,
         size(plan.nbytes), _rate(fast.tokens_per_second) if fast else "–",
         f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–", _rate(fast.ceiling) if fast else "–",
         plan.binding or "?", _seconds(first.seconds) if first else "–",
     )  # fmt: skip
+
+
+TIGHT = "*"
+"""Marks what fits with less than MARGIN to spare."""
 
 
 def ranking(plans: Sequence[Plan], place: Place, options: Options, most: int = 24) -> str:
@@ -305,21 +305,23 @@ def ranking(plans: Sequence[Plan], place: Place, options: Options, most: int = 2
     if place.here and not place.rates:
         title += f" · rates {machine.source}: run memfirst machine"
     if not plans:
-        return printable("\n".join([*_folded(title, width() or WIDTH), "", "nothing of the catalogue fits"]))
-    head = ("model", "codec", "tok/s", "80 %", "held", "longest context", "answers")
-    rows = [_ranked(plan) for plan in plans[:most]]
+        return printable("\n".join([*fold(title, width() or WIDTH), "", "nothing of the catalogue fits"]))
+    head = ("model", "codec", "tok/s", "80 %", "held", "max ctx", "answers")
+    tight = any(plan.tight for plan in plans[:most])
+    rows = [_ranked(plan, " " * tight) for plan in plans[:most]]
     text = table([head, *rows], numbers=[2, 3, 4, 5])
-    left = [f"and {len(plans) - most} more: --json"] if len(plans) > most else []
-    return printable("\n".join([*_folded(title, width() or WIDTH), "", text, *left]))
+    left = [f"{TIGHT} less than 1 GiB to spare"] if tight else []
+    left += [f"and {len(plans) - most} more: --json"] if len(plans) > most else []
+    return printable("\n".join([*fold(title, width() or WIDTH), "", text, *left]))
 
 
-def _ranked(plan: Plan) -> tuple[str, ...]:
+def _ranked(plan: Plan, loose: str) -> tuple[str, ...]:
     fast, limits = plan.decode, plan.limits
     return (
         plan.subject.name, plan.subject.codec.upper(), _rate(plan.rate),
         f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–",
-        gib(plan.memory.needs.total), f"{limits.context:,}" if limits else "?",
-        quality(plan) + (", a tight fit" if plan.tight else ""),
+        gib(plan.memory.needs.total) + (TIGHT if plan.tight else loose), f"{limits.context:,}" if limits else "?",
+        quality(plan),
     )  # fmt: skip
 
 

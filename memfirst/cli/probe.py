@@ -112,7 +112,8 @@ def probe(
         raise typer.BadParameter("--codec is that of a MODEL: give --model too")
     if not api_key.isascii() or not api_key.isprintable():
         raise typer.BadParameter("--api-key holds characters that no header can")
-    from memfirst.cli.display import print_json, printable, progress
+    from memfirst.cli.display import print_json, printable, progress, width
+    from memfirst.cli.wrap import fold_page
     from memfirst.measure.probe import report as reports
     from memfirst.measure.probe import run
 
@@ -126,7 +127,7 @@ def probe(
     if as_json:
         print_json(found.json())
     else:
-        write(printable(found.page()))
+        write(printable(fold_page(found.page(), width())))
 
 
 def _numbers(option: str, text: str, most: int) -> tuple[int, ...]:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from textwrap import wrap
 from typing import TYPE_CHECKING
+
+from memfirst.cli.wrap import NBSP, fold
 
 if TYPE_CHECKING:
     from memfirst.measure.profile import PhaseTime, StepProfile, Trace
 
-LEAST, MOST = 60, 160
-"""Characters of a line: what a table needs, and what a timeline gains nothing beyond."""
+LEAST, USUAL, MOST = 60, 100, 160
+"""Characters of a line: what a table needs, where nothing limits it, and what a timeline gains nothing beyond."""
 LABEL = 12
 RAMP = "▁▂▃▄▅▆▇█"
 """Shares from nothing to all, where the terminal can show it."""
 PLAIN_RAMP = ".:-=+*%@"
 WAIT, ALONE = "·", "*"
+TOKEN_FIRST = ("calls", "waits µs", "of mem")
+PROMPT_FIRST = ("calls", "of mem", "waits µs", "GB/s")
+"""Columns that are left out where a line is too short: of a token, which is bound by bytes, and of a prompt."""
 
 Windows = list[tuple[str, float, float]]
 """Names with where they begin and end, in seconds."""
@@ -36,17 +40,33 @@ def table(profile: StepProfile, width: int) -> list[str]:
     """Kinds of phase with their operations, then what is no kernel's time: the µs add up to the step."""
     many = profile.step.tokens > 1
     lines = _head(profile, width)
-    rows = [["", "calls", "MB", "µs", "GB/s", "of mem", "of peak" if many else "", "of all", "waits µs"]]
+    rows = [["", "calls", "MB", "µs", "GB/s", "of mem", "of peak", "of all", "waits µs"]]
     for phase in profile.phases:
         rows += _phase_rows(profile, phase)
     for name, seconds in profile.others.items():
         rows.append([name, "", "", _us(seconds), "", "", "", _percent(seconds / profile.seconds), ""])
     rows.append(["all", "", f"{profile.bytes / 1e6:.2f}", _us(profile.seconds), *[""] * 3, "100 %", ""])
-    drop = {c for c in range(1, 9) if not any(row[c] for row in rows)} | ({1} if width < 76 else set())
-    lines += ["", *_columns([[cell for c, cell in enumerate(row) if c not in drop] for row in rows], width)]
-    alone = f" {ALONE} by each worker for itself, before its chunks."
-    prologues = any(op.prologue for phase in profile.phases for op in phase.ops)
-    return [*lines, *wrap("µs: mean of the workers." + alone * prologues, width)]
+    kept = [c for c in range(len(rows[0])) if c == 0 or any(row[c] for row in rows[1:])]
+    shown, left_out = _that_fit(rows, kept, PROMPT_FIRST if many else TOKEN_FIRST, width)
+    lines += ["", *_columns([[row[c] for c in shown] for row in rows])]
+    said = ["µs: mean of the workers."]
+    if any(op.prologue for phase in profile.phases for op in phase.ops):
+        said.append(f"{ALONE} by each worker for itself, before its chunks.")
+    if left_out:
+        said.append(f"A wider terminal shows: {', '.join(rows[0][c] for c in left_out)}.")
+    return [*lines, *fold(" ".join(said), width, rest="")]
+
+
+def _that_fit(rows: list[list[str]], kept: list[int], order: Sequence[str], width: int) -> tuple[list[int], list[int]]:
+    """The columns for which there is room, names whole, and those left out, in that order as far as it takes."""
+    widths = [max(len(row[c]) for row in rows) for c in range(len(rows[0]))]
+    shown, left_out = list(kept), []
+    for name in order:
+        c = rows[0].index(name)
+        if sum(widths[i] + 2 for i in shown) - 2 > width and c in shown:
+            shown.remove(c)
+            left_out.append(c)
+    return shown, left_out
 
 
 def _head(profile: StepProfile, width: int) -> list[str]:
@@ -62,7 +82,7 @@ def _head(profile: StepProfile, width: int) -> list[str]:
         + ", ".join(f"{rate / 1e12:.2f} T {values} operations/s" for values, rate in profile.peaks.items()),
         f"an ordinary step in between: {1e6 * profile.ordinary:,.0f} µs; the log adds {100 * profile.cost:+.1f} %",
     ]
-    return [line for text in said for line in wrap(text, width, subsequent_indent="  ")]
+    return [line for text in said for line in fold(text, width)]
 
 
 def _phase_rows(profile: StepProfile, phase: PhaseTime) -> list[list[str]]:
@@ -94,13 +114,12 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _columns(rows: list[list[str]], width: int) -> list[str]:
-    """Aligned, numbers to the right; names are cut where the line would be too long."""
+def _columns(rows: list[list[str]]) -> list[str]:
+    """Aligned, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    widths[0] = min(widths[0], width - sum(widths[1:]) - 2 * (len(widths) - 1))
     return [
         "  ".join(
-            cell[:w].ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     ]
@@ -113,17 +132,18 @@ def timeline(profile: StepProfile, width: int, ramp: str = RAMP) -> list[str]:
     """The median run: all of it, then its median layer and what follows the layers, enlarged."""
     trace = profile.median
     layers = _layers(trace)
-    lines = [f"timeline of one run, {1e6 * trace.walk:,.0f} µs in the walk; {_each(trace.walk, width)}"]
+    lines = fold(f"timeline of one run, {1e6 * trace.walk:,.0f} µs in the walk; {_each(trace.walk, width)}", width)
     lines += _whole(trace, layers, profile.read_bandwidth, width, ramp)
     heavy = sorted(trace.calls, key=lambda call: not call.kernel.startswith(("matmul.", "attention.attend")))
     letters = _letters(call.op for call in heavy)
     if layers:
         name, begin, end = sorted(layers, key=lambda w: w[2] - w[1])[len(layers) // 2]
-        lines += ["", f"layer {name}, the median of {len(layers)}: {_us(end - begin)} µs; {_each(end - begin, width)}"]
+        of_all = f"layer {name}, the median of {len(layers)}: {_us(end - begin)} µs"
+        lines += ["", *fold(f"{of_all}; {_each(end - begin, width)}", width)]
         lines += _enlarged(trace, begin, end, width, letters)
         after, rest = layers[-1][2], trace.walk
         if rest - after > 0:
-            lines += ["", f"after the layers: {_us(rest - after)} µs; {_each(rest - after, width)}"]
+            lines += ["", *fold(f"after the layers: {_us(rest - after)} µs; {_each(rest - after, width)}", width)]
             lines += _enlarged(trace, after, rest, width, letters)
     said = [f"{letter} {op}" for op, letter in letters.items()]
     said += [f"{WAIT} waiting", "blank: taking chunks, away", "small letters: by each worker for itself"]
@@ -132,8 +152,7 @@ def timeline(profile: StepProfile, width: int, ramp: str = RAMP) -> list[str]:
 
 def _together(items: Sequence[str], width: int) -> list[str]:
     """As many of them on a line as fit."""
-    joined = "  ".join(item.replace(" ", "\u00a0") for item in items)
-    return [line.replace("\u00a0", " ") for line in wrap(joined, width)]
+    return fold("  ".join(item.replace(" ", NBSP) for item in items), width, rest="")
 
 
 def _each(seconds: float, width: int) -> str:
@@ -164,7 +183,7 @@ def _whole(trace: Trace, layers: Windows, ceiling: float, width: int, ramp: str)
     most = max(ceiling, max(read) / column)
     lines.append("read".ljust(LABEL) + "".join(_of(ramp, n / column / most) for n in read))
     scale = f"worker: {ramp[-1]} all of a column in kernels; read: {ramp[-1]} {most / 1e9:.0f} GB/s"
-    return [*lines, *wrap(scale, width)]
+    return [*lines, *fold(scale, width)]
 
 
 def _of(ramp: str, share: float) -> str:

@@ -51,8 +51,28 @@ def settle() -> None:
         drop(sys.stdout)
 
 
+def columns(stream: TextIO | None) -> int:
+    """Characters of a line of the terminal that shows `stream`; 0 where nothing limits it."""
+    if stream is None or not is_terminal(stream):
+        return 0
+    try:
+        return stated_columns() or os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):
+        return 0
+
+
+def stated_columns() -> int:
+    """What COLUMNS says; 0 where it says nothing."""
+    said = os.environ.get("COLUMNS", "")
+    return int(said) if said.isdecimal() else 0
+
+
 def note(text: str, end: str = "\n") -> None:
-    """A line for the user, on stderr; nothing where there is none or no room on it."""
+    """A line for the user, on stderr, in whole words on a terminal; nothing where there is none or no room on it."""
+    if end == "\n" and len(text) > (most := columns(sys.stderr)) > 0:
+        from memfirst.cli.wrap import fold
+
+        text = "\n".join("\n".join(fold(line, most)) for line in text.split("\n"))
     try:
         if sys.stderr is not None:
             sys.stderr.write(text + end)

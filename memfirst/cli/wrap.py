@@ -8,8 +8,12 @@ import shutil
 FENCE, MOST_FENCE = "```", 80
 REPLACEMENT = "\ufffd"
 TAB = 4
-_UNIT = re.compile(r"(?<=\d) (?=(?:[kMGT]?B|[GT]B/s|tok/s|%|M)(?!\w))")
-"""Between a number and its unit: not a place to break a line."""
+NBSP = "\N{NO-BREAK SPACE}"
+_HELD = re.compile(
+    r"(?<=\d) (?=(?:[kMGT]i?B|[GT]B/s|tok/s|tokens?|threads?|streams?|sequences?|ms|µs|s|%|M|×)(?!\w))"
+    r"|(?<=MBU|MFU) (?=\d)|(?<=80.%:) |(?<=×) (?=\S)| (?=· )"
+)
+"""Spaces that break no line: between a number and its unit or what it is of, and before a dot between two facts."""
 
 
 def columns() -> int:
@@ -104,9 +108,33 @@ class Wrapper:
 
 
 def wrapped(text: str, indent: str = "") -> str:
-    """A whole text in lines of whole words, those after the first indented."""
-    import textwrap
+    """A whole text in lines of whole words, those after the first of each line indented; for a chat, whose lines end
+    before the last column: longer words are cut."""
+    return "\n".join("\n".join(fold(line, columns(), rest=indent, cut=True)) for line in text.split("\n"))
 
-    lines = textwrap.TextWrapper(columns(), subsequent_indent=indent, break_on_hyphens=False)
-    held = _UNIT.sub("\N{NO-BREAK SPACE}", text)
-    return "\n".join(lines.fill(line) for line in held.split("\n")).replace("\N{NO-BREAK SPACE}", " ")
+
+def fold(text: str, most: int, first: str = "", rest: str = "  ", cut: bool = False) -> list[str]:
+    """Lines of at most `most` characters (0: one line), the first begun with `first` and the others with `rest`.
+
+    A number and its unit stay together. A longer word (a path) is left to the terminal, so that it can be copied whole,
+    unless it is to be cut.
+    """
+    held = _HELD.sub(NBSP, text)
+    if not most or len(first) + len(text) <= most:
+        lines = [f"{first}{held}"]
+    else:
+        import textwrap
+
+        lines = textwrap.wrap(
+            held, most, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=cut
+        )
+    return [line.replace(NBSP, " ") for line in lines]
+
+
+def fold_page(text: str, most: int) -> str:
+    """Each line of a page folded, what goes on indented by two more than the line."""
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip(" "))]
+        lines += fold(line.lstrip(" "), most, indent, f"{indent}  ") if line else [""]
+    return "\n".join(lines)

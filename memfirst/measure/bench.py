@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -65,6 +64,7 @@ class Measured:
     """What `bench` found. Rates are tokens or bytes per second, times seconds.
 
     model_type, model_size, model_n_params  architecture and codec, bytes and weights of its tensors as stored
+    peak_rss  most bytes that the process held while it ran the model
     """
 
     model: str
@@ -90,6 +90,11 @@ class Measured:
     read_pattern: str = ""
     """What `read_bandwidth` was read with: the fastest of several."""
     peak: MemoryPeak | None = None
+
+    @property
+    def ceiling_tok_s(self) -> float:
+        """Decoded tokens/s that the read bandwidth allows."""
+        return self.read_bandwidth / self.predicted.bytes_per_token
 
     @property
     def decode_rate(self) -> float:
@@ -136,30 +141,6 @@ class Measured:
             measured_row([prompt_s], n_prompt=self.prompt, n_gen=0, **about),
             measured_row([answer_s], n_prompt=0, n_gen=self.generated, n_depth=self.prompt, **about),
         ]
-
-    def page(self) -> str:
-        """For people."""
-        ceiling = self.read_bandwidth / self.predicted.bytes_per_token
-        lines = [
-            f"{Path(self.model).name}, {self.threads} thread{'s' * (self.threads > 1)}",
-            f"  prefill  {self.prefill_tok_s:8.1f} tok/s  ({self.prompt} tokens)",
-            f"  decode   {self.decode_tok_s:8.1f} tok/s  ({self.generated} tokens)  {self.decode_rate / 1e9:.1f} GB/s,"
-            f" {100 * self.decode_rate / self.read_bandwidth:.0f} % of the {self.read_bandwidth / 1e9:.1f} that memory"
-            f" delivers: the ceiling is {ceiling:.0f} tok/s",
-            f"  memory   read fastest with {self.read_pattern}" + (f"; {self.peak}" if self.peak else ""),
-            "",
-            f"  {'one token':<16}{'MB':>8}{'µs':>8}{'GB/s':>7}{'of ceiling':>12}",
-        ]
-        lines += [
-            f"  {r.op:<16}{r.bytes / 1e6:8.2f}{1e6 * r.seconds / r.threads:8.0f}"
-            + (f"{r.rate / 1e9:7.1f}{100 * r.rate / self.read_bandwidth:10.0f} %" if r.bytes else "")
-            for r in self.ops
-        ]
-        said = self.comparison.sentence() if self.comparison else "nothing: run `memfirst machine` once"
-        lines += ["", f"  rates     {said}"]
-        lines += ["  start-up  " + " · ".join(f"{k} {1e3 * v:.0f} ms" for k, v in self.startup_s.items())]
-        held = f"weights {self.memory.weights / 1e6:.1f} MB · KV {self.memory.kv_held / 1e6:.1f} MB held"
-        return "\n".join([*lines, f"  memory    {held} · peak resident {self.peak_rss / 1e6:.0f} MB"])
 
 
 def _purposes(ledger: Ledger) -> dict[str, int]:
@@ -213,6 +194,7 @@ class Bench:
         backend = self.backend
         self.prefill()  # first touches of memory, kernels of larger steps
         self.decode(self.prompt, min(4, self.generate))
+        resident = peak_rss()  # before memory is allocated to measure its bandwidth: twice the caches
         ceilings = [backend.read_bandwidth(0.25)]
         start = time.perf_counter()
         self.prefill()
@@ -230,7 +212,7 @@ class Bench:
             self.prompt, self.generate, median(ceilings), self.prompt / prefill_s, len(times) / sum(times),
             backend.predicted(last), recorded,
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
-            len(backend.library.compiled), peak_rss(), *_stored(self.model.graph),
+            len(backend.library.compiled), resident, *_stored(self.model.graph),
             self.compared(sum(times) / len(times), spent, median(ceilings)),
             read_pattern=backend.read_pattern, peak=memory_peak(),
         )  # fmt: skip

@@ -64,7 +64,7 @@ def vllm(plan: Plan) -> str:
     if not model:
         return ""
     words = ["vllm", "serve", model, "--max-model-len", str(plan.context)]
-    words += ["--max-num-seqs", str(options.batch)] * (options.batch > 1)
+    words += ["--max-num-seqs", str(plan.asked)] * (plan.asked > 1)
     words += ["--kv-cache-dtype", "fp8"] * options.kv.startswith("f8")
     words += [f"--{options.parallel}-parallel-size", str(options.devices)] * (options.devices > 1)
     if by := options.speculation:
@@ -95,7 +95,7 @@ def ollama(plan: Plan) -> str:
 
 def memfirst(plan: Plan) -> str:
     """`memfirst run`; "" for several sequences, and where no weights are known."""
-    options, name = plan.options, plan.subject.path or plan.subject.asked or plan.subject.name
+    options, name = plan.options, plan.subject.typed
     if options.batch > 1 or options.speculation or options.devices > 1:
         return ""
     if not plan.subject.path:

@@ -44,6 +44,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     if place.here and options.devices > 1:
         raise ConfigError(f"{options.devices} of this machine", "one, or a machine of the catalogue")
     context = options.reached(model.graph.context)
+    asked = options.batch
     options, waiting = _at_once(model, place, options, context)
     prompt, priced = options.prompted(context), model.priced(options.kv)
     drafter = _drafter(options)
@@ -60,7 +61,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
         _prefill(priced, place, options, prompt) if fits else None,
         priced.kv(decode_step(context)) - priced.kv(decode_step(context - 1)),
         _overtakes(priced, options.batch, weights) if kv else None,
-        _distinct(priced, options), notes, _exact(model, place, options),
+        _distinct(priced, options), notes, _exact(model, place, options), asked,
     )  # fmt: skip
 
 

@@ -30,9 +30,8 @@ LADDER = ("q8_0", "q6_k", USUAL, "q3_k_m", "q2_k")
 """From many bits to few."""
 
 QUALITY = {
-    "q8_0": "as good as published", "q6_k": "hardly any loss", "q5_k_m": "hardly any loss", "q4_k_m": "little loss",
-    "q4_1": "little loss", "q4_0": "some loss", "iq4_xs": "little loss", "q3_k_m": "visible loss",
-    "q2_k": "large loss",
+    "q8_0": "≈ published", "q6_k": "tiny loss", "q5_k_m": "tiny loss", "q4_k_m": "small loss", "q4_1": "small loss",
+    "iq4_xs": "small loss", "q4_0": "some loss", "q3_k_m": "clear loss", "q2_k": "large loss",
 }  # fmt: skip
 """What codecs cost in answers, in words: perplexities of llama.cpp's README for its quantizer."""
 
@@ -60,7 +59,7 @@ def _order(plan: Plan) -> tuple[bool, int, int]:
 def quality(plan: Plan) -> str:
     """A word on what its codec costs in answers."""
     published = plan.subject.graph is plan.subject.origin
-    return "as published" if published else QUALITY.get(plan.subject.codec, "")
+    return "published" if published else QUALITY.get(plan.subject.codec, "")
 
 
 def weight_bytes(model: Subject) -> int:

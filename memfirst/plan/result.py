@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,6 +65,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     exact: Callable[[int, int], int] | None = None
     """(tokens, sequences) -> bytes needed, of an engine whose needs the graph alone does not tell to the byte."""
+    asked: int = 1
+    """Sequences that were asked for; `options.batch` of them run at a time, where the engine lets the others wait."""
 
     @property
     def engine(self) -> str:
@@ -75,6 +77,11 @@ class Plan:
     def framework(self) -> Framework:
         """All that is known of it."""
         return self.place.framework(self.options)
+
+    @property
+    def requested(self) -> Options:
+        """What was asked for: with the sequences that wait."""
+        return replace(self.options, batch=self.asked)
 
     @property
     def fits(self) -> bool | None:
@@ -141,7 +148,7 @@ class Plan:
             "parameters": self.subject.parameters, "codec": self.subject.codec, "codec_assumed": self.subject.assumed,
             "machine": self.place.machine.name, "bandwidth": self.place.bandwidth(self.options),
             "bandwidth_source": self.place.machine.source, "engine": self.engine, "kv": self.options.kv,
-            "context": self.context, "batch": self.options.batch, "prompt": self.prompt,
+            "context": self.context, "batch": self.options.batch, "batch_asked": self.asked, "prompt": self.prompt,
             "devices": self.options.devices, "parallel": self.options.parallel,
             "bytes_per_token": self.nbytes, "step_bytes": {p: _amount(a) for p, a in self.amounts.items()},
             "kv_bytes_per_context_token": self.growth, "kv_overtakes_weights_at": self.overtakes,
@@ -165,6 +172,7 @@ class Plan:
         return {
             "model": self.subject.name, "codec": self.subject.codec, "machine": self.place.machine.name,
             "engine": self.engine, "kv": self.options.kv, "context": self.context, "batch": self.options.batch,
+            "batch_asked": self.asked,
             "devices": self.options.devices, "fits": self.fits, "memory": self.memory.needs.total,
             "spare": None if self.available is None else self.memory.spare, "bytes_per_token": round(self.nbytes),
             "kv_share": self.kv_share, "tok_s": self.rate, "tok_s_low": decode and decode.slowest,

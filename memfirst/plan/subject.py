@@ -60,6 +60,11 @@ class Subject:
     asked: str = ""
     _priced: dict[str, Priced] = field(default_factory=dict, compare=False, repr=False)
 
+    @property
+    def typed(self) -> str:
+        """What finds it again: a name of the catalogue or the hub, or a path."""
+        return self.asked or self.name
+
     def recoded(self, mix: str) -> Subject:
         """The same model in another mix; UnsupportedError, listing the mixes there are."""
         return replace(self, graph=mixed(self.origin, mix), codec=mix.lower(), assumed=False, _priced={})

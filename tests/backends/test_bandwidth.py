@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import threading
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -97,11 +98,30 @@ def test_the_finalists_are_found_once(
 
 
 def test_small_memory_is_not_read(library: Library, memory: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache could hold it."""
-    monkeypatch.setattr(host, "last_level_cache", lambda: 8 << 20)
-    assert probe(library, 1, memory).memory.nbytes == bandwidth.OWN << 20
-    monkeypatch.setattr(host, "last_level_cache", lambda: 6 << 20)
-    assert probe(library, 1, memory).memory is memory
+    """A cache could hold it. Memory of its own is given back after each measurement; most of what is free stays so."""
+    taken: dict[int, weakref.ref[NDArray[np.uint8]]] = {}
+
+    def allocate(nbytes: int) -> NDArray[np.uint8]:
+        made = np.zeros(nbytes, np.uint8)
+        taken[nbytes >> 20] = weakref.ref(made)
+        return made
+
+    def own(cache_mib: int, free_mib: int) -> int:
+        """MiB that a measurement takes, none of which is left."""
+        taken.clear()
+        monkeypatch.setattr(host, "last_level_cache", lambda: cache_mib << 20)
+        monkeypatch.setattr(host, "available_memory", lambda: free_mib << 20)
+        reader = probe(library, 1, memory)
+        with reader._team():
+            assert all(ref() is not None and reader.size <= size for size, ref in taken.items())
+        assert all(ref() is None for ref in taken.values())
+        return sum(taken)
+
+    monkeypatch.setattr(arena, "allocate", allocate)
+    assert own(6, 1 << 20) == 0, "the given memory is large enough"
+    assert own(8, 1 << 20) == bandwidth.OWN
+    assert own(260, 1 << 20) == bandwidth.LARGEST_OWN
+    assert own(260, 1200) == 300 and own(260, 4) == CHUNK
 
 
 def test_threads_end_when_a_round_fails(library: Library, memory: NDArray[np.uint8]) -> None:

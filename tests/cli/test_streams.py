@@ -114,6 +114,9 @@ class Full:
     def write(self, text: str) -> int:
         raise OSError(28, "No space left on device")
 
+    def isatty(self) -> bool:
+        return False
+
     def fileno(self) -> int:
         raise ValueError("no file")
 

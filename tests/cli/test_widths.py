@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from memfirst.cli import run_command
-from memfirst.cli.display import table
+from memfirst.cli.display import pairs, table
+from memfirst.cli.wrap import fold
+from memfirst.graph.traffic import WEIGHTS, Amount
+from memfirst.ledger import Entry, Ledger, Memory
+from memfirst.measure.bench import Measured, OpRow
+from memfirst.predict import measured as rates
+from memfirst.predict.llama_bench import measured_row, write_rows
+from tests.cli.test_cli import MEMFIRST, command
+from tests.cli.test_run import small, write
+from tests.predict.test_rates import made_up
+from tests.support.terminal import Terminal
 
 PAGES = (
     ["plan", "llama3.1:8b", "--on", "NVIDIA GeForce RTX 4090"],
@@ -27,8 +40,38 @@ PAGES = (
         "--sweep",
         "devices=1,2",
     ],
+    ["plan", "--on", "rtx 3060 12gb"],
     ["list", "--catalogue"],
+    ["machine", "list"],
+    ["machine", "show"],
+    ["inspect", "m.gguf"],
+    ["bench", "m.gguf"],
+    ["bench", "m.gguf", "--explain", "rows.json"],
 )
+
+
+@pytest.fixture(autouse=True)
+def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that was measured, a model, what another engine measured of it, and what `bench` would have."""
+    monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    rates.save(replace(made_up(), notes=("huge pages are off: memory is read more slowly than it could be read here",)))
+    write(small(), tmp_path / "m.gguf")
+    about = {"n_prompt": 0, "n_gen": 32, "n_threads": 2, "model_type": "llama", "model_size": 1, "model_n_params": 1}
+    rows = [measured_row([2.0], n_depth=depth, **about) for depth in (0, 16384)]
+    (tmp_path / "rows.json").write_text(write_rows(rows))
+    monkeypatch.setattr("memfirst.measure.bench.bench", lambda *args, **more: FOUND)
+
+
+NAMES = ("token_embd", "attn_norm", "attn_q_rope", "ffn_down", "output")
+READ = Ledger((Entry("all", WEIGHTS, Amount(1e8, 10**8, 10**8)),), 1)
+FOUND = Measured(
+    "a-model-with-a-long-name-such-as-people-give-their-files-Q4_K_M.gguf", 16, 256, 128, 60e9, 4183.4, 417.1,
+    READ, READ,
+    tuple(OpRow(name, 10_000_000 * i, 1e-3, 2) for i, name in enumerate(NAMES)), Memory(96 << 20, 8 << 20, 8 << 20, 0),
+    dict.fromkeys(("imports", "open", "graph", "kernels", "program", "weights"), 0.05), 0, 236_000_000, "llama q4_1",
+    96 << 20, 135_000_000, read_pattern="4 streams, prefetch 4 KiB ahead, own regions",
+)  # fmt: skip
 
 
 def shown(capsys: pytest.CaptureFixture[str], args: list[str]) -> list[str]:
@@ -45,11 +88,13 @@ def test_no_line_is_wider_and_no_word_is_broken(
     narrow = shown(capsys, args)
     for line in narrow:
         alone = line.removesuffix("\\").split()
-        assert len(line) <= columns or len(alone) <= 2, line  # one word (and its bullet) may be longer than the screen
+        assert len(line) <= columns or len(alone) <= 2, line  # one word (and what it is) may be longer than the screen
     monkeypatch.delenv("COLUMNS")
     wide = shown(capsys, args)
-    words = [" ".join(lines).replace("\\ ", " ").split() for lines in (narrow, wide)]
-    assert sorted(words[0]) == sorted(words[1])
+    words = [Counter(" ".join(lines).replace("\\ ", " ").split()) for lines in (narrow, wide)]
+    assert not words[1] - words[0], "no word is broken, and none is left out"
+    heads = {word for line in wide for word in line.split()} | {"·"}
+    assert set(words[0] - words[1]) <= heads, "what is said twice stands above a column"
 
 
 def test_numbers_stay_with_their_units(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,8 +115,8 @@ def test_a_command_on_several_lines_is_one_command(
             line.strip() for line in shown(capsys, args) if re.match(r"\s+(?:llama-|vllm |OLLAMA|memfirst )", line)
         ]
         assert commands
-        for command in commands:
-            assert command in [" ".join(line.split()) for line in narrow.split("\n")]
+        for whole in commands:
+            assert whole in [" ".join(line.split()) for line in narrow.split("\n")]
 
 
 def test_every_swept_value_is_in_its_row(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,11 +128,42 @@ def test_every_swept_value_is_in_its_row(capsys: pytest.CaptureFixture[str]) -> 
     assert {"codec", "devices"} <= set(rows[2].split())
 
 
-def test_columns_that_find_no_room_go_on_the_next_line() -> None:
+def test_columns_that_find_no_room_follow_below_with_their_heads() -> None:
     rows = [("name", "size", "a long word"), ("a", "1.0 GB", "thingamabob"), ("bcd", "10.0 GB", "")]
     assert table(rows, [1], 0).split("\n") == [
         "name     size  a long word", "a      1.0 GB  thingamabob", "bcd   10.0 GB",
     ]  # fmt: skip
-    assert table(rows, [1], 16).split("\n") == [
-        "name     size", "    a long word", "a      1.0 GB", "    thingamabob", "bcd   10.0 GB",
+    assert table(rows, [1], 24).split("\n") == [
+        "name     size", "a      1.0 GB", "    a long word thingamabob", "bcd   10.0 GB",
     ]  # fmt: skip
+    assert table(rows, [1], 12).split("\n")[:4] == ["name", "a", "    size 1.0 GB ·", "    a long word thingamabob"]
+
+
+def test_names_and_what_they_are() -> None:
+    rows = [("a name", "one two three"), ("a very long name indeed", "four"), ("b", "")]
+    assert pairs(rows, 0).split("\n")[::2] == ["a name                   one two three", "b"]
+    assert pairs(rows, 20).split("\n") == [
+        "a name    one two",
+        "          three",
+        "a very long name indeed",
+        "          four",
+        "b",
+    ]
+
+
+def test_an_error_on_a_terminal_breaks_between_words() -> None:
+    args = ["plan", "no-such-model", "--on", "rtx-4090"]
+    whole = command(MEMFIRST, *args).stderr
+    assert whole.count("\n") == 1
+    for columns in (40, 80):
+        with Terminal(*args, columns=columns, program=MEMFIRST) as terminal:
+            terminal.process.wait()
+            assert terminal.screen().split() == whole.split()
+
+
+def test_lines_are_folded_between_facts() -> None:
+    text = "first · second fact · 12 GB of 16 GiB · MBU 81 %"
+    for most in range(8, 60):
+        lines = fold(text, most)
+        assert " ".join(line.strip() for line in lines) == text
+        assert not any(re.match(r"\s*(·|GB|GiB|%|81)", line) for line in lines), lines

@@ -226,7 +226,7 @@ def test_other_engines_rows_are_explained_by_bytes(graph: Graph) -> None:
     line = others.slope(found)
     assert line and line.position == pytest.approx(1e-6) and line.start == pytest.approx(1e-3)
     assert line.kv_rate == pytest.approx(position / 1e-6)
-    assert f"{position / 1e3:.1f} kB come at" in others.page(found)
+    assert f"{position / 1e3:.1f} kB come at" in others.growth(found)
     assert others.slope(found[:1]) is None
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from memfirst.measure.probe.stream import BY_CHUNK, Event, Stream
+
 Misbehaviour = Callable[["Handler"], None]
 
 
@@ -49,6 +51,9 @@ class Fake:
     requests: list[tuple[str, dict[str, Any], str]] = field(default_factory=list)
     sent: int = 0
     active: int = 0
+    written: list[Stream] = field(default_factory=list)
+    """Streamed answers as they left, of those that had the server for themselves: a busy machine is late with a
+    timetable."""
 
     def completions(self) -> list[dict[str, Any]]:
         """Bodies of the streamed completions."""
@@ -150,7 +155,8 @@ class Handler(BaseHTTPRequestHandler):
         """Tokens by an absolute timetable: what one sleep is late, the next makes up."""
         fake, count = self.fake, min(body["max_tokens"], self.fake.answers)
         self.events()
-        due, done = time.monotonic() + fake.prompt_s * prompt, 0
+        begun, left, alone = time.monotonic(), [], True
+        due, done = begun + fake.prompt_s * prompt, 0
         if chat:
             self.event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
         while done < count:
@@ -159,9 +165,13 @@ class Handler(BaseHTTPRequestHandler):
             done += some
             usage = {"prompt_tokens": prompt, "completion_tokens": done}
             choice = {"delta": {"content": " w" * some}} if chat else {"text": " w" * some}
+            left.append(Event(time.monotonic(), done))
             self.event({"choices": [{"index": 0, **choice}], "usage": usage if fake.usage == "each" else None})
+            alone = alone and fake.active == 1
             slower = 1 + fake.crowd * (fake.active - 1)
             due += some * (fake.token_s + fake.context_s * (prompt + done)) * slower
+        if alone:
+            fake.written.append(Stream(begun, tuple(left), prompt, 0, "length", BY_CHUNK, None))
         reason = "length" if count == body["max_tokens"] else "stop"
         self.event({"choices": [{"index": 0, "text": "", "delta": {}, "finish_reason": reason}]})
         if fake.usage in ("end", "each") and "stream_options" in body:

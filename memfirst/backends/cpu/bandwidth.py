@@ -25,8 +25,9 @@ last-level cache is large; a round reads no more than MOST, 10 to 60 ms."""
 BEYOND = 2
 """Times the last-level cache that is read at least; memory of its own has twice as much."""
 
-LARGEST_OWN = 1024
-"""MiB allocated at most: two sockets of the largest caches together hold more."""
+LARGEST_OWN, SHARE_OWN = 1024, 4
+"""MiB allocated at most (two sockets of the largest caches together hold more), and a part of what is free at most: one
+of so many."""
 
 SCREENED = 2
 """Rounds of each pattern before the fastest are chosen."""
@@ -52,12 +53,13 @@ class ReadProbe:
         self._read: Native = native(library.load([key])[key])
         self.threads, self._frequency = threads, cycles_per_second(library)
         beyond = BEYOND * host.last_level_cache() >> 20
-        if memory is None or memory.nbytes >> 20 < max(LEAST, beyond):
-            memory = arena.allocate(min(max(OWN, 2 * beyond), LARGEST_OWN) << 20)
-            memory[::4096] = 1  # untouched pages would all be one page of zeros
-        self.memory = memory
+        self._given = memory if memory is not None and memory.nbytes >> 20 >= max(LEAST, beyond) else None
+        free = host.available_memory() >> 20
         whole = CHUNK * threads
-        self.size = min(memory.nbytes >> 20, max(MOST, 2 * beyond)) // whole * whole
+        own = max(LEAST, whole, min(max(OWN, 2 * beyond), LARGEST_OWN, free // SHARE_OWN))
+        there = own if self._given is None else self._given.nbytes >> 20
+        self.size = min(there, max(MOST, 2 * beyond)) // whole * whole
+        self._own = own << 20
         self._finalists: list[int] = []
 
     def measure(self, seconds: float = 0.33) -> ReadBandwidth:
@@ -77,10 +79,14 @@ class ReadProbe:
 
     @contextmanager
     def _team(self) -> Iterator[NDArray[np.int64]]:
-        """The record of a team whose other threads wait for rounds; they end with the context."""
+        """The record of a team whose other threads wait for rounds; with it they end, and memory of its own."""
+        memory = self._given
+        if memory is None:
+            memory = arena.allocate(self._own)
+            memory[::4096] = 1  # untouched pages would all be one page of zeros
         team = np.zeros(words(self.threads), np.int64)
         team[SIZE], team[WORKERS] = self.size, self.threads
-        self._args = np.array([self.memory.ctypes.data, self.memory.nbytes, team.ctypes.data, team.size], np.int64)
+        self._args = np.array([memory.ctypes.data, memory.nbytes, team.ctypes.data, team.size], np.int64)
         others = [threading.Thread(target=self._work, args=(i,)) for i in range(1, self.threads)]
         begun = 0
         try:

@@ -75,7 +75,7 @@ def _ratio(before: float | None, after: float | None) -> float | None:
 
 def command(plan: Plan) -> str:
     """The line that makes this plan."""
-    options = plan.options
+    options = plan.requested
     words = ["memfirst", "plan", _model(plan.subject), "--on", _machine(plan.place.machine), *_chosen(plan, options)]
     words += ["--allow-unknown"] * plan.subject.unknown
     if by := options.speculation:
@@ -85,7 +85,7 @@ def command(plan: Plan) -> str:
 
 def _model(subject: Subject) -> str:
     """As the catalogue or the hub knows it, or the file's path."""
-    return subject.path or (subject.asked if "/" in subject.name else subject.name) or subject.name
+    return subject.typed if subject.path or "/" in subject.name else subject.name
 
 
 def _machine(machine: Machine) -> str:

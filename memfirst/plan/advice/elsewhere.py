@@ -29,7 +29,7 @@ def _machines(plan: Plan) -> Iterator[Advice]:
         return  # its speed is known where it was measured, and elsewhere rests on other rates than here
     better = sorted((m for m in machines() if _worth(m, plan)), key=lambda m: _rank(m, plan))
     for machine in better[:TRIED]:
-        after = attempt(plan.subject, Place(machine), plan.options)
+        after = attempt(plan.subject, Place(machine), plan.requested)
         if after is None:
             continue
         advice = changed(MACHINE, f"{machine.name}, {(machine.bandwidth or 0) / 1e9:,.0f} GB/s", EXACT, plan, after)
@@ -83,7 +83,7 @@ def _sizes(rows: list[ModelConfig]) -> list[ModelConfig]:
 def _model(plan: Plan, row: ModelConfig) -> Advice | None:
     codec = "" if plan.subject.assumed or plan.subject.graph is plan.subject.origin else plan.subject.codec
     try:
-        after = make(subject(row.name, codec, plan.engine), plan.place, plan.options)
+        after = make(subject(row.name, codec, plan.engine), plan.place, plan.requested)
     except MemfirstError:
         return None  # longer than it was trained for, or no such codec: not a model to advise
     size = f"{(row.parameters or 0) / 1e9:.1f} billion weights for {plan.subject.parameters / 1e9:.1f}"

@@ -28,7 +28,8 @@ def same(plan: Plan) -> Iterator[Advice]:
 
 
 def _with(plan: Plan, **options: object) -> Plan | None:
-    return attempt(plan.subject, plan.place, replace(plan.options, **options))  # type: ignore[arg-type]
+    before = plan.options if "speculation" in options else plan.requested  # more sequences may run then
+    return attempt(plan.subject, plan.place, replace(before, **options))  # type: ignore[arg-type]
 
 
 def _say(kind: str, change: str, effect: str, before: Plan, after: Plan | None) -> Iterator[Advice]:
@@ -48,7 +49,7 @@ def _codecs(plan: Plan) -> Iterator[Advice]:
     now = bits(plan)
     lowest = "iq4_xs" if plan.engine != "memfirst" and 4.5 < now <= 5.2 else ""
     for mix in ["q8_0"] * (now > 9) + ["q4_k_m"] * (now > 5.2) + [lowest] * bool(lowest):
-        after = attempt(plan.subject.recoded(mix), plan.place, plan.options)
+        after = attempt(plan.subject.recoded(mix), plan.place, plan.requested)
         if after and after.step_bytes < plan.step_bytes:
             yield from _say(
                 CODEC, f"weights in {mix.upper()}, {bits(after):.1f} bits for {now:.1f}", LOSSY, plan, after
@@ -91,7 +92,7 @@ def _batch(plan: Plan) -> Iterator[Advice]:
         if after and after.fits is not False:
             known = after.each and plan.each
             each = f"exact; each sequence {_speed(after.each)} tok/s, not {_speed(plan.each)}" if known else EXACT
-            yield from _say(BATCH, f"{larger} sequences at a time", each, plan, after)
+            yield from _say(BATCH, f"{after.options.batch} sequences at a time", each, plan, after)
             return
         larger //= 2
 

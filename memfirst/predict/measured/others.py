@@ -90,21 +90,28 @@ def slope(explained: Sequence[Explained]) -> Slope | None:
     return Slope(mean_y - position * mean_x, position, kv)
 
 
-def page(explained: Sequence[Explained]) -> str:
-    """For people: a line a row, then how time grows with the context."""
-    head = f"  {'test':<16}{'threads':>8}{'tok/s':>10}{'MB/token':>10}{'GB/s':>8}"
-    lines = [f"{head}{'of what it reads':>18}{'GFLOP/s':>10}"]
-    for e in explained:
-        name = f"tg{e.row.n_gen}" if e.row.decodes else f"pp{e.row.n_prompt}"
-        name += f" @ {e.row.n_depth}" if e.row.n_depth else ""
-        share = "-" if e.share is None else f"{100 * e.share:.0f} %"
-        lines.append(
-            f"  {name:<16}{e.row.n_threads or '-':>8}{e.row.avg_ts:>10.1f}{e.streamed / 1e6:>10.1f}{e.rate / 1e9:>8.1f}"
-            f"{share:>18}{e.flops * e.row.avg_ts / 1e9:>10.1f}"
-        )
-    if (found := slope(explained)) is not None:
-        grows = f"{1e6 * found.position:.3g} us a position of context"
-        if found.position > 0:
-            grows += f": its {found.kv_bytes / 1e3:.1f} kB come at {found.kv_rate / 1e9:.1f} GB/s"
-        lines += ["", f"  a token takes {1e3 * found.start:.3g} ms without context, and {grows}"]
-    return "\n".join(lines)
+HEAD = ("test", "threads", "tok/s", "MB/token", "GB/s", "of what it reads", "GFLOP/s")
+
+
+def rows(explained: Sequence[Explained]) -> list[tuple[str, ...]]:
+    """A line each, under HEAD."""
+    return [_cells(e) for e in explained]
+
+
+def _cells(e: Explained) -> tuple[str, ...]:
+    name = f"tg{e.row.n_gen}" if e.row.decodes else f"pp{e.row.n_prompt}"
+    name += f" @ {e.row.n_depth}" if e.row.n_depth else ""
+    share = "-" if e.share is None else f"{100 * e.share:.0f} %"
+    rates = f"{e.row.avg_ts:.1f}", f"{e.streamed / 1e6:.1f}", f"{e.rate / 1e9:.1f}", share
+    return name, str(e.row.n_threads or "-"), *rates, f"{e.flops * e.row.avg_ts / 1e9:.1f}"
+
+
+def growth(explained: Sequence[Explained]) -> str:
+    """How a token's time grows with the context, in words; "" where that was not measured."""
+    found = slope(explained)
+    if found is None:
+        return ""
+    grows = f"{1e6 * found.position:.3g} us a position of context"
+    if found.position > 0:
+        grows += f": its {found.kv_bytes / 1e3:.1f} kB come at {found.kv_rate / 1e9:.1f} GB/s"
+    return f"a token takes {1e3 * found.start:.3g} ms without context, and {grows}"
