@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,11 +55,19 @@ def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
         "file_bytes": _bytes_on_disk(checkpoint.path),
         "left_out": text_alone(checkpoint),
         **(_price(program or graph) if graph else _estimate(checkpoint)),
+        "unread": unread(checkpoint, graph),
         "by_group": [_as_dict(s) for s in shares(infos, group_of)],
         "by_codec": [_as_dict(s) for s in shares(infos, lambda t: t.codec)],
         "hyperparameters": hyperparameters(checkpoint.metadata),
     }
     return facts | ({"tensors": [asdict(t) for t in infos]} if tensors else {})
+
+
+def unread(checkpoint: Checkpoint, graph: Graph | None) -> dict[str, int]:
+    """Tensors of the file that no decoded token reads, by the first two parts of their names how many: layers that
+    predict further tokens, most of all."""
+    used = graph.weights() if graph else checkpoint.tensors
+    return dict(Counter(".".join(name.split(".")[:2]) for name in checkpoint.tensors if name not in used))
 
 
 def _lowered(checkpoint: Checkpoint) -> tuple[Graph | None, Program | None, str]:
@@ -102,6 +111,8 @@ def group_of(info: TensorInfo) -> str:
     if info.name in ("token_embd.weight", "output.weight"):
         return {"token_embd.weight": "embedding", "output.weight": "head"}[info.name]
     name = info.name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
+    if ".nextn." in info.name:
+        return "further tokens"
     if name.endswith(("norm", "norm_2")) or name == "time_mix_ln":
         return "norms"
     if "_exps" in name:

@@ -66,6 +66,9 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("a token reads", _reads(facts)),
         *([("left out", facts["left_out"])] if facts["left_out"] else []),
     ]
+    if parts := facts["unread"]:
+        named = ", ".join(f"{count} of {name}" for name, count in parts.items())
+        rows.append(("never read", f"{named}: decoding has no use for them"))
     return rows if facts["runs"] else [*rows, ("does not run", facts["why_not"])]
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from memfirst.formats import recurrent_names
+from memfirst.formats import delta_names, recurrent_names
+from memfirst.formats.counts import head_count as count_of
 from memfirst.formats.joined import BLOCKS, SCALES, WHOLE, Place, View
-from memfirst.formats.names import head_count as count_of
 
 Config = Mapping[str, Any]
 Row = tuple[tuple[str, View, str], ...]
@@ -125,6 +125,22 @@ _QWEN2MOE = {
     **_shared("shared_expert"),
     _MLP + "shared_expert_gate.weight": _one("ffn_gate_inp_shexp.weight", first_row, VECTOR),
 }
+_STACKED = {
+    _MLP + "experts.gate_up_proj": (
+        *_one("ffn_gate_exps.weight", first_half), *_one("ffn_up_exps.weight", second_half),
+    ),
+    _MLP + "experts.down_proj": _one("ffn_down_exps.weight"),
+}  # fmt: skip
+"""Qwen3.5's experts, where they are stored together."""
+_LINEAR = "model.layers.{}.linear_attn."
+_QWEN3NEXT = {
+    **_QWEN2MOE,
+    _LINEAR + "in_proj_qkvz.weight": (
+        *_one("attn_qkv.weight", delta_names.queries_keys_values), *_one("attn_gate.weight", delta_names.gates),
+    ),
+    _LINEAR + "conv1d.weight": _one("ssm_conv1d.weight", recurrent_names.taps),
+}  # fmt: skip
+_QWEN35 = {_LINEAR + "conv1d.weight": _one("ssm_conv1d.weight", delta_names.tiled_taps)}
 _GLM4MOE = {**_QWEN3MOE, **_shared("shared_experts")}
 _ERNIE = {**_GLM4MOE, _MLP + "moe_statics.e_score_correction_bias": _one("exp_probs_b.bias", first_row, VECTOR)}
 _HUNYUAN = {**_QWEN3MOE, **_shared("shared_mlp"), _MLP + "gate.wg.weight": _one("ffn_gate_inp.weight")}
@@ -172,7 +188,8 @@ _GEMMA4 = {
 TABLES: Mapping[str, Table] = {
     "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
     "gemma4": _GEMMA4, "qwen2moe": _QWEN2MOE, "olmoe": _QWEN3MOE, "glm4moe": _GLM4MOE, "minimax-m2": _MIXTRAL,
-    "ernie4_5-moe": _ERNIE, "granitemoe": _GRANITE, "hunyuan-moe": _HUNYUAN,
+    "ernie4_5-moe": _ERNIE, "granitemoe": _GRANITE, "hunyuan-moe": _HUNYUAN, "qwen3next": _QWEN3NEXT,
+    "qwen35": _QWEN35, "qwen35moe": {**_QWEN2MOE, **_STACKED, **_QWEN35},
 }  # fmt: skip
 
 _LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")
@@ -195,7 +212,7 @@ def places(architecture: str, name: str, config: Config) -> tuple[Place, ...]:
     )  # fmt: skip
 
 
-PREDICTING = ("deepseek2", "glm4moe", "minimax-m2", "ernie4_5-moe")
+PREDICTING = ("deepseek2", "glm4moe", "minimax-m2", "ernie4_5-moe", "qwen3next", "qwen35", "qwen35moe")
 
 
 def left_out(architecture: str, name: str, config: Config) -> bool:
@@ -203,7 +220,7 @@ def left_out(architecture: str, name: str, config: Config) -> bool:
     codec here: such a folder is priced, without the scales (0.02 %), and not run."""
     if architecture not in PREDICTING:
         return False
-    if name.startswith("model.mtp_"):
+    if name.startswith(("model.mtp_", "mtp.")):
         return True
     layer = _LAYER.search(name)
     return name.endswith(".weight_scale_inv") or (

@@ -20,6 +20,8 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import ConfigError, FormatError
+from memfirst.formats import delta_names
+from memfirst.formats.counts import head_count
 from memfirst.formats.recurrent_names import PLAIN
 
 Transform = Callable[[U8, Mapping[str, Any]], U8]
@@ -53,14 +55,6 @@ def pair_rows(rows: U8, heads: int) -> U8:
 def plus_one(rows: U8, config: Mapping[str, Any]) -> U8:
     """f32 [rows] + 1: Gemma's norm weights."""
     return (rows.view("<f4") + np.float32(1)).view(np.uint8)
-
-
-def head_count(config: Mapping[str, Any], key: str) -> int:
-    """A positive integer of config.json; ConfigError otherwise."""
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 1 << 16:
-        raise ConfigError(f"{key} is {value!r}", "a positive integer in config.json")
-    return value
 
 
 Table = Mapping[str, tuple[str, Transform]]
@@ -158,6 +152,14 @@ _MINIMAX_M2: Table = {
     **_QK_NORMS,
     _BLOCK + "block_sparse_moe.e_score_correction_bias": ("blk.{}.exp_probs_b.bias", identity),
 }
+_DELTA_NORMS: Table = {
+    **{hf: (gguf, plus_one) for hf, (gguf, _) in _QK_NORMS.items()},
+    _BLOCK + "input_layernorm.weight": ("blk.{}.attn_norm.weight", plus_one),
+    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", plus_one),
+    "model.norm.weight": ("output_norm.weight", plus_one),
+}
+_QWEN3_NEXT: Table = {**_QWEN2, **_DELTA_NORMS, **delta_names.rows(_BLOCK, delta_names.QWEN3_NEXT)}
+_QWEN3_5: Table = {**_QWEN2, **_DELTA_NORMS, **delta_names.rows(_BLOCK, delta_names.QWEN3_5)}
 _NAMED_AFTER: Table = {
     _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
     _BLOCK + "post_feedforward_layernorm.weight": ("blk.{}.post_ffw_norm.weight", identity),
@@ -223,6 +225,9 @@ TABLES: Mapping[str, Table] = {
     "stablelm": _LAYER_NORMS,
     "qwen2moe": _QWEN2,
     "qwen3moe": {**_QWEN2, **_QK_NORMS},
+    "qwen3next": _QWEN3_NEXT,
+    "qwen35": _QWEN3_5,
+    "qwen35moe": _QWEN3_5,
     "olmoe": {**_QWEN2, **_QK_NORMS},
     "glm4moe": _GLM4_MOE,
     "minimax-m2": _MINIMAX_M2,
@@ -245,6 +250,11 @@ ARCHITECTURES: Mapping[str, str] = {
     "hunyuan_v1_moe": "hunyuan-moe",
     "qwen2_moe": "qwen2moe",
     "qwen3_moe": "qwen3moe",
+    "qwen3_next": "qwen3next",
+    "qwen3_5": "qwen35",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe": "qwen35moe",
+    "qwen3_5_moe_text": "qwen35moe",
     "glm4_moe": "glm4moe",
     "minimax_m2": "minimax-m2",
     "ernie4_5_moe": "ernie4_5-moe",
@@ -275,6 +285,11 @@ CLASSES: Mapping[str, str] = {
     "Qwen3ForCausalLM": "qwen3",
     "Qwen2MoeForCausalLM": "qwen2moe",
     "Qwen3MoeForCausalLM": "qwen3moe",
+    "Qwen3NextForCausalLM": "qwen3next",
+    "Qwen3_5ForCausalLM": "qwen35",
+    "Qwen3_5ForConditionalGeneration": "qwen35",
+    "Qwen3_5MoeForCausalLM": "qwen35moe",
+    "Qwen3_5MoeForConditionalGeneration": "qwen35moe",
     "OlmoeForCausalLM": "olmoe",
     "Glm4MoeForCausalLM": "glm4moe",
     "MiniMaxM2ForCausalLM": "minimax-m2",

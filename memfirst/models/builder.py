@@ -67,6 +67,8 @@ class Heads:
     """Each head of v is normalized, without a weight (Gemma 4)."""
     shares: int | None = None
     """The layer whose keys and values it attends; None: its own."""
+    output_gate: bool = False
+    """The projection of q gives each head a gate too, whose sigmoid multiplies what it attended (Qwen3-Next)."""
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -155,9 +157,9 @@ class Builder:
         shift = self.w(f"{name}.bias", (self.widths[x],)) if bias else None
         return self.add(LayerNorm(name, (x,), name, weight, shift, self.eps if eps is None else eps, groups, head))
 
-    def slice(self, name: str, x: str, start: int, width: int) -> str:
-        """A range of each row of `x`."""
-        return self.add(Slice(name, (x,), name, start, width))
+    def slice(self, name: str, x: str, start: int, width: int, heads: int = 1) -> str:
+        """A range of each row of `x`; of several heads, `width` values in all, each head's from `start` on."""
+        return self.add(Slice(name, (x,), name, start, width, heads))
 
     def cut(self, names: dict[str, int], x: str) -> list[str]:
         """Ranges of each row of `x`, one after another: by name their widths."""
@@ -226,6 +228,11 @@ class Builder:
         """q, k and v of `x`, norms and rotation, attention, output: [n, hidden] -> [n, hidden], times `scale`."""
         cache = self._cache(at, h)
         q, *own = self._qkv(at, x, h)
+        gate = ""
+        if h.output_gate:
+            both, width = q, h.widths["q"]
+            q = self.slice(f"{at}_q_part", both, 0, width, h.heads)
+            gate = self.slice(f"{at}_gate_part", both, h.head_dim, width, h.heads)
         inputs = [self._placed(f"{at}_q", q, h.heads, h, query=True)]
         if own:
             k, v = own
@@ -233,6 +240,8 @@ class Builder:
         sinks = self.w(f"{at}_sinks.weight", (h.heads,)) if h.sinks else None
         factor = h.scale or 1 / sqrt(h.head_dim)
         attended = self.add(Attention(at, tuple(inputs), at, cache, h.heads, factor, h.softcap, sinks))
+        if gate:
+            attended = self.glu(f"{at}_gated", gate, attended, "sigmoid")
         return self.linear(f"{at}_output", attended, self.hidden_size, h.output_bias, scale)
 
     def _cache(self, at: str, h: Heads) -> KVCache:
@@ -248,7 +257,8 @@ class Builder:
             together = self.linear(f"{at}_qkv", x, sum(h.widths.values()), h.bias)
             return self.cut({f"{at}_{part}": width for part, width in h.widths.items()}, together)
         parts = "q" if h.shares is not None else "qk" if h.k_is_v else "qkv"
-        made = [self.linear(f"{at}_{part}", x, h.widths[part], h.bias) for part in parts]
+        widths = h.widths | {"q": h.widths["q"] * (1 + h.output_gate)}
+        made = [self.linear(f"{at}_{part}", x, widths[part], h.bias) for part in parts]
         return made + made[1:] if parts == "qk" else made
 
     def _values(self, name: str, v: str, h: Heads) -> str:

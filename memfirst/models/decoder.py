@@ -115,6 +115,11 @@ class Config:
     """Layers behind the last that predict further tokens: no part of decoding, and neither built nor priced."""
 
     @property
+    def gguf_keys(self) -> dict[str, Any]:
+        """What GGUF has by keys of the architecture's own that no key of config.json names."""
+        return {}
+
+    @property
     def layers(self) -> int:
         """How many."""
         return len(self.heads)

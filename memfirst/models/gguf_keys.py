@@ -54,6 +54,7 @@ def written(entry: Architecture[Any], config: Mapping[str, Any]) -> Written:
     stated |= {entry.keys[key]: _stated(entry.keys[key], text[key]) for key in sorted(own)}
     if c.moe and c.moe.shared and "n_shared_experts" not in own:
         stated["expert_shared_feed_forward_length"] = c.moe.shared
+    stated |= c.gguf_keys
     vectors: Vectors = {}
     rotations = [h.rotation for h in c.heads if h.rotation is not None]
     if rotations:

@@ -49,8 +49,9 @@ class ConfigReader:
         return found
 
     def given(self, values: Mapping[str, Any]) -> ConfigReader:
-        """config.json with other values for some of its keys."""
-        found = ConfigReader({**self._metadata, **values}, self._prefix, self._keys, self.tensors)
+        """The same with other values for some of its keys."""
+        stored = {self._prefix + (self._stored(key) or key): value for key, value in values.items()}
+        found = ConfigReader({**self._metadata, **stored}, self._prefix, self._keys, self.tensors)
         found._read = self._read
         return found
 

@@ -85,6 +85,7 @@ def test_inspect_describes_what_runs_and_what_does_not(name: str, tmp_path: Path
     assert facts["bytes_per_token_of_context"] == 2 * SPECS[name].kv
     assert facts["tensor_bytes"] == sum(sizes.values())
     assert "other" not in {group["name"] for group in facts["by_group"]}
+    assert sum(facts["unread"].values()) == len(SPECS[name].unused)
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -151,6 +152,10 @@ def test_parity_live(name: str, tmp_path: Path) -> None:
         ("hf_granite", {"embedding_multiplier": 3.1}),
         ("hf_granite_dense", {"residual_multiplier": 0.61}),
         ("hf_granite_dense", {"logits_scaling": 0.51}),
+        ("hf_qwen3_next", {"num_experts_per_tok": 3}),
+        ("hf_qwen3_5", {"rms_norm_eps": 1e-2}),
+        ("hf_qwen3_5", {"rope_parameters": {"rope_theta": 120.0, "partial_rotary_factor": 0.25}}),
+        ("hf_qwen3_5_moe", {"rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.5}}),
     ],
 )
 def test_parity_sees_another_config(name: str, change: Config, tmp_path: Path) -> None:

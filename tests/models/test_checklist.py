@@ -11,7 +11,7 @@ import pytest
 from memfirst import models
 from memfirst.catalog.configs import configs
 from memfirst.formats.names import CLASSES, TABLES, architecture_of
-from tests.oracle import ATTENTION, RECURRENT
+from tests.oracle import ATTENTION, HYBRID, RECURRENT
 from tests.support import dense_gguf
 from tests.support.byte_cases import CONFIGS
 from tests.support.dense_configs import MODELS as DENSE
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "add-an-architecture.md"
 FIXTURES = ROOT / "tests" / "fixtures"
 
-STATE = ("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid")
+STATE = ("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid", "qwen3next", "qwen35", "qwen35moe")
 """Their published configs are functions of tests/support/recurrent_configs.py, their files recurrent_files.py's."""
 NO_FOLDERS = ("rwkv6", "rwkv7")
 """Published as GGUF and PyTorch files only: transformers has no such model to compare with, nor names."""
@@ -45,7 +45,7 @@ def missing(name: str) -> list[str]:
     found = {
         "3 memfirst/formats/names.py (TABLES)": name in TABLES or name in NO_FOLDERS,
         "3 memfirst/formats/names.py (CLASSES)": name in CLASSES.values() or name == "deepseek2",
-        "4 tests/oracle": bool(kinds & ({*ATTENTION, *RECURRENT})),
+        "4 tests/oracle": bool(kinds & ({*ATTENTION, *RECURRENT, *HYBRID})),
         "5 tests/support/byte_cases.py": bool(kinds),
         "6 tests/fixtures": name in with_logits() or name in NO_FOLDERS,
         "7 tests/support/dense_gguf.py": name in dense_gguf.WRITERS or name in routed or name in STATE,

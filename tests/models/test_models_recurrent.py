@@ -16,6 +16,7 @@ from memfirst import models
 from memfirst.errors import MemfirstError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, decode
+from memfirst.graph.ops.rope import Rope
 from memfirst.models import ShapeOnly
 from tests.support.recurrent_configs import (
     FALCON_MAMBA,
@@ -26,6 +27,9 @@ from tests.support.recurrent_configs import (
     MAMBA_130M,
     NATIVE,
     NATIVE_1,
+    QWEN3_NEXT,
+    QWEN35,
+    QWEN35_MOE,
     RWKV6,
     RWKV7,
     Config,
@@ -69,6 +73,9 @@ SIZES: dict[str, tuple[Config, int, int, int, int]] = {
     "jamba-v0.1": (JAMBA, 51_570_323_328, 4_358_144, 229_376, 16_384),
     "granite-4.0-h-tiny": (GRANITE_TINY, 6_939_037_248, 14_515_200, 119_808, 8_192),
     "granite-4.0-h-1b": (GRANITE_1B, 1_461_538_368, 14_515_200, 119_808, 8_192),
+    "qwen3-next-80b-a3b": (QWEN3_NEXT, 79_674_391_296, 36 * (32 * 128 * 128 + 3 * 8192), 36 * 8192, 24_576),
+    "qwen3.5-27b": (QWEN35, 26_895_998_464, 48 * (48 * 128 * 128 + 3 * 10_240), 48 * 10_240, 65_536),
+    "qwen3.5-35b-a3b": (QWEN35_MOE, 34_660_610_688, 30 * (32 * 128 * 128 + 3 * 8192), 30 * 8192, 20_480),
 }
 
 
@@ -94,6 +101,19 @@ def test_rwkv6_follows_a_closed_form(name: str) -> None:
     assert parameters == 13 * d * d * layers + (10 * mix + 2 * decay + 16) * d * layers + 4 * d + 2 * d * vocab
 
 
+def test_layers_of_gated_delta_nets() -> None:
+    """Every fourth attends, with a gate beside each query; a sequence of the 27B keeps 156.9 MB of state."""
+    graph = build(QWEN35)
+    attending = [f"blk.{i}.kv" for i in range(3, 64, 4)]
+    assert [c.name for c in graph.caches if isinstance(c, KVCache)] == attending
+    weights = graph.weights()
+    assert weights["blk.3.attn_q.weight"].shape == (2 * 24 * 256, 5120)
+    assert weights["blk.0.attn_qkv.weight"].shape == (6144 + 2 * 16 * 128, 5120)
+    ropes = [op for op in graph.ops if isinstance(op, Rope)]
+    assert {2 * len(op.frequencies) for op in ropes} == {64} and len(ropes) == 32
+    assert price(graph, decode(0))["state_read"] == 48 * 4 * (3 * (6144 + 2 * 16 * 128) + 128 * 6144) == 156_893_184
+
+
 def test_falcon_mamba_is_not_as_wide_as_it_says() -> None:
     """Its config says "expand": 16; its channels are intermediate_size, 2 · 4096."""
     graph = build(FALCON_MAMBA)
@@ -117,6 +137,12 @@ def test_layers_of_the_hybrids() -> None:
     routed = {int(n.split(".")[1]) for n in jamba.weights() if "ffn_gate_inp" in n}
     assert routed == set(range(1, 32, 2))
     assert not [op for g in (jamba, granite) for op in g.ops if type(op).__name__ == "Rope"]
+
+
+def changed(config: Config, change: Config) -> Config:
+    """Of a wrapped model its text model."""
+    inner = config.get("text_config")
+    return {**config, **change} if inner is None else {**config, "text_config": {**inner, **change}}
 
 
 @pytest.mark.parametrize(
@@ -151,11 +177,22 @@ def test_layers_of_the_hybrids() -> None:
         (GRANITE_TINY, {"position_embedding_type": "rope"}, "position_embedding_type"),
         (GRANITE_TINY, {"mamba_d_head": 32}, "48 heads of 32"),
         (GRANITE_1B, {"shared_intermediate_size": 0}, "neither experts"),
+        (QWEN3_NEXT, {"linear_num_value_heads": 24}, "24 value heads over 16 key heads"),
+        (QWEN3_NEXT, {"linear_conv_kernel_dim": 1}, "at least 2 taps"),
+        (QWEN3_NEXT, {"layer_types": ["linear_attention"] * 47}, "layer_types"),
+        (QWEN3_NEXT, {"layer_types": ["sliding_attention"] * 48}, "layer_types"),
+        (QWEN3_NEXT, {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        (QWEN3_NEXT, {"norm_topk_prob": False}, "norm_topk_prob"),
+        (QWEN3_NEXT, {"use_sliding_window": True}, "use_sliding_window"),
+        (QWEN3_NEXT, {"head_dim": 0}, "head_dim"),
+        (QWEN35, {"attn_output_gate": False}, "attn_output_gate"),
+        (QWEN35, {"mamba_ssm_dtype": "float16"}, "mamba_ssm_dtype"),
+        (QWEN35, {"new_option": 1}, "new_option"),
     ],
 )
 def test_what_would_be_another_model_is_refused(config: Config, change: Config, says: str) -> None:
     with pytest.raises(MemfirstError, match=says):
-        build({**config, **change})
+        build(changed(config, change))
 
 
 @pytest.mark.parametrize(("native", "other"), [(NATIVE, MAMBA2_130M), (NATIVE_1, MAMBA_130M)])
@@ -183,16 +220,19 @@ def test_state_spaces_variants_are_refused(change: Config, says: str) -> None:
 
 JUNK: tuple[Any, ...] = (None, -1, 0, 3, 1.5, "x", [], [1], {"a": 1}, True, 10**30, float("nan"))
 PUBLISHED = (MAMBA_130M, FALCON_MAMBA, MAMBA2_130M, NATIVE, RWKV6, RWKV7, JAMBA, GRANITE_TINY)
+PUBLISHED += (QWEN3_NEXT, QWEN35, QWEN35_MOE)
 
 
 @pytest.mark.parametrize("config", PUBLISHED, ids=lambda c: c.get("model_type", "native"))
 def test_junk_in_a_config_is_an_error_of_ours(config: Config) -> None:
     """Each key with values of other kinds: a graph, or a MemfirstError; few layers, to be quick."""
     few = {"num_hidden_layers": 2, "n_layer": 2, "layer_types": ["mamba", "attention"]}
-    config = {**config, **{key: few[key] for key in few.keys() & config.keys()}}
-    for key, junk in product(config, JUNK):
+    inner = config.get("text_config", config)
+    delta = {"layer_types": ["linear_attention", "full_attention"]} if "linear_num_key_heads" in inner else {}
+    config = changed(config, {key: value for key, value in (few | delta).items() if key in inner})
+    for key, junk in product(inner, JUNK):
         with suppress(MemfirstError):
-            assert build({**config, key: junk}).ops
+            assert build(changed(config, {key: junk})).ops
 
 
 @pytest.mark.parametrize("name", SPECS)

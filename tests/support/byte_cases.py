@@ -254,6 +254,18 @@ def granite_hybrid(r: Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def delta(r: Random, routed: bool) -> dict[str, Any]:
+    found, keys = transformer(r, layers=5), r.choice([1, 2])
+    moe = experts(r) | {"moe_intermediate_size": 96, "shared_expert_intermediate_size": 160}
+    moe["num_experts"] = moe.pop("num_local_experts")
+    kinds = ["linear_attention", "full_attention", "linear_attention", "linear_attention", "full_attention"]
+    return found | (moe if routed else {}) | {
+        "head_dim": 64, "linear_num_key_heads": keys, "linear_num_value_heads": keys * r.choice([1, 2, 3]),
+        "linear_key_head_dim": 32, "linear_value_head_dim": r.choice([16, 32, 64]),
+        "linear_conv_kernel_dim": r.choice([3, 4]), "layer_types": r.choice([None, kinds]),
+    }  # fmt: skip
+
+
 def olmo2(r: Random) -> dict[str, Any]:
     return transformer(r) | {"head_dim": None}
 
@@ -322,5 +334,7 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "deepseek_v3": deepseek_v3, "kimi_k2": deepseek_v3, "glm4_moe_lite": deepseek_v3,
     "mamba": mamba, "falcon_mamba": mamba, "mamba2": mamba2, "rwkv6": rwkv6,
     "rwkv7": rwkv7, "jamba": jamba, "granitemoehybrid": granite_hybrid,
+    "qwen3_next": lambda r: delta(r, routed=True), "qwen3_5_text": lambda r: delta(r, routed=False),
+    "qwen3_5_moe_text": lambda r: delta(r, routed=True),
 }  # fmt: skip
 """By model_type."""

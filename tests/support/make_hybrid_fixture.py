@@ -1,12 +1,13 @@
 """Writes tests/fixtures/recurrent/NAME: tiny random folders with the logits that `transformers` gives for them.
 
-    python -m tests.support.make_hybrid_fixture
+    python -m tests.support.make_hybrid_fixture [NAME ...]
 
 Needs torch and transformers, which the project itself does not.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,19 @@ GRANITE: dict[str, Any] = {
     "residual_multiplier": 0.6, "attention_multiplier": 0.3, "logits_scaling": 0.5, "shared_intermediate_size": 20,
     "tie_word_embeddings": True,
 }  # fmt: skip
+DELTA: dict[str, Any] = {
+    "num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "intermediate_size": 24,
+    "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 32, "linear_value_head_dim": 16,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25},
+}  # fmt: skip
+"""Heads of values in threes, which tells the orders of folders and of GGUF apart."""
+EXPERTS = {
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 12,
+    "shared_expert_intermediate_size": 20,
+}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_mamba": ("Mamba", {"state_size": 8, "conv_kernel": 3, "time_step_rank": 5}),
@@ -34,6 +48,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     }),
     "hf_granite": ("GraniteMoeHybrid", {**GRANITE, "num_local_experts": 3, "num_experts_per_tok": 2}),
     "hf_granite_dense": ("GraniteMoeHybrid", {**GRANITE, "num_local_experts": 0, "num_experts_per_tok": 0}),
+    "hf_qwen3_next": ("Qwen3Next", {**DELTA, **EXPERTS}),
+    "hf_qwen3_5": ("Qwen3_5", {**DELTA, "tie_word_embeddings": True, "linear_conv_kernel_dim": 3}),
+    "hf_qwen3_5_moe": ("Qwen3_5Moe", {**DELTA, **EXPERTS}),
 }  # fmt: skip
 """By name: transformers' family, and what its config changes of SMALL."""
 
@@ -45,8 +62,9 @@ def make(name: str, folder: Path, seed: int, dtype: str) -> None:
 
     family, changes = CASES[name]
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{family}Config")(**{**SMALL, **changes}, dtype="float32")
-    config._attn_implementation = "eager"
+    text = "Text" if family.startswith("Qwen3_5") else ""
+    config = getattr(transformers, f"{family}{text}Config")(**{**SMALL, **changes}, dtype="float32")
+    config._attn_implementation = config._experts_implementation = "eager"
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
     _spread(model, dtype)
     tokens = torch.randint(0, VOCAB, (TOKENS,))
@@ -58,14 +76,16 @@ def make(name: str, folder: Path, seed: int, dtype: str) -> None:
 
 
 def _spread(model: Any, dtype: str) -> None:
-    """Weights that `dtype` holds exactly: matrices N(0, 2/columns), norms near 1, logarithms and biases N(0, 0.25)."""
+    """Weights that `dtype` holds exactly: matrices N(0, 2/columns), norms near 1, or near 0 where the model adds 1,
+    logarithms and biases N(0, 0.25)."""
     import torch
 
+    one_less = type(model).__name__.startswith("Qwen3")
     with torch.no_grad():
         for key, value in model.named_parameters():
             drawn = torch.randn_like(value)
             if "norm" in key:
-                drawn = 1 + 0.3 * drawn
+                drawn = 0.3 * drawn + (not one_less or "linear_attn" in key)
             elif value.ndim == 1 or key.endswith("A_log"):
                 drawn = 0.5 * drawn
             else:
@@ -74,8 +94,10 @@ def _spread(model: Any, dtype: str) -> None:
 
 
 def main() -> None:
-    """All cases; the type of the weights alternates."""
+    """All cases, or those that are named; the type of the weights alternates."""
     for i, name in enumerate(CASES):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
         make(name, FOLDER / name, seed=i, dtype=("float16", "bfloat16")[i % 2])
 

@@ -1,6 +1,6 @@
 """Writes tests/fixtures/recurrent/llama_cpp.npz: what llama.cpp computes from the files of `recurrent_files`.
 
-    python -m tests.support.make_recurrent_fixture
+    python -m tests.support.make_recurrent_fixture [NAME ...]
 
 Needs llama_cpp and gguf, and no GPU. The files themselves are drawn again by the tests; `draw/NAME` says whether
 they came out the same.
@@ -9,6 +9,7 @@ they came out the same.
 from __future__ import annotations
 
 import importlib
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,11 +50,12 @@ def logits(path: Path, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """All files, in float32."""
+    """All files, in float32; or those that are named, beside what is there."""
     tokens = np.random.default_rng(5).integers(0, VOCAB, TOKENS).astype(np.int32)
-    found: dict[str, Any] = {"tokens": tokens}
+    found: dict[str, Any] = dict(np.load(FILE)) if sys.argv[1:] else {"tokens": tokens}
     with tempfile.TemporaryDirectory() as folder:
-        for name, spec in SPECS.items():
+        for name in sys.argv[1:] or SPECS:
+            spec = SPECS[name]
             path, arrays = Path(folder) / f"{name}.gguf", random_arrays(spec)
             write(path, spec, arrays)
             found[f"logits/{name}"], found[f"draw/{name}"] = logits(path, tokens), digest(arrays)

@@ -46,6 +46,9 @@ PROBES: dict[str, Callable[[], Case]] = {
     "falcon-mamba": lambda: tiny("falcon_mamba", 0),
     "mamba2": lambda: tiny("mamba2", 0, {"n_groups": 2}),
     "rwkv6": lambda: tiny("rwkv6", 0, {"head_size": 64}),
+    "qwen3.5": lambda: tiny(
+        "qwen3_5_text", 0, {"layer_types": None, "linear_num_key_heads": 2, "linear_num_value_heads": 6}
+    ),
     "rwkv7": lambda: tiny("rwkv7", 0),
     "jamba": lambda: tiny("jamba", 0, {"num_experts": 4, "attn_layer_offset": 1}),
     "granite hybrid": lambda: tiny("granitemoehybrid", 0, {"num_local_experts": 5}),

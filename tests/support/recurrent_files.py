@@ -265,7 +265,60 @@ def rwkv7(layers: int = 3) -> Spec:
     return Spec("rwkv7", keys, shapes, layers * STATE_RWKV, unused=unused)
 
 
+KEY_HEADS, VALUE_HEADS, DELTA_DIM, HEAD_DIM = 2, 4, 32, 32
+_MIXED = 2 * KEY_HEADS * DELTA_DIM + VALUE_HEADS * DELTA_DIM
+_DELTA: Shapes = {
+    "attn_norm.weight": (HIDDEN,), "attn_qkv.weight": (_MIXED, HIDDEN),
+    "attn_gate.weight": (VALUE_HEADS * DELTA_DIM, HIDDEN), "ssm_conv1d.weight": (_MIXED, KERNEL),
+    "ssm_dt.bias": (VALUE_HEADS,), "ssm_a": (VALUE_HEADS,), "ssm_norm.weight": (DELTA_DIM,),
+    "ssm_out.weight": (HIDDEN, VALUE_HEADS * DELTA_DIM),
+}  # fmt: skip
+_GATED: Shapes = {
+    "attn_norm.weight": (HIDDEN,), "attn_q.weight": (2 * HEADS * HEAD_DIM, HIDDEN),
+    "attn_k.weight": (KV_HEADS * HEAD_DIM, HIDDEN), "attn_v.weight": (KV_HEADS * HEAD_DIM, HIDDEN),
+    "attn_output.weight": (HIDDEN, HEADS * HEAD_DIM), "attn_q_norm.weight": (HEAD_DIM,),
+    "attn_k_norm.weight": (HEAD_DIM,),
+}  # fmt: skip
+STATE_DELTA = VALUE_HEADS * DELTA_DIM * DELTA_DIM + (KERNEL - 1) * _MIXED
+
+
+def delta(name: str, routed: bool, layers: int = 4, predicting: int = 0) -> Spec:
+    """Qwen3-Next or Qwen3.5, attention in every second layer; `predicting`: layers behind the last, unread."""
+    two = {"ssm_alpha.weight": (VALUE_HEADS, HIDDEN), "ssm_beta.weight": (VALUE_HEADS, HIDDEN)}
+    gates = {"ssm_ba.weight": (2 * VALUE_HEADS, HIDDEN)} if name == "qwen3next" else two
+    after = {key.replace("ffn_norm", "post_attention_norm"): s for key, s in (_ROUTED if routed else _DENSE).items()}
+    after |= {**_SHARED, "ffn_gate_inp_shexp.weight": (HIDDEN,)} if routed else {}
+    shapes, unused = _top(tied=not routed), list[str]()
+    for i in range(layers + predicting):
+        block = _block(i, {**(_GATED if i % 2 or i >= layers else {**_DELTA, **gates}), **after})
+        if i >= layers:
+            block |= _block(i, {"nextn.eh_proj.weight": (HIDDEN, 2 * HIDDEN), "nextn.enorm.weight": (HIDDEN,)})
+            block |= _block(i, {"nextn.hnorm.weight": (HIDDEN,), "nextn.shared_head_norm.weight": (HIDDEN,)})
+            unused += block
+        shapes |= block
+    keys = {
+        "vocab_size": VOCAB, "context_length": 4096, "embedding_length": HIDDEN, "block_count": layers + predicting,
+        "feed_forward_length": FFN, "attention.head_count": HEADS, "attention.head_count_kv": KV_HEADS,
+        "attention.key_length": HEAD_DIM, "attention.value_length": HEAD_DIM,
+        "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 1000.0, "rope.dimension_count": 8,
+        "ssm.conv_kernel": KERNEL, "ssm.state_size": DELTA_DIM, "ssm.group_count": KEY_HEADS,
+        "ssm.time_step_rank": VALUE_HEADS, "ssm.inner_size": VALUE_HEADS * DELTA_DIM, "full_attention_interval": 2,
+    }  # fmt: skip
+    if name != "qwen3next":
+        keys["rope.dimension_sections"] = [2, 1, 1, 0]
+    if predicting:
+        keys["nextn_predict_layers"] = predicting
+    if routed:
+        keys |= {"expert_count": EXPERTS, "expert_used_count": USED, "expert_feed_forward_length": FFN}
+        keys["expert_shared_feed_forward_length"] = FFN // 2
+    attending = layers // 2
+    kv = attending * 2 * KV_HEADS * HEAD_DIM
+    return Spec(name, keys, shapes, (layers - attending) * STATE_DELTA, kv, tuple(unused))
+
+
 SPECS = {
     "mamba": mamba(), "falcon_mamba": mamba(norms=True), "mamba2": mamba2(), "jamba": jamba(),
     "granite_tiny": granite(routed=True), "granite_1b": granite(routed=False), "rwkv6": rwkv6(), "rwkv7": rwkv7(),
+    "qwen3next": delta("qwen3next", routed=True), "qwen35": delta("qwen35", routed=False, predicting=1),
+    "qwen35moe": delta("qwen35moe", routed=True),
 }  # fmt: skip

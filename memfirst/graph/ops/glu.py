@@ -32,7 +32,7 @@ def gelu(x: F32) -> F32:
     return out
 
 
-ACTIVATIONS = {"silu": silu, "gelu": gelu}
+ACTIVATIONS = {"silu": silu, "gelu": gelu, "sigmoid": sigmoid}
 
 CLAMPED, LIMIT, ALPHA = "swiglu_clamped", np.float32(7.0), np.float32(1.702)
 """gpt-oss's unit, with its `swiglu_limit` and the slope of its sigmoid."""
