@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memfirst.graph import Graph, Step
 from memfirst.graph.traffic import (
@@ -17,6 +17,7 @@ from memfirst.graph.traffic import (
     STREAMED,
     WEIGHTS,
     Amount,
+    ExpertTraffic,
     KVTraffic,
 )
 from memfirst.lower.program import Program
@@ -128,6 +129,43 @@ def _part(amount: Amount, weights: list[int], index: int) -> Amount:
 
     low, high = whole(amount.low), whole(amount.high)
     return Amount(low if amount.exact else amount.mean * weights[index] / total, low, high)
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Routed experts that a step reads, of a layer on average: of how many, expected, and recorded.
+
+    Expected is what even routing gives, see `ExpertTraffic`.
+    """
+
+    layers: int
+    experts: float
+    expected: float
+    recorded: float
+
+    def __str__(self) -> str:
+        """`51.3 of 128 a layer (51.6 expected)`."""
+        found = f"{_short(self.recorded)} of {_short(self.experts)} a layer"
+        return found if self.recorded == self.expected else f"{found} ({_short(self.expected)} expected)"
+
+
+def _short(number: float) -> str:
+    return f"{number:.0f}" if number == round(number) else f"{number:.1f}"
+
+
+def distinct_experts(graph: Graph, step: Step) -> Distinct | None:
+    """Those of a step with its recorded routing; None for a model without experts."""
+    found = {op: read for op, read in graph.moves if isinstance(read, ExpertTraffic)}  # one for each layer that routes
+    if not found:
+        return None
+    layers, before = len(found), replace(step, routing={})
+    experts, expected, recorded = (
+        sum(numbers) / layers
+        for numbers in zip(
+            *((r.weight.shape[0], r.distinct(before).mean, r.distinct(step).mean) for r in found.values()), strict=True
+        )
+    )
+    return Distinct(layers, experts, expected, recorded)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ def page(found: Measured, within: int) -> str:
     facts = [("prefill", f"{found.prefill_tok_s:7.1f} tok/s  ({found.prompt} tokens)"), ("decode", _decode(found))]
     pattern = f"read fastest with {found.read_pattern}"
     facts.append(("memory", f"{pattern}; {found.peak}" if found.peak else pattern))
+    if found.experts:
+        facts.append(("experts", f"{found.experts}; a step of the prompt: {found.prompt_experts}"))
     said = found.comparison.sentence() if found.comparison else "nothing: run `memfirst machine` once"
     held = f"weights {size(found.memory.weights)} · KV {size(found.memory.kv_held)} held"
     after = [

@@ -112,16 +112,20 @@ class ExpertTraffic(Traffic):
     def purpose(self) -> str:
         return EXPERTS
 
-    def amount(self, step: Step) -> Amount:
+    def distinct(self, step: Step) -> Amount:
+        """Experts that are read."""
         experts, n = self.weight.shape[0], step.tokens
-        size = self.weight.nbytes // experts  # a matrix, or a row of the experts' biases
         if self.op in step.routing:
-            return exactly(sum(c > 0 for c in step.routing[self.op]) * size)
+            return exactly(sum(c > 0 for c in step.routing[self.op]))
         if not n:
             return NOTHING
-        distinct = experts * (1 - (1 - self.k / experts) ** n)
         low, high = min(self.k, experts), min(experts, self.k * n)
-        return Amount(distinct * size if low < high else low * size, low * size, high * size)
+        return Amount(experts * (1 - (1 - self.k / experts) ** n) if low < high else low, low, high)
+
+    def amount(self, step: Step) -> Amount:
+        size = self.weight.nbytes // self.weight.shape[0]  # a matrix, or a row of the experts' biases
+        found = self.distinct(step)
+        return Amount(found.mean * size, found.low * size, found.high * size)
 
 
 @dataclass(frozen=True)

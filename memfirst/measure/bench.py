@@ -22,7 +22,7 @@ from memfirst.graph import Graph, Step
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.traffic import ACTIVATIONS
 from memfirst.hardware.memory_modules import MemoryPeak, memory_peak
-from memfirst.ledger import Ledger, Memory
+from memfirst.ledger import Distinct, Ledger, Memory, distinct_experts
 from memfirst.measure.profile import StepProfile, profile_step, time_calls
 from memfirst.predict.llama_bench import Row, measured_row
 from memfirst.predict.measured import Comparison, measured_parts, predicted_parts
@@ -90,6 +90,10 @@ class Measured:
     read_pattern: str = ""
     """What `read_bandwidth` was read with: the fastest of several."""
     peak: MemoryPeak | None = None
+    experts: Distinct | None = None
+    """Routed experts of a layer that a token's step reads; None for a model without them."""
+    prompt_experts: Distinct | None = None
+    """The same of the first step of the prompt."""
 
     @property
     def ceiling_tok_s(self) -> float:
@@ -110,6 +114,8 @@ class Measured:
             "prefill_tok_s": self.prefill_tok_s, "decode_tok_s": self.decode_tok_s,
             "decode_GBps": self.decode_rate / 1e9,
             "decode_bandwidth_fraction": self.decode_rate / self.read_bandwidth,
+            "distinct_experts": vars(self.experts) if self.experts else None,
+            "distinct_experts_of_prompt": vars(self.prompt_experts) if self.prompt_experts else None,
             "bytes_per_token": _purposes(self.predicted),
             "recorded_bytes_per_token": _purposes(self.recorded),
             "ops": [
@@ -206,16 +212,25 @@ class Bench:
         ops = tuple(self.ops(moved, spent))
         ceilings.append(backend.read_bandwidth(0.25))
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)
-        recorded = backend.recorded(last, backend.step(last, self.ids[-1:]))
+        result = backend.step(last, self.ids[-1:])
+        last = replace(last, routing=backend.routing(result))
         return Measured(
             self.model.checkpoint.path or _made_as(self.model.checkpoint), backend.options.threads,
             self.prompt, self.generate, median(ceilings), self.prompt / prefill_s, len(times) / sum(times),
-            backend.predicted(last), recorded,
+            backend.predicted(last), backend.recorded(last, result),
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
             len(backend.library.compiled), resident, *_stored(self.model.graph),
             self.compared(sum(times) / len(times), spent, median(ceilings)),
-            read_pattern=backend.read_pattern, peak=memory_peak(),
+            read_pattern=backend.read_pattern, peak=memory_peak(), experts=distinct_experts(self.model.graph, last),
+            prompt_experts=self.prompt_experts(),
         )  # fmt: skip
+
+    def prompt_experts(self) -> Distinct | None:
+        """Of the prompt's first step."""
+        size = min(self.prompt, self.backend.max_tokens)
+        step = self.step(0, size, size == self.prompt)
+        routing = self.backend.routing(self.backend.step(step, self.ids[:size]))
+        return distinct_experts(self.model.graph, replace(step, routing=routing))
 
     def profiles(self) -> Iterator[StepProfile]:
         """Of one decoded token at the prompt's depth, and of the prompt's first step, each run several times."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 from typing import Any
@@ -39,6 +39,11 @@ PARTS = {
     "attention.write_keys",
     "attention.write_values",
     "attention.merge",
+    "experts.pick",
+    "experts.group",
+    "experts.add_bias",
+    "experts.add_weighed_bias",
+    "experts.glu",
 }
 """Kernels that prepare or end an operation, whose arithmetic is another kernel's."""
 
@@ -126,9 +131,9 @@ class Trace:
 
 def _values(kernel: str) -> str:
     """What a matmul multiplies."""
-    if not kernel.startswith("matmul."):
+    if not kernel.startswith(("matmul.", "routed.")):
         return ""
-    return FLOAT32 if kernel == "matmul.floats" else INT8
+    return FLOAT32 if kernel.endswith(".floats") else INT8
 
 
 def _phase_of_call(program: Program) -> list[int]:
@@ -249,7 +254,7 @@ class StepProfile:
             part = call.kernel.split(".")[1] if call.kernel in PARTS else ""
             of.setdefault((kind(call.op), part, c in self._prologues), []).append(c)
         for (op, part, prologue), own in of.items():
-            flops = 0 if part else sum(self._flops.get(self.median.calls[c].op, 0) for c in own)
+            flops = 0 if part else sum(self._flops_of(self.median.calls[c]) for c in own)
             moved = sum(int(self.median.bytes[c]) for c in own if self.median.calls[c].purpose)
             values = _values(self.median.calls[own[0]].kernel)
             yield OpTime(op, part, values, len(own), moved, flops, float(in_calls[own].sum()), prologue)
@@ -261,6 +266,13 @@ class StepProfile:
             found |= set(range(at, at + len(phase.prologue)))
             at += len(phase.prologue) + sum(len(task.calls) for task in phase.tasks)
         return found
+
+    def _flops_of(self, call: Call) -> int:
+        """Of experts, one of their matrices; else all of the operation's."""
+        if not call.kernel.startswith("routed."):
+            return self._flops.get(call.op, 0)
+        rows, columns, picked = (int(n) for name, n in call.args if name in ("rows", "cols", "k"))  # type: ignore[arg-type]
+        return 2 * rows * columns * picked * self.step.tokens
 
     @cached_property
     def _flops(self) -> dict[str, int]:
@@ -385,7 +397,8 @@ def profile_step(backend: CpuBackend, step: Step, tokens: NDArray[np.int32], run
     threads, frequency = backend.options.threads, backend.pool.frequency
     traces = [Trace(log, threads, frequency, seconds) for log, seconds in zip(logs, logged, strict=True)]
     peaks = {values: 2 * rate for values, rate in backend.multiply_rates().items()}
-    return StepProfile(step, traces, ordinary, backend.predicted(step), median(ceilings), peaks)
+    known = replace(step, routing=backend.routing(backend.step(step, tokens)))  # the same tokens pick the same experts
+    return StepProfile(known, traces, ordinary, backend.predicted(known), median(ceilings), peaks)
 
 
 def time_calls(backend: CpuBackend, step: Step, tokens: NDArray[np.int32], times: int) -> tuple[F64, float]:

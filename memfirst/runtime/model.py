@@ -19,7 +19,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
-from memfirst.ledger import Ledger, Memory, required, share
+from memfirst.ledger import Ledger, Memory, distinct_experts, required, share
 from memfirst.models import build
 from memfirst.progress import Progress, Silent, usual
 from memfirst.runtime.conversation import Conversation
@@ -271,17 +271,19 @@ class Model:
 
     def _describe(self, generation: Generation) -> Report:
         request, graph = generation.request, self.graph
-        ledger = recorded = None
+        ledger = recorded = experts = None
         if request.last_step is not None:
             step, index, result = request.last_step
+            step = replace(step, routing=self.backend.routing(result))
             ledger = share(graph, self.engine.predicted(step), step, index)
             recorded = share(graph, self.backend.recorded(step, result), step, index)
+            experts = distinct_experts(graph, step)
         caches = [c for c in graph.caches if isinstance(c, KVCache)]
         return Report(
             generation, ledger, recorded, self.memory([request.cached]),
             sum(c.position_bytes for c in caches), self.backend.read_bandwidth, self.stages.seconds,
             self.stages.since_start(generation.first_token_at),
-            {"model": self.checkpoint.path, "context": self.context, "notes": list(self.notes)},
+            {"model": self.checkpoint.path, "context": self.context, "notes": list(self.notes)}, experts,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from memfirst.graph.traffic import EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
 from memfirst.hardware.memory_modules import memory_peak
-from memfirst.ledger import Ledger, Memory
+from memfirst.ledger import Distinct, Ledger, Memory
 from memfirst.runtime.generation import Generation
 
 _NAMES = {WEIGHTS: "weights", EXPERTS: "experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state"}
@@ -23,7 +23,8 @@ def rate(count: float, seconds: float) -> float:
 class Report:
     """An answer's figures.
 
-    ledger       of its last decoded step, its share where that was for several; None if there was none
+    ledger       of its last decoded step, its share where that was for several, with the experts that were recorded;
+                 None if there was none
     recorded     the same as its kernels counted it
     kv_position  bytes of one cached position, all layers
     bandwidth    measures bytes per second now; called at most once, when the answer is complete
@@ -40,6 +41,8 @@ class Report:
     startup_s: dict[str, float] = field(default_factory=dict)
     first_token_s: float = 0.0
     more: dict[str, Any] = field(default_factory=dict)
+    experts: Distinct | None = None
+    """Routed experts that its last decoded step read, also for others."""
     _measured: float | None = None
 
     @property
@@ -64,6 +67,7 @@ class Report:
             t = self.generation.timing
             return f"prompt {t.prompt_tokens} tokens in {t.prefill_s:.2f} s · KV {_size(self.memory.kv_held)} held"
         parts = [f"{self.decode_tok_s:.0f} tok/s", self._speed(), self._bytes(self.ledger)]
+        parts += [f"experts {self.experts}"] if self.experts else []
         return " · ".join([*parts, f"KV {_size(self.memory.kv_held)} held"])
 
     def _speed(self) -> str:
@@ -93,6 +97,7 @@ class Report:
             "read_bandwidth_GBps": ceiling / 1e9 if ceiling else None,
             "decode_bandwidth_fraction": self.decode_rate / ceiling if ceiling else None,
             "predicted_bytes": _integers(self.ledger), "recorded_bytes": _integers(self.recorded),
+            "distinct_experts": vars(self.experts) if self.experts else None,
             "packed_weight_bytes": self.memory.weights, "kv_held_bytes": self.memory.kv_held,
             "kv_allocated_bytes": self.memory.kv_allocated, "first_token_s": self.first_token_s,
             "startup_s": self.startup_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Step
@@ -63,9 +63,11 @@ class Token:
 
     @property
     def predicted(self) -> Ledger:
-        """Where its step's bytes go, from the program; of a step for several sequences this one's share: its own KV
-        cache and state, and its part of what is read once for all. The shares sum to the step, as integers."""
-        return share(self._backend.graph, self._backend.predicted(self._step), self._step, self._index)
+        """Where its step's bytes go, from the program and the recorded routing; of a step for several sequences this
+        one's share: its own KV cache and state, and its part of what is read once for all. The shares sum to the step,
+        as integers."""
+        step = replace(self._step, routing=self._backend.routing(self._result))
+        return share(self._backend.graph, self._backend.predicted(step), step, self._index)
 
     @property
     def recorded(self) -> Ledger:
