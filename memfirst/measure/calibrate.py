@@ -24,7 +24,6 @@ from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.hardware import host
 from memfirst.hardware.memory_modules import memory_peak
-from memfirst.lower.program import Call, Program
 from memfirst.measure.profile import time_calls
 from memfirst.models import build
 from memfirst.predict.measured import Rate, Rates, Work, fingerprint, program_for, step_time, works
@@ -47,6 +46,19 @@ PAST = 2048
 
 _BASE = SyntheticShape("llama", 512, 1, 8, 1, 512, 512, max_position_embeddings=8192)
 """1.4 million weights: in 4 bits they fit a core's own cache."""
+
+_EXPERTS: Mapping[str, Any] = {
+    "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "hidden_size": 512, "num_hidden_layers": 1,
+    "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 64, "intermediate_size": 512, "vocab_size": 512,
+    "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "rope_theta": 1e6, "num_experts": 2, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 512, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+}  # fmt: skip
+"""Two experts, both picked by all tokens, so that all their tiles are of one size: in MXFP4, which is for experts."""
+
+_ROUTER = {**_EXPERTS, "num_experts": 64, "num_experts_per_tok": 8, "moe_intermediate_size": 64}
+"""Many experts, to time how they are picked."""
+
+MIXTURES: tuple[tuple[Mapping[str, Any], str], ...] = ((_EXPERTS, "mxfp4"), (_ROUTER, "q8_0"))
 
 _STREAM = SyntheticShape("llama", 2048, 3, 32, 8, 8192, 512)
 """194 MB of Q8_0: more than caches hold."""
@@ -149,10 +161,13 @@ class Small:
             seen.append(time_calls(self.backend, step, self.tokens(step), times)[0])
         spent = np.median(seen, axis=0)
         program = self.backend.program(step.tokens).program
-        work = {id(c): w for p in _pairs(program, step) for c, w in p}
+        # Of matmuls of experts only those whose tiles are all of one size.
+        work = {id(call): w[0] for part in works(program, step) for call, w in part.calls if len(w) == 1}
         merged: dict[str, tuple[Work, float]] = {}
         for call, seconds in zip(self.backend.program(step.tokens).calls, spent, strict=True):
-            found = work[id(call)]
+            found = work.get(id(call))
+            if found is None:
+                continue
             w, so_far = merged.get(found.key, (Work(found.key, 0.0, 0.0), 0.0))
             merged[found.key] = (
                 replace(w, units=w.units + found.units, amount=w.amount + found.amount), so_far + float(seconds),
@@ -162,20 +177,13 @@ class Small:
                 samples.add(w, total)
 
 
-def _pairs(program: Program, step: Step) -> Iterator[zip[tuple[Call, Work]]]:
-    """Each call with its work, phase by phase."""
-    for part in works(program, step):
-        yield zip(part.phase.prologue, part.repeated, strict=True)
-        yield zip([c for t in part.phase.tasks for c in t.calls], part.shared, strict=True)
-
-
 def calibrate(progress: Progress | None = None, threads: tuple[int, ...] | None = None) -> Rates:
     """Measure everything; `threads`: numbers of threads, default 1, 2, 4, … and all cores."""
     progress = progress or Silent()
     counts = threads or _thread_counts()
     samples = Samples()
-    makers = [*(partial(_kernels, c) for c in MIXES), *(partial(_attention, *h) for h in HEADS)]
-    makers += [partial(_kernels, "q8_0", shape=shape) for shape in RECURRENT]
+    makers = [*(partial(_kernels, _BASE, c) for c in MIXES), *(partial(_kernels, *m) for m in MIXTURES)]
+    makers += [*(partial(_attention, *h) for h in HEADS), *(partial(_kernels, shape, "q8_0") for shape in RECURRENT)]
     total = len(makers) + ROUNDS + 3 * len(counts)
     with ExitStack() as open_models:
         stages: list[Callable[[], None]] = []
@@ -207,9 +215,9 @@ def _thread_counts() -> tuple[int, ...]:
 
 
 def _kernels(
-    codec: str, samples: Samples, models: ExitStack, shape: SyntheticShape | Mapping[str, Any] = _BASE
+    shape: SyntheticShape | Mapping[str, Any], codec: str, samples: Samples, models: ExitStack
 ) -> Callable[[], None]:
-    """What measures matmuls of one, four and eight tokens, and what goes with them: recurrences too."""
+    """What measures matmuls of one, four and eight tokens, and what goes with them: recurrences and experts too."""
     model = models.enter_context(Small(shape, codec, 1, 64, 8))
 
     def measure() -> None:

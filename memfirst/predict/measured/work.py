@@ -41,12 +41,24 @@ def program_for(graph: Graph, tokens: int, context: int, threads: int) -> Progra
 
 @dataclass(frozen=True)
 class PhaseWork:
-    """A phase of a step: what every worker does for itself, what is shared, and in how many chunks."""
+    """A phase of a step: what every worker does for itself, what is shared, and in how many chunks.
+
+    calls  each of the phase's calls with its works, those of the prologue first
+    """
 
     phase: Phase
-    repeated: tuple[Work, ...]
-    shared: tuple[Work, ...]
+    calls: tuple[tuple[Call, tuple[Work, ...]], ...]
     chunks: int
+
+    @property
+    def repeated(self) -> tuple[Work, ...]:
+        """Of the prologue."""
+        return tuple(w for _, works in self.calls[: len(self.phase.prologue)] for w in works)
+
+    @property
+    def shared(self) -> tuple[Work, ...]:
+        """Of the tasks."""
+        return tuple(w for _, works in self.calls[len(self.phase.prologue) :] for w in works)
 
 
 def works(program: Program, step: Step) -> Iterator[PhaseWork]:
@@ -54,13 +66,10 @@ def works(program: Program, step: Step) -> Iterator[PhaseWork]:
     counts = _counts(program, step)
     ops = {op.name: op for op in program.graph.ops}
     for phase in program.phases:
-        units = phase.prologue_units
-        repeated = tuple(w for call in phase.prologue for w in _works(call, units, step, counts, ops[call.op]))
-        shared = tuple(
-            w for task in phase.tasks for call in task.calls
-            for w in _works(call, task.units, step, counts, ops[call.op])
-        )  # fmt: skip
-        yield PhaseWork(phase, repeated, shared, sum(_chunks(task, counts) for task in phase.tasks))
+        calls = [(call, phase.prologue_units) for call in phase.prologue]
+        calls += [(call, task.units) for task in phase.tasks for call in task.calls]
+        found = tuple((call, tuple(_works(call, units, step, counts, ops[call.op]))) for call, units in calls)
+        yield PhaseWork(phase, found, sum(_chunks(task, counts) for task in phase.tasks))
 
 
 def _counts(program: Program, step: Step) -> dict[str, float]:
