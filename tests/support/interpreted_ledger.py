@@ -18,14 +18,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from memfirst import ledger
+from memfirst import ledger, models
 from memfirst.backends.base import StepResult
 from memfirst.backends.interpreted import InterpretedBackend
-from memfirst.graph import Step
+from memfirst.convert.mixes import mix
+from memfirst.convert.synthetic import SyntheticCheckpoint
+from memfirst.graph import Sequence, Step
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.norm import RMSNorm
-from memfirst.graph.traffic import ACTIVATIONS, EMBEDDING, EXPERTS, HEAD, KV_READ, KV_WRITE, WEIGHTS
+from memfirst.graph.traffic import (
+    ACTIVATIONS,
+    EMBEDDING,
+    EXPERTS,
+    HEAD,
+    KV_READ,
+    KV_WRITE,
+    STATE_READ,
+    STATE_WRITE,
+    WEIGHTS,
+)
 from memfirst.kernels.cpu import q4_0
 from memfirst.kernels.cpu.simd import bits, load_w
 from memfirst.kernels.cpu.spans import Owner, Span, SpanLog, Touched
@@ -212,6 +224,47 @@ def test_a_kernel_that_reads_other_bytes_is_caught(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["decode", "prefill"])
+@cache
+def recurrent(name: str, threads: int) -> InterpretedBackend:
+    """Two layers of one head of 64, ranks and rows that fill no register."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "vocab_size": 260}
+    ranks = {f"{part}_low_rank_dim": 12 for part in ("decay", "a", "v", "gate")} if name == "rwkv7" else {}
+    checkpoint = SyntheticCheckpoint({"model_type": name, **sizes, **ranks}, mix("f32"), 0, name)
+    return InterpretedBackend(models.build(checkpoint), checkpoint, options(threads))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("name", ["rwkv6", "rwkv7"])
+def test_state_is_loaded_from_one_slot_and_stored_in_another(name: str, threads: int) -> None:
+    """Unique bytes of each operation are its price: what it loads, and of the states that are written what it stores.
+    A new sequence's state is cleared where it is written, and that counts as its read."""
+    made = recurrent(name, threads)
+    first = Step((Sequence(0, 3, state_read=0, state_write=0), Sequence(0, 1, state_read=2, state_write=2)))
+    made.step(first, [1, 2, 3, 4])
+    state = {c.name: c.state_bytes for c in made.graph.states}
+    assert stored_by(made.log.touched, STATE_WRITE) == {op: 2 * n for op, n in state.items()}
+    step = Step((Sequence(3, 2, state_read=0, state_write=1), Sequence(1, 1, state_read=2, state_write=2)))
+    made.step(step, [5, 50, 100])
+    program, log = made.program(step.tokens).program, made.log.touched
+    found: Bytes = Counter()
+    for (owner, array), touched in log.items():
+        if owner and (array != "state" or owner[1] == STATE_READ):
+            found[owner] += int((touched.loads > 0).sum())
+    in_place: Bytes = Counter({(op, STATE_READ): n for op, n in state.items() if op.endswith("wkv")})
+    expected = {key: n for key, n in price(program, step).items() if key[1] != STATE_WRITE}
+    assert found + in_place == expected, "what the second sequence reads is where it writes"
+    assert stored_by(log, STATE_WRITE) == {op: 2 * n for op, n in state.items()}
+    slot = sum(state.values())
+    for key, touched in log.items():
+        if key[1] == "state":
+            assert not touched.stores[:slot].any(), "the slot that is kept is not written"
+
+
+def stored_by(log: Log, purpose: str) -> dict[str, int]:
+    """Unique bytes of state that each operation stored for a purpose."""
+    return {o[0]: int((t.stores > 0).sum()) for (o, array), t in log.items() if o and o[1] == purpose}
+
+
 def test_a_log_has_room_for_all_of_a_step(name: str) -> None:
     """Out of bounds would raise; the bits are the same."""
     made, step = backend("llama", "q4_0", threads=2), STEPS[name]
