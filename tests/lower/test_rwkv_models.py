@@ -20,9 +20,11 @@ from memfirst.errors import BackendError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.lower import cpu
+from memfirst.runtime.engine import Engine
 from tests.support.cpu_roundings import as_the_cpu
 from tests.support.make_recurrent_fixture import FILE
 from tests.support.recurrent_files import SPECS, random_arrays, write
+from tests.support.requests import alone, drain, prompts, request
 
 CONTEXT, PROMPT = 256, 70
 NAMES = ("rwkv6", "rwkv7")
@@ -165,4 +167,26 @@ def test_slots_that_sequences_share_are_refused(tmp_path: Path) -> None:
     fork = Step((Sequence(3, 1, state_read=0, state_write=1), Sequence(3, 1, state_read=0, state_write=2)))
     both = np.array(backend.step(fork, [5, 5]).logits)
     assert same(both[0], both[1])
+    backend.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_requests_share_steps_and_turns_go_on(name: str, tmp_path: Path) -> None:
+    """Five requests for three places in a step give what each gives alone; a turn goes on from the state of the one
+    before it, and begins anew where its prompt differs."""
+    graph, checkpoint = opened(name, tmp_path)
+    backend = CpuBackend(graph, checkpoint, CpuOptions(2, CONTEXT, 3))
+    asked = prompts(5, (1, 90), vocab=48)
+    expected = alone(backend, CONTEXT, asked)
+    engine = Engine(backend, CONTEXT)
+    running = [request(engine, prompt, seed=seed) for seed, prompt in enumerate(asked)]
+    for one in running:
+        engine.submit(one)
+    assert [drain(engine, one) for one in running] == expected
+    longer = [*asked[4], *expected[4][:-1], 7]
+    for prompt, reused in ((longer, len(longer) - 1), ([*longer[:5], 9], 0)):
+        again = request(engine, prompt)
+        engine.submit(again)
+        assert drain(engine, again) == alone(backend, CONTEXT, [prompt])[0]
+        assert again.timing.reused_tokens == reused
     backend.close()

@@ -9,6 +9,7 @@ import numpy as np
 from memfirst.codecs.base import ROWS
 from memfirst.kernels.cpu import isa
 from tests.kernels.test_kernels import counts, kernel_of, matrix, quantize, random, silu
+from tests.kernels.test_kernels_state import sequences
 from tests.support.attention_cases import Case, attention, keys
 from tests.support.kernel_calls import call, key_of, library, zeros
 from tests.support.tiny_models import CODECS
@@ -40,6 +41,18 @@ def look_up(codec: str) -> bytes:
     return x.tobytes()
 
 
+def recurrence(kernel: str) -> bytes:
+    """Outputs of three tokens and the state after them: heads of 64, of which one register or four go at a time."""
+    width, step = 256, sequences((3, 1, 0, 0))
+    given = {
+        name: random(3, width, seed=i).reshape(-1) for i, name in enumerate(("r", "k", "v", "decay", "key", "removed"))
+    }
+    state, out, own = zeros("f32", 5 + 64 * width), zeros("f32", 3 * width), random(3, 4, seed=9).reshape(-1)
+    state[:] = random(state.size, seed=7)
+    call(f"wkv.{kernel}", 0, width, **given, own=own, out=out, state=state, slot=0, width=width, HEAD=64, **step)
+    return out.tobytes() + state.tobytes()
+
+
 def every_half() -> tuple[bytes, bytes]:
     """All f16 but NaN as float32; and floats around every f16 and halfway to the next, rounded to f16."""
     halves = np.arange(1 << 16, dtype=np.uint16)
@@ -69,6 +82,7 @@ def main() -> None:
     made = {f"product {codec}": product(codec) for codec in CODECS}
     made |= {f"look-up {codec}": look_up(codec) for codec in LOOK_UPS}
     made["quantize"] = b"".join(a.tobytes() for a in quantize(random(2, 512), 32).values())
+    made |= {kernel: recurrence(kernel) for kernel in ("wkv6", "wkv7")}
     made["silu"] = silu(random(999) * np.float32(20)).tobytes()
     made |= {f"attention {i}": attention(case)[0].tobytes() for i, case in enumerate(ATTENTION)}
     for name in ("tanh", "gelu", "gelu_erf"):
