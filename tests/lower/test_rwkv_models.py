@@ -20,6 +20,7 @@ from memfirst.errors import BackendError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.lower import cpu
+from memfirst.lower.fuse import RULES
 from memfirst.runtime.engine import Engine
 from tests.support.cpu_roundings import as_the_cpu
 from tests.support.make_recurrent_fixture import FILE
@@ -109,6 +110,16 @@ def test_the_same_bits_however_it_is_run(name: str, kind: str, tmp_path: Path) -
     rounded = run(ReferenceBackend(as_the_cpu(graph), checkpoint), steps())  # activations are int8
     errors, noise = (np.abs(x - rounded).max(1) / exact.std(1) for x in (found, exact))
     assert np.median(errors) < np.median(noise) and errors.max() < noise.max(), (errors, noise)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("name", NAMES)
+def test_each_rule_leaves_bits_and_bytes(name: str, rule: str, tmp_path: Path) -> None:
+    """Alone, and all others without it."""
+    graph, checkpoint = opened(name, tmp_path)
+    expected = on_cpu(graph, checkpoint, steps((33,)))
+    for names in (rule, ",".join(other for other in RULES if other != rule)):
+        assert same(on_cpu(graph, checkpoint, steps((33,)), 2, names), expected), names
 
 
 @pytest.mark.parametrize("name", NAMES)
