@@ -21,6 +21,7 @@ from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.embed import Embed
 from memfirst.graph.ops.experts import Experts, Router
 from memfirst.graph.ops.glu import Glu
+from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.layer_norm import LayerNorm
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.multiply import Multiply
@@ -170,7 +171,7 @@ class Default:
         found: tuple[Traffic, ...] = op.with_weights(self.weights).traffic()
         return tuple([(op.name, read) for read in found])
 
-    def of_group(self, op: Attention, name: str) -> Ref:
+    def of_group(self, op: Attention | LatentAttention, name: str) -> Ref:
         """An array of the step that belongs to an attention's cache group."""
         return Ref("step", in_group(name, self.graph.group_of[op.cache.name]))
 

@@ -252,8 +252,8 @@ def _is_matmul(node: Node) -> bool:
 
 
 def _begins(node: Node) -> bool:
-    """Whether it begins with a matmul, of experts or not: others follow it, it follows none."""
-    return _is_matmul(node) or node.calls[0].kernel.startswith("routed.")
+    """Whether it begins with a matmul, of experts, by head or plain: others follow it, it follows none."""
+    return _is_matmul(node) or node.calls[0].kernel.startswith(("routed.", "heads."))
 
 
 def _conflict(first: Node, second: Node) -> bool:

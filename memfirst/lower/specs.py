@@ -119,6 +119,24 @@ def _merge(args: Mapping[str, object], statics: Mapping[str, object], n: Counts)
     return Work(0.0, float(n.units * _int(args, "heads") * _int(statics, "GROUP") * _int(statics, "DIM")))
 
 
+def _width_of_heads(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(_int(args, "heads") * _int(args, "width") * n.tokens))
+
+
+def _latent(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    groups = _int(args, "groups")
+    return Work(float(n.units * groups), float(groups * n.attended))
+
+
+def _merge_rows(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.units * _int(args, "heads") * _int(statics, "RANK")))
+
+
+def _down_rows(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """Weights, unpacked once for each tile of tokens."""
+    return Work(0.0, float(n.rows * _int(args, "rows") * -(-n.tokens // _int(statics, "TILE"))))
+
+
 def _routed(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     """An expert's weights, once for each tile of its tokens."""
     return Work(0.0, n.rows * _int(args, "cols") * n.tiles)
@@ -162,6 +180,11 @@ _BLEND = "x other share out step count stride_x stride_other stride_share stride
 _BONUS = "x r k v w out step count stride_x stride_r stride_k stride_v stride head_dim"
 _INT8 = "w aq ad {} y step count cols stride private add_to"
 _GROUPED = "active first pairs weights step count tokens rows cols k"
+_HEADS = "w x y step count heads rows apart cols stride_x stride"
+_LATENT = (
+    "q rotated cache scores floats top total part item_token item_split item_last starts ends charged tables table_at "
+    "groups apart block_bytes rows_at scale"
+)
 _BIASES = "y bias active first pairs"
 
 KERNELS: Mapping[str, KernelSpec] = {
@@ -248,5 +271,30 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("attention.write_values", COLUMNS, f"v {_WRITE} values_at", "DIM CODEC ROTATE", _columns),
         _spec("attention.attend", UNITS, _ATTEND, _ATTEND_STATICS, _attend, "ROTATE SOFTCAP"),
         _spec("attention.merge", TOKENS, _MERGE, "DIM GROUP SINKS ROTATE", _merge),
+        _spec(
+            "heads.int8",
+            COLUMNS,
+            "w aq ad ao af am ap y step count heads rows apart cols stride private",
+            "CODEC FAMILY TILE",
+            _matmul,
+        ),
+        _spec(
+            "activations.quantize_heads",
+            TOKENS,
+            "x aq ad ao af am ap heads width stride private_in private",
+            "BLOCK",
+            _width_of_heads,
+        ),
+        _spec("heads.floats", COLUMNS, f"{_HEADS} private", "CODEC TILE", _matmul),
+        _spec("heads.transposed", COLUMNS, _HEADS, "CODEC FAMILY TILE", _down_rows),
+        _spec(
+            "latent.write",
+            COLUMNS,
+            "latent rotated cache slots step count stride stride_rotated private block_bytes rows_at",
+            "RANK ROPE CODEC",
+            _columns,
+        ),
+        _spec("latent.attend", UNITS, _LATENT, "HEADS RANK ROPE CODEC", _latent),
+        _spec("latent.merge", TOKENS, "top total part out first_item heads private", "RANK", _merge_rows),
     )
 }

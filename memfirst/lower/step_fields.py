@@ -26,6 +26,15 @@ def attention_scratch(group: int, k_dim: int) -> dict[str, tuple[str, int]]:
     }
 
 
+def latent_scratch(heads: int, rank: int, rope: int) -> dict[str, tuple[str, int]]:
+    """The same for latent attention of `heads` query heads at once."""
+    scales = BLOCK * ((rank + rope) // 32) + 16  # of a block's rows
+    return {
+        "scores": ("f32", SPLIT * heads + 96),  # padding to 64, and what a fold needs
+        "floats": ("f32", scales + heads * rank),  # sums
+    }
+
+
 _NAMES = ("tokens", "logits", "any_logits", "sequences")
 _ITEMS, _EXPERTS = "items", "experts"
 _FIRST_GROUP, _FIRST_ROUTED = 8, 64

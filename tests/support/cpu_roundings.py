@@ -10,6 +10,7 @@ import numpy as np
 from memfirst.graph import Graph, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.experts import Experts, Router
+from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.lower.default import multiplied
@@ -65,6 +66,36 @@ class F16Attention(Attention):
         return super().reference(run, [q, *(x.astype(np.float16).astype(np.float32) for x in new)])
 
 
+class CpuLatentAttention(LatentAttention):
+    """Latents as the CPU caches them; queries and sums as int8 where a matrix is, but what goes down the rows of a joined
+    one stays float."""
+
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        return super().reference(run, [inputs[0], *(cached(x, self.cache.k_codec) for x in inputs[1:])])
+
+    def _head(self, q: F32, k_b: F32, keys: F32, mask: Any) -> F32:
+        if self.v_b is not None:
+            nope, rotated = np.split(q, [self.nope], axis=1)
+            q = np.concatenate([_rounded_for(self.k_b, nope), rotated], axis=1)
+        return _rounded_for(self.v_b or self.k_b, super()._head(q, k_b, keys, mask))
+
+
+def _rounded_for(weight: Weight, x: F32) -> F32:
+    kind = family(weight)
+    return x if kind == "float" else rounded(x, 256 if kind == "k256" else 32)
+
+
+def cached(x: F32, codec: str) -> F32:
+    """As f16 rows have it, or as blocks of 32 with a scale in f16."""
+    if codec != "q8_0":
+        return x.astype(np.float16 if codec == "f16" else np.float32).astype(np.float32)
+    blocks = x.reshape(-1, 32)
+    d = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
+    with np.errstate(divide="ignore"):
+        steps = np.where(d > 0, np.float32(1) / d, np.float32(0))
+    return (np.rint(blocks * steps) * d.astype(np.float16).astype(np.float32)).reshape(x.shape)
+
+
 def as_the_cpu(graph: Graph) -> Graph:
     """The graph with the CPU's roundings as part of its meaning."""
     kinds: dict[str, set[str]] = {}
@@ -81,6 +112,8 @@ def as_the_cpu(graph: Graph) -> Graph:
             return Int8Experts(**vars(op), outer=0 if family(op.gate) == "float" else block, inner=inner)
         if isinstance(op, Attention):
             return F16Attention(**vars(op))
+        if isinstance(op, LatentAttention):
+            return CpuLatentAttention(**vars(op))
         if isinstance(op, Linear) and family(op.weight) != "float":
             return Int8Linear(**vars(op), block=block)
         return op

@@ -55,6 +55,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**DEEPSEEK, "routed_scaling_factor": 2.5,
          "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}},
     ),
+    "deepseek_wide": (
+        "DeepseekV3",
+        {**DEEPSEEK, "routed_scaling_factor": 2.5, "kv_lora_rank": 48, "qk_nope_head_dim": 48, "qk_rope_head_dim": 16,
+         "v_head_dim": 32, "rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}},
+    ),
     "glm4_moe_lite": (
         "Glm4MoeLite",
         {**DEEPSEEK, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.8,
@@ -99,7 +104,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {**GEMMA4, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 12},
     ),
 }  # fmt: skip
-"""By name: transformers' family, and what its config changes of SMALL. gpt-oss's ramp ends at 1.48 pairs, not at 2."""
+"""By name: transformers' family, and what its config changes of SMALL. gpt-oss's ramp ends at 1.48 pairs, not at 2.
+Widths of `deepseek_wide` are those that the CPU's kernels take."""
 
 
 def make(name: str, folder: Path, seed: int) -> None:

@@ -223,6 +223,30 @@ def _pair(low, high):
     return (high << 16) | (low & 0xFFFF)
 
 
+@macro
+def quantize_row(x, source, aq, ad, ao, af, am, ap, target, width, BLOCK):
+    """int8 of `width` floats of x from `source` on, as the row that begins at aq[target]: see `quantize`."""
+    for b in range(0, width, BLOCK):
+        scale, inverse = block_scale(x, source + b, BLOCK)
+        to_steps = splat16(inverse)
+        before = 0
+        for i in range(b, b + BLOCK, 32):
+            here = (target + i) // 32
+            first = quantize16(x, source + i, to_steps, aq, target + i)
+            second = quantize16(x, source + i + 16, to_steps, aq, target + i + 16)
+            total = first + second
+            ad[here], af[here] = scale, scale * np.float32(total)
+            plane = 3 * (target // 32) + i // 32
+            ao[plane] = total * -8
+            ao[plane + width // 32] = total * -16
+            ao[plane + 2 * (width // 32)] = total * -128
+            if BLOCK == 256:
+                ap[here] = _pair(first, second)
+                if i % 64:
+                    am[here // 2] = _pair(before, total)
+                before = total
+
+
 @kernel
 def quantize(
     x: "f32", aq: "i8", ad: "f32", ao: "i32", af: "f32", am: "i32", ap: "i32",
@@ -242,23 +266,21 @@ def quantize(
     """
     for t in range(lo, hi):
         source, target = (worker * private_in + t) * stride, (worker * private + t) * width
-        for b in range(0, width, BLOCK):
-            scale, inverse = block_scale(x, source + b, BLOCK)
-            to_steps = splat16(inverse)
-            before = 0
-            for i in range(b, b + BLOCK, 32):
-                here = (target + i) // 32
-                first = quantize16(x, source + i, to_steps, aq, target + i)
-                second = quantize16(x, source + i + 16, to_steps, aq, target + i + 16)
-                total = first + second
-                ad[here], af[here] = scale, scale * np.float32(total)
-                plane = 3 * (target // 32) + i // 32
-                ao[plane] = total * -8
-                ao[plane + width // 32] = total * -16
-                ao[plane + 2 * (width // 32)] = total * -128
-                if BLOCK == 256:
-                    ap[here] = _pair(first, second)
-                    if i % 64:
-                        am[here // 2] = _pair(before, total)
-                    before = total
+        quantize_row(x, source, aq, ad, ao, af, am, ap, target, width, BLOCK)
+    return 0
+
+
+@kernel
+def quantize_heads(
+    x: "f32", aq: "i8", ad: "f32", ao: "i32", af: "f32", am: "i32", ap: "i32", heads: "int", width: "int",
+    stride: "int", private_in: "int", private: "int", worker, lo, hi, *, BLOCK,
+):  # fmt: skip
+    """int8 of all heads' rows of tokens lo..hi, as `quantize` makes it.
+
+    x  [tokens · heads, width], rows `stride` floats apart
+    private_in, private  rows (of a token's head) between workers' own inputs and outputs (0: shared)
+    """
+    for row in range(lo * heads, hi * heads):
+        source, target = (worker * private_in + row) * stride, (worker * private + row) * width
+        quantize_row(x, source, aq, ad, ao, af, am, ap, target, width, BLOCK)
     return 0

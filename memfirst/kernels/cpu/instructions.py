@@ -168,6 +168,10 @@ def load_f32x8(e: Emitter, x: Any, offset: Any) -> Any:
     return _and_zeros(e, load_vector(e, x, offset, V(F32, 8)))
 
 
+def load_i8x16(e: Emitter, x: Any, offset: Any) -> Any:
+    return e.builder.sitofp(e.builder.sext(load_vector(e, x, offset, V(I8, 16)), V(I32, 16)), V(F32, 16))
+
+
 def within(e: Emitter, v: Any, skip: Any, used: Any) -> Any:
     keep = e.builder.and_(_first(e, used), e.builder.not_(_first(e, skip)))
     return e.builder.select(keep, v, ir.Constant(v.type, [0.0] * 16))
@@ -300,6 +304,27 @@ def zip_low(e: Emitter, a: Any, b: Any) -> Any:
 
 def zip_high(e: Emitter, a: Any, b: Any) -> Any:
     return _shuffle(e, a, b, [8 + i // 2 + 16 * (i % 2) for i in range(16)])
+
+
+def _halves(e: Emitter, a: Any, b: Any, n: int) -> Any:
+    first = [i for i in range(32) if i // n % 2 == 0]
+    return add(e, _shuffle(e, a, b, first), _shuffle(e, a, b, [i + n for i in first]))
+
+
+def halves8(e: Emitter, a: Any, b: Any) -> Any:
+    return _halves(e, a, b, 8)
+
+
+def halves4(e: Emitter, a: Any, b: Any) -> Any:
+    return _halves(e, a, b, 4)
+
+
+def halves2(e: Emitter, a: Any, b: Any) -> Any:
+    return _halves(e, a, b, 2)
+
+
+def halves1(e: Emitter, a: Any, b: Any) -> Any:
+    return _halves(e, a, b, 1)
 
 
 def _fold(e: Emitter, v: Any, combine: Any) -> Any:

@@ -2,6 +2,8 @@
 
 Keys are packed as a Q8_0 matrix whose rows are positions: [block/16, dim/32], 16 scales and then 32 × 16 int8. Values
 lie as [dim/32], a scale for each position of the block and then pairs of positions: [block/2, 32, 2] int8.
+
+Rows (of latents, which are both) lie as [block, dim/32] scales and then [block, dim] int8.
 """
 
 import numpy as np
@@ -10,9 +12,13 @@ from memfirst.kernels.cpu.activations import largest_of
 from memfirst.kernels.cpu.dots import signed32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import load_f16_of, load_w_of
+from memfirst.kernels.cpu.simd16 import load16_i8 as load_row
 from memfirst.kernels.cpu.simd16 import load_signed_pairs_of, store_f16
 
-__all__ = ["INT8", "OFFSET", "PER32", "columns", "pairs", "product", "scale", "store_key", "store_value"]
+__all__ = [
+    "INT8", "OFFSET", "PER32", "columns", "load_row", "pairs", "product", "scale", "store_key", "store_row",
+    "store_value",
+]  # fmt: skip
 
 INT8 = 1
 PER32 = 34
@@ -65,3 +71,12 @@ def store_value(cache, scale_at, at, x, i):
     store_f16(cache, scale_at, d)
     for c in range(32):
         cache[at + 2 * c] = int(np.rint(x[i + c] * inverse)) & 255
+
+
+@inline
+def store_row(cache, scale_at, at, x, i):
+    """32 values x[i:] of a row: bytes at, at + 1, …"""
+    d, inverse = _steps(x, i)
+    store_f16(cache, scale_at, d)
+    for c in range(32):
+        cache[at + c] = int(np.rint(x[i + c] * inverse)) & 255

@@ -68,6 +68,12 @@ def load16_f32_half(x, offset):
     return np.concatenate([read_bytes(x, offset, 32).view(np.float32), np.zeros(8, np.float32)])
 
 
+@op(emission("load_i8x16"), "f32x16")
+def load16_i8(x, offset):
+    """16 int8 at a byte offset, as float32."""
+    return read_bytes(x, offset, 16).view(np.int8).astype(np.float32)
+
+
 @op(emission("within"), "same")
 def within16(v, skip, used):
     """Lanes skip..used of v; the others are 0, whatever they were."""
@@ -213,6 +219,37 @@ def zip_low16(a, b):
 def zip_high16(a, b):
     """The same of the second halves."""
     return np.stack([a, b], 1).reshape(-1)[16:]
+
+
+def _halves(a, b, n):
+    """Groups of 2n lanes of a and then of b, each as the sum of its halves."""
+    pairs = np.concatenate([a, b]).reshape(-1, 2, n)
+    return (pairs[:, 0] + pairs[:, 1]).reshape(-1)
+
+
+@op(emission("halves8"), "f32x16")
+def halves8(a, b):
+    """The sum of the halves of a, then that of the halves of b. With `halves4`, `halves2` and `halves1` the sums of all
+    lanes of 16 vectors, in the order in which `sum16` adds them, with three instructions a vector."""
+    return _halves(a, b, 8)
+
+
+@op(emission("halves4"), "f32x16")
+def halves4(a, b):
+    """The sum of the halves of each 8 lanes of a and then of b."""
+    return _halves(a, b, 4)
+
+
+@op(emission("halves2"), "f32x16")
+def halves2(a, b):
+    """The same of each 4 lanes."""
+    return _halves(a, b, 2)
+
+
+@op(emission("halves1"), "f32x16")
+def halves1(a, b):
+    """The same of each 2 lanes."""
+    return _halves(a, b, 1)
 
 
 @op(emission("sum_lanes"), "float")

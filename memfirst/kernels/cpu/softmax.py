@@ -45,7 +45,7 @@ def factor(x):
 
 
 @inline
-def _rescale(top, total, at, largest, weight):
+def rescale(top, total, at, largest, weight):
     """Folds a split's maximum and sum into those at `at`; returns factors for the old and the new values."""
     m = max(top[at], largest)
     old, new = factor(top[at] - m), factor(largest - m)
@@ -60,7 +60,7 @@ def softmax(scores, row, skip, used, top, total, at, fresh):
     if fresh:
         top[at], total[at] = largest, weight
     else:
-        scores[row + ROW - 2], scores[row + ROW - 1] = _rescale(top, total, at, largest, weight)
+        scores[row + ROW - 2], scores[row + ROW - 1] = rescale(top, total, at, largest, weight)
 
 
 @inline
