@@ -18,7 +18,10 @@ from memfirst.ledger import price
 from memfirst.lower import cpu
 from memfirst.lower.program import Program
 from memfirst.models import build
+from memfirst.models.unknown import unknown
 from memfirst.runtime.model import DEFAULT_CONTEXT
+
+NOT_KNOWN: Mapping[str, Any] = {"bytes_per_token": {}, "bytes_per_token_of_context": None}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,9 @@ class Share:
 def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
     """Everything that `inspect` says; bytes are integers. A model that cannot be run is described too."""
     graph, program, why_not = _lowered(checkpoint)
-    runs = graph is not None and not why_not and checkpoint.has_bytes
+    known = graph is not None
+    runs = known and not why_not and checkpoint.has_bytes
+    graph = graph or _by_tensors(checkpoint)
     infos = list(checkpoint.tensors.values()) or _from_graph(graph)
     total = next(iter(shares(infos, lambda _: "all")), Share("all", 0, 0, 0, ()))
     facts: dict[str, Any] = {
@@ -48,14 +53,15 @@ def describe(checkpoint: Checkpoint, tensors: bool = False) -> dict[str, Any]:
         "kind": checkpoint.kind,
         "architecture": checkpoint.architecture,
         "runs": runs,
-        "why_not": why_not if checkpoint.has_bytes or graph is None else "it has shapes, but no weights",
+        "why_not": why_not if checkpoint.has_bytes or not known else "it has shapes, but no weights",
         "weights": total.weights,
         "bits_per_weight": total.bits_per_weight,
         "tensor_bytes": total.nbytes,
         "file_bytes": _bytes_on_disk(checkpoint.path),
         "left_out": text_alone(checkpoint),
-        **(_price(program or graph) if graph else _estimate(checkpoint)),
-        "unread": unread(checkpoint, graph),
+        "estimated": not known,
+        **(_price(program or graph) if graph else NOT_KNOWN),
+        "unread": unread(checkpoint, graph if known else None),
         "by_group": [_as_dict(s) for s in shares(infos, group_of)],
         "by_codec": [_as_dict(s) for s in shares(infos, lambda t: t.codec)],
         "hyperparameters": hyperparameters(checkpoint.metadata),
@@ -90,10 +96,12 @@ def _price(model: Graph | Program) -> dict[str, Any]:
     return {"bytes_per_token": read, "bytes_per_token_of_context": grows}
 
 
-def _estimate(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Of a model that has no graph here: the weights, as far as the tensor table tells."""
-    read = {"weights": estimated_bytes_per_token(checkpoint)} if checkpoint.tensors else {}
-    return {"bytes_per_token": read, "bytes_per_token_of_context": None}
+def _by_tensors(checkpoint: Checkpoint) -> Graph | None:
+    """Of a model that has no graph here, what its tensors tell; None where they tell too little."""
+    try:
+        return unknown(checkpoint).graph
+    except (UnsupportedError, ConfigError):
+        return None
 
 
 def _from_graph(graph: Graph | None) -> list[TensorInfo]:
@@ -133,31 +141,6 @@ def shares(infos: Iterable[TensorInfo], key: Callable[[TensorInfo], str]) -> lis
 def _share(name: str, infos: list[TensorInfo]) -> Share:
     weights, nbytes = sum(math.prod(t.shape) for t in infos), sum(t.nbytes for t in infos)
     return Share(name, len(infos), weights, nbytes, tuple(sorted({t.codec for t in infos})))
-
-
-def estimated_bytes_per_token(checkpoint: Checkpoint) -> int:
-    """Weight bytes that one decoded token reads, from the tensor table alone.
-
-    The input embedding counts one row; where it is tied (no `output.weight`) the head reads all of it
-    besides. Of the experts, the routed share. For what runs, the program's own price takes its place.
-    """
-    read = 0.0
-    for info in checkpoint.tensors.values():
-        share = 1.0
-        if info.name == "token_embd.weight":
-            row = 1 / max(info.shape[0], 1)
-            share = row if "output.weight" in checkpoint.tensors else 1 + row
-        elif "_exps" in info.name:
-            share = _routed_share(checkpoint.metadata, checkpoint.architecture)
-        read += share * info.nbytes
-    return round(read)
-
-
-def _routed_share(metadata: Mapping[str, Any], architecture: str) -> float:
-    """Experts used by a token ÷ experts, from the metadata; 1 where it does not say."""
-    used = metadata.get(f"{architecture}.expert_used_count") or metadata.get("num_experts_per_tok")
-    count = metadata.get(f"{architecture}.expert_count") or metadata.get("num_experts")
-    return used / count if isinstance(used, int) and isinstance(count, int) and 0 < used <= count else 1.0
 
 
 def hyperparameters(metadata: Mapping[str, Any]) -> dict[str, Any]:

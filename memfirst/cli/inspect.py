@@ -81,7 +81,7 @@ def _reads(facts: Mapping[str, Any]) -> str:
         return "unknown"
     by_purpose = ", ".join(f"{PURPOSES.get(purpose, purpose)} {size(n)}" for purpose, n in read.items())
     line = f"{size(sum(read.values()))} ({sum(read.values()):,} bytes): {by_purpose}"
-    return f"{line}; {size(grows)} more for each token of context" if grows is not None else f"about {line}"
+    return f"{'about ' if facts['estimated'] else ''}{line}; {size(grows)} more for each token of context"
 
 
 def _share_table(title: str, rows: list[dict[str, Any]]) -> str:

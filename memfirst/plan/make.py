@@ -56,9 +56,9 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     return Plan(
         model, place, options, context, prompt, priced.amounts(last), memory,
         memory.memories[0] if memory.memories else None,
-        _decode(priced, drafter, place, options, context) if fits else None,
-        _decode(priced, drafter, place, options, 1) if fits else None,
-        _prefill(priced, place, options, prompt) if fits else None,
+        _decode(priced, drafter, place, options, context).widened(model.spread) if fits else None,
+        _decode(priced, drafter, place, options, 1).widened(model.spread) if fits else None,
+        _prefill(priced, place, options, prompt).widened(model.spread) if fits else None,
         priced.kv(decode_step(context)) - priced.kv(decode_step(context - 1)),
         _overtakes(priced, options.batch, weights) if kv else None,
         _distinct(priced, options), notes, _exact(model, place, options), asked,

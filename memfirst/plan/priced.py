@@ -127,4 +127,6 @@ def _nameless(value: object) -> Hashable:
         return (value.shape, value.codec, bool(value.alias), value.pack, value.padding, value.tier)
     if isinstance(value, KVCache | StateCache):
         return tuple(v for name, v in vars(value).items() if name != "name")
+    if isinstance(value, tuple):
+        return tuple(_nameless(each) for each in value)
     return repr(value) if isinstance(value, Mapping) else value

@@ -145,6 +145,7 @@ class Plan:
         return {
             "model": self.subject.name, "asked": self.subject.asked or self.subject.name,
             "path": self.subject.path, "architecture": self.subject.graph.architecture,
+            "architecture_known": self.subject.spread == 1,
             "parameters": self.subject.parameters, "codec": self.subject.codec, "codec_assumed": self.subject.assumed,
             "machine": self.place.machine.name, "bandwidth": self.place.bandwidth(self.options),
             "bandwidth_source": self.place.machine.source, "engine": self.engine, "kv": self.options.kv,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from memfirst import models
 from memfirst.catalog.configs import catalog_checkpoint, find_config, look_up
@@ -22,6 +21,7 @@ from memfirst.formats.hf import text_alone
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph
 from memfirst.models import quantized
+from memfirst.models.unknown import unknown
 from memfirst.plan.framework import framework
 from memfirst.plan.priced import Priced
 from memfirst.transform.recode import mixed, with_kv
@@ -31,9 +31,6 @@ Local = Callable[[str], Path | None]
 
 USUAL = "q4_k_m"
 """What llama.cpp's users run: without a file, unless the model is published in blocks of its own."""
-
-_SIZES = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size",
-          "block_count", "embedding_length", "feed_forward_length", "attention.head_count")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class Subject:
     assumed  nobody said so: it is what is usually run
     unknown  hyperparameters that memfirst does not know were to be ignored
     notes    what of the model is not priced, or not known, one sentence each
+    spread   how many times wider a speed's interval is, at both ends: above 1 where the architecture is not known
     asked    what was typed, where that is not the name
     """
 
@@ -57,6 +55,7 @@ class Subject:
     assumed: bool = False
     unknown: bool = False
     notes: tuple[str, ...] = ()
+    spread: float = 1.0
     asked: str = ""
     _priced: dict[str, Priced] = field(default_factory=dict, compare=False, repr=False)
 
@@ -95,8 +94,8 @@ def subject(
 
     engine  whose usual codec is taken where there are no weights
 
-    Raises ModelNotFoundError, FormatError, ConfigError, and UnsupportedError with what is known of an architecture
-    that is not.
+    An architecture that is not known is priced by its tensors, or by what its config.json says: see `Subject.spread`.
+    Raises ModelNotFoundError, FormatError, ConfigError, UnsupportedError.
     """
     path = local(name) if local else Path(name) if exists(Path(name)) else None
     asked = name
@@ -107,12 +106,11 @@ def subject(
     try:
         if codec and not checkpoint.tensors:  # whatever the config says it was quantized to
             checkpoint.metadata = quantized.without(checkpoint.metadata)
-        origin = _built(checkpoint, name, allow_unknown)
+        origin, spread, notes = _built(checkpoint, allow_unknown)
     finally:
         checkpoint.close()
-    notes = tuple(filter(None, (text_alone(checkpoint),)))
     codec_of_it = _stated(checkpoint, origin)
-    found = Subject(name, str(path or ""), origin, origin, codec_of_it, unknown=allow_unknown, notes=notes)
+    found = Subject(name, str(path or ""), origin, origin, codec_of_it, False, allow_unknown, notes, spread)
     found = found if same_name(asked, name) else replace(found, asked=asked)
     if codec:
         return found.recoded(codec)
@@ -144,26 +142,13 @@ def _row(name: str) -> tuple[str, str]:
     return row.name, mix
 
 
-def _built(checkpoint: Checkpoint, name: str, allow_unknown: bool) -> Graph:
-    try:
-        return models.build(checkpoint, allow_unknown, header=True)
-    except UnsupportedError as error:
-        if checkpoint.architecture in models.ARCHITECTURES:
-            raise
-        found = f"{name}: the architecture {checkpoint.architecture[:60]!r} is not known here"
-        known = _known(checkpoint)
-        raise UnsupportedError(f"{found}; known of it: {known}" if known else found, error.expected) from error
-
-
-def _known(checkpoint: Checkpoint) -> str:
-    """Its sizes, and of a file its tensors."""
-    metadata: Mapping[str, Any] = checkpoint.metadata
-    found = {key: metadata.get(key, metadata.get(f"{checkpoint.architecture}.{key}")) for key in _SIZES}
-    parts = [f"{key} {value}" for key, value in found.items() if isinstance(value, int)]
-    if checkpoint.tensors:
-        total = sum(t.nbytes for t in checkpoint.tensors.values())
-        parts.append(f"{len(checkpoint.tensors)} tensors of {total / 1e9:.2f} GB, which a token reads at most")
-    return ", ".join(parts)
+def _built(checkpoint: Checkpoint, allow_unknown: bool) -> tuple[Graph, float, tuple[str, ...]]:
+    """The graph, how many times wider its interval is, and what is said of it."""
+    alone = tuple(filter(None, (text_alone(checkpoint),)))
+    if checkpoint.architecture in models.ARCHITECTURES:
+        return models.build(checkpoint, allow_unknown, header=True), 1.0, alone
+    found = unknown(checkpoint)
+    return found.graph, found.spread, alone + found.notes
 
 
 def _stated(checkpoint: Checkpoint, graph: Graph) -> str:

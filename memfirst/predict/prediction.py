@@ -66,6 +66,11 @@ class Prediction:
         """The same step, giving `tokens` and reading `nbytes`, on devices of `bandwidth` bytes/s together."""
         return replace(self, tokens=tokens, nbytes=nbytes, ceiling=_ceiling(tokens, nbytes, bandwidth))
 
+    def widened(self, factor: float) -> Prediction:
+        """The same with an interval that is `factor` times wider at both ends."""
+        low, high = self.low, self.high
+        return replace(self, low=None if low is None else low / factor, high=None if high is None else high * factor)
+
 
 def speculative(check: Prediction, drafts: Sequence[Prediction], bandwidth: float | None) -> Prediction:
     """A step that checks what `drafts` (one step each) wrote: times and bytes add up, and so do their intervals."""

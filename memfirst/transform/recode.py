@@ -10,6 +10,7 @@ from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
+from memfirst.graph.ops.opaque import Opaque
 
 
 def mixed(graph: Graph, name: str) -> Graph:
@@ -63,6 +64,8 @@ def _recoded(cache: Cache, k_codec: str, v_codec: str) -> Cache:
 
 
 def _with_cache(op: Op, caches: dict[str, Cache]) -> Op:
+    if isinstance(op, Opaque):
+        return replace(op, caches=tuple(caches[cache.name] for cache in op.caches))
     if not isinstance(op, Attention | LatentAttention):
         return op
     cache = caches[op.cache.name]

@@ -281,20 +281,19 @@ HEAD = TensorInfo("output.weight", (100, 8), "f16", 1600)
 EXPERTS = TensorInfo("blk.0.ffn_up_exps.weight", (4, 8, 8), "f16", 512)
 
 
-def test_bytes_read_per_token_by_the_rules() -> None:
-    read = contents.estimated_bytes_per_token
-    assert read(Table(EMBED)) == 1600 + 16  # type: ignore[arg-type]
-    assert read(Table(EMBED, HEAD)) == 16 + 1600  # type: ignore[arg-type]
-    assert read(Table(EXPERTS, expert_count=4, expert_used_count=1)) == 128  # type: ignore[arg-type]
-    assert read(Table(EXPERTS)) == 512  # type: ignore[arg-type]
-
-
 def test_a_model_that_does_not_run_is_described() -> None:
     facts = contents.describe(Table(EMBED, EXPERTS, expert_count=4, expert_used_count=1))  # type: ignore[arg-type]
     assert not facts["runs"] and "qwen3moe" in facts["why_not"]
-    assert facts["bytes_per_token"] == {"weights": 1616 + 128} and facts["bytes_per_token_of_context"] is None
+    assert facts["bytes_per_token"] == {"embedding": 16, "head": 1600, "experts": 128}
+    assert facts["estimated"] and facts["bytes_per_token_of_context"] == 0
     text = inspect.page(facts)
     assert "does not run" in text and "about 1.7 kB (1,744 bytes)" in text
+
+
+def test_a_file_that_tells_nothing_is_described() -> None:
+    facts = contents.describe(Table(EXPERTS))  # type: ignore[arg-type]
+    assert facts["bytes_per_token"] == {} and facts["bytes_per_token_of_context"] is None
+    assert "unknown" in inspect.page(facts)
 
 
 CONFIG = {
@@ -324,8 +323,10 @@ def test_a_bare_config_is_priced_where_it_can_be(tmp_path: Path, model_type: str
         norms = 5 * 64 * 4
         assert facts["tensor_bytes"] == 2 * per_layer * 2 + 100 * 64 * 2 + norms
         assert facts["bytes_per_token_of_context"] == 2 * 2 * 2 * 16 * 2
+        assert not facts["estimated"]
     else:
-        assert facts["bytes_per_token"] == {} and "strange" in facts["why_not"]
+        assert "strange" in facts["why_not"] and facts["estimated"]
+        assert facts["bytes_per_token_of_context"] == 2 * 2 * 2 * 16 * 2
 
 
 def test_a_file_cannot_steer_the_terminal() -> None:

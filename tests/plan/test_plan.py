@@ -322,8 +322,7 @@ def test_a_file_is_planned_by_its_header(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "error", "says"),
     [
-        ({"model_type": "novel", "hidden_size": 64, "num_hidden_layers": 3}, UnsupportedError,
-         "'novel' is not known here; known of it: num_hidden_layers 3, hidden_size 64"),
+        ({"model_type": "novel", "hidden_size": 64, "num_hidden_layers": 3}, ConfigError, "vocab_size is missing"),
         ({"model_type": "llama", "hidden_size": 64}, ConfigError, "num_hidden_layers is missing"),
         ({"hidden_size": 64}, MemfirstError, "model_type"),
     ],
@@ -335,13 +334,33 @@ def test_configs_that_cannot_be(folder: Path, config: dict[str, Any], error: typ
         subject(str(folder / "config.json"))
 
 
-def test_a_file_of_an_unknown_architecture_is_named_with_what_is_known(folder: Path) -> None:
+def test_an_architecture_that_is_not_known_is_priced_by_its_tensors(folder: Path) -> None:
     write(synthetic("tiny-llama", "q8_0"), folder / "tiny.gguf")
     data = (folder / "tiny.gguf").read_bytes()
+    for old in (b"general.architecture", b"llama."):
+        assert old in data
     at = data.index(b"llama", data.index(b"general.architecture"))
-    (folder / "novel.gguf").write_bytes(data[:at] + b"novel" + data[at + 5 :])
-    with pytest.raises(UnsupportedError, match=r"'novel' is not known here; known of it: 20 tensors of 0\.00 GB"):
-        subject(str(folder / "novel.gguf"))
+    (folder / "novel.gguf").write_bytes((data[:at] + b"novel" + data[at + 5 :]).replace(b"llama.", b"novel."))
+    on = place("rtx-4090")
+    known, novel = (make(subject(str(folder / f"{name}.gguf")), on, Options()) for name in ("tiny", "novel"))
+    assert novel.step_bytes == known.step_bytes and novel.memory.needs.kv_read == known.memory.needs.kv_read
+    assert novel.decode and known.decode and novel.decode.high and known.decode.high and known.decode.seconds
+    assert novel.decode.high / novel.decode.low > 1.6 * known.decode.high / known.decode.low  # type: ignore[operator]
+    assert (novel.json()["architecture_known"], known.json()["architecture_known"]) == (False, True)
+    assert any("'novel' is not known" in note for note in novel.notes)
+    assert "'novel' is not known" in page(novel, [], 0)
+
+
+def test_a_config_of_an_architecture_that_is_not_known(folder: Path) -> None:
+    """GLM-4.5-Air under another name: its bytes within 1 %, on one device or as whole layers on four."""
+    config = dict(find_config("glm-4.5-air").config) | {"model_type": "novel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    found, expected = subject(str(folder / "config.json")), subject("glm-4.5-air")
+    assert (found.codec, found.assumed, found.spread) == (USUAL, True, 1.5)
+    for options in (Options(), Options(devices=4)):
+        one, other = (make(model, place("h100-80gb"), options) for model in (found, expected))
+        assert one.step_bytes == pytest.approx(other.step_bytes, rel=0.01)
+        assert one.rate == pytest.approx(other.rate, rel=0.05)
 
 
 def test_unknown_hyperparameters_may_be_ignored(folder: Path) -> None:

@@ -18,6 +18,8 @@ from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.glu import Glu
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.linear import Linear
+from memfirst.graph.ops.opaque import Opaque
+from memfirst.graph.traffic import KVTraffic
 from memfirst.ledger import process_bytes
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -205,6 +207,11 @@ def kv_caches(graph: Graph) -> tuple[KVCache, ...]:
     return tuple(c for c in graph.caches if isinstance(c, KVCache))
 
 
+def kv_reads(graph: Graph) -> tuple[KVCache, ...]:
+    """Those caches, once for each operation that reads one: a layer may read what an earlier one keeps."""
+    return tuple(read.cache for _, read in graph.moves if isinstance(read, KVTraffic) and not read.write)
+
+
 def state_caches(graph: Graph) -> tuple[StateCache, ...]:
     """Caches that do not."""
     return tuple(c for c in graph.caches if isinstance(c, StateCache))
@@ -228,4 +235,4 @@ def widest(graph: Graph) -> int:
 def _inner(op: object) -> int:
     if isinstance(op, Experts):
         return op.k * op.gate.rows
-    return op.width if isinstance(op, Glu | Attention | LatentAttention) else 0
+    return op.width if isinstance(op, Glu | Attention | LatentAttention | Opaque) else 0

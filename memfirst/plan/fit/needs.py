@@ -13,7 +13,7 @@ from memfirst.graph.ops.embed import Embed
 from memfirst.ledger import required
 from memfirst.lower.cpu import CAPACITIES
 from memfirst.lower.program import Program
-from memfirst.plan.fit.allocators import PROCESS, Allocator, Estimate, kv_caches, state_caches
+from memfirst.plan.fit.allocators import PROCESS, Allocator, Estimate, kv_caches, kv_reads, state_caches
 from memfirst.transform.recode import with_kv
 
 MAX_CONTEXT, MAX_SEQUENCES = 1 << 28, 1 << 20
@@ -72,7 +72,7 @@ def needs(model: Graph | Program, contexts: Sequence[int], allocator: Allocator,
         engine=allocator.name,
         weights=sum(stored.values()) - host + (host if _tied(graph) else 0),
         host=host,
-        kv_read=sum(times * c.read_bytes(Tokens(n - 1)) for c in kv_caches(graph) for n, times in lengths),
+        kv_read=sum(times * c.read_bytes(Tokens(n - 1)) for c in kv_reads(graph) for n, times in lengths),
         kv_held=sum(times * c.held_bytes(n) for c in kv_caches(graph) for n, times in lengths),
         kv_allocated=allocator.kv(graph, contexts),
         state_read=len(contexts) * sum(c.state_bytes for c in state_caches(graph)),
@@ -121,7 +121,7 @@ def _required(program: Program, contexts: Sequence[int], workers: int) -> Needs:
         engine="memfirst",
         weights=found.weights,
         host=0,
-        kv_read=sum(c.read_bytes(Tokens(n - 1)) for c in kv_caches(graph) for n in contexts),
+        kv_read=sum(c.read_bytes(Tokens(n - 1)) for c in kv_reads(graph) for n in contexts),
         kv_held=sum(c.held_bytes(n) for c in kv_caches(graph) for n in contexts),
         kv_allocated=found.kv_allocated - state,
         state_read=len(contexts) * sum(c.state_bytes for c in graph.states),

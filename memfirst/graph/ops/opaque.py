@@ -1,0 +1,64 @@
+"""A part of a model of which only the tensors are known: it can be priced, not run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from memfirst.codecs.base import F32
+from memfirst.errors import UnsupportedError
+from memfirst.graph import Cache, KVCache, Op, Step, Weight
+from memfirst.graph.ops.positions import attended_pairs
+from memfirst.graph.runtime import Runtime, Values
+from memfirst.graph.traffic import ActivationTraffic, ExpertTraffic, KVTraffic, StateTraffic, Traffic, WeightTraffic
+
+
+@dataclass(frozen=True)
+class Opaque(Op):
+    """[n, width] -> [n, width], in a way that nobody has said.
+
+    tensors  read once a step
+    routed   [experts, …] each, of which a token reads `picked`
+    caches   read and written by every token; `heads` queries attend the keys
+    """
+
+    tensors: tuple[Weight, ...]
+    routed: tuple[Weight, ...] = ()
+    picked: int = 0
+    caches: tuple[Cache, ...] = ()
+    heads: int = 0
+
+    @property
+    def weights(self) -> tuple[Weight, ...]:
+        return self.tensors + self.routed
+
+    @property
+    def width(self) -> int:
+        """Floats of a token's widest value: rows of the largest matrix, of the picked experts'."""
+        plain = (w.rows for w in self.tensors if len(w.shape) > 1)
+        return max((*plain, *(self.picked * w.rows for w in self.routed)), default=0)
+
+    def traffic(self) -> tuple[Traffic, ...]:
+        plain = (WeightTraffic(w) for w in self.tensors)
+        routed = (ExpertTraffic(w, self.picked, self.name) for w in self.routed)
+        kept = (_traffic(cache, write) for cache in self.caches for write in (True, False))
+        return (*kept, *plain, *routed, ActivationTraffic(self.width))
+
+    def flops(self, step: Step) -> int:
+        """A multiply-add for each weight of a matrix and token, and for each value of the keys and values attended."""
+        plain = sum(w.matrices * w.rows * w.columns for w in self.tensors if len(w.shape) > 1)
+        routed = sum(self.picked * w.rows * w.columns for w in self.routed)
+        kv = [c for c in self.caches if isinstance(c, KVCache)]
+        pairs = sum((c.k_dim + (c.v_dim or c.k_dim)) * attended_pairs(s, c.window) for c in kv for s in step.sequences)
+        return 2 * (step.tokens * (plain + routed) + self.heads * pairs)
+
+    def reference(self, run: Runtime, inputs: Values) -> F32:
+        raise UnsupportedError(f"{self.name} is known by its tensors alone", "a model to be priced, not run")
+
+    def with_weights(self, change: Mapping[str, Weight]) -> Op:
+        plain = tuple(change.get(w.name, w) for w in self.tensors)
+        return replace(self, tensors=plain, routed=tuple(change.get(w.name, w) for w in self.routed))
+
+
+def _traffic(cache: Cache, write: bool) -> Traffic:
+    return KVTraffic(cache, write) if isinstance(cache, KVCache) else StateTraffic(cache, write)
