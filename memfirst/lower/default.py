@@ -316,10 +316,10 @@ def _after(op: Linear, y: Value, count: int, purpose: str) -> list[NodeCall]:
 
 def _in_place(kernel: str, op: Op, y: Value, **more: NodeOperand) -> NodeCall:
     """An elementwise kernel of one value, over it."""
-    return KERNELS[f"elementwise.{kernel}"].call(_one(y, y) | more, op.name)
+    return KERNELS[f"elementwise.{kernel}"].call(one(y, y) | more, op.name)
 
 
-def _one(x: Value, out: Value) -> Args:
+def one(x: Value, out: Value) -> Args:
     """Operands of an elementwise kernel of one input."""
     count = count_of(x.rows)
     return {"x": x.place, "out": out.place, "step": STEP, "count": count, "stride_x": x.stride, "stride": out.stride}
@@ -421,7 +421,7 @@ def _each(op: Scale | Activation, d: Default, kernel: str, statics: dict[str, st
     x = d.input(op)
     x = d.dense(x, op) if x.picked else x
     out = x if d.last_use(op) else d.new(op.output, op.width, x.rows)
-    call = KERNELS[f"elementwise.{kernel}"].call(_one(x, out) | more, op.name, **statics)
+    call = KERNELS[f"elementwise.{kernel}"].call(one(x, out) | more, op.name, **statics)
     d.columns(op.name, [call], [x], out, d.moves(op))
     return out
 
@@ -468,5 +468,12 @@ def _(op: Select, d: Default) -> Value:
 
 @lower.register
 def _(op: Slice, d: Default) -> Value:
-    """A view."""
-    return d.input(op).part(op.start, op.width)
+    """A view; of several heads a copy."""
+    x = d.input(op)
+    if op.heads == 1:
+        return x.part(op.start, op.width)
+    out, head = d.new(op.output, op.width, x.rows), op.width // op.heads
+    args = one(x, out) | {"start": op.start, "head_x": x.width // op.heads, "head": head}
+    call = KERNELS["elementwise.part_of_heads"].call(args, op.name)
+    d.columns(op.name, [call], [x], out, d.moves(op), head)
+    return out

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from memfirst import codecs
 from memfirst.graph import Op, Weight
+from memfirst.graph.ops.conv import CausalConv1d
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.wkv6 import Wkv6
@@ -17,11 +18,12 @@ ELEMENTWISE = (TokenLerp, Wkv6)
 
 def cpu_weights(op: Op) -> Iterator[Weight]:
     """An operation's weights as the CPU keeps them: matrices packed by sixteen rows, vectors as float32, also where
-    there is one for each expert."""
+    there is one for each expert; a convolution's taps are both."""
     biases = [b.name for b in (op.gate_b, op.up_b, op.down_b) if b is not None] if isinstance(op, Experts) else []
     for w in op.weights:
         vector = len(w.shape) == 1 or isinstance(op, ELEMENTWISE) or w.name in biases
-        yield replace(w, codec="f32") if vector else w.packed()
+        kept = replace(w, codec="f32") if vector or isinstance(op, CausalConv1d) else w
+        yield kept if vector else kept.packed()
 
 
 def family(weight: Weight) -> str:

@@ -105,6 +105,14 @@ def _carry(args: Mapping[str, object], statics: Mapping[str, object], n: Counts)
     return Work(0.0, float(n.rows * _int(args, "per") * n.sequences))
 
 
+def _recall(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.rows * _int(statics, "K") * n.sequences))
+
+
+def _kept(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.rows * n.sequences))
+
+
 def _scan(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     """Columns by token, each with a head's keys; units are what a sequence's columns begin with."""
     return Work(float(n.rows * n.sequences), float(n.rows * n.tokens))
@@ -175,6 +183,9 @@ _SHIFT = (
 )
 _CARRY = "state state_read state_write sequence_past step sequences slot state_at per"
 _SCAN = "state sequence_at sequence_new state_write step sequences slot state_at width"
+_SEQUENCES = "state sequence_at sequence_new state_write step sequences slot state_at"
+_RECALL = "state sequence_at sequence_past state_read state_write step sequences slot state_at"
+_KEYS = "key_heads ratio keys_width stride"
 _LERP = "x previous w more out width parts stride_x stride_previous stride_more private_x private_previous private"
 _BLEND = "x other share out step count stride_x stride_other stride_share stride"
 _BONUS = "x r k v w out step count stride_x stride_r stride_k stride_v stride head_dim"
@@ -229,6 +240,20 @@ KERNELS: Mapping[str, KernelSpec] = {
             "SPLIT",
         ),
         _spec("elementwise.glu", COLUMNS, "g u out step count stride_g stride_u stride", "ACT", _columns),
+        _spec("elementwise.part_of_heads", COLUMNS, f"{_ONE} start head_x head", "", _columns),
+        _spec("conv.convolve", COLUMNS, f"x w bias out {_SEQUENCES} stride_x stride", "KERNEL BIAS ACT", _scan, "BIAS"),
+        _spec("conv.keep", COLUMNS, f"x {_SEQUENCES} stride_x", "KERNEL", _kept),
+        _spec("delta.decays", COLUMNS, "alpha a dt_bias out step count stride_x stride", "", _columns),
+        _spec("delta.unit_keys", COLUMNS, "y step count stride keys_width eps", "K", _columns),
+        _spec("delta.recall", COLUMNS, f"qkv held {_RECALL} {_KEYS} width", "K V TILED", _recall, "TILED"),
+        _spec(
+            "delta.scan",
+            COLUMNS,
+            f"qkv decay share held out {_SEQUENCES} {_KEYS} stride_decay stride_share width",
+            "K V TILED",
+            _scan,
+            "TILED",
+        ),
         _spec("rwkv.shift", TOKENS, _SHIFT, "", _width),
         _spec("rwkv.last_rows", TOKENS, "x out sequence_at sequence_new width stride_x private_x", "", _each_width),
         _spec("rwkv.keep", TOKENS, "x state state_write slot state_at width", "", _each_width),

@@ -20,7 +20,7 @@ BY_SEQUENCE = ("sequence_at", "sequence_new", "sequence_past", "state_read", "st
 
 
 def state_call(
-    kernel: str, args: Args, op: Op, cache: StateCache, d: Default, purpose: str, **statics: int
+    kernel: str, args: Args, op: Op, cache: StateCache, d: Default, purpose: str, **statics: int | str
 ) -> NodeCall:
     """A call of a kernel that works on an operation's state: of the operands below those that it has are added."""
     if cache.codec != "f32":

@@ -63,9 +63,12 @@ MIXTURES: tuple[tuple[Mapping[str, Any], str], ...] = ((_EXPERTS, "mxfp4"), (_RO
 _STREAM = SyntheticShape("llama", 2048, 3, 32, 8, 8192, 512)
 """194 MB of Q8_0: more than caches hold."""
 
-_RWKV = {"hidden_size": 512, "num_hidden_layers": 2, "intermediate_size": 1024, "vocab_size": 512}
+_FEW = {"hidden_size": 512, "num_hidden_layers": 2, "intermediate_size": 1024, "vocab_size": 512}
 RECURRENT: tuple[Mapping[str, Any], ...] = (
-    {"model_type": "rwkv6", "head_size": 64, **_RWKV}, {"model_type": "rwkv7", "head_dim": 64, **_RWKV},
+    {"model_type": "rwkv6", "head_size": 64, **_FEW}, {"model_type": "rwkv7", "head_dim": 64, **_FEW},
+    {"model_type": "qwen3_5_text", "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256,
+     "linear_num_key_heads": 4, "linear_num_value_heads": 16, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
+     "linear_conv_kernel_dim": 4, "max_position_embeddings": 512, **_FEW},
 )  # fmt: skip
 """Models with recurrent state whose kernels are measured: config.json, small."""
 

@@ -328,7 +328,7 @@ def test_activations(name: str) -> None:
 
 
 @pytest.mark.parametrize("out", [-1, 0, 1])
-@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_erf", "relu", "swiglu_clamped"])
+@pytest.mark.parametrize("name", ["silu", "gelu", "gelu_erf", "relu", "sigmoid", "swiglu_clamped"])
 def test_gated_units(name: str, out: int) -> None:
     """Gate and up as columns of wider matrices; gpt-oss's unit holds its inputs within ±7."""
     g, u = random(3, 48) * np.float32(5), random(3, 48, seed=1) * np.float32(5)

@@ -9,9 +9,10 @@ import numpy as np
 from memfirst.codecs.base import ROWS
 from memfirst.kernels.cpu import isa
 from tests.kernels.test_kernels import counts, kernel_of, matrix, quantize, random, silu
-from tests.kernels.test_kernels_state import sequences
+from tests.kernels.test_kernels_delta import CHANNELS, HEADS, KEY_HEADS, convolved, delta
+from tests.kernels.test_kernels_state import AT, sequences
 from tests.support.attention_cases import Case, attention, keys
-from tests.support.kernel_calls import call, key_of, library, zeros
+from tests.support.kernel_calls import call, guarded, key_of, library, zeros
 from tests.support.tiny_models import CODECS
 
 ATTENTION = (
@@ -89,6 +90,20 @@ def main() -> None:
         out, x = zeros("f32", 999), random(999) * np.float32(4)
         call("elementwise.activate", 0, 999, x=x, out=out, step=counts(1), count=0, stride_x=0, stride=0, ACT=name)
         made[name] = out.tobytes()
+    for name, bias, act in (("convolution", 0, ""), ("convolution, silu", 1, "silu")):
+        tail, rows = random(1, AT + 3 * CHANNELS, seed=3), sequences((5, 1, 0, 0))
+        x, taps, shift = random(5, CHANNELS), random(CHANNELS, 4), random(CHANNELS)
+        made[name] = convolved(x, taps, shift, guarded(tail), 4, **rows, BIAS=bias, ACT=act).tobytes()
+    for v in (64, 48):
+        state = guarded(random(1, AT + HEADS * 32 * v, seed=3))
+        given = {"qkv": random(5, 2 * KEY_HEADS * 32 + HEADS * v), "decay": np.exp(-np.abs(random(5, HEADS)))}
+        given["share"] = random(5, HEADS, seed=1)
+        made[f"delta {v}"] = delta(given, state, 1, 32, v, **sequences((5, 1, 0, 0))).tobytes() + state.tobytes()
+    out = zeros("f32", 999)
+    x = random(999)
+    call("delta.decays", 0, 999, alpha=x * np.float32(20), a=-np.abs(x), dt_bias=x, out=out, step=counts(1), count=0,
+         stride_x=0, stride=0)  # fmt: skip
+    made["decays"] = out.tobytes()
     made["f16 to f32"], made["f32 to f16"] = every_half()
     print("isa", isa.detect())
     for name, content in made.items():

@@ -16,15 +16,17 @@ from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
 
 @dataclass(frozen=True)
 class CausalConv1d(Op):
-    """[n, channels] -> [n, channels]: out[t] = silu(Σ_j weight[:, j] · x[t − kernel + 1 + j] + bias).
+    """[n, channels] -> [n, channels]: out[t] = f(Σ_j weight[:, j] · x[t − kernel + 1 + j] + bias).
 
-    cache   the last kernel − 1 inputs, [kernel − 1, channels], oldest first
-    weight  [channels, kernel]; bias [channels]
+    cache       the last kernel − 1 inputs, [kernel − 1, channels], oldest first
+    weight      [channels, kernel]; bias [channels]
+    activation  f: "silu", or "" for none (LFM2)
     """
 
     cache: StateCache
     weight: Weight
     bias: Weight | None = None
+    activation: str = "silu"
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -41,7 +43,7 @@ class CausalConv1d(Op):
 
     def flops(self, step: Step) -> int:
         """A multiply-add for each tap, and silu taken as 4."""
-        return step.tokens * self.width * (2 * self.weight.columns + 4)
+        return step.tokens * self.width * (2 * self.weight.columns + (4 if self.activation else 0))
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
         taps = run.weight(self.weight)
@@ -51,7 +53,7 @@ class CausalConv1d(Op):
         def advance(tail: F32, x: F32) -> tuple[F32, F32]:
             line = np.concatenate([tail.reshape(kernel - 1, self.width), x])
             windows = np.lib.stride_tricks.sliding_window_view(line, kernel, axis=0)
-            out = silu(np.einsum("tcj,cj->tc", windows, taps) + bias)  # time, channel, tap
-            return out, line[len(x) :]
+            out: F32 = np.einsum("tcj,cj->tc", windows, taps) + bias  # time, channel, tap
+            return silu(out) if self.activation else out, line[len(x) :]
 
         return advance_sequences(run, self.cache, self.width, inputs, advance)

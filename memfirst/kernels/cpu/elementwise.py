@@ -158,6 +158,8 @@ def glu16(g, i, u, j, out, k, n, ACT):
         y = mul(gelu_erf16(v), w)
     elif ACT == "relu":
         y = mul(relu16(v), w)
+    elif ACT == "sigmoid":
+        y = mul(sigmoid16(v), w)
     elif ACT == "swiglu_clamped":
         y = swiglu_clamped16(v, w)
     if n == 16:
@@ -175,6 +177,25 @@ def glu(
     for t in range(step[count]):
         for r in range(lo, hi, 16):
             glu16(g, t * stride_g + r, u, t * stride_u + r, out, t * stride + r, min(hi - r, 16), ACT)
+    return 0
+
+
+@kernel
+def part_of_heads(
+    x: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", start: "int", head_x: "int",
+    head: "int", worker, lo, hi,
+):  # fmt: skip
+    """out[t, lo:hi]: `head` values of each head of `head_x` values of x, from value `start` on; lo is a multiple of
+    `head`."""
+    for t in range(step[count]):
+        for h in range(lo, hi, head):
+            source, target = t * stride_x + h // head * head_x + start, t * stride + h
+            for i in range(0, head, 16):
+                n = min(head - i, 16)
+                if n == 16:
+                    store16(out, target + i, load16(x, source + i))
+                else:
+                    store16_first(out, target + i, n, load16_first(x, source + i, n))
     return 0
 
 

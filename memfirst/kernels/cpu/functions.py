@@ -3,6 +3,7 @@
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import add, fma, mul, shl, sub
 from memfirst.kernels.cpu.simd16 import (
+    absolute,
     as_float16,
     div,
     larger,
@@ -92,6 +93,20 @@ def sigmoid16(x):
 def silu16(x):
     """x · sigmoid(x)."""
     return div(x, add(splat16(1.0), exp16(sub(splat16(0.0), x))))
+
+
+@inline
+def softplus16(x):
+    """ln(1 + e^x), relative error below 5e-7: max(x, 0) + ln(1 + e^−|x|), as 2 · artanh(y / (2 + y)) by its series."""
+    y = exp16(sub(splat16(0.0), absolute(x)))
+    s = div(y, add(splat16(2.0), y))
+    s2 = mul(s, s)
+    p = fma(s2, splat16(0.15384615384615385), splat16(0.18181818181818182))
+    p = fma(p, s2, splat16(0.2222222222222222))
+    p = fma(p, s2, splat16(0.2857142857142857))
+    p = fma(p, s2, splat16(0.4))
+    p = fma(p, s2, splat16(0.6666666666666666))
+    return fma(s, fma(p, s2, splat16(2.0)), larger(splat16(0.0), x))
 
 
 @inline
