@@ -67,7 +67,7 @@ class F16Attention(Attention):
 
 
 class CpuLatentAttention(LatentAttention):
-    """Latents as the CPU caches them; queries and sums as int8 where a matrix is, but what goes down the rows of a joined
+    """Latents as the CPU caches them; queries and sums as int8 where a matrix is; but what goes down rows of a joined
     one stays float."""
 
     def reference(self, run: Runtime, inputs: Values) -> F32:

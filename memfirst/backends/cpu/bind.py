@@ -139,7 +139,9 @@ class Bound:
 
     def _matrices(self, phase: Phase) -> list[int]:
         """Address and bytes of the matrices that the tasks of a phase begin with; they lie one behind the other."""
-        firsts = [call for task in phase.tasks for call in task.calls[:1] if call.kernel.startswith(("matmul.", "heads."))]
+        firsts = [
+            call for task in phase.tasks for call in task.calls[:1] if call.kernel.startswith(("matmul.", "heads."))
+        ]
         refs = {ref.name: ref for call in firsts if isinstance(ref := dict(call.args)["w"], Ref)}
         found = [self.arrays[ref.space, ref.name] for ref in refs.values()]
         return [found[0].ctypes.data if found else 0, sum(array.nbytes for array in found)]

@@ -63,7 +63,7 @@ def floats(
     w: "u8", x: "f32", y: "f32", step: "i64", count: "int", heads: "int", rows: "int", apart: "int", cols: "int",
     stride_x: "int", stride: "int", private: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
-    """As `int8` for F32, F16 and BF16, with float activations x [tokens · heads, cols], rows `stride_x` floats apart."""
+    """As `int8` for F32, F16 and BF16, with float x [tokens · heads, cols], rows `stride_x` floats apart."""
     tokens = step[count]
     for head in range(lo // rows, (hi - 1) // rows + 1):
         low, high = max(lo - head * rows, 0), min(hi - head * rows, rows)

@@ -12,15 +12,14 @@ the rows. Splits, partials and their order are those of `attention`.
 
 import numpy as np
 
-from memfirst.kernels.cpu.lang import inline, kernel, lanes, macro, static
-from memfirst.kernels.cpu.simd import LANES, fma, mul, sub
 from memfirst.kernels.cpu.functions import exp16
-from memfirst.kernels.cpu.simd import add
+from memfirst.kernels.cpu.lang import inline, kernel, lanes, macro, static
+from memfirst.kernels.cpu.simd import LANES, add, fma, mul, sub
 from memfirst.kernels.cpu.simd16 import (
-    halves8,
-    halves4,
-    halves2,
     halves1,
+    halves2,
+    halves4,
+    halves8,
     larger,
     load16,
     load16_f16_of,
@@ -133,8 +132,7 @@ def _softmax(scores, base, used, work, top, total, at, fresh, HEADS):
         m2, m3 = larger(m2, load16(scores, i + 32)), larger(m3, load16(scores, i + 48))
     store16(scores, work, larger(larger(m0, m1), larger(m2, m3)))
     for i in range(HEADS, 16):
-        if scores[work + i] > scores[work + i % HEADS]:
-            scores[work + i % HEADS] = scores[work + i]
+        scores[work + i % HEADS] = max(scores[work + i % HEADS], scores[work + i])
     for i in range(HEADS, 16):
         scores[work + i] = scores[work + i % HEADS]
     m = load16(scores, work)
@@ -159,9 +157,11 @@ def _softmax(scores, base, used, work, top, total, at, fresh, HEADS):
 
 
 @macro
-def _sums(cache, rows, start, end, d, floats, scales, scores, weights, sums, fresh, HEADS, COUNT, WIDE, RANK, DIM, CODEC):
-    """Weighted values d..d + 16 · WIDE of a block's rows start..end, for each head, added to `sums` [HEADS, RANK] unless
-    `fresh`."""
+def _sums(
+    cache, rows, start, end, d, floats, scales, scores, weights, sums, fresh, HEADS, COUNT, WIDE, RANK, DIM, CODEC
+):
+    """Weighted values d..d + 16 · WIDE of a block's rows start..end, for each head, into `sums` [HEADS, RANK]; `fresh`: not
+    added to what is there."""
     for piece in static(HEADS // COUNT):
         out = lanes(COUNT * WIDE)
         for g in static(COUNT):
@@ -244,14 +244,20 @@ def attend(
                     _scales(cache, rows + 2 * n, (end - start) * (DIM // 32), floats, scales + n)
                     rows += PAGE * (DIM // 16)
                 for d in range(0, RANK, 16 * WIDE):
-                    _sums(cache, rows, start, end, d, floats, scales, scores, to, sums, begins, HEADS, COUNT, WIDE, RANK,
-                          DIM, CODEC)  # fmt: skip
+                    _sums(cache, rows, start, end, d, floats, scales, scores, to, sums, begins, HEADS, COUNT, WIDE,
+                          RANK, DIM, CODEC)  # fmt: skip
             for g in range(HEADS):
                 for d in range(g * RANK, (g + 1) * RANK, 16):
                     if fresh:
                         store16(part, unit * HEADS * RANK + d, load16(floats, sums + d))
                     else:
-                        fold(part, unit * HEADS * RANK + d, scores[work + g], scores[work + 16 + g], load16(floats, sums + d))
+                        fold(
+                            part,
+                            unit * HEADS * RANK + d,
+                            scores[work + g],
+                            scores[work + 16 + g],
+                            load16(floats, sums + d),
+                        )
             if group == 0:
                 read += max(min(last, charged[t]) - first, 0) * ROW
     return read
