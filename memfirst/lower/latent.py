@@ -158,9 +158,8 @@ class _Latent:
         else:
             int8 = Value(f"{op.name}.{name}.int8", 0, 0)
             row, made = quantize(op, d, int8.storage, x, [m.weight], self._rows)
-            each = KERNELS["activations.quantize_heads"].call(
-                {**dict(row.args), "heads": op.heads}, op.name, **dict(row.statics)
-            )
+            heads: Args = {**dict(row.args), "heads": op.heads}
+            each = KERNELS["activations.quantize_heads"].call(heads, op.name, "", **dict(row.statics))
             d.tokens(f"{op.name}_{name}_input", op, [each], reads, [int8], TOKENS, repeats=True)
             reads = [int8]
             statics: dict[str, NodeStatic] = {"CODEC": m.weight.codec, "FAMILY": kernel_of(m.weight)}

@@ -22,7 +22,7 @@ NOT_ROTATED = 1e30
 """A pair's divisor where it is not rotated."""
 NOT_WRITTEN = {"num_nextn_predict_layers"}
 """Of layers that such files do not hold."""
-COUNTS = re.compile(r"(_count|_length|_layers|_rank|_step|_per_layer_input)$")
+COUNTS = re.compile(r"ssm\.|(_count|_length|_layers|_rank|_step|_per_layer_input|_interval)$")
 
 Vectors = dict[str, tuple[float, ...]]
 """By tensor name, the numbers of what GGUF has as a tensor and config.json as numbers."""

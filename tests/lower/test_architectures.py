@@ -128,7 +128,7 @@ def test_batches_change_no_bit() -> None:
 
 
 def test_operations_without_kernels_are_known() -> None:
-    from memfirst.graph.ops.latent import LatentAttention
     from memfirst.graph.ops.linear import Linear
+    from memfirst.graph.ops.scan import SelectiveScan
 
-    assert lowered(Linear) and not lowered(LatentAttention)
+    assert lowered(Linear) and not lowered(SelectiveScan)

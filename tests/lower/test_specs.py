@@ -26,8 +26,8 @@ def test_operands_are_those_of_its_signature(name: str) -> None:
 def test_every_kernel_of_a_step_has_a_spec() -> None:
     found = set()
     for module in (
-        "activations", "attention", "conv", "delta", "elementwise", "embed", "experts", "matmul", "routed", "rwkv",
-        "state", "wkv",
+        "activations", "attention", "conv", "delta", "elementwise", "embed", "experts", "heads", "latent", "matmul",
+        "routed", "rwkv", "state", "wkv",
     ):  # fmt: skip
         loaded = import_module(f"memfirst.kernels.cpu.{module}")
         found |= {f"{module}.{name}" for name, f in vars(loaded).items() if getattr(f, "is_kernel", False)}

@@ -160,8 +160,8 @@ def _softmax(scores, base, used, work, top, total, at, fresh, HEADS):
 def _sums(
     cache, rows, start, end, d, floats, scales, scores, weights, sums, fresh, HEADS, COUNT, WIDE, RANK, DIM, CODEC
 ):
-    """Weighted values d..d + 16 · WIDE of a block's rows start..end, for each head, into `sums` [HEADS, RANK]; `fresh`: not
-    added to what is there."""
+    """Weighted values d..d + 16 · WIDE of a block's rows start..end, for each head, into `sums` [HEADS, RANK]; `fresh`:
+    not added to what is there."""
     for piece in static(HEADS // COUNT):
         out = lanes(COUNT * WIDE)
         for g in static(COUNT):
