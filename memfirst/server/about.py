@@ -44,9 +44,8 @@ async def model(name: str, request: Request) -> Response:
     """One model."""
     served = service(request)
     if name not in (served.settings.name, *served.settings.aliases):
-        return failure(
-            404, f"there is no model {name[:100]!r}: {served.settings.name!r} is served", "model", "model_not_found"
-        )
+        said = f"there is no model {name[:100]!r}: {served.settings.name!r} is served"
+        return failure(request.url.path, 404, said, "model", "model_not_found")
     return JSONResponse(_model(served, name))
 
 
@@ -57,7 +56,7 @@ async def health(request: Request) -> Response:
     link = service(request).link
     if link.state == "ready":
         return JSONResponse({"status": "ok"})
-    return failure(503, f"the engine is {link.state}", code="unavailable")
+    return failure(request.url.path, 503, f"the engine is {link.state}", code="unavailable")
 
 
 @router.get("/memfirst/stats")

@@ -13,9 +13,9 @@ from memfirst.text import Tokenizer
 TOTALS = ("queued_s", "prompt_s", "answer_s")
 
 
-def new_id(kind: str) -> str:
-    """An answer's own name: "chatcmpl-…"."""
-    return f"{kind}-{uuid.uuid4().hex[:24]}"
+def new_id(kind: str, joint: str = "-") -> str:
+    """A name of its own: "chatcmpl-…", or "msg_…" where clients look for that."""
+    return f"{kind}{joint}{uuid.uuid4().hex[:24]}"
 
 
 def finish_reason(end: End) -> str:

@@ -111,7 +111,7 @@ class Job:
 
     def __init__(self, served: Service, chat: Chat, answer: Answer) -> None:
         self.served, self.chat, self.answer = served, chat, answer
-        self.id = new_id("msg")
+        self.id = new_id("msg", "_")
 
     def frame(self, content: list[dict[str, Any]], end: End | None) -> dict[str, Any]:
         """The message's object."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from memfirst import __version__
 from memfirst.errors import MemfirstError
-from memfirst.server import about, anthropic, chat, completions, failures, live, metrics
+from memfirst.server import about, anthropic, chat, completions, failures, live, metrics, ollama, responses
 from memfirst.server.guard import Guard
 from memfirst.server.metrics import Metrics
 from memfirst.server.service import Service
@@ -22,11 +23,12 @@ def application(served: Service) -> Guard:
     app = FastAPI(title="memfirst", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = served
     app.state.metrics = Metrics(served)
-    for module in (about, anthropic, chat, completions, metrics):
+    for module in (about, anthropic, chat, completions, metrics, ollama, responses):
         app.include_router(module.router)
     if served.settings.page:
         app.include_router(live.router)
     app.add_exception_handler(RequestValidationError, failures.on_invalid)
+    app.add_exception_handler(ValidationError, failures.on_invalid)
     app.add_exception_handler(HTTPException, failures.on_http)
     app.add_exception_handler(MemfirstError, failures.on_memfirst_error)
     app.add_exception_handler(ClientGoneError, _gone)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from memfirst.errors import BackendError, CapacityError, MemfirstError, ModelNotFoundError
@@ -22,9 +22,15 @@ def body(status: int, message: str, param: str | None = None, code: str | None =
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
-def failure(status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
-    """A whole response."""
-    return JSONResponse({"error": body(status, message, param, code)}, status)
+def failure(path: str, status: int, message: str, param: str | None = None, code: str | None = None) -> JSONResponse:
+    """A whole response in the form of those who ask at `path`: Ollama's is a sentence, Anthropic's says that it is an
+    error, the others' are OpenAI's."""
+    said = body(status, message, param, code)
+    if path.startswith("/api/"):
+        return JSONResponse({"error": message}, status)
+    if path.startswith("/v1/messages"):
+        return JSONResponse({"type": "error", "error": said}, status)
+    return JSONResponse({"error": said}, status)
 
 
 def status_of(error: MemfirstError) -> tuple[int, str | None]:
@@ -43,7 +49,7 @@ async def on_memfirst_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, MemfirstError):
         raise error
     status, code = status_of(error)
-    response = failure(status, str(error), "model" if status == 404 else None, code)
+    response = failure(request.url.path, status, str(error), "model" if status == 404 else None, code)
     if isinstance(error, QueueFullError):
         response.headers["retry-after"] = str(error.seconds)
     elif status == 503:
@@ -53,7 +59,7 @@ async def on_memfirst_error(request: Request, error: Exception) -> JSONResponse:
 
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     """An exception handler: the first thing that is wrong with a body, named by its place."""
-    if not isinstance(error, RequestValidationError):
+    if not isinstance(error, RequestValidationError | ValidationError):
         raise error
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part != "body"]
@@ -61,21 +67,15 @@ async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     message = f"{'.'.join(place) or 'the body'}: {first['msg']}"
     if first["type"] != "missing" and place:
         message += f", not {found}"
-    return _in_form(request, failure(400, message, ".".join(place) or None))
-
-
-def _in_form(request: Request, response: JSONResponse) -> JSONResponse:
-    """Anthropic's errors say that they are one; else the forms are alike."""
-    if not request.url.path.startswith("/v1/messages"):
-        return response
-    return JSONResponse({"type": "error", **json.loads(bytes(response.body))}, response.status_code)
+    return failure(request.url.path, 400, message, ".".join(place) or None)
 
 
 async def on_http(request: Request, error: Exception) -> JSONResponse:
     """An exception handler: no such path, no such method."""
     if not isinstance(error, HTTPException):
         raise error
-    said = {404: f"there is no {request.url.path[:200]}", 405: f"{request.method} is not for {request.url.path[:200]}"}
-    response = failure(error.status_code, said.get(error.status_code, str(error.detail)))
+    path = request.url.path
+    said = {404: f"there is no {path[:200]}", 405: f"{request.method} is not for {path[:200]}"}
+    response = failure(path, error.status_code, said.get(error.status_code, str(error.detail)))
     response.headers.update(error.headers or {})
     return response

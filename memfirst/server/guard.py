@@ -55,7 +55,7 @@ class Guard:
             self._check(scope, headers)
             body = await _body(scope, headers, receive) if scope["method"] in ("POST", "PUT", "PATCH") else b""
         except RefusedError as refused:
-            response = failure(refused.status, refused.message, code=refused.code)
+            response = failure(scope["path"], refused.status, refused.message, code=refused.code)
             if refused.status in (408, 413):
                 response.headers["connection"] = "close"
             await response(scope, receive, send)

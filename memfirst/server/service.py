@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from memfirst.server.settings import Settings
 
 Choice = tuple[int, list[Piece], End | None]
 """Which choice, pieces that came, and its end with the last of them."""
+
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+"""What may be said of a client's own words in a header."""
 
 
 @dataclass
@@ -97,7 +101,7 @@ def service(request: Request) -> Service:
 
 def ignored(names: Sequence[str]) -> dict[str, str]:
     """The header that names fields without effect."""
-    safe = [name for name in names if name.isascii() and name.isidentifier()][:32]
+    safe = [name for name in names if NAME.fullmatch(name)][:32]
     return {"x-memfirst-ignored": ",".join(safe)[:1000]} if safe else {}
 
 
