@@ -8,7 +8,7 @@ from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.experts import Experts
-from memfirst.lower import attention, delta, experts, latent, rwkv  # noqa: F401  (their lowerings)
+from memfirst.lower import attention, delta, experts, latent, rwkv, ssm  # noqa: F401  (their lowerings)
 from memfirst.lower.buffers import Assigned, assign
 from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse

@@ -225,6 +225,8 @@ def _(op: Embed, d: Default) -> Value:
 
 @lower.register
 def _(op: RMSNorm, d: Default) -> Value:
+    if len(op.weight.shape) > 1:
+        return _norm_groups(op, op.weight, op.weight.columns, d)
     return _norm_heads(op, d) if op.heads else _norm_rows(op, d)
 
 
@@ -246,6 +248,23 @@ def _rows_of(x: Value) -> Ref:
     return Ref("step", "logit_rows" if x.picked else "all_rows")
 
 
+def _norm_groups(op: RMSNorm | UnitNorm, weight: Weight | None, group: int, d: Default) -> Value:
+    """Of a whole row, or of groups that are a large part of it (Mamba-2's): by tokens, which every worker may do for
+    itself."""
+    x = d.input(op)
+    x = d.dense(x, op) if x.picked else x
+    out = d.new(op.output, op.width, x.rows)
+    args: Args = {
+        "x": x.place, "w": x.place if weight is None else weight_ref(weight), "out": out.place, "width": op.width,
+        "group": group, "stride": x.stride, "eps": op.eps, "private_x": PrivateStride(x.storage),
+        "private": PrivateStride(out.storage),
+    }  # fmt: skip
+    purpose = WEIGHTS if weight else ""
+    call = KERNELS["activations.norm_groups"].call(args, op.name, purpose, WEIGHT=int(weight is not None))
+    d.tokens(op.name, op, [call], [x], [out], x.rows, d.moves(op), repeats=True)
+    return out
+
+
 def _norm_heads(op: RMSNorm, d: Default) -> Value:
     dim = op.weight.columns
     y = d.writable(op)
@@ -260,7 +279,9 @@ def _norm_heads(op: RMSNorm, d: Default) -> Value:
 
 @lower.register
 def _(op: UnitNorm, d: Default) -> Value:
-    dim, y = op.width // max(1, op.heads), d.writable(op)
+    if not op.heads:
+        return _norm_groups(op, None, op.width, d)
+    dim, y = op.width // op.heads, d.writable(op)
     args: Args = {
         "y": y.place, "step": STEP, "count": count_of(y.rows), "stride": y.stride, "head_dim": dim, "eps": op.eps,
     }  # fmt: skip

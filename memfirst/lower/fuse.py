@@ -56,14 +56,17 @@ def split(order: Order, made: Nodes, graph: Graph) -> None:
 
 
 def _parts(order: Order, node: Node) -> list[Touch]:
-    """What others read of a matmul's output, if that cuts it into parts by sixteen columns; else nothing."""
+    """What others read of a matmul's output, if that cuts it into parts by sixteen columns; else nothing. The padding
+    behind the last column is the last part's."""
     whole = node.first
     others = [n for n in order.touching(whole.storage) if n is not node] if whole else []
     touches = {t for n in others for t in (*n.reads, *n.writes) if whole and t.meets(whole)}
     parts = sorted(touches, key=lambda t: t.at)
+    if whole is None or len(parts) < 2 or not all(p.width and p.at % PACK == 0 for p in parts):
+        return []
+    parts[-1] = parts[-1]._replace(width=-(-parts[-1].width // PACK) * PACK)
     ends = [p.at + p.width for p in parts]
-    cut = len(parts) > 1 and all(p.width and p.at % PACK == 0 and p.width % PACK == 0 for p in parts)
-    return parts if cut and [p.at for p in parts] == [0, *ends[:-1]] and whole and ends[-1] == whole.width else []
+    return parts if [p.at for p in parts] == [0, *ends[:-1]] and ends[-1] == whole.width else []
 
 
 def _part(node: Node, weights: Mapping[str, Weight], part: Touch, index: int) -> Node:

@@ -7,13 +7,19 @@ from dataclasses import replace
 
 from memfirst import codecs
 from memfirst.graph import Op, Weight
+from memfirst.graph.ops.channel_scan import ChannelScan
 from memfirst.graph.ops.conv import CausalConv1d
 from memfirst.graph.ops.experts import Experts
+from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.wkv6 import Wkv6
 
-ELEMENTWISE = (TokenLerp, Wkv6)
+ELEMENTWISE = (RMSNorm, SelectiveScan, TokenLerp, Wkv6)
 """Operations whose weights of several axes are vectors side by side, and no matrices."""
+
+BY_CHANNEL = (CausalConv1d, ChannelScan)
+"""Operations whose matrices have a row of numbers for each channel."""
 
 
 def cpu_weights(op: Op) -> Iterator[Weight]:
@@ -22,7 +28,7 @@ def cpu_weights(op: Op) -> Iterator[Weight]:
     biases = [b.name for b in (op.gate_b, op.up_b, op.down_b) if b is not None] if isinstance(op, Experts) else []
     for w in op.weights:
         vector = len(w.shape) == 1 or isinstance(op, ELEMENTWISE) or w.name in biases
-        kept = replace(w, codec="f32") if vector or isinstance(op, CausalConv1d) else w
+        kept = replace(w, codec="f32") if vector or isinstance(op, BY_CHANNEL) else w
         yield kept if vector else kept.packed()
 
 

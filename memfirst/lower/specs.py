@@ -109,6 +109,10 @@ def _recall(args: Mapping[str, object], statics: Mapping[str, object], n: Counts
     return Work(0.0, float(n.rows * _int(statics, "K") * n.sequences))
 
 
+def _states(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    return Work(0.0, float(n.rows * _int(statics, "STATE")))
+
+
 def _kept(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     return Work(0.0, float(n.rows * n.sequences))
 
@@ -185,6 +189,7 @@ _CARRY = "state state_read state_write sequence_past step sequences slot state_a
 _SCAN = "state sequence_at sequence_new state_write step sequences slot state_at width"
 _SEQUENCES = "state sequence_at sequence_new state_write step sequences slot state_at"
 _RECALL = "state sequence_at sequence_past state_read state_write step sequences slot state_at"
+_BC = "stride_keys stride_queries private_keys private_queries"
 _KEYS = "key_heads ratio keys_width stride"
 _LERP = "x previous w more out width parts stride_x stride_previous stride_more private_x private_previous private"
 _BLEND = "x other share out step count stride_x stride_other stride_share stride"
@@ -207,6 +212,7 @@ KERNELS: Mapping[str, KernelSpec] = {
         ),
         _spec("embed.floats", TOKENS, "w tokens x cols scale", "CODEC", _embed),
         _spec("activations.rms_norm", TOKENS, "x w out rows width stride eps offset private", "", _width),
+        _spec("activations.norm_groups", TOKENS, "x w out width group stride eps private_x private", "WEIGHT", _width),
         _spec("activations.layer_norm", TOKENS, "x w bias out rows width stride eps private", "BIAS", _width),
         _spec("activations.add_rows", TOKENS, "a b out stride_a stride_b stride width", "", _width),
         _spec("activations.token_gate", TOKENS, "x h w stride width stride_h inner", "", _width),
@@ -261,6 +267,36 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("rwkv.blend", COLUMNS, _BLEND, "", _columns),
         _spec("rwkv.scaled_key", COLUMNS, "k a w out step count stride_k stride_a stride", "", _columns),
         _spec("rwkv.head_bonus", COLUMNS, _BONUS, "", _columns),
+        _spec(
+            "ssm.channel_inputs",
+            COLUMNS,
+            "x dt d delta out step count stride_x stride_dt stride_delta width",
+            "",
+            _columns,
+        ),
+        _spec("ssm.rates", COLUMNS, "a copied width", "STATE", _states),
+        _spec(
+            "ssm.channels",
+            COLUMNS,
+            f"x delta a keys queries out {_SEQUENCES} stride_x stride_delta {_BC} width",
+            "STATE",
+            _scan,
+        ),
+        _spec(
+            "ssm.head_inputs",
+            COLUMNS,
+            "dt a dt_bias delta decay step count stride_dt stride_delta stride_decay",
+            "",
+            _columns,
+        ),
+        _spec(
+            "ssm.heads",
+            COLUMNS,
+            f"x keys queries delta decay out {_SEQUENCES} stride_x {_BC} stride_delta stride_decay ratio width",
+            "HEAD STATE",
+            _scan,
+        ),
+        _spec("ssm.skip", COLUMNS, "x d out step count stride_x width", "HEAD", _columns),
         _spec("state.carry", COLUMNS, _CARRY, "", _carry),
         _spec("wkv.wkv6_inputs", COLUMNS, "r k w first decay own step count width", "HEAD", _columns),
         _spec("wkv.wkv6", COLUMNS, f"r k v decay own out {_SCAN}", "HEAD", _scan),

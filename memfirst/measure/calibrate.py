@@ -69,6 +69,10 @@ RECURRENT: tuple[Mapping[str, Any], ...] = (
     {"model_type": "qwen3_5_text", "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 256,
      "linear_num_key_heads": 4, "linear_num_value_heads": 16, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
      "linear_conv_kernel_dim": 4, "max_position_embeddings": 512, **_FEW},
+    {"model_type": "mamba", "state_size": 16, "conv_kernel": 4, "expand": 2, "time_step_rank": 32, **_FEW,
+     "intermediate_size": 1024},
+    {"model_type": "mamba2", "state_size": 128, "conv_kernel": 4, "expand": 2, "num_heads": 16, "head_dim": 64,
+     "n_groups": 1, "hidden_size": 512, "num_hidden_layers": 2, "vocab_size": 512},
 )  # fmt: skip
 """Models with recurrent state whose kernels are measured: config.json, small."""
 

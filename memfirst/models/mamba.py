@@ -168,9 +168,9 @@ def _selected(b: Builder, at: str, x: str, m: Mixer) -> tuple[str, str, str]:
     """dt [n, intermediate], B and C [n, state], which depend on the token."""
     rank, state, inner = m.time_step_rank, m.state_size, m.intermediate_size
     parts = b.linear(f"{at}_x", x, rank + 2 * state)
-    low = _normed(b, f"{at}_dt_norm", b.slice(f"{at}_dt_low", parts, 0, rank), rank, m)
-    keys = _normed(b, f"{at}_b_norm", b.slice(f"{at}_b", parts, rank, state), state, m)
-    queries = _normed(b, f"{at}_c_norm", b.slice(f"{at}_c", parts, rank + state, state), state, m)
+    low, keys, queries = b.cut({f"{at}_dt_low": rank, f"{at}_b": state, f"{at}_c": state}, parts)
+    low = _normed(b, f"{at}_dt_norm", low, rank, m)
+    keys, queries = (_normed(b, f"{at}_{n}_norm", x, state, m) for n, x in (("b", keys), ("c", queries)))
     return b.linear(f"{at}_dt", low, inner, bias=True), keys, queries
 
 

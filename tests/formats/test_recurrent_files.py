@@ -39,7 +39,7 @@ from tests.support.requests import answer, drain, request
 from tests.support.slow_rwkv import Rwkv6, Rwkv7
 from tests.support.toy import one, paged
 
-ON_CPU = ("rwkv6", "rwkv7", "qwen3next", "qwen35", "qwen35moe")
+ON_CPU = tuple(SPECS)
 """Those that the CPU backend runs."""
 
 

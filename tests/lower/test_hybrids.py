@@ -27,12 +27,12 @@ from memfirst.models.builder import Builder
 from memfirst.transform.recode import with_kv
 from tests.lower.test_rwkv_models import Slots, opened, same
 from tests.support.cpu_roundings import as_the_cpu
-from tests.support.make_hybrid_fixture import FOLDER
+from tests.support.make_hybrid_fixture import CASES, FOLDER
 from tests.support.make_recurrent_fixture import FILE
 
 CONTEXT, PROMPT = 256, 70
-FILES = ("qwen3next", "qwen35", "qwen35moe")
-FOLDERS = ("hf_qwen3_next", "hf_qwen3_5", "hf_qwen3_5_moe")
+FILES = ("mamba", "falcon_mamba", "mamba2", "jamba", "granite_tiny", "granite_1b", "qwen3next", "qwen35", "qwen35moe")
+FOLDERS = tuple(CASES)
 TOKENS = np.random.default_rng(2).integers(0, 48, 400).astype(np.int32)
 
 
@@ -148,6 +148,28 @@ def test_phases_of_a_gated_delta_net(tmp_path: Path) -> None:
          ["matmul.block32"], ["matmul.block32"]],
         [["delta.decays"], ["elementwise.activate"]],
         [["matmul.block32", "delta.recall", "delta.scan", "elementwise.norm_heads", "elementwise.glu"]],
+    ]  # fmt: skip
+
+
+def test_phases_of_a_state_space_layer(tmp_path: Path) -> None:
+    """Fused: one projection in parts. Convolution and steps of time behind theirs; behind the gate's the scan, and the
+    gate; norms of groups and of what depends on the token before the matmuls that read them."""
+    graph, _ = opened("granite_1b", tmp_path, "q8_0")
+    program = cpu.lower(graph, 1, CONTEXT, 2)
+    assert [[[c.kernel for c in t.calls] for t in p.tasks] for p in program.phases[2:4]] == [
+        [["matmul.block32", "state.carry", "conv.convolve", "conv.keep"], ["matmul.block32"]],
+        [["ssm.head_inputs"]],
+    ]
+    assert [c.kernel for t in program.phases[4].tasks for c in t.calls] == [
+        "matmul.block32", "state.carry", "ssm.heads", "ssm.skip", "elementwise.glu"
+    ]  # fmt: skip
+    assert [c.kernel for c in program.phases[5].prologue] == ["activations.norm_groups", "activations.quantize"]
+    graph, _ = opened("falcon_mamba", tmp_path, "q8_0")
+    phase = next(p for p in cpu.lower(graph, 1, CONTEXT, 2).phases if p.name == "blk.0.ssm_dt")
+    assert [c.kernel for c in phase.prologue] == ["activations.norm_groups"] * 3
+    assert [c.kernel for c in phase.tasks[0].calls] == [
+        "matmul.floats", "elementwise.add_bias", "ssm.channel_inputs", "ssm.rates", "state.carry", "ssm.channels",
+        "elementwise.glu",
     ]  # fmt: skip
 
 

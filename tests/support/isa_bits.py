@@ -10,6 +10,7 @@ from memfirst.codecs.base import ROWS
 from memfirst.kernels.cpu import isa
 from tests.kernels.test_kernels import counts, kernel_of, matrix, quantize, random, silu
 from tests.kernels.test_kernels_delta import CHANNELS, HEADS, KEY_HEADS, convolved, delta
+from tests.kernels.test_kernels_ssm import channels, heads
 from tests.kernels.test_kernels_state import AT, sequences
 from tests.support.attention_cases import Case, attention, keys
 from tests.support.kernel_calls import call, guarded, key_of, library, zeros
@@ -75,6 +76,20 @@ def every_half() -> tuple[bytes, bytes]:
     return wide.tobytes(), cache.tobytes()
 
 
+def scans() -> tuple[bytes, bytes]:
+    """Outputs of five tokens; states lie in another order where registers are of another width."""
+    rows = sequences((5, 1, 0, 0))
+    given = {
+        "x": random(5, 256), "delta": np.abs(random(5, 256, seed=1)), "keys": random(5, 32, seed=2),
+        "queries": random(5, 32, seed=3), "out": random(5, 256, seed=4),
+    }  # fmt: skip
+    state, rates = guarded(random(1, AT + CHANNELS * 16, seed=5)), -np.exp(random(CHANNELS, 16, seed=6))
+    by_channel = channels(given, rates, state, **rows).tobytes() + state.tobytes()
+    del given["out"]
+    given["decay"] = np.exp(-given["delta"])
+    return by_channel, heads(given, random(4, seed=7), zeros("f32", AT + 256 * 16), 64, 16, **rows).tobytes()
+
+
 def main() -> None:
     statics = {"TILE": 1, "BLOCK": 32}
     parts = (("matmul", CODECS), ("embed", LOOK_UPS))
@@ -99,6 +114,7 @@ def main() -> None:
         given = {"qkv": random(5, 2 * KEY_HEADS * 32 + HEADS * v), "decay": np.exp(-np.abs(random(5, HEADS)))}
         given["share"] = random(5, HEADS, seed=1)
         made[f"delta {v}"] = delta(given, state, 1, 32, v, **sequences((5, 1, 0, 0))).tobytes() + state.tobytes()
+    made["channels"], made["heads"] = scans()
     out = zeros("f32", 999)
     x = random(999)
     call("delta.decays", 0, 999, alpha=x * np.float32(20), a=-np.abs(x), dt_bias=x, out=out, step=counts(1), count=0,

@@ -105,7 +105,7 @@ def _packing(
     if weight.pack == "plain":
         yield partial(_widen, codec, raw, out)
         return
-    if weight.codec != codec_name:  # a convolution's taps: few, and floats
+    if weight.codec != codec_name:  # a convolution's taps, a scan's rates: few, and floats
         widened = codec.dequantize(raw.reshape(-1, codec.block_bytes)).astype(np.float32)
         codec, raw = codecs.get(weight.codec), widened.reshape(-1).view(np.uint8)
     matrices = raw.reshape(weight.matrices, weight.rows, -1, codec.block_bytes)

@@ -62,6 +62,32 @@ def rms_norm(
     return width * 4 if lo == 0 else 0
 
 
+@kernel
+def norm_groups(
+    x: "f32", w: "f32", out: "f32", width: "int", group: "int", stride: "int", eps: "float", private_x: "int",
+    private: "int", worker, lo, hi, *, WEIGHT,
+):  # fmt: skip
+    """`rms_norm` of each `group` floats of a row by themselves, for tokens lo..hi.
+
+    w  [width]; WEIGHT 0: without, whatever `w` is
+    Returns the bytes of w, once a step.
+    """
+    last, n = group // 16 * 16, group % 16
+    for t in range(lo, hi):
+        source, target = (worker * private_x + t) * stride, (worker * private + t) * width
+        for g in range(0, width, group):
+            mean = sum_squares(x, source + g, group) / np.float32(group)
+            r = splat16(np.float32(1.0) / np.sqrt(mean + eps))
+            for i in range(g, g + last, 16):
+                v = mul(load16(x, source + i), r)
+                store16(out, target + i, mul(v, load16(w, i)) if WEIGHT else v)
+            if n:
+                v = mul(load16_first(x, source + g + last, n), r)
+                v = mul(v, load16_first(w, g + last, n)) if WEIGHT else v
+                store16_first(out, target + g + last, n, v)
+    return width * 4 * WEIGHT if lo == 0 else 0
+
+
 @inline
 def sum_floats(x, at, width):
     """The sum of `width` floats."""
