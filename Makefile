@@ -12,7 +12,7 @@ BENCH  ?= --threads 2
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ceiling check bench parity docs wheel clean
+.PHONY: help demo test test-ceiling fuzz-models check bench parity docs wheel clean
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: $(STAMPS)/dev ## the test suite (comparisons that need torch are skipped; 
 
 test-ceiling: $(STAMPS)/dev ## no loop and no kernel reads faster than the stated ceiling (needs the machine alone, 2 minutes)
 	MEMFIRST_TEST_CEILING=1 $(BIN)/python -m pytest tests/ceiling -s
+
+fuzz-models: $(STAMPS)/dev ## 20,000 changed models of every architecture and codec: each is refused or runs (40 minutes)
+	$(BIN)/python -m tests.fuzz.fuzz_models --cases 20000
 
 check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
 	$(BIN)/ruff check .

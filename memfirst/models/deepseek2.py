@@ -9,13 +9,15 @@ theirs are left alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import log, sqrt
+from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.latent import LatentAttention
-from memfirst.models import decoder, experts, rope
+from memfirst.models import decoder, experts, gguf_keys, rope
 from memfirst.models import reader as limits
 from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
@@ -284,4 +286,40 @@ def build(c: Config, w: WeightProvider) -> Graph:
     return b.graph("deepseek2", c.vocab_size, c.max_position_embeddings)
 
 
-ARCHITECTURE = decoder.architecture("deepseek2", read, build, KEYS)
+def to_gguf(c: Config) -> tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]:
+    """The keys that llama.cpp's converter writes since `kv_b` is two tensors; no tensor that is not read."""
+    rotated, rank = c.qk_rope_head_dim, c.kv_lora_rank
+    found: dict[str, Any] = {
+        "vocab_size": c.vocab_size, "context_length": c.max_position_embeddings, "embedding_length": c.hidden_size,
+        "block_count": c.num_hidden_layers, "feed_forward_length": c.intermediate_size,
+        "leading_dense_block_count": c.first_k_dense_replace, "expert_shared_count": c.n_shared_experts,
+        "attention.head_count": c.num_attention_heads, "attention.head_count_kv": 1,
+        "attention.layer_norm_rms_epsilon": c.rms_norm_eps, "attention.kv_lora_rank": rank,
+        "attention.key_length": rank + rotated, "attention.value_length": rank,
+        "attention.key_length_mla": c.qk_nope_head_dim + rotated, "attention.value_length_mla": c.v_head_dim,
+        **_rotation_keys(c.rotation),
+    }  # fmt: skip
+    if c.q_lora_rank:
+        found["attention.q_lora_rank"] = c.q_lora_rank
+    if c.moe is not None:
+        found |= gguf_keys.experts_keys(c.moe) | {
+            "expert_gating_func": 1 + (c.moe.scoring == SIGMOID), "expert_weights_norm": c.moe.norm_topk_prob,
+            "expert_weights_scale": float(c.moe.routed_scaling_factor), "expert_group_count": c.moe.n_group,
+            "expert_group_used_count": c.moe.topk_group,
+        }  # fmt: skip
+    return found, {}
+
+
+def _rotation_keys(r: Rotation) -> dict[str, Any]:
+    """`rope.*`; the logarithm's factor is a tenth of mscale_all_dim, which stands for mscale as well."""
+    s = r.scaling
+    if s is None or not s.mscale_all_dim:
+        return gguf_keys.rotation_keys(r, {})
+    if s.attention_factor != 1.0:
+        raise UnsupportedError("an mscale unlike mscale_all_dim has no GGUF form", "the same of both")
+    plain = replace(s, mscale_all_dim=0.0, attention_factor=rope.yarn_attention_factor(s.factor))
+    found = gguf_keys.rotation_keys(replace(r, scaling=plain), {})
+    return found | {"rope.scaling.yarn_log_multiplier": 0.1 * s.mscale_all_dim}
+
+
+ARCHITECTURE = replace(decoder.architecture("deepseek2", read, build, KEYS), to_gguf=to_gguf)

@@ -59,7 +59,7 @@ def written(entry: Architecture[Any], config: Mapping[str, Any]) -> Written:
     rotations = [h.rotation for h in c.heads if h.rotation is not None]
     if rotations:
         whole = next((r for r in rotations if not r.local), rotations[0])
-        stated |= _rotation(whole, vectors)
+        stated |= rotation_keys(whole, vectors)
         if local := [r.theta for r in rotations if r.local]:
             stated["rope.freq_base_swa"] = _number(local[0])
     return Written({f"{c.architecture}.{key}": value for key, value in stated.items()}, vectors)
@@ -88,7 +88,8 @@ def _sizes(c: decoder.Config, entry: Architecture[Any]) -> dict[str, Any]:
         found["attention.sliding_window"] = windows.pop()
         if not all(h.window for h in c.heads):
             found["attention.sliding_window_pattern"] = np.array([bool(h.window) for h in c.heads])
-    return found | (_experts(c.moe) if c.moe else {})
+    gating = {"expert_gating_func": 2} if c.moe and c.moe.scoring == SIGMOID else {}
+    return found | gating | (experts_keys(c.moe) if c.moe else {})
 
 
 def _of_kinds(c: decoder.Config) -> tuple[Heads, Heads | None]:
@@ -97,16 +98,17 @@ def _of_kinds(c: decoder.Config) -> tuple[Heads, Heads | None]:
     return next((h for h in c.heads if not h.window), c.heads[0]), local
 
 
-def _experts(moe: MoE) -> dict[str, Any]:
-    gating = {"expert_gating_func": 2} if moe.scoring == SIGMOID else {}
-    return gating | {
+def experts_keys(moe: MoE) -> dict[str, Any]:
+    """How many experts there are, are picked, and how wide they are."""
+    return {
         "expert_count": moe.num_experts,
         "expert_used_count": moe.num_experts_per_tok,
         "expert_feed_forward_length": moe.moe_intermediate_size,
     }
 
 
-def _rotation(r: Rotation, vectors: Vectors) -> dict[str, Any]:
+def rotation_keys(r: Rotation, vectors: Vectors) -> dict[str, Any]:
+    """`rope.*` of a rotation; what GGUF has as tensors goes into `vectors`."""
     found: dict[str, Any] = {"rope.dimension_count": r.dims, "rope.freq_base": _number(r.theta)}
     s, pairs = r.scaling, r.dims // 2
     if r.turning:
@@ -157,7 +159,7 @@ def _stated(key: str, value: Any) -> Any:
 
 
 def _number_or_count(value: Any) -> Any:
-    return value if isinstance(value, int) else _number(value)
+    return value if isinstance(value, int | str) else _number(value)
 
 
 def _number(value: Any) -> Any:

@@ -23,7 +23,7 @@ from memfirst.errors import ConfigError, ModelNotFoundError, UnsupportedError
 from memfirst.formats.gguf import open_gguf
 from memfirst.formats.hf import HFCheckpoint
 from memfirst.graph import Graph, KVCache, Weight
-from memfirst.models import ShapeOnly
+from memfirst.models import ShapeOnly, quantized
 from memfirst.runtime.sampling import GREEDY
 from memfirst.text.bytes_of_tokens import escaped
 from tests.support.dense_configs import MODELS as DENSE
@@ -273,7 +273,8 @@ class Described(ShapeOnly):
 
 
 GGUF_FORMS = {name: config for name, (config, *_) in DENSE.items()} | {
-    name: EXPERTS[name].config for name in ("Mixtral-8x7B", "Qwen3-30B-A3B")
+    name: quantized.without(EXPERTS[name].config)
+    for name in ("Mixtral-8x7B", "Qwen3-30B-A3B", "DeepSeek-V2-Lite", "DeepSeek-V2", "DeepSeek-V3")
 }
 
 

@@ -4,27 +4,16 @@
 
 A case is a small valid model (every architecture in every codec mix), changed in one region: header,
 metadata, tensor table, data or length. Case i of a seed is always the same, so `--first i --gguf 1`
-repeats it. Cases run in a child under an address-space limit; a child that dies names its case.
+repeats it.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import random
-import resource
-import shutil
-import signal
 import sys
-import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -35,24 +24,19 @@ from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.convert.mixes import MIXES
 from memfirst.convert.synthetic_shapes import ARCHITECTURES
-from memfirst.errors import MemfirstError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Sequence, Step
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.thread_pool import WALK
 from memfirst.lower.cpu import lower
 from memfirst.text import Tokenizer
+from tests.fuzz import runner
 from tests.fuzz.fuzz_changes import Whole, config_of, gguf_file, mutate, safetensors_file, small_model
+from tests.fuzz.runner import Survivor, Tally
 
-LIMIT_S = 2.0
 CONTEXT = 64
 ALWAYS = (WALK, *((name, ()) for name in ("walk.serve", "walk.read_cycles", "probe.read", "topk.topk")))
 """Kernels that every model needs."""
-MEMORY = 1 << 30
-"""Bytes of address space that a child may take beyond what it started with."""
-
-Survivor = Callable[[Checkpoint], None]
 
 
 def survivor(checkpoint: Checkpoint) -> None:
@@ -123,23 +107,6 @@ def run_compiled(checkpoint: Checkpoint, graph: Graph) -> None:
         backend.close()
 
 
-@dataclass
-class Tally:
-    """What became of the cases."""
-
-    opened: int = 0
-    refused: int = 0
-    slowest_s: float = 0.0
-    failures: list[str] = field(default_factory=list)
-
-    def add(self, other: Tally) -> None:
-        """Take another tally into this one."""
-        self.opened += other.opened
-        self.refused += other.refused
-        self.slowest_s = max(self.slowest_s, other.slowest_s)
-        self.failures += other.failures
-
-
 def write_case(kind: str, index: int, seed: int, folder: Path) -> Path:
     """Make case `index` on disk; every architecture and mix comes in turn."""
     chance = random.Random(f"{seed} {kind} {index}")
@@ -158,107 +125,10 @@ def write_case(kind: str, index: int, seed: int, folder: Path) -> Path:
     return folder
 
 
-class TooSlowError(Exception):
-    """A case went over its time."""
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[None]:
-    """Raise TooSlowError in the main thread after that long."""
-
-    def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise TooSlowError
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-def try_case(path: Path, after: Survivor) -> bool:
-    """Whether it opened (and survived `after`) or was refused; anything else is raised."""
-    try:
-        checkpoint = open_checkpoint(path)
-    except MemfirstError:
-        return False
-    try:
-        after(checkpoint)
-    except MemfirstError:
-        return False
-    finally:
-        checkpoint.close()
-    return True
-
-
-@dataclass(frozen=True)
-class Run:
-    """What cases share; `folder` is where their files go."""
-
-    kind: str
-    seed: int
-    after: Survivor
-    folder: str
-
-
-def run_case(run: Run, index: int, tally: Tally) -> None:
-    """One case, in a folder of its own; a failure is noted with its traceback."""
-    folder = Path(tempfile.mkdtemp(dir=run.folder))
-    try:
-        path = write_case(run.kind, index, run.seed, folder)
-        start = time.perf_counter()
-        with deadline(LIMIT_S):
-            opened = try_case(path, run.after)
-        tally.slowest_s = max(tally.slowest_s, time.perf_counter() - start)
-        tally.opened, tally.refused = tally.opened + opened, tally.refused + (not opened)
-    except Exception:
-        tally.failures.append(f"{run.kind} case {index} of seed {run.seed}:\n{traceback.format_exc()}")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def child(run: Run, cases: range, pipe: Any, at: Any) -> None:
-    """Run cases under the limit and send the tally; `at` holds the number of the case under way."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
-    tally = Tally()
-    for index in cases:
-        at.value = index
-        run_case(run, index, tally)
-    pipe.send(tally)
-
-
 def run_cases(kind: str, cases: range, seed: int, after: Survivor = survivor) -> Tally:
-    """Run cases in children; one that dies costs its results but not the run, and its case is a failure."""
-    tally, first = Tally(), cases.start
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        while first < cases.stop:
-            block = range(first, min(first + 500, cases.stop))
-            first = run_block(Run(kind, seed, after, folder), block, tally)
-    return tally
-
-
-def run_block(run: Run, block: range, tally: Tally) -> int:
-    """Run cases in one child; returns the first that has not run."""
+    """Cases of "gguf" or "safetensors"."""
     library()  # loaded once, here: children inherit it
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    at = context.Value("q", block.start, lock=False)
-    process = context.Process(target=child, args=(run, block, sender, at))
-    process.start()
-    sender.close()
-    try:
-        tally.add(receiver.recv())
-        return block.stop
-    except EOFError:
-        process.join()
-        fate = f"killed its process ({process.exitcode})"
-        tally.failures.append(f"{run.kind} case {at.value} of seed {run.seed} {fate}")
-        return int(at.value) + 1
-    finally:
-        process.join()
+    return runner.run_cases(kind, cases, seed, partial(write_case, kind), after)
 
 
 def main() -> int:
@@ -272,10 +142,7 @@ def main() -> int:
     failed = 0
     for kind, count in (("gguf", options.gguf), ("safetensors", options.safetensors)):
         tally = run_cases(kind, range(options.first, options.first + count), options.seed)
-        print(f"{kind}: {tally.opened} opened, {tally.refused} refused, {len(tally.failures)} failed, "
-              f"slowest {tally.slowest_s:.3f} s")  # fmt: skip
-        print("\n".join(tally.failures[:20]), file=sys.stderr)
-        failed += len(tally.failures)
+        failed += runner.report(kind, tally)
     return 1 if failed else 0
 
 

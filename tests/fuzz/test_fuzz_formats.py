@@ -15,9 +15,10 @@ from memfirst.convert.mixes import MIXES
 from memfirst.convert.synthetic_shapes import ARCHITECTURES
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
-from tests.fuzz import fuzz_formats
+from tests.fuzz import runner
 from tests.fuzz.fuzz_changes import config_of, gguf_file, mutate, safetensors_file
-from tests.fuzz.fuzz_formats import Tally, run_cases, survivor
+from tests.fuzz.fuzz_formats import run_cases, survivor
+from tests.fuzz.runner import Survivor, Tally
 
 SEED = 20
 
@@ -75,22 +76,30 @@ def hanging(checkpoint: Checkpoint) -> None:
     time.sleep(60)
 
 
+def stuck(checkpoint: Checkpoint) -> None:
+    """As native code that does not return: no Python runs, no alarm is heard."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    time.sleep(60)
+
+
 def hoarding(checkpoint: Checkpoint) -> None:
-    bytearray(2 * fuzz_formats.MEMORY)
+    bytearray(2 * runner.MEMORY)
 
 
 @pytest.mark.parametrize(
-    ("bug", "message"),
+    ("bug", "message", "cases"),
     [
-        (raising, "ZeroDivisionError"),
-        (dying, "killed its process"),
-        (hanging, "TooSlow"),
-        (hoarding, "MemoryError"),
+        (raising, "ZeroDivisionError", 30),
+        (dying, "killed its process", 30),
+        (hanging, "TooSlow", 30),
+        (stuck, "held its process for too long", 12),
+        (hoarding, "MemoryError", 30),
     ],
 )
-def test_a_bug_after_opening_is_seen(bug: fuzz_formats.Survivor, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz_formats, "LIMIT_S", 0.2)
-    tally = run_cases("gguf", range(30), SEED, bug)
+def test_a_bug_after_opening_is_seen(bug: Survivor, message: str, cases: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LIMIT_S", 0.2)
+    monkeypatch.setattr(runner, "STUCK_S", 0.5)
+    tally = run_cases("gguf", range(cases), SEED, bug)
     assert tally.failures
     assert all(message in failure and "gguf case" in failure for failure in tally.failures)
     assert tally.opened == 0
