@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from memfirst.errors import CapacityError
 from memfirst.graph import RELEASED, CacheGroup
 
 
 class BlockPool:
-    """Hands out the blocks of one cache group and counts references, so that sequences may share a prefix."""
+    """Hands out the blocks of one cache group, or slots of state, and counts references: sequences share prefixes.
+
+    The prefix cache is one of the holders; a block that it alone holds is idle: in use, but to be had.
+    """
 
     def __init__(self, blocks: int) -> None:
         self._free = list(range(blocks - 1, -1, -1))
         self._references = [0] * blocks
+        self._kept = bytearray(blocks)
+        self.idle = 0
+        """Blocks that only the prefix cache holds."""
 
     @property
     def total(self) -> int:
@@ -26,6 +32,11 @@ class BlockPool:
         return len(self._references) - len(self._free)
 
     @property
+    def held(self) -> int:
+        """Blocks that somebody besides the prefix cache holds."""
+        return self.used - self.idle
+
+    @property
     def free(self) -> int:
         """Blocks that nobody holds."""
         return len(self._free)
@@ -33,6 +44,10 @@ class BlockPool:
     def references(self, block: int) -> int:
         """How many hold a block."""
         return self._references[block]
+
+    def is_idle(self, block: int) -> bool:
+        """Whether only the prefix cache holds a block."""
+        return self._references[block] == self._kept[block] == 1
 
     def take(self) -> int:
         """A free block; CapacityError where there is none."""
@@ -45,6 +60,7 @@ class BlockPool:
 
     def share(self, block: int) -> None:
         """One more reference to a block."""
+        self.idle -= self.is_idle(block)
         self._references[block] += 1
 
     def release(self, block: int) -> None:
@@ -52,14 +68,32 @@ class BlockPool:
         self._references[block] -= 1
         if not self._references[block]:
             self._free.append(block)
+        else:
+            self.idle += self.is_idle(block)
 
-    def rebuild(self, held: Iterable[int]) -> None:
-        """Count references anew, from every table that there is: after an interruption that may have torn the count."""
-        references = [0] * len(self._references)
+    def keep(self, block: int) -> None:
+        """The prefix cache holds it too."""
+        self._references[block] += 1
+        self._kept[block] = 1
+
+    def forget(self, block: int) -> None:
+        """The prefix cache lets go of it."""
+        self.idle -= self.is_idle(block)
+        self._kept[block] = 0
+        self.release(block)
+
+    def rebuild(self, held: Iterable[int], kept: Iterable[int] = ()) -> None:
+        """Count references anew, from every table that there is and from the prefix cache: after an interruption that
+        may have torn the count."""
+        references, flags = [0] * len(self._references), bytearray(len(self._references))
         for block in held:
             references[block] += 1
-        self._references = references
+        for block in kept:
+            references[block] += 1
+            flags[block] = 1
+        self._references, self._kept = references, flags
         self._free = [block for block in range(len(references) - 1, -1, -1) if not references[block]]
+        self.idle = sum(n == flag == 1 for n, flag in zip(references, flags, strict=True))
 
 
 UNBOUNDED = 1 << 62
@@ -79,6 +113,7 @@ class BlockTables:
         self.room = 0 if groups else UNBOUNDED
         """Positions that fit into the blocks that are there."""
         self.tables: tuple[tuple[int, ...], ...] = ((),) * len(self._groups)
+        self._gone = [0] * len(self._groups)
 
     def reserve(self, length: int) -> None:
         """Take blocks until `length` positions fit; CapacityError takes none."""
@@ -97,6 +132,13 @@ class BlockTables:
         self.tables = tuple((*t, *new) if new else t for t, new in zip(self.tables, taken, strict=True))
         self._measure()
 
+    def missing(self, length: int) -> int | None:
+        """The first group that has too few free blocks for `length` positions; None where all have enough."""
+        for i, (cache, table, pool) in enumerate(zip(self._groups, self.tables, self._pools, strict=True)):
+            if -(-length // cache.block) - len(table) > pool.free:
+                return i
+        return None
+
     def _measure(self) -> None:
         rooms = (len(t) * c.block for t, c in zip(self.tables, self._groups, strict=True))
         self.room = min(rooms, default=UNBOUNDED)
@@ -106,46 +148,41 @@ class BlockTables:
         self.length = length
         for i, cache in enumerate(self._groups):
             gone = cache.first_block(length)
-            if gone and self.tables[i][gone - 1] != RELEASED:
-                self._release(i, 0, gone)
+            if gone > self._gone[i]:
+                self._release(i, self._gone[i], gone)
+                self._gone[i] = gone
 
-    def cut(self, length: int) -> int:
-        """Forget positions from `length` on, and the blocks that only they needed; returns how many stay cached: none
-        where a window has given back what the next token would attend."""
-        length = self.reusable(length)
-        for i, cache in enumerate(self._groups):
-            keep = -(-length // cache.block)
-            self._release(i, keep, len(self.tables[i]))
-            self.tables = _replaced(self.tables, i, self.tables[i][:keep])
-        self.length = length
-        self._measure()
-        return length
+    def trim(self) -> None:
+        """Give back what is reserved beyond the page in which the cached positions end."""
+        keep = [-(-self.length // cache.block) for cache in self._groups]
+        self.room = min((n * c.block for n, c in zip(keep, self._groups, strict=True)), default=UNBOUNDED)
+        tables, self.tables = self.tables, tuple(t[:n] for t, n in zip(self.tables, keep, strict=True))
+        for pool, table, n in zip(self._pools, tables, keep, strict=True):
+            for block in table[n:]:
+                if block != RELEASED:
+                    pool.release(block)
 
-    def reusable(self, length: int) -> int:
-        """Of the first `length` positions, how many another sequence could go on from: none where a window has given
-        back what its next token would attend."""
-        length = min(length, self.length)
-        for cache, table in zip(self._groups, self.tables, strict=True):
-            if RELEASED in table[cache.first_block(length) : -(-length // cache.block)]:
-                return 0
-        return length
-
-    def fork(self, length: int, copy: Callable[[int, int, int], None]) -> BlockTables:
-        """Tables of another sequence with the same first `length` positions (as `reusable` allows): whole blocks are
-        shared, a last one that is not whole is copied by `copy(group, source, target)`."""
+    def joined(self, pages: Sequence[Sequence[int]], length: int) -> BlockTables:
+        """Tables of `length` positions: these, which end a page, and `pages`, each a block of every group or RELEASED.
+        They take over the references that these had, and that the caller has to the blocks of `pages`."""
         made = BlockTables(self.groups, self._pools)
-        for i, (cache, pool, table) in enumerate(zip(self._groups, self._pools, self.tables, strict=True)):
-            first, whole = cache.first_block(length), length // cache.block
-            shared = [RELEASED if n < first else block for n, block in enumerate(table[:whole])]
-            for block in shared[first:]:
-                pool.share(block)
-            if length % cache.block:
-                shared.append(pool.take())
-                copy(i, table[whole], shared[-1])
-            made.tables = _replaced(made.tables, i, tuple(shared))
-        made.length = length
+        made.tables = tuple((*table, *(page[i] for page in pages)) for i, table in enumerate(self.tables))
+        made.length, made._gone = length, list(self._gone)
         made._measure()
         return made
+
+    def replace(self, group: int, page: int, block: int) -> None:
+        """Hold another block of the same content in a page's place."""
+        table = self.tables[group]
+        self._pools[group].share(block)
+        self.tables = _replaced(self.tables, group, (*table[:page], block, *table[page + 1 :]))
+        self._pools[group].release(table[page])
+
+    def clear(self) -> None:
+        """Give all blocks back."""
+        self.length = 0
+        self.trim()
+        self._gone = [0] * len(self._groups)
 
     def held(self, group: int) -> Iterator[int]:
         """Blocks of a group that it holds."""

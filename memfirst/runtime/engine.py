@@ -22,8 +22,9 @@ from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
 from memfirst.ledger import Ledger
 from memfirst.runtime.accounts import Accounts
+from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import logprobs
-from memfirst.runtime.request import Request, SequenceState, Token
+from memfirst.runtime.request import Request, Token
 from memfirst.runtime.scheduler import Scheduler, Work
 
 ARRAYS = 16
@@ -103,14 +104,14 @@ class Engine:
             return self._step()
 
     def held(self) -> tuple[int, ...]:
-        """Blocks of each cache group that requests and kept sequences hold."""
-        return tuple(pool.used for pool in self.scheduler.pools)
+        """Blocks of each cache group that requests hold; what is only cached is not among them."""
+        return tuple(pool.held for pool in self.scheduler.memory.pools)
 
     def clear_cache(self) -> None:
         """Forget what is kept for prompts that begin alike."""
         with self._turn():
             self._reap()
-            self.scheduler.clear()
+            self.scheduler.memory.prefixes.clear()
 
     def logits(self, tokens: Sequence[int]) -> F32:
         """Logits f32 [len(tokens), vocab] of every position, from an empty cache."""
@@ -120,14 +121,14 @@ class Engine:
         out = np.empty((len(tokens), self.backend.graph.vocab_size), np.float32)
         with self._turn():
             self._reap()
-            sequence, slots = self.scheduler.new_sequence(), self.scheduler.two_slots()
+            sequence, slots = self.scheduler.memory.new_sequence(), self.scheduler.two_slots()
             try:
                 for start in range(0, len(tokens), self.backend.max_tokens):
                     part = list(tokens[start : start + self.backend.max_tokens])
                     out[start : start + len(part)] = self._all_rows(sequence, part, slots)
                     slots = slots[::-1]
             finally:
-                self.scheduler.release(sequence)
+                self.scheduler.memory.release(sequence)
         return out
 
     def predicted(self, step: Step) -> Ledger:
@@ -240,7 +241,7 @@ class Engine:
         if stepped:
             for w in work:
                 if not w.done:
-                    w.request.sequence = None
+                    w.request.sequence, w.request.preempted = None, True
                     w.request.begin()
         self.scheduler.rebuild()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Step
 from memfirst.ledger import Ledger, share
-from memfirst.runtime.cache import BlockTables
+from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import Logprob
 from memfirst.runtime.sampling import Sampler
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
@@ -95,20 +95,6 @@ class Timing:
     decode_steps: int = 0
 
 
-class SequenceState:
-    """What is cached of one sequence: `ids` whose keys, values and state are there, their blocks, a slot of state.
-
-    A step reads one slot and writes another: until it is done, nothing here changes.
-    """
-
-    __slots__ = ("blocks", "ids", "slot")
-
-    def __init__(self, blocks: BlockTables) -> None:
-        self.ids: list[int] = []
-        self.blocks = blocks
-        self.slot: int | None = None
-
-
 @dataclass(eq=False)
 class Request:
     """One answer to be made. All but `take` belongs to the thread that steps the engine.
@@ -144,6 +130,8 @@ class Request:
     cancelled: bool = False
     paused: bool = False
     """Its reader had enough to read when the step was scheduled: readers go on reading meanwhile."""
+    preempted: bool = False
+    """Whether it had to make room once: what it goes on from then is its own."""
     cached: int = 0
     """Positions that it had cached after its last step."""
     last_step: tuple[Step, int, StepResult] | None = None
@@ -177,6 +165,12 @@ class Request:
     def generated(self) -> int:
         """Tokens generated so far."""
         return len(self.ids) - len(self.prompt)
+
+    @property
+    def longest(self) -> int:
+        """Tokens that it has to compute yet, at most."""
+        most = self.limit - len(self.ids) if self.max_tokens is None else self.max_tokens - self.generated
+        return self.remaining + min(most, self.limit - len(self.ids))
 
     @property
     def banned(self) -> Iterable[int]:

@@ -179,23 +179,19 @@ class Serving:
         }  # fmt: skip
 
     def _stats(self) -> Stats:
-        scheduler, accounts = self._engine.scheduler, self._accounts
-        kept = [Counter(b for s in scheduler.kept for b in s.blocks.held(g)) for g in range(len(scheduler.pools))]
-        only = [
-            sum(pool.references(block) == n for block, n in count.items())
-            for pool, count in zip(scheduler.pools, kept, strict=True)
-        ]
+        pools, accounts = self._engine.scheduler.memory.pools, self._accounts
         requests = [
             Running(
                 number, len(r.prompt), r.timing.reused_tokens, r.generated, r.cached,
-                sum(1 for g in range(len(scheduler.pools)) for _ in r.sequence.blocks.held(g)) if r.sequence else 0,
+                sum(1 for g in range(len(pools)) for _ in r.sequence.blocks.held(g)) if r.sequence else 0,
                 r.sequence is None,
             )
             for number, r in self._live.items()
         ]  # fmt: skip
         return Stats(
             accounts.steps, accounts.tokens, accounts.prompt_tokens, accounts.rows, accounts.seconds,
-            dict(accounts.bytes), [pool.used for pool in scheduler.pools], only, requests, *self._last, self._bandwidth,
+            dict(accounts.bytes), [pool.used for pool in pools], [pool.idle for pool in pools], requests, *self._last,
+            self._bandwidth,
         )  # fmt: skip
 
     def _loaded(self) -> Loaded:

@@ -68,7 +68,8 @@ VOCAB = {"cpu": 250, "windowed": 250, "recurrent": 120}
 def nothing_held(engine: Engine) -> bool:
     """Once what is kept for reuse is gone."""
     engine.clear_cache()
-    return not any(engine.held()) and not engine.scheduler.slots.used and not engine.scheduler.live
+    memory = engine.scheduler.memory
+    return not any(pool.used for pool in (*memory.pools, memory.slots)) and not engine.scheduler.live
 
 
 # --- each what it would be alone
@@ -213,7 +214,8 @@ def test_a_window_gives_its_blocks_back() -> None:
     one = request(engine, list(range(150)), 80)
     engine.submit(one)
     seen = {tuple(sorted(engine.held())) for _ in iter(lambda: engine.next(one), None)}
-    assert seen == {(2, 3), (1, 3), (2, 4)}
+    assert seen == {(2, 3), (1, 3), (2, 4), (0, 0)}
+    assert [pool.used for pool in engine.scheduler.memory.pools] == [4, 4]  # the rest is cached
 
 
 # --- the schedule
