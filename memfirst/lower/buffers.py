@@ -15,19 +15,24 @@ class Assigned:
     """Buffers by name, the one that each array of a storage lies in, and of storages that each worker has by itself
     the rows that one worker has."""
 
-    capacity: int
     buffers: dict[str, Buffer]
     place: dict[tuple[str, str], str]
     private: Mapping[str, int]
-    statics: dict[object, tuple[tuple[str, int | str], ...]] = field(default_factory=dict)
-    """Of the calls so far: most of them have the same ones."""
+    _statics: dict[object, tuple[tuple[str, int | str], ...]] = field(default_factory=dict)
+    _args: dict[int, tuple[NodeCall, tuple[tuple[str, Operand], ...]]] = field(default_factory=dict)
 
-    def resolve(self, call: NodeCall) -> Call:
-        """The call with buffers for operands, and for this capacity."""
-        statics = self.statics.get(call.statics)
+    def resolve(self, call: NodeCall, capacity: int) -> Call:
+        """The call with buffers for operands, and for steps of that many tokens."""
+        statics = self._statics.get((capacity, call.statics))  # most calls have the same ones
         if statics is None:
-            statics = tuple((name, value(self.capacity) if callable(value) else value) for name, value in call.statics)
-            self.statics[call.statics] = statics
+            statics = tuple((name, value(capacity) if callable(value) else value) for name, value in call.statics)
+            self._statics[capacity, call.statics] = statics
+        known = self._args.get(id(call))  # which is kept beside them, so that no other call gets its number
+        if known is None:
+            known = self._args[id(call)] = call, self._operands(call)
+        return Call(call.kernel, statics, known[1], call.op, call.purpose)
+
+    def _operands(self, call: NodeCall) -> tuple[tuple[str, Operand], ...]:
         args = []
         for name, given in call.args:
             operand: Operand
@@ -40,7 +45,7 @@ class Assigned:
             else:
                 operand = given
             args.append((name, operand))
-        return Call(call.kernel, statics, tuple(args), call.op, call.purpose)
+        return tuple(args)
 
     def _scratch(self, wanted: Scratch) -> Ref:
         """A buffer of its own for each size: workers' parts of two sizes would overlap."""
@@ -49,8 +54,9 @@ class Assigned:
         return Ref("buffer", name)
 
 
-def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str, capacity: int) -> Assigned:
-    """The smallest free buffer that fits, else the largest free one made larger; the output's stays its own."""
+def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str, room: int) -> Assigned:
+    """Buffers for steps of up to `room` tokens: the smallest free one that fits, else the largest free one made larger;
+    the output's stays its own."""
     private = frozenset(t.storage for stage in stages for node in stage.prologue for t in node.writes)
     first, last = _lifetimes(stages, storages)
     made: list[Buffer] = []
@@ -59,7 +65,7 @@ def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str, ca
     place: dict[tuple[str, str], str] = {}
     for name in sorted(first, key=first.__getitem__):
         storage = storages[name]
-        rows = storage.rows(capacity) if storage.rows else 0
+        rows = storage.rows(room) if storage.rows else 0
         ends = len(stages) if name == output else last[name] + 1
         for array, (kind, width) in storage.arrays.items():
             key = kind, rows, name in private
@@ -79,8 +85,8 @@ def assign(stages: list[Stage], storages: Mapping[str, Storage], output: str, ca
             free_from[i] = ends
             place[name, array] = made[i].name
     rows_of = {name: storages[name].rows for name in private}
-    own = {name: rows(capacity) if rows else capacity for name, rows in rows_of.items()}
-    return Assigned(capacity, {buffer.name: buffer for buffer in made}, place, own)
+    own = {name: rows(room) if rows else room for name, rows in rows_of.items()}
+    return Assigned({buffer.name: buffer for buffer in made}, place, own)
 
 
 def _lifetimes(stages: list[Stage], storages: Mapping[str, Storage]) -> tuple[dict[str, int], dict[str, int]]:

@@ -14,7 +14,7 @@ from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse
 from memfirst.lower.nodes import COLUMNS, EXPERTS, SEQUENCES, TOKENS, UNITS, Moves, Node
 from memfirst.lower.phases import Stage, stages
-from memfirst.lower.program import Output, Phase, Program, Task
+from memfirst.lower.program import Call, Output, Phase, Program, Task
 from memfirst.lower.step_fields import MAX_GROUPS, MAX_ROUTED
 
 INLINE_TOKENS = 2
@@ -22,6 +22,12 @@ INLINE_TOKENS = 2
 
 CAPACITIES = (1, 4, 8, 32, 256)
 """Step sizes that programs are built for, each when first needed."""
+
+BETWEEN = (2, 3, 5, 6)
+"""More of them, for steps that check drafted tokens: two tokens take 1.2 of one's time, by the program for four 1.45."""
+
+ROOMS = (INLINE_TOKENS, 8, CAPACITIES[-1])
+"""Tokens that buffers are for: programs of one room differ in their kernels' tiles and in their chunks only."""
 
 
 class Lowering:
@@ -50,6 +56,7 @@ class Lowering:
         self._weights = {name: default.weights[name] for name in graph.weights()}
         self._output = self._made.output
         fuse(self._made, graph, chosen())
+        self._rooms: dict[int, tuple[list[Stage], Assigned]] = {}
 
     def program(self, capacity: int, workers: int) -> Program:
         """For steps of up to `capacity` tokens by `workers` threads; made once."""
@@ -59,12 +66,15 @@ class Lowering:
         return made
 
     def _program(self, capacity: int, workers: int) -> Program:
-        parts = stages(self._made.nodes, capacity <= INLINE_TOKENS)
-        assigned = assign(parts, self._made.storages, self._output.storage, capacity)
-        phases = tuple([_phase(stage, assigned, workers) for stage in parts])
+        room = next(r for r in ROOMS if r >= capacity)
+        if room not in self._rooms:
+            parts = stages(self._made.nodes, room <= INLINE_TOKENS)
+            self._rooms[room] = parts, assign(parts, self._made.storages, self._output.storage, room)
+        parts, assigned = self._rooms[room]
+        phases = tuple([_phase(stage, assigned, capacity, workers) for stage in parts])
         output = Output(assigned.place[self._output.storage, ""], self._output.stride)
         buffers = tuple(assigned.buffers.values())
-        return Program("cpu", self.graph, capacity, phases, buffers, self._weights, output)
+        return Program("cpu", self.graph, capacity, phases, buffers, self._weights, output, room)
 
 
 def lower(graph: Graph, capacity: int, context: int, workers: int) -> Program:
@@ -72,22 +82,24 @@ def lower(graph: Graph, capacity: int, context: int, workers: int) -> Program:
     return Lowering(graph, context).program(capacity, workers)
 
 
-def _phase(stage: Stage, assigned: Assigned, workers: int) -> Phase:
+def _phase(stage: Stage, assigned: Assigned, capacity: int, workers: int) -> Phase:
     """A stage as a phase, by the name of its first node that is no small copy; what its prologue moves counts with the
     first task."""
-    total = sum(_columns(node, assigned.capacity) for node in stage.nodes)
+    total = sum(_columns(node, capacity) for node in stage.nodes)
     before = tuple([move for node in stage.prologue for move in node.moves])
-    tasks = [_task(node, before if i == 0 else (), assigned, workers, total) for i, node in enumerate(stage.nodes)]
-    prologue = tuple([assigned.resolve(call) for node in stage.prologue for call in node.calls])
+    calls = [tuple([assigned.resolve(call, capacity) for call in node.calls]) for node in stage.nodes]
+    tasks = [
+        _task(node, made, before if i == 0 else (), _chunk(node, capacity, workers, total))
+        for i, (node, made) in enumerate(zip(stage.nodes, calls, strict=True))
+    ]
+    prologue = tuple([assigned.resolve(call, capacity) for node in stage.prologue for call in node.calls])
     per, units = (stage.prologue[0].per, stage.prologue[0].units) if stage.prologue else (TOKENS, 1)
     name = next((node.name for node in stage.nodes if node.per != SEQUENCES), stage.nodes[0].name)
     return Phase(name, tuple(tasks), prologue, per, units)
 
 
-def _task(node: Node, before: Moves, assigned: Assigned, workers: int, total: int) -> Task:
-    calls = tuple([assigned.resolve(call) for call in node.calls])
+def _task(node: Node, calls: tuple[Call, ...], before: Moves, chunk: int) -> Task:
     reuse = max((int(tile) for call in calls for name, tile in call.statics if name == "TILE"), default=1)
-    chunk = _chunk(node, assigned.capacity, workers, total)
     return Task(node.name, calls, node.units, chunk, before + node.moves, node.per, reuse)
 
 

@@ -31,7 +31,7 @@ from memfirst.lower.nodes import (
     Touch,
     Value,
 )
-from memfirst.lower.packing import family, float_tile, int8_tile, kernel_of
+from memfirst.lower.packing import family, kernel_of, routed_float_tile, routed_tile
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import active_experts, count_of
@@ -172,8 +172,9 @@ class _Routed:
         args = source | {"w": weight_ref(w), "places": Ref("table", f"experts:{w.alias or w.name}")}
         args |= {"y": y.place, "rows": y.stride, "cols": w.columns, "stride": y.stride}
         if family(w) == "float":
-            return self._call("routed.floats", args, ROUTED, CODEC=w.codec, TILE=float_tile, SUM=summed)
-        return self._call("routed.int8", args, ROUTED, CODEC=w.codec, FAMILY=kernel_of(w), TILE=int8_tile, SUM=summed)
+            return self._call("routed.floats", args, ROUTED, CODEC=w.codec, TILE=routed_float_tile, SUM=summed)
+        kind = kernel_of(w)
+        return self._call("routed.int8", args, ROUTED, CODEC=w.codec, FAMILY=kind, TILE=routed_tile, SUM=summed)
 
     def _moves(self, *weights: Weight | None) -> Moves:
         """What is read of some of the experts' tensors."""

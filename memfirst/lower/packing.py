@@ -50,9 +50,19 @@ def rows16_bytes(weight: Weight) -> int:
 
 def int8_tile(capacity: int) -> int:
     """Tokens that share one load of a weight's bytes."""
-    return 1 if capacity == 1 else 4 if capacity <= 4 else 8
+    return min(capacity, 8)
 
 
 def float_tile(capacity: int) -> int:
     """The same where activations are float32."""
-    return min(int8_tile(capacity), 4)
+    return capacity if capacity <= 4 else 3 if capacity <= 6 else 4
+
+
+def routed_tile(capacity: int) -> int:
+    """The largest tile of an expert's tokens: the kernels take smaller powers of two by themselves."""
+    return 1 if capacity == 1 else 4 if capacity <= 4 else 8
+
+
+def routed_float_tile(capacity: int) -> int:
+    """The same where activations are float32."""
+    return min(routed_tile(capacity), 4)

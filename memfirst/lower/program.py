@@ -114,6 +114,7 @@ class Program:
     """One target's execution of a graph for steps of up to `capacity` tokens.
 
     weights  as packed for the target, by name
+    room     tokens that its buffers are for: programs of the same room share them, and their calls' operands
     """
 
     target: str
@@ -123,11 +124,12 @@ class Program:
     buffers: tuple[Buffer, ...]
     weights: Mapping[str, Weight]
     output: Output
+    room: int
 
     def buffer_bytes(self, workers: int) -> int:
         """Bytes of all buffers; that of the logits exists twice, so that they outlive the next step."""
         copies = {self.output.buffer: 2}
-        return sum(copies.get(b.name, 1) * b.nbytes(self.capacity, workers) for b in self.buffers)
+        return sum(copies.get(b.name, 1) * b.nbytes(self.room, workers) for b in self.buffers)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -136,8 +138,8 @@ class Program:
 
     @property
     def calls(self) -> list[Call]:
-        """Every call of a kernel, in no particular order."""
-        return [c for p in self.phases for c in p.prologue] + [c for t in self.tasks for c in t.calls]
+        """Every call of a kernel, in order: of each phase the prologue's first."""
+        return [c for p in self.phases for part in (p.prologue, *(t.calls for t in p.tasks)) for c in part]
 
     @property
     def kernels(self) -> frozenset[tuple[str, tuple[tuple[str, int | str], ...]]]:

@@ -390,7 +390,7 @@ def _backend(
     check_memory(required(lowering.program(1, threads), contexts, threads, CAPACITIES[-1]), sum(contexts))
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
-    options = CpuOptions(threads, context, sharing.sequences, sharing.contexts)
+    options = CpuOptions(threads, context, sharing.sequences, sharing.contexts, drafts=True)
     return CpuBackend(graph, checkpoint, options, lowering, progress, stages.done)
 
 

@@ -270,10 +270,10 @@ def test_what_it_holds_is_what_it_says(made: list[CpuBackend]) -> None:
         bound = backend.program(1)
         held = sum(storage.nbytes for storage in backend.block_storage)
         assert held == memory.kv_allocated == required(bound.program, [512], 1, backend.max_tokens).kv_allocated
-        buffers = [array for (space, _), array in bound.arrays.items() if space == "buffer"]
-        assert sum(array.nbytes for array in buffers) + bound.arrays["buffer", bound.program.output.buffer].nbytes == (
-            memory.buffers
-        )
+        buffers = [array for (space, _), array in bound.operands.arrays.items() if space == "buffer"]
+        assert sum(array.nbytes for array in buffers) + bound.operands.arrays[
+            "buffer", bound.program.output.buffer
+        ].nbytes == (memory.buffers)
 
 
 # --- limits ------------------------------------------------------------------------------------------------

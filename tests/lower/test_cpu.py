@@ -162,7 +162,7 @@ def test_private_copies_are_read_by_kernels_that_know_them(name: str, fused: str
         used = {v.name for v in args.values() if isinstance(v, Ref) and v.space == "buffer"} & private
         scratch = {v.name for k, v in args.items() if k in SCRATCH and isinstance(v, Ref)}
         if used - scratch:
-            assert program.capacity in (args.get("private"), args.get("private_in")), call
+            assert program.room in (args.get("private"), args.get("private_in")), call
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -170,8 +170,28 @@ def test_programs_of_one_lowering_do_not_depend_on_each_other(name: str) -> None
     """Nodes are the same for all capacities: none is changed by the programs that are made of them."""
     graph = changed(name, "q4_0")[0]
     lowering = cpu.Lowering(graph, 1024)
-    for capacity in (256, 1, 4):
+    for capacity in (256, 1, 4, 2, 6, 3, 32, 8, 5):
         assert lowering.program(capacity, 2) == cpu.lower(graph, capacity, 1024, 2)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_programs_of_one_room_have_the_same_operands(name: str) -> None:
+    """They differ in tiles and chunks: buffers, operands and the order of calls are what `bind.Operands` shares."""
+    lowering = cpu.Lowering(changed(name, "q4_0")[0], 1024)
+    for room, others in {2: (1,), 8: (3, 4, 5, 6, 7), 256: (32, 9)}.items():
+        whole = lowering.program(room, 2)
+        assert whole.room == room == whole.capacity
+        for capacity in others:
+            program = lowering.program(capacity, 2)
+            assert program.buffers == whole.buffers
+            assert [call._replace(statics=()) for call in program.calls] == [
+                call._replace(statics=()) for call in whole.calls
+            ]
+            assert [(p.name, len(p.prologue), p.prologue_per) for p in program.phases] == [
+                (p.name, len(p.prologue), p.prologue_per) for p in whole.phases
+            ]
+            tiles = {dict(call.statics)["TILE"] for call in program.calls if call.kernel == "matmul.block32"}
+            assert tiles == {min(capacity, 8)}
 
 
 def test_buffers_are_shared_over_layers() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult, routing_of
 from memfirst.backends.cpu.bandwidth import ReadProbe
-from memfirst.backends.cpu.bind import ROOM, Bound, Counts
+from memfirst.backends.cpu.bind import ROOM, Bound, Counts, Operands
 from memfirst.backends.cpu.pack import pack_weights
 from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
@@ -35,11 +35,12 @@ from memfirst.graph.traffic import (
     exactly,
 )
 from memfirst.kernels.cpu import arena
+from memfirst.kernels.cpu.background import Background
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import WALK, Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
-from memfirst.lower.cpu import CAPACITIES, Lowering
+from memfirst.lower.cpu import BETWEEN, CAPACITIES, Lowering
 from memfirst.lower.program import Call, Program
 from memfirst.progress import Progress, Silent
 
@@ -54,12 +55,15 @@ class CpuOptions:
     context    positions of one sequence at most
     sequences  sequences of one step at most
     pool       whole contexts of KV cache, shared by all sequences; default one for each sequence
+    drafts     programs for 2, 3, 5 and 6 tokens too; no step waits for the kernels of a small one: a larger one serves
+               while they are compiled
     """
 
     threads: int
     context: int
     sequences: int = 1
     pool: int | None = None
+    drafts: bool = False
 
     def blocks(self, graph: Graph) -> tuple[int, ...]:
         """Blocks of each cache group."""
@@ -89,7 +93,11 @@ class CpuBackend:
         self._memory, places = weight_places(program)
         touching = arena.Touching(self._memory)  # until the weights are packed, while kernels are loaded
         self.library = self.make_library()
+        self._background = Background(self.library)
+        self._sizes = sorted({*CAPACITIES, *BETWEEN}) if options.drafts else list(CAPACITIES)
         self._programs: dict[int, Bound] = {}
+        self._operands: dict[int, Operands] = {}
+        self._standing_in: dict[int, tuple[int, Bound]] = {}  # kernels made when it was chosen, and a larger program
         self._read_probe: ReadProbe | None = None
         self.read_pattern = ""
         """How the last `read_bandwidth` read: streams, prefetch, own regions or claimed chunks."""
@@ -108,7 +116,7 @@ class CpuBackend:
         self._tables: dict[str, NDArray[Any]] = {**rope_tables(graph, options.context), **expert_tables(program)}
         self.pool = self.make_pool(options.threads, self.library)
         # However the backend goes, its threads end before the memory that they read is unmapped.
-        self._end = weakref.finalize(self, self.pool.close)
+        self._end = weakref.finalize(self, _end, self._background, self.pool)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
         self._logs: list[StepLog] = []
         self._purpose_of = np.zeros(0, np.intp)
@@ -151,23 +159,43 @@ class CpuBackend:
         arrays |= {("weight", name): a for name, a in self._weights.items()}
         arrays |= {("table", name): a for name, a in self._tables.items()}
         arrays |= {("step", name): a for name, a in self._arrays.arrays.items()}
-        bound = Bound(program, arrays, entries, self.pool, self._counts)
-        self._programs[program.capacity] = bound
+        operands = self._operands.get(program.room)
+        if operands is None:
+            operands = self._operands[program.room] = Operands(program, arrays, entries, self.pool, self._counts)
+        bound = self._programs[program.capacity] = Bound(program, operands, entries, self.pool)
         return bound
 
     def program(self, tokens: int) -> Bound:
         """The program for a step of that many tokens, made when first needed."""
         if tokens > CAPACITIES[-1]:
             raise CapacityError(f"a step of {tokens} tokens", f"at most {CAPACITIES[-1]}", "cut it into several")
-        capacity = next(c for c in CAPACITIES if c >= tokens)
-        if capacity not in self._programs:
-            self._bind(self._lowering.program(capacity, self.options.threads))
-        return self._programs[capacity]
+        capacity = next(c for c in self._sizes if c >= tokens)
+        return self._programs.get(capacity) or self._made(capacity)
+
+    def _made(self, capacity: int) -> Bound:
+        """A program of that size; where its kernels are not there yet and nobody waits for them, of a larger one."""
+        made, serving = self._standing_in.get(capacity, (-1, None))
+        if serving is not None and made == self._background.made:
+            return serving
+        made = self._background.made
+        program = self._lowering.program(capacity, self.options.threads)
+        if not self.options.drafts or capacity == CAPACITIES[-1] or self._background.ready(program.kernels):
+            self._standing_in.pop(capacity, None)
+            return self._bind(program)
+        serving = self.program(capacity + 1)
+        self._standing_in[capacity] = made, serving
+        return serving
 
     def warm_up(self) -> None:
         """Bind the programs of all sizes: a first prompt takes 50 ms less, 4 s where kernels must be compiled."""
-        for capacity in CAPACITIES:
+        for capacity in self._sizes:
             self.program(capacity)
+
+    def finish_compiling(self) -> None:
+        """Wait for the kernels of all sizes, and bind them: what is measured then no longer changes."""
+        self.warm_up()
+        self._background.wait()
+        self.warm_up()
 
     @property
     def max_sequences(self) -> int:
@@ -190,7 +218,7 @@ class CpuBackend:
         bound = self.program(len(tokens))
         before, self._counted = self._counts.copy() if self._counted is None else self._counted, None
         self.pool.begin()
-        bound.alternate()
+        bound.operands.alternate()
         rows = self._arrays.fill(step, tokens, self.options.threads)
         if log is None:
             self.pool.run(bound.walk_args, len(bound.program.phases))
@@ -223,8 +251,8 @@ class CpuBackend:
         return self._counts.between(before, after)
 
     def calls(self) -> list[Call]:
-        """The calls that `moved` is of."""
-        return [call for bound in self._programs.values() for call in bound.calls]
+        """The calls that `moved` is of: for each room those of one of its programs."""
+        return [call for operands in self._operands.values() for call in operands.calls]
 
     def recorded(self, step: Step, result: StepResult) -> Ledger:
         """What the kernels read in a step, by operation and purpose."""
@@ -266,6 +294,11 @@ class CpuBackend:
     def close(self) -> None:
         """End the worker threads."""
         self._end()
+
+
+def _end(background: Background, pool: ThreadPool) -> None:
+    background.close()
+    pool.close()
 
 
 def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> Ledger:

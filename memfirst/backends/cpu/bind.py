@@ -24,7 +24,7 @@ LOG = 14
 """The words of the walk's arguments that are the address and size of its log."""
 
 ROOM = 16
-"""Times the first program's counters that there is room for: five programs have about as many calls each."""
+"""Times the first program's counters that there is room for: those of three rooms have about as many calls each."""
 
 Arrays = Mapping[tuple[str, str], NDArray[Any]]
 """Arrays by (space, name) of the operands that name them."""
@@ -62,43 +62,37 @@ class Counts:
         return np.concatenate(sums)
 
 
-class Bound:
-    """A program ready to walk: its tables, its records, and what the workers counted."""
+class Operands:
+    """What the programs of one room share: buffers, logits, each call's operands, and what the workers counted.
+
+    They differ in the kernels that they call and in how much is claimed at a time: binding another one takes a tenth
+    of the first one's time (2 instead of 13 ms for 604 calls).
+    """
 
     def __init__(
         self, program: Program, arrays: Arrays, entries: Mapping[Key, Entry], pool: ThreadPool, counts: Counts
     ) -> None:
-        self.program = program
         self.arrays = dict(arrays)
         for b in program.buffers:
-            self.arrays["buffer", b.name] = arena.array(b.kind, b.items(program.capacity, pool.threads))
+            self.arrays["buffer", b.name] = arena.array(b.kind, b.items(program.room, pool.threads))
         self._places = {key: (array.dtype.name, [array.ctypes.data, array.size]) for key, array in self.arrays.items()}
         # Logits alternate between two arrays, so that those of a step outlive the next one without a copy (20 us).
-        first = self.arrays["buffer", program.output.buffer]
+        self._output = program.output
+        first = self.arrays["buffer", self._output.buffer]
         self._outputs: tuple[F32, F32] = (first, arena.array("f32", first.size))
         self._output_addresses = tuple(array.ctypes.data for array in self._outputs)
         self._turn = 0
         self._output_words: list[tuple[Any, int, int]] = []  # a record, the word of an address, its offset
-        self.calls: list[Call] = []
-        self._keep: list[Any] = [arrays]  # records hold addresses: what they point at must live as long
-        self._tables(program, entries)
-        self.read, no_log = counts.take(pool.threads, len(self.calls)), np.zeros(0, np.int64)
-        counters = arena.array("i64", len(program.phases) * COUNTERS)
-        step = self.arrays["step", "step"]
-        parts = (pool.control, self.phases, self.tasks, self.addresses, counters, step,
-                 self.read.reshape(-1), no_log)  # fmt: skip
-        words = [word for part in parts for word in (part.ctypes.data, part.size)]
-        self._keep += parts
-        self._walk = np.array([*words, pool.patience, pool.threads], np.int64)
-        self.walk_args: int = self._walk.ctypes.data
-        """Address of the walk's arguments."""
         self._logits: dict[tuple[int, int], F32] = {}
-
-    def logging(self, log: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The arguments of a walk that writes `log`."""
-        words = self._walk.copy()
-        words[LOG : LOG + 2] = log.ctypes.data, log.size
-        return words
+        self._records = [self._record(call, entries[call.key]) for call in program.calls]
+        self.addresses = [record.__array_interface__["data"][0] for record in self._records]
+        """Where each call's operands are."""
+        self.calls = program.calls
+        """Of the first program; those of another have the same operations and purposes."""
+        self.read = counts.take(pool.threads, len(self._records))
+        self.counters = arena.array("i64", len(program.phases) * COUNTERS)
+        self.phases = self._phases(program)
+        """The walk's table of them."""
 
     def alternate(self) -> None:
         """The next step writes its logits into the other array; before the step begins."""
@@ -107,60 +101,28 @@ class Bound:
         for words, at, offset in self._output_words:
             words[at] = address + offset
 
-    def logits(self, rows: int) -> F32:
+    def logits(self, rows: int, vocab: int) -> F32:
         """The last step's logits [rows, vocab]: of two arrays, each the same object whenever it comes again."""
         key = self._turn, rows
         if key not in self._logits:
-            vocab, stride = self.program.graph.vocab_size, self.program.output.stride  # padding is computed too
+            stride = self._output.stride  # padding is computed too
             output: F32 = self._outputs[self._turn][: rows * stride].reshape(rows, stride)
             self._logits[key] = output[:, :vocab]
         return self._logits[key]
 
-    def _tables(self, program: Program, entries: Mapping[Key, Entry]) -> None:
-        phases: list[list[int]] = []
-        tasks: list[list[int]] = []
-        addresses: list[list[int]] = []
-        for phase in program.phases:
-            prologue = len(self.calls)
-            addresses += [self._address(call, entries) for call in phase.prologue]
-            row = [len(tasks), 0, prologue, len(self.calls), count_of(phase.prologue_per)]
-            for task in phase.tasks:
-                first = len(self.calls)
-                addresses += [self._address(call, entries) for call in task.calls]
-                tasks.append([first, len(self.calls), task.units, count_of(task.per) if task.per else -1, task.chunk])
-            row[1] = len(tasks)
-            phases.append([*row, *self._matrices(phase), phase.prologue_units])
-        for i in range(len(phases) - 2, -1, -1):  # attention asks for what comes after it; which experts is not known
-            if not phases[i][6] and not any(c.kernel.startswith("routed.") for c in program.phases[i].tasks[0].calls):
-                phases[i][5:7] = phases[i + 1][5:7]
-        self.phases, self.tasks, self.addresses = (
-            np.array(table, np.int64).reshape(-1) for table in (phases, tasks, addresses)
-        )
-
-    def _matrices(self, phase: Phase) -> list[int]:
-        """Address and bytes of the matrices that the tasks of a phase begin with; they lie one behind the other."""
-        firsts = [
-            call for task in phase.tasks for call in task.calls[:1] if call.kernel.startswith(("matmul.", "heads."))
-        ]
-        refs = {ref.name: ref for call in firsts if isinstance(ref := dict(call.args)["w"], Ref)}
-        found = [self.arrays[ref.space, ref.name] for ref in refs.values()]
-        return [found[0].ctypes.data if found else 0, sum(array.nbytes for array in found)]
-
-    def _address(self, call: Call, entries: Mapping[Key, Entry]) -> list[int]:
-        """The kernel's address, and that of its record."""
-        self.calls.append(call)
-        entry, operands = entries[call.key], dict(call.args)
+    def _record(self, call: Call, entry: Entry) -> NDArray[np.int64]:
+        """A call's operands as its kernel takes them."""
+        operands = dict(call.args)
         words: list[int] = []
         outputs = []
         for name, kind in entry.params:
             operand = operands[name]
-            if isinstance(operand, Ref) and (operand.space, operand.name) == ("buffer", self.program.output.buffer):
+            if isinstance(operand, Ref) and (operand.space, operand.name) == ("buffer", self._output.buffer):
                 outputs.append((len(words), operand.offset * self._outputs[0].itemsize))
             words += self._words(operand, kind)
         record = np.array(words, np.int64)
         self._output_words += [(record.data, at, offset) for at, offset in outputs]
-        self._keep.append(record)
-        return [entry.address, record.__array_interface__["data"][0]]
+        return record
 
     def _words(self, operand: Operand, kind: str) -> list[int]:
         if kind not in ARRAYS:
@@ -176,3 +138,65 @@ class Bound:
         if not 0 <= operand.offset <= size:
             raise TypeError(f"{operand.name} has {size} items, the program wants those from {operand.offset} on")
         return [address + operand.offset * np.dtype(dtype).itemsize, size - operand.offset]
+
+    def _phases(self, program: Program) -> NDArray[np.int64]:
+        rows: list[list[int]] = []
+        task = call = 0
+        for phase in program.phases:
+            row = [task, task + len(phase.tasks), call, call + len(phase.prologue), count_of(phase.prologue_per)]
+            rows.append([*row, *self._matrices(phase), phase.prologue_units])
+            task, call = row[1], row[3] + sum(len(t.calls) for t in phase.tasks)
+        for i in range(len(rows) - 2, -1, -1):  # attention asks for what comes after it; which experts is not known
+            if not rows[i][6] and not any(c.kernel.startswith("routed.") for c in program.phases[i].tasks[0].calls):
+                rows[i][5:7] = rows[i + 1][5:7]
+        return np.array(rows, np.int64).reshape(-1)
+
+    def _matrices(self, phase: Phase) -> list[int]:
+        """Address and bytes of the matrices that the tasks of a phase begin with; they lie one behind the other."""
+        firsts = [
+            call for task in phase.tasks for call in task.calls[:1] if call.kernel.startswith(("matmul.", "heads."))
+        ]
+        refs = {ref.name: ref for call in firsts if isinstance(ref := dict(call.args)["w"], Ref)}
+        found = [self.arrays[ref.space, ref.name] for ref in refs.values()]
+        return [found[0].ctypes.data if found else 0, sum(array.nbytes for array in found)]
+
+
+def _tasks(program: Program) -> list[list[int]]:
+    """Rows of the walk's table of tasks."""
+    rows, call = [], 0
+    for phase in program.phases:
+        call += len(phase.prologue)
+        for task in phase.tasks:
+            first, call = call, call + len(task.calls)
+            rows.append([first, call, task.units, count_of(task.per) if task.per else -1, task.chunk])
+    return rows
+
+
+class Bound:
+    """A program ready to walk: its tables, and the operands that it shares with others of its room."""
+
+    def __init__(self, program: Program, operands: Operands, entries: Mapping[Key, Entry], pool: ThreadPool) -> None:
+        self.program, self.operands = program, operands
+        self.calls, self.phases = program.calls, operands.phases
+        addresses = zip([entries[call.key].address for call in self.calls], operands.addresses, strict=True)
+        self.addresses, self.tasks = (
+            np.array(list(table), np.int64).reshape(-1) for table in (addresses, _tasks(program))
+        )
+        step, no_log = operands.arrays["step", "step"], np.zeros(0, np.int64)
+        parts = (pool.control, self.phases, self.tasks, self.addresses, operands.counters, step,
+                 operands.read.reshape(-1), no_log)  # fmt: skip
+        words = [word for part in parts for word in (part.ctypes.data, part.size)]
+        self._keep = parts  # the walk has their addresses
+        self._walk = np.array([*words, pool.patience, pool.threads], np.int64)
+        self.walk_args: int = self._walk.ctypes.data
+        """Address of the walk's arguments."""
+
+    def logging(self, log: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The arguments of a walk that writes `log`."""
+        words = self._walk.copy()
+        words[LOG : LOG + 2] = log.ctypes.data, log.size
+        return words
+
+    def logits(self, rows: int) -> F32:
+        """The last step's logits [rows, vocab]."""
+        return self.operands.logits(rows, self.program.graph.vocab_size)

@@ -20,6 +20,9 @@ Child = subprocess.Popen[bytes]
 
 _CHILD = [sys.executable, "-P", "-c", "from memfirst.kernels.cpu.compiling import main; main()"]
 
+NICE = "MEMFIRST_COMPILER_NICE"
+"""Tells a child how far to step back."""
+
 
 def compile_one(key: Key) -> bytes:
     """The cache file's content for one kernel."""
@@ -37,7 +40,7 @@ def compile_all(paths: Mapping[Key, Path], progress: library.Progress | None) ->
         progress(0, len(paths), "")
     for key, blob in _compiled(list(paths)):
         out[key] = blob
-        _keep(paths[key], blob)
+        keep(paths[key], blob)
         if progress:
             progress(len(out), len(paths), key[0])
     return out
@@ -47,7 +50,7 @@ _unwritable: set[Path] = set()
 """Folders of which this process has said so."""
 
 
-def _keep(path: Path, blob: bytes) -> None:
+def keep(path: Path, blob: bytes) -> None:
     """On disk; where that cannot be written, which is said once, for this process alone."""
     if path.parent not in _unwritable:
         try:
@@ -68,8 +71,8 @@ def _compiled(keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
     for key in sorted(keys, key=lambda k: int(dict(k[1]).get("TILE", 0)), reverse=True):
         todo.put(key)
     workers = min(len(keys), os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool, _children(workers) as children:
-        futures = [pool.submit(_feed, child, todo, done) for child in children]
+    with ThreadPoolExecutor(workers) as pool, children(workers) as compilers:
+        futures = [pool.submit(_feed, child, todo, done) for child in compilers]
         for _ in keys:
             while True:
                 try:
@@ -82,25 +85,27 @@ def _compiled(keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
 
 
 @contextmanager
-def _children(count: int) -> Iterator[list[Child]]:
+def children(count: int, nice: int = 0) -> Iterator[list[Child]]:
     """Compiling processes, killed at the end: all is done by then, or something failed, or Ctrl-C was pressed.
 
     They have a session of their own, so that a terminal's Ctrl-C reaches this process alone.
+
+    nice  how far they step back behind other processes, 0 to 19
     """
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-    children: list[Child] = []
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p), **{NICE: str(nice)})
+    started: list[Child] = []
     try:
         for _ in range(count):
-            children.append(
+            started.append(
                 subprocess.Popen(
                     _CHILD, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
                 )
             )
-        yield children
+        yield started
     finally:
-        for child in children:
+        for child in started:
             child.kill()
-        for child in children:
+        for child in started:
             child.wait()
             for pipe in (child.stdin, child.stdout):
                 with suppress(OSError):  # what was still to be written
@@ -109,24 +114,31 @@ def _children(count: int) -> Iterator[list[Child]]:
 
 def _feed(child: Child, todo: SimpleQueue[Key], done: SimpleQueue[tuple[Key, bytes]]) -> None:
     """Gives keys to one child until none is left."""
-    if child.stdin is None or child.stdout is None:
-        raise BackendError("a compiling process has no pipes")
     while True:
         try:
             key = todo.get_nowait()
         except Empty:
             return
-        with suppress(BrokenPipeError):  # it died: its answer will be empty
-            child.stdin.write(json.dumps(key).encode() + b"\n")
-            child.stdin.flush()
-        size = child.stdout.readline()
-        if not size:
-            raise BackendError(f"compiling {library.title(key)} failed", do="its reason is printed above")
-        done.put((key, child.stdout.read(int(size))))
+        done.put((key, compiled(child, key)))
+
+
+def compiled(child: Child, key: Key) -> bytes:
+    """What a child makes of one key; BackendError where it dies of it."""
+    if child.stdin is None or child.stdout is None:
+        raise BackendError("a compiling process has no pipes")
+    with suppress(BrokenPipeError):  # it died: its answer will be empty
+        child.stdin.write(json.dumps(key).encode() + b"\n")
+        child.stdin.flush()
+    size = child.stdout.readline()
+    if not size:
+        raise BackendError(f"compiling {library.title(key)} failed", do="its reason is printed above")
+    return child.stdout.read(int(size))
 
 
 def main() -> None:
     """A child: keys as lines of JSON on stdin, for each the length of its file and the file on stdout."""
+    if hasattr(os, "nice"):
+        os.nice(int(os.environ.get(NICE, "0")))
     for line in sys.stdin.buffer:  # until the parent closes it, or dies
         name, statics = json.loads(line)
         blob = compile_one((name, tuple((n, v) for n, v in statics)))
