@@ -24,7 +24,7 @@ CAPACITIES = (1, 4, 8, 32, 256)
 """Step sizes that programs are built for, each when first needed."""
 
 BETWEEN = (2, 3, 5, 6)
-"""More of them, for steps that check drafted tokens: two tokens take 1.2 of one's time, by the program for four 1.45."""
+"""More of them, for steps that check drafts: two tokens take 1.2 of one token's time, by the program for four 1.45."""
 
 ROOMS = (INLINE_TOKENS, 8, CAPACITIES[-1])
 """Tokens that buffers are for: programs of one room differ in their kernels' tiles and in their chunks only."""
