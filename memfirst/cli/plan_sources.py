@@ -7,27 +7,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from memfirst.catalog.configs import look_up
-from memfirst.catalog.paths import exists
-from memfirst.convert.mixes import PRICED
-from memfirst.errors import MemfirstError, ModelNotFoundError
-from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, make, place, subject, this_machine
+from memfirst.errors import MemfirstError
+from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, find, make, place, this_machine
 from memfirst.plan.place import cards
-
-if TYPE_CHECKING:
-    from memfirst.hub.names import Ref
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}
 """What may be swept, and the option it is."""
 
 MOST_ROWS, MOST_VALUES = 1024, 64
-
-_HOST = re.compile(r"(?:(\d{1,6}(?:\.\d+)?)(?:gi?b|g)?)?(?:@(\d{1,6}(?:\.\d+)?)(?:gb/?s)?)?")
 
 
 def places(names: Sequence[str]) -> list[Place]:
@@ -66,61 +57,18 @@ def plans(
     models: Sequence[str], where: Sequence[Place], rows: Sequence[Options], unknown: bool, offline: bool = False
 ) -> tuple[Plan, ...]:
     """Every model on every machine, for each row of options; a model is read once a codec."""
+    from memfirst.cli.display import progress
+
     found: list[Plan] = []
     for name in models:
         by_codec: dict[str, Subject] = {}
         for one, options in itertools.product(where, rows):
             if options.codec not in by_codec:
-                by_codec[options.codec] = _subject(name, options, unknown, offline)
+                by_codec[options.codec] = find(
+                    name, options.codec, options.engine, allow_unknown=unknown, offline=offline, progress=progress()
+                )
             found.append(make(by_codec[options.codec], one, options))
     return tuple(found)
-
-
-def _subject(name: str, options: Options, unknown: bool, offline: bool) -> Subject:
-    """The model; of one whose header alone is here, no path that could be run."""
-    headers: list[Path] = []
-
-    def find(name: str) -> Path | None:
-        path, whole = local(name, offline)
-        headers.extend([path] if path and not whole else [])
-        return path
-
-    found = subject(name, options.codec, options.engine, unknown, find)
-    return replace(found, path="") if headers else found
-
-
-def local(name: str, offline: bool = True) -> tuple[Path | None, bool]:
-    """Files of `name` and whether they are whole: at a path, in the cache, or, of what the catalogue does not have,
-    its header from the hub. No files for a name of the catalogue without any."""
-    if exists(Path(name).expanduser()):
-        return Path(name).expanduser(), True
-    from memfirst import hub
-    from memfirst.hub.names import parse
-
-    try:
-        ref = parse(name)
-    except ModelNotFoundError:
-        if look_up(name):
-            return None, True
-        raise
-    path = ref if isinstance(ref, Path) else hub.local(ref)
-    if path is not None or isinstance(ref, Path) or priced(name):
-        return path, True
-    return _described(ref, offline), False
-
-
-def priced(name: str) -> bool:
-    """Whether the catalogue has it, in a mix whose bytes are known."""
-    found = look_up(name)
-    return found is not None and (not found[1] or found[1] in PRICED)
-
-
-def _described(ref: Ref, offline: bool) -> Path:
-    from memfirst.cli.display import progress
-    from memfirst.hub.header import described
-
-    with progress() as report:
-        return described(ref, offline=offline, progress=report)
 
 
 def speculation(text: str) -> Speculation | None:

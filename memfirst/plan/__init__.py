@@ -10,6 +10,7 @@ from types import ModuleType
 
 from memfirst.hardware.detect import HERE
 from memfirst.plan.ask import ask
+from memfirst.plan.find import find
 from memfirst.plan.framework import FRAMEWORKS, Framework
 from memfirst.plan.make import make, plan
 from memfirst.plan.options import Options, Speculation
@@ -32,6 +33,7 @@ __all__ = [
     "Speculation",
     "Subject",
     "ask",
+    "find",
     "make",
     "place",
     "plan",

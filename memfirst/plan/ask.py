@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
+from memfirst.plan.find import find
 from memfirst.plan.make import make
 from memfirst.plan.options import Options
 from memfirst.plan.place import place, this_machine
 from memfirst.plan.result import Plan
-from memfirst.plan.subject import subject
+from memfirst.progress import usual
 
 
 def ask(
@@ -21,27 +23,32 @@ def ask(
     batch: int = 1,
     engine: str = "",
     devices: int = 1,
+    offline: bool = False,
 ) -> Plan:
     """Say what a model needs, reads and reaches on a machine, before anything is downloaded.
 
     Args:
-        model: A name of the catalogue, or a path of a GGUF file, a folder or a config.json.
+        model: A name of the catalogue, a repository of the hub (`owner/repo[:QUANT]`, of which the config.json or
+            the header of the GGUF file is read, once), or a path of a GGUF file, a folder or a config.json.
         on: A machine of the catalogue (`memfirst machine list`); this one by default.
         codec: Codec mix of the weights, such as "q4_k_m"; by default the file's own, or what the engine usually runs.
         kv: Codec of the KV cache.
-        ctx: Tokens that each sequence reaches; 4096 by default, or less where the model was trained for less.
+        ctx: Tokens that each sequence reaches; 8192 by default, or less where the model was trained for less.
         batch: Sequences at a time.
         engine: "memfirst", "llama.cpp", "vllm", …; by default memfirst on this machine and llama.cpp elsewhere.
         devices: Machines of this kind that share it.
+        offline: Ask no hub; what was read once is still known.
 
     Returns:
         Its figures: `fits`, `rate` (tokens/s, None where it does not fit), `decode`, `memory`, `json()`.
 
     Raises:
-        MemfirstError: No such model or machine, or options that cannot be.
+        MemfirstError: No such model or machine, no way to the hub, or options that cannot be.
     """
     options = Options(
         codec=codec.lower(), kv=kv.lower(), context=ctx, batch=batch, engine=engine.lower(), devices=devices
     )
     where = place(on) if on else this_machine()
-    return make(subject(os.fspath(model), options.codec, options.engine), where, options)
+    asking = nullcontext(usual())
+    found = find(os.fspath(model), options.codec, options.engine, offline=offline, progress=asking)
+    return make(found, where, options)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import memfirst
 from memfirst import hub
 from memfirst.catalog.configs import find_config
 from memfirst.cli import run_command
@@ -98,6 +99,35 @@ def test_what_the_catalogue_has_is_not_asked_for(server: FakeHub, capsys: pytest
     said(capsys, "meta-llama/Llama-3.1-8B-Instruct")
     said(capsys, "https://huggingface.co/google/gemma-3-27b-it")
     assert server.requests == []
+
+
+@pytest.mark.parametrize("name", ["o/small-GGUF:Q4_K_M", "hf:o/small-GGUF", "https://huggingface.co/o/small-GGUF"])
+def test_from_python_a_name_of_the_hub_is_planned_as_on_the_command_line(
+    server: FakeHub, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    found = memfirst.plan(name, on="rtx-4090")
+    assert found.fits and found.subject.path == "" and not found.subject.assumed
+    asked = len(server.requests)
+    assert found.json() == {k: v for k, v in said(capsys, name).items() if k != "advice"}
+    assert memfirst.plan(name, on="RTX 4090", offline=True).json() == found.json()
+    assert len(server.requests) == asked, "it was read once"
+
+
+def test_from_python_the_catalogue_goes_before_the_hub(server: FakeHub) -> None:
+    found = memfirst.plan("Qwen/Qwen3-8B-GGUF:Q4_K_M", on="rtx-4090")
+    assert (found.subject.name, found.subject.codec, server.requests) == ("qwen3:8b", "q4_k_m", [])
+
+
+def test_from_python_errors_of_the_hub_speak_python(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelNotFoundError, match="no repository o/nothing"):
+        memfirst.plan("o/nothing", on="rtx-4090")
+    with pytest.raises(DownloadError, match=r"the network is switched off .*plan it once with the network on"):
+        memfirst.plan("o/small-GGUF", on="rtx-4090", offline=True)
+    server.repos["o/small-GGUF"].gated = True
+    with pytest.raises(DownloadError, match="gated or private, and no token is set"):
+        memfirst.plan("o/small-GGUF", on="rtx-4090")
+    with pytest.raises(ModelNotFoundError, match="no file or folder"):
+        memfirst.plan("./not-here.gguf", on="rtx-4090")
 
 
 def test_tokens_are_honoured(server: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
