@@ -1,4 +1,4 @@
-"""Untrusted JSON: bounded, an object, no key twice."""
+"""Untrusted JSON: bounded, no key twice."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parse_object(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object from UTF-8 bytes; FormatError for anything else (bad UTF-8, bottomless nesting...)."""
+def parse(data: bytes, what: str) -> Any:
+    """A JSON value from UTF-8 bytes; FormatError for anything else (bad UTF-8, bottomless nesting...)."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_once)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{what} is not valid JSON: {error}", "a JSON object") from error
+
+
+def parse_object(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object from UTF-8 bytes; FormatError for any other value, and for what `parse` refuses."""
+    value = parse(data, what)
     if not isinstance(value, dict):
         raise FormatError(f"{what} holds a {type(value).__name__}", "a JSON object")
     return value

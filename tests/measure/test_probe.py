@@ -23,10 +23,10 @@ from memfirst.measure.probe.price import price, shares
 from memfirst.measure.probe.prompt import Prompts
 from memfirst.measure.probe.report import report
 from memfirst.measure.probe.run import Measured, Options, probe
-from memfirst.measure.probe.sample import Sample, pace, sample
+from memfirst.measure.probe.sample import FEWEST, Sample, pace, sample
 from memfirst.measure.probe.stream import BY_CHUNK, BY_CHUNKS, BY_USAGE, Event, Stream
 from memfirst.models import build
-from tests.support.fake_openai import Fake, serve
+from tests.support.fake_openai import Fake, Handler, serve
 
 QUICK = Options((16, 64), (1,), tokens=28, seconds=20)
 LLAMA = {"/props": {"total_slots": 2, "default_generation_settings": {"n_ctx": 300}, "build_info": "b42-abc"}}
@@ -221,9 +221,63 @@ def test_streams_that_are_refused_are_left_out() -> None:
     assert any("2 streams are left out" in n and "429" in n for n in found.notes)
 
 
-def test_answers_that_end_by_themselves_are_said_to_be_short() -> None:
-    with pytest.raises(ProbeError, match=r"ended after 9 tokens \(stop\)"):
-        measured(Fake(answers=9))
+@pytest.mark.parametrize("answers", [4, 9])
+def test_short_answers_are_timed_together(answers: int) -> None:
+    found = measured(Fake(answers=answers, token_s=3e-3), Options((16, 64), (1, 2), tokens=28, seconds=20))
+    assert {s.prompt_tokens for s in found.samples} == {16, 64} and found.decode is not None
+    assert all(s.tokens >= FEWEST for s in found.samples) and [r.streams for r in found.rows] == [1]
+    assert found.rows[0].seconds == pytest.approx(3e-3, rel=0.15)
+    assert all("timed together" in n or "streams side by side are left out" in n for n in found.notes)
+
+
+def test_answers_of_one_token_cannot_be_timed() -> None:
+    with pytest.raises(ProbeError, match=r"ended after 1 tokens \(stop\)"):
+        measured(Fake(answers=1))
+
+
+def test_a_server_that_limits_requests_is_waited_for() -> None:
+    fake = Fake(busy=4, pages={"/version": {"version": "1"}})
+    found = measured(fake)
+    assert [s.prompt_tokens for s in found.samples] == [16, 64, 64, 16, 16, 64]
+    assert len(fake.completions()) >= 9, "each that was refused was asked for again"
+
+
+@pytest.mark.parametrize("done", [0, 3])
+def test_a_server_that_is_busy_for_longer_than_there_is_time(done: int) -> None:
+    """What was measured until then counts."""
+    fake = Fake()
+
+    def until_then(handler: Handler) -> None:
+        if len(fake.completions()) > done + 1:
+            handler.answer(429, {}, Retry_After="600")
+        else:
+            body = fake.completions()[-1]
+            handler.complete(body, len(body["prompt"].split()), chat=False)
+
+    fake.raw = {"/v1/completions": until_then}
+    if not done:
+        with pytest.raises(ProbeError, match=r"429.*try again in 600 s"):
+            measured(fake)
+        return
+    found = measured(fake)
+    assert len(found.samples) == done and any("try again in 600 s" in n for n in found.notes)
+
+
+def test_waiting_ends() -> None:
+    fake = Fake(busy=1)
+    with pytest.raises(ProbeError, match="429"):
+        measured(fake)
+    assert len(fake.completions()) == 6
+
+
+def test_a_list_of_models_without_an_object_around_it() -> None:
+    found = measured(Fake(raw={"/v1/models": lambda h: h.answer(200, [{"id": "bare", "object": "model"}])}))
+    assert found.server.model == "bare" and found.samples
+
+
+def test_events_over_several_lines() -> None:
+    found = measured(Fake(indented=True))
+    assert found.counted == BY_USAGE and {s.prompt_tokens for s in found.samples} == {16, 64}
 
 
 def test_one_context_gives_times_but_no_line() -> None:

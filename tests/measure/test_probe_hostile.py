@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -92,7 +95,8 @@ HOSTILE = {
     # the list of models
     "html": (MODELS, status(200, HTML, "text/html"), "an HTML page"),
     "text": (MODELS, status(200, b"hello"), "not valid JSON"),
-    "array": (MODELS, status(200, b"[1]"), "holds a list"),
+    "array": (MODELS, status(200, b"[1]"), "lists no model"),
+    "number": (MODELS, status(200, b"7"), "lists no model"),
     "nesting": (MODELS, status(200, b'{"data":' + b"[" * 100_000), "not valid JSON"),
     "utf-8": (MODELS, status(200, b'{"data": "\xff\xfe"}'), "not valid JSON"),
     "long number": (MODELS, status(200, b'{"data": %s}' % (b"9" * 10_000)), "not valid JSON"),
@@ -130,6 +134,8 @@ HOSTILE = {
     "event is a list": (COMPLETIONS, streams(b"data: [1, 2]\n\n"), "holds a list"),
     "odd choices": (COMPLETIONS, streams(b'data: {"choices":[7]}\n\ndata: {"choices":"x"}\n\n'), "broke off after 0"),
     "error event": (COMPLETIONS, streams(TOKEN, b'data: {"error": {"message": "slot died"}}\n\n'), "slot died"),
+    "event without end": (COMPLETIONS, endless(b'data: {\n' * 8000), "without end"),
+    "bad json on lines": (COMPLETIONS, streams(b'data: {"a":\n', b"data: 1]\n\n"), "not valid JSON"),
     "error line": (COMPLETIONS, streams(b'error: {"error": "slot died"}\n\n'), "slot died"),
     "ignores max_tokens": (COMPLETIONS, endless(TOKEN), "pieces of text where 16 tokens were asked for"),
     "endless comments": (COMPLETIONS, endless(b": ping\n\n", pause=0.001), "s are over"),
@@ -309,6 +315,31 @@ def test_https_asked_of_a_server_without_it(capsys: pytest.CaptureFixture[str]) 
     assert "TLS" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not which("openssl"), reason="makes a certificate with openssl")
+def test_a_certificate_that_nobody_vouches_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The advice is not to give up TLS, and what it says to do works."""
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(
+        [*made, "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    args = ["--api-key", "secret", "--contexts", "16", "--concurrency", "1", "--tokens", "28"]
+    with serve(Fake(), tls=context) as fake:
+        assert fake.url.startswith("https://")
+        assert run_command(["probe", fake.url, *args]) == 1
+        said = capsys.readouterr().err
+        assert "is not trusted" in said and "SSL_CERT_FILE=" in said and "http://" not in said and not fake.requests
+        monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+        assert run_command(["probe", fake.url, *args]) == 0
+    assert "tok/s" in capsys.readouterr().out
+
+
 @contextmanager
 def silent() -> Iterator[str]:
     """Accepts connections and never says a word."""
@@ -355,4 +386,4 @@ def test_an_interruption_is_felt(streams_at_once: int) -> None:
 
 def test_an_error_of_one_stream_waits_for_no_other_for_long() -> None:
     with serve(Fake(at_once=0)) as fake, pytest.raises(ProbeError, match="429"):
-        probe(fake.url, Options(seconds=5))
+        probe(fake.url, Options(seconds=5))  # it asks for 7

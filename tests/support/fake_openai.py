@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ class Fake:
     prompt_s   of each token of the prompt, before the first token
     crowd      a token takes so many times longer for each other stream that is served at the time
     chunk      tokens in each chunk; usage: "end", "each" (in every chunk), "whole" (only unstreamed) or "never"
+    busy       each such completion is refused with 429, to be asked again after 0 seconds
+    indented   events over several lines of data
     answers    tokens after which every answer ends by itself, with "stop"
     context    tokens that a request may hold; more is refused with 400
     raw        by path, what happens instead
@@ -37,6 +40,8 @@ class Fake:
     crowd: float = 0.0
     chunk: int = 1
     usage: str = "end"
+    busy: int = 1 << 30
+    indented: bool = False
     answers: int = 1 << 30
     context: int = 1 << 20
     told_context: int | None = None
@@ -97,7 +102,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def event(self, data: object) -> None:
         """One event."""
-        self.put(b"data: %s\n\n" % json.dumps(data).encode())
+        text = json.dumps(data, indent=1 if self.fake.indented else None).replace("\n", "\ndata: ")
+        self.put(f"data: {text}\n\n".encode())
 
     def text(self, text: str = " word", **more: object) -> None:
         """One piece of a completion."""
@@ -138,6 +144,8 @@ class Handler(BaseHTTPRequestHandler):
         fake = self.fake
         if prompt + body["max_tokens"] > fake.context:
             self.answer(400, {"error": {"message": "the prompt exceeds the context", "code": 400}})
+        elif len(fake.completions()) % fake.busy == 0:
+            self.answer(429, {"error": {"message": "slow down"}}, Retry_After="0")
         elif fake.active >= fake.at_once:
             self.answer(429, {"error": {"message": "one at a time"}}, Retry_After="7")
         elif not body["stream"]:
@@ -179,12 +187,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(fake: Fake, port: int = 0) -> Iterator[Fake]:
+def serve(fake: Fake, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[Fake]:
     """The server, while in use; `fake.url` is its address."""
     handler = type("Bound", (Handler,), {"fake": fake})
     server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     server.daemon_threads = True
-    fake.url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    fake.url = f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:

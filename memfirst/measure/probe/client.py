@@ -6,16 +6,18 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from memfirst.errors import FormatError, ProbeError
-from memfirst.formats.json_file import parse_object
+from memfirst.formats.json_file import parse, parse_object
 from memfirst.measure.probe.address import Address
 from memfirst.measure.probe.connection import connect
 from memfirst.measure.probe.limits import Limits, Watch
+
+T = TypeVar("T")
 
 KEY_VARIABLE = "MEMFIRST_API_KEY"
 MOST_JSON = 8 << 20
@@ -26,11 +28,11 @@ _API = "an OpenAI-compatible server (llama.cpp's server, vLLM, Ollama, …)"
 
 
 class StatusError(ProbeError):
-    """The server answered with an HTTP status other than 200."""
+    """The server answered with an HTTP status other than 200; `wait_s` as its Retry-After says, None without one."""
 
-    def __init__(self, status: int, found: str, expected: str = "", do: str = "") -> None:
+    def __init__(self, status: int, found: str, expected: str = "", do: str = "", wait_s: float | None = None) -> None:
         super().__init__(found, expected, do)
-        self.status = status
+        self.status, self.wait_s = status, wait_s
 
 
 class NotJsonError(ProbeError):
@@ -64,7 +66,11 @@ class Client:
 
     def get(self, path: str) -> dict[str, Any]:
         """The JSON object at `path`; StatusError for another status than 200, ProbeError for anything else."""
-        return self._object(self.text(path), path)
+        return self._parsed(self.text(path), path, parse_object)
+
+    def value(self, path: str) -> Any:
+        """The JSON value at `path`, of any kind; errors as of `get`."""
+        return self._parsed(self.text(path), path, parse)
 
     def text(self, path: str) -> bytes:
         """At most MOST_JSON bytes at `path`."""
@@ -74,12 +80,12 @@ class Client:
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The JSON object that answers `body`."""
         with self.open("POST", path, body) as answer:
-            return self._object(_whole(answer, path), path)
+            return self._parsed(_whole(answer, path), path, parse_object)
 
-    def _object(self, data: bytes, path: str) -> dict[str, Any]:
+    def _parsed(self, data: bytes, path: str, parse: Callable[[bytes, str], T]) -> T:
         where = f"{self.address}{path}"
         try:
-            return parse_object(data, where)
+            return parse(data, where)
         except FormatError as error:
             found = f"{where} is an HTML page" if _is_html(data) else shown(error.found)
             raise NotJsonError(found, f"JSON from {_API}") from error
@@ -131,9 +137,9 @@ class Client:
             found = f"{where} refuses {'this key' if self.key else 'without a key'}: {said}"
             return StatusError(status, found, do=f"set {KEY_VARIABLE} or give --api-key")
         if status == 429:
-            wait = response.getheader("Retry-After")
-            after = f"try again in {shown(wait, 30)} s" if wait else "try again later"
-            return StatusError(status, f"{where} says {said}: it is busy or limits requests", do=after)
+            wait = _seconds(response.getheader("Retry-After"))
+            after = f"try again in {wait:.0f} s" if wait is not None else "try again later"
+            return StatusError(status, f"{where} says {said}: it is busy or limits requests", do=after, wait_s=wait)
         message = _message(response.read(_MOST_ERROR))
         found = f"{where} answers {said}" + (f": {message}" if message else "")
         return StatusError(status, found, _API if status == 404 else "", "" if status < 500 else "look at its log")
@@ -146,6 +152,12 @@ def _whole(answer: Answer, path: str) -> bytes:
     if answer.response.length:  # bytes that were announced and did not come
         raise ProbeError(f"the answer at {path} broke off after {len(data)} bytes", "a whole answer", "try again")
     return data
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Of a Retry-After in seconds; its other form, a date, counts as none."""
+    text = (retry_after or "").strip()
+    return float(text) if text.isascii() and text.isdecimal() and len(text) <= 6 else None
 
 
 def _is_html(data: bytes) -> bool:
@@ -177,6 +189,12 @@ def _explained(address: Address) -> Iterator[None]:
         raise ProbeError(f"no host is called {address.host!r}: {error.strerror}", do="check the URL") from error
     except ConnectionRefusedError as error:
         raise ProbeError(f"nothing listens at {address}", _API, "start it, or check the port") from error
+    except ssl.SSLCertVerificationError as error:
+        raise ProbeError(
+            f"{address} has a certificate that is not trusted: {shown(error.verify_message)}",
+            "one that an authority known to this machine signed",
+            "if you trust that server, name its certificate in the environment: SSL_CERT_FILE=cert.pem",
+        ) from error
     except ssl.SSLError as error:
         raise ProbeError(
             f"{address} does not speak TLS as expected: {shown(error.reason)}", do="try http://"

@@ -48,6 +48,11 @@ class Limits:
                 raise TimeUpError(f"all {self.requests} requests are used", do="allow more with --max-requests")
             self._left -= 1
 
+    def pause(self, seconds: float) -> None:
+        """Do nothing for so long; TimeUpError as soon as somebody asked to stop."""
+        self.stop.wait(seconds)
+        self.check()
+
     def check(self) -> None:
         """TimeUpError after the deadline, or once somebody asked to stop."""
         if self.stop.is_set() or time.monotonic() >= self.deadline:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 from memfirst.errors import ProbeError
 from memfirst.measure.probe.address import parse
@@ -12,11 +14,13 @@ from memfirst.measure.probe.client import Client, StatusError, shown
 from memfirst.measure.probe.fit import Line, robust_line
 from memfirst.measure.probe.limits import Limits, TimeUpError
 from memfirst.measure.probe.prompt import Prompts
-from memfirst.measure.probe.sample import LEAST, Sample, sample
+from memfirst.measure.probe.sample import LEAST, Sample, pooled, sample
 from memfirst.measure.probe.server import Server, discover
 from memfirst.measure.probe.stream import Stream
 from memfirst.measure.probe.together import Row, row, together
 from memfirst.progress import Progress, Silent
+
+T = TypeVar("T")
 
 ROUNDS = 3
 """Each context three times, up and down again, so that a server that warms or throttles bends no line."""
@@ -24,6 +28,11 @@ ROUNDS = 3
 _WARM_WORDS, _WARM_TOKENS = 64, 16
 _TOO_MUCH = (400, 413, 422)
 """What servers answer to a prompt that is longer than they take."""
+_BUSY = (429, 503)
+_WAIT_S, _WAITS = 1.0, 5
+"""Between two requests where a busy server names no time, and how often in a row it may be busy."""
+_SHORT = 8
+"""Answers that are timed together where each ends too early to be timed alone."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +92,9 @@ class _Probe:
         self.notes: list[str] = []
         self.counted = ""
         self.dropped: set[int] = set()
+        self.waited = 0.0
+        self.short = False
+        self.uncounted: dict[int, str] = {}
         self.steps = 0
 
     def run(self) -> Measured:
@@ -101,11 +113,30 @@ class _Probe:
             if not self.samples:
                 raise
             self.note(str(error))
+        for streams in self.uncounted.keys() - self.streams.keys():
+            self.note(f"{streams} streams {self.uncounted[streams]}")
+        if self.waited:
+            self.note(f"the server limits how often it is asked: the probe waited {self.waited:.0f} s for it in all")
         return self.result(server)
+
+    def patient(self, ask: Callable[[], T]) -> T:
+        """What `ask` gives; asked again after the time that a busy server names, as often as _WAITS in a row."""
+        for _ in range(_WAITS):
+            try:
+                return ask()
+            except StatusError as error:
+                seconds = _WAIT_S if error.wait_s is None else error.wait_s
+                if error.status not in _BUSY or (seconds >= self.limits.left_s and not self.samples):
+                    raise
+                if seconds >= self.limits.left_s:
+                    raise TimeUpError(str(error)) from error
+                self.limits.pause(seconds)
+                self.waited += seconds
+        return ask()
 
     def warm_up(self) -> None:
         """The first answer: the dialect, the tokens of a word, and how long answers may be."""
-        stream = self.dialect.settle(_WARM_WORDS, _WARM_TOKENS)
+        stream = self.patient(lambda: self.dialect.settle(_WARM_WORDS, _WARM_TOKENS))
         self.dialect.prompts.learn(_WARM_WORDS, self.prompt_tokens(stream, _WARM_WORDS))
         self.counted = stream.counted
         self.first_s = stream.first_s / _WARM_WORDS  # per token of prompt; every longer prompt says better
@@ -121,7 +152,7 @@ class _Probe:
         if stream.prompt_tokens is not None:
             return stream.prompt_tokens
         known = self.dialect.prompts.seen
-        return known[words] if words in known else self.dialect.count(words)
+        return known[words] if words in known else self.patient(lambda: self.dialect.count(words))
 
     def sweep(self, reverse: bool) -> None:
         """One stream at each context, alone."""
@@ -157,13 +188,13 @@ class _Probe:
             self.note(f"context {context} is left out: {why}")
 
     def alone(self, context: int) -> None:
-        """One stream."""
+        """One stream; where answers end by themselves before they can be timed, several."""
         words = self.dialect.prompts.words(context)
-        stream = self.dialect.ask(words, self.tokens)
+        stream = self.stream(words)
         tokens = self.prompt_tokens(stream, words)
-        self.dialect.prompts.learn(words, tokens)
-        self.first_s = min(self.first_s, stream.first_s / max(1, tokens))
         found = sample(stream, tokens)
+        if found is None and stream.finished != "length":
+            found = self.of_short(stream, words)
         if found is None:
             count, why = f"{stream.events[-1].tokens:.0f} tokens", shown(stream.finished, 30)
             too_few = f"an answer of {count} came in {len(stream.events)} pieces, too few to time"
@@ -173,8 +204,32 @@ class _Probe:
         if found.cached > tokens / 2 and not self.options.same_prompt:
             self.note("the server served prompts from a cache: its first tokens come sooner than they would")
 
+    def stream(self, words: int) -> Stream:
+        """One answer after so many words, and what it teaches of prompts."""
+        stream = self.patient(lambda: self.dialect.ask(words, self.tokens))
+        tokens = self.prompt_tokens(stream, words)
+        self.dialect.prompts.learn(words, tokens)
+        self.first_s = min(self.first_s, stream.first_s / max(1, tokens))
+        return stream
+
+    def of_short(self, first: Stream, words: int) -> Sample | None:
+        """The pace of `first` and as many answers more as give enough tokens to time; None where _SHORT do not."""
+        streams = [first]
+        if first.events[-1].tokens <= first.events[0].tokens:
+            return None
+        while len(streams) <= _SHORT:
+            if found := pooled(streams, [self.prompt_tokens(stream, words) for stream in streams]):
+                self.short = True
+                self.note("answers end by themselves after a few tokens: several are timed together")
+                return found
+            streams.append(self.stream(words))
+        return None
+
     def crowd(self) -> None:
         """Several streams side by side, at the shortest context."""
+        if self.short:
+            self.note("streams side by side are left out: answers are too short")
+            return
         words = self.dialect.prompts.words(min(self.options.contexts))
         for streams in [k for k in self.options.concurrency if k > 1]:
             if self.dialect.server.slots is not None and streams > self.dialect.server.slots:
@@ -192,12 +247,12 @@ class _Probe:
         except StatusError as error:
             if error.status not in (429, 503):
                 raise
-            self.note(f"{streams} streams are left out: {error}")
+            self.uncounted[streams] = f"are left out: {error}"
             return
         tokens = [self.prompt_tokens(stream, words) for stream in answers]
         found = row(answers, tokens)
         if found is None:
-            self.note(f"{streams} streams were served one after another: their times are left out")
+            self.uncounted[streams] = "were served one after another: their times are left out"
         else:
             self.streams.setdefault(streams, []).append(found)
 

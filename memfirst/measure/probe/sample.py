@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 from memfirst.measure.probe.stream import Event, Stream
 
@@ -61,6 +63,22 @@ def sample(stream: Stream, prompt_tokens: int, since: float = 0.0, until: float 
         prompt_tokens + middle, pace(blocks), events[-1].tokens - events[0].tokens, stream.first_s,
         prompt_tokens, stream.cached, stream.server_s,
     )  # fmt: skip
+
+
+def pooled(streams: Sequence[Stream], prompt_tokens: Sequence[int]) -> Sample | None:
+    """The pace of short answers to prompts of one length: of each, from its first token to its last, is one block.
+
+    None with fewer than FEWEST timed tokens in all.
+    """
+    timed = [(s.events[0], s.events[-1]) for s in streams if s.events[-1].tokens > s.events[0].tokens]
+    blocks = [(last.tokens - first.tokens, last.at - first.at) for first, last in timed]
+    tokens = sum(n for n, _ in blocks)
+    if tokens < FEWEST:
+        return None
+    middle = median((first.tokens + last.tokens) / 2 for first, last in timed)
+    prompt = round(median(prompt_tokens))
+    first_s, cached = median(s.first_s for s in streams), max(s.cached for s in streams)
+    return Sample(prompt + middle, pace(blocks), tokens, first_s, prompt, cached, None)
 
 
 def _merged(events: list[Event]) -> list[Event]:

@@ -50,8 +50,9 @@ def discover(client: Client, served: str = "") -> Server:
 
 
 def _models(client: Client) -> list[dict[str, Any]]:
-    """The rows of /v1/models."""
-    data = client.get("/v1/models").get("data")
+    """The rows of /v1/models; some gateways send these alone, without the object around them."""
+    found = client.value("/v1/models")
+    data = found.get("data") if isinstance(found, dict) else found
     rows = [r for r in data if isinstance(r, dict)] if isinstance(data, list) else []
     rows = [r for r in rows if isinstance(r.get("id"), str) and r["id"]][:_MOST_MODELS]
     if not rows:

@@ -15,6 +15,7 @@ MOST_BYTES = 16 << 20
 """Of a whole stream: 64 tokens come to about 40 kB, the 4096 that can be asked for to 3 MB."""
 
 _READ = 64 << 10
+_BLANK = (b"", b"\r")
 _TEXTS = ("content", "reasoning_content", "reasoning")
 """Where a chat's delta may hold what the model wrote."""
 
@@ -57,11 +58,11 @@ class Stream:
 
 
 def lines(answer: Answer) -> Iterator[tuple[float, bytes]]:
-    """The stream's lines but comments and blank ones, each with the time at which its end arrived.
+    """The stream's lines but comments, each with the time at which its end arrived; of blank ones in a row the first.
 
     ProbeError above MOST_LINE or MOST_BYTES, or when the time is over.
     """
-    rest, total = b"", 0
+    rest, total, blank = b"", 0, True
     while data := answer.response.read1(_READ):
         now = answer.watch.limits.now()
         total += len(data)
@@ -69,7 +70,11 @@ def lines(answer: Answer) -> Iterator[tuple[float, bytes]]:
         if len(rest) > MOST_LINE or total > MOST_BYTES:
             raise ProbeError(f"the server sends lines or streams without end: {total} bytes so far", "short events")
         answer.watch.check()
-        yield from ((now, line.rstrip(b"\r")) for line in whole if line[:1] not in (b"", b"\r", b":"))
+        for line in whole:
+            if line[:1] == b":" or (blank and line in _BLANK):
+                continue
+            blank = line in _BLANK
+            yield now, line.rstrip(b"\r")
     if rest:
         yield answer.watch.limits.now(), rest
 
@@ -84,6 +89,8 @@ class _Seen:
     server: list[tuple[int, float]] = field(default_factory=list)
     finished: str = ""
     done: bool = False
+    begun: bytearray = field(default_factory=bytearray)
+    """Lines of an event's data that goes on."""
 
 
 def read_stream(answer: Answer, most: int) -> Stream:
@@ -100,11 +107,20 @@ def read_stream(answer: Answer, most: int) -> Stream:
             raise ProbeError(found, "a server that keeps to max_tokens")
         if seen.done:
             break
+    if seen.begun:
+        _take(seen, answer.watch.limits.now(), b"")
     return _finish(seen, answer.sent)
 
 
 def _take(seen: _Seen, now: float, line: bytes) -> bool:
-    """Note one line; True if it brought text."""
+    """Note one line; True if it brought text.
+
+    An event's data may stand on several lines and end with a blank one; nearly all servers write one line, which is
+    noted as it comes.
+    """
+    if not line and seen.begun:
+        begun, seen.begun = bytes(seen.begun), bytearray()
+        return _note(seen, now, _event(begun))
     if line.startswith((b"{", b"error:")):
         raise _not_an_event(line.removeprefix(b"error:"))
     if not line.startswith(b"data:"):  # comments, event names, the blank lines between
@@ -113,15 +129,34 @@ def _take(seen: _Seen, now: float, line: bytes) -> bool:
     if data == b"[DONE]":
         seen.done = True
         return False
-    return _note(seen, now, _event(data))
+    whole = None if seen.begun else _whole(data)
+    if whole is None:
+        seen.begun += data + b"\n"
+        if len(seen.begun) > MOST_LINE:
+            raise ProbeError(f"the server sends an event without end: {len(seen.begun)} bytes so far", "short events")
+        return False
+    return _note(seen, now, whole)
+
+
+def _whole(data: bytes) -> dict[str, Any] | None:
+    """The object of one line; None of a line that is but the beginning of one, or no object at all."""
+    try:
+        return _checked(parse_object(data, ""))
+    except FormatError:
+        return None
 
 
 def _event(data: bytes) -> dict[str, Any]:
-    """One event's object."""
+    """The object of an event of several lines."""
     try:
         event = parse_object(data, "an event of the stream")
     except FormatError as error:
         raise ProbeError(shown(error.found), "JSON in each event") from error
+    return _checked(event)
+
+
+def _checked(event: dict[str, Any]) -> dict[str, Any]:
+    """An event that reports no error."""
     if event.get("error"):
         raise ProbeError(f"the server reports an error: {error_text(event['error'])}", do="look at its log")
     return event
