@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
 from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -66,10 +69,10 @@ def check_llama_server(words: list[str], plan: Plan) -> None:
     pairs = dict(pairwise(words))
     where = pairs.get("-hf") or pairs["-m"]
     assert re.fullmatch(r"[\w.-]+/[\w.-]+:[A-Z0-9_]+", where) or where.endswith(".gguf")
-    assert int(pairs["-c"]) >= 256 and pairs.get("-sm", "layer") in ("layer", "row")
+    assert int(pairs["-c"]) >= 256 and pairs.get("-sm", "layer") in known["-sm"]
     assert {pairs.get("-ctk", "f16"), pairs.get("-ctv", "f16")} <= set(KNOWN["llama-server"]["cache types"])
     if "--spec-type" in pairs:
-        assert pairs["--spec-type"] in KNOWN["llama-server"]["--spec-type"]
+        assert pairs["--spec-type"] in known["--spec-type"]
         assert ("-hfd" in pairs) == pairs["--spec-type"].startswith("draft")
 
 
@@ -157,6 +160,23 @@ def test_what_engines_have_removed_is_used_nowhere() -> None:
         for advice in planned(i)[1]:
             if planned(i)[0].engine == "llama.cpp":
                 assert not set(KNOWN["llama-server"]["removed"]) & set(shlex.split(advice.flags))
+
+
+def test_the_recorded_options_are_those_of_a_real_llama_server() -> None:
+    """What is pasted works with the program that is installed: each option of our lines is in its help, and none of
+    those is described as removed."""
+    server = os.environ.get("MEMFIRST_LLAMA_SERVER") or which("llama-server")
+    if not server:
+        pytest.skip("no llama-server: put it on the PATH, or name it in MEMFIRST_LLAMA_SERVER")
+    text = subprocess.run([server, "--help"], capture_output=True, text=True, check=True).stdout
+    there: set[str] = set()
+    for block in re.split(r"\n(?=-)", text):
+        names = re.split(r"\s{2,}", re.sub(r"(?<=,)\s+", " ", block.partition("\n")[0]))[0]
+        there |= set() if "has been removed" in block else set(re.findall(r"(?:^|, )(--?[A-Za-z][\w-]*)", names))
+    lines = [a.flags for i in range(len(CASES)) if planned(i)[0].engine == "llama.cpp" for a in planned(i)[1]]
+    used = {o for line in lines if line.startswith("llama-server") for o in options_of(shlex.split(line))}
+    assert len(used) >= 8 and used <= there, sorted(used - there)
+    assert used <= set(KNOWN["llama-server"]["options"])
 
 
 def test_files_of_this_disk_are_named_and_requantized(tmp_path: Path) -> None:
