@@ -28,7 +28,10 @@ On = Annotated[
     ),
 ]  # fmt: skip
 Codec = Annotated[
-    str, typer.Option("--codec", metavar="MIX", help="Codec mix of the weights: q4_k_m, q8_0, f16, … Lossy.")
+    str,
+    typer.Option(
+        "--codec", metavar="MIX", help="Format of the weights: q4_k_m, ud-q4_k_xl, f16, awq, fp8, mlx-4bit, … Lossy."
+    ),
 ]
 Kv = Annotated[
     str, typer.Option("--kv", metavar="CODEC", help="KV cache type, or K/V apart: f16, q8_0, q4_0, q8_0/q4_0. Lossy.")
@@ -50,7 +53,9 @@ Prompt = Annotated[
 Engine = Annotated[
     str,
     typer.Option(
-        "--engine", metavar="NAME", help="memfirst, llama.cpp, ollama, ik_llama.cpp, vllm or vllm-hybrid.",
+        "--engine", metavar="NAME",
+        help="memfirst, llama.cpp, ollama, lm-studio, ik_llama.cpp, vllm, vllm-hybrid, sglang, tensorrt-llm, mlx or"
+        " exllama.",
         show_default="memfirst here, llama.cpp elsewhere",
     ),
 ]  # fmt: skip

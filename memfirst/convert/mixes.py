@@ -1,15 +1,15 @@
 """Which codec each tensor gets in a named mix ("q4_k_m"), as llama.cpp's quantizer decides it.
 
 "Q4_K_M" is not 4 bits: the head, and the V and down projections of some layers, take more. The rules
-follow llama_tensor_get_type in llama.cpp's src/llama-quant.cpp (without an importance matrix), and what is
-never quantized follows its converter: a tensor has a role by its name, a mix has rules by role, and the
-first rule that holds names the codec.
+follow llama_tensor_get_type in llama.cpp's src/llama-quant.cpp (IQ1 to IQ3 with an importance matrix, without which
+it refuses most of them, the others without), and what is never quantized follows its converter: a tensor has a role
+by its name, a mix has rules by role, and the first rule that holds names the codec.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from memfirst.codecs import BLOCK_TYPES
 from memfirst.errors import UnsupportedError
@@ -26,6 +26,7 @@ class Model:
     kv_heads          0 where the first layer has no attention
     experts           routed experts a layer, 0 for a dense model
     attention_layers  those that have a V projection; empty: all
+    downs             names of all down projections in order, where a layer has more than one
     """
 
     architecture: str
@@ -35,6 +36,7 @@ class Model:
     tied: bool
     experts: int = 0
     attention_layers: tuple[int, ...] = ()
+    downs: tuple[str, ...] = ()
 
     @property
     def group(self) -> int:
@@ -55,6 +57,7 @@ def described(graph: Graph) -> Model:
     attention = (op for op in graph.ops if isinstance(op, Attention | LatentAttention))
     first = next((op for op in attention if layer_of(op.name) == 0), None)
     reads = (read for op in graph.ops for read in op.traffic())
+    downs = tuple(n for n in weights if "ffn_down" in n and n.endswith(".weight"))
     return Model(
         graph.architecture,
         layers,
@@ -63,6 +66,7 @@ def described(graph: Graph) -> Model:
         tied="output.weight" not in weights,
         experts=max((r.weight.shape[0] for r in reads if isinstance(r, ExpertTraffic)), default=0),
         attention_layers=tuple(i for i in range(layers) if _has_v(i, weights)),
+        downs=downs if len(downs) > layers else (),
     )
 
 
@@ -100,6 +104,11 @@ def first_sixteenth(layer: int, layers: int) -> bool:
     return layer < layers // 16
 
 
+def middle(layer: int, layers: int) -> bool:
+    """All but the first and the last eighth of the layers."""
+    return layers // 8 <= layer < 7 * layers // 8
+
+
 def first_two(layer: int, layers: int) -> bool:
     """Layers 0 and 1."""
     return layer < 2
@@ -115,6 +124,7 @@ class Rule:
     """Another codec than the mix's own.
 
     grouped  only where at least 4 query heads share a KV head: V is then small and matters more
+    routed   where grouped: of at least 4 experts too
     experts  only in models of exactly 8, as Mixtral has
     """
 
@@ -122,21 +132,34 @@ class Rule:
     where: Where = everywhere
     grouped: bool = False
     experts: bool = False
+    routed: bool = False
 
     def holds(self, place: tuple[int, int], model: Model) -> bool:
         """Whether it decides the codec of a tensor at that (index, count)."""
-        if (self.grouped and model.group < 4) or (self.experts and model.experts != 8):
+        small = model.group >= 4 or (self.routed and model.experts >= 4)
+        if (self.grouped and not small) or (self.experts and model.experts != 8):
             return False
         return self.where(*place)
 
 
 @dataclass(frozen=True)
 class Mix:
-    """codec: of a matrix without a rule; file_type: `general.file_type`; rules: role -> the first that holds."""
+    """How a quantizer chooses.
+
+    codec      of a matrix without a rule; file_type: `general.file_type`, -1 where files name another mix
+    rules      role -> the first that holds
+    head       of the output matrix, and of the embedding where there is no other; table: of the embedding beside one
+    tiny       of 1 or 2 bits, whose keys and values follow `rules` alone
+    dynamic    its makers choose tensor by tensor from what a model loses, so sizes are near, not exact
+    """
 
     codec: str
     file_type: int
     rules: Mapping[str, tuple[Rule, ...]] = field(default_factory=dict)
+    head: str = "q6_k"
+    table: str = ""
+    tiny: bool = False
+    dynamic: bool = False
 
     @property
     def plain(self) -> bool:
@@ -168,7 +191,19 @@ MIXES: Mapping[str, Mix] = {
 }  # fmt: skip
 """Those that memfirst writes and runs."""
 
-PRICED: Mapping[str, Mix] = {
+
+def _tiny(codec: str, file_type: int, more: str, output: str, table: str) -> Mix:
+    """IQ1 and IQ2. more: of V where few query heads share it, and of the first down projections."""
+    rules = {
+        "attn_v": (Rule("q4_k", grouped=True, routed=True), Rule(more)), "attn_k": (Rule("q4_k", experts=True),),
+        "ffn_down": (Rule(more, first_eighth),), "attn_output": (OUTPUT_OF_8, Rule(output)),
+    }  # fmt: skip
+    return Mix(codec, file_type, rules, "q5_k", table, tiny=True)
+
+
+_THIRD = (Rule("iq3_xxs", middle),)
+
+_BY_RULE: Mapping[str, Mix] = {
     **MIXES,
     "iq4_xs": Mix("iq4_xs", 30, MIXES["iq4_nl"].rules),
     "q3_k_s": Mix("q3_k", 11, {"attn_output": (OUTPUT_OF_8,)}),
@@ -179,11 +214,44 @@ PRICED: Mapping[str, Mix] = {
                                "attn_output": (Rule("q3_k", experts=True), Rule("q5_k"))}),
     "q2_k": Mix("q2_k", 10, {"attn_v": (Rule("q4_k", grouped=True), Rule("q3_k")), "ffn_down": (Rule("q3_k"),),
                              "attn_output": (OUTPUT_OF_8, Rule("q3_k"))}),
+    "q2_k_s": Mix("q2_k", 21, {"attn_v": (Rule("q4_k", grouped=True),), "ffn_down": (Rule("q4_k", first_eighth),)}),
+    "iq3_m": Mix("iq3_s", 27, {"attn_v": (Rule("q4_k"),), "attn_output": (OUTPUT_OF_8, Rule("q4_k")),
+                               "ffn_down": (Rule("q4_k", more_bits, experts=True), Rule("q4_k", first_eighth))}),
+    "iq3_s": Mix("iq3_s", 26, {"attn_v": (Rule("q4_k", grouped=True),), "attn_output": (OUTPUT_OF_8,)}),
+    "iq3_xs": Mix("iq3_s", 22, {"attn_v": (Rule("q4_k", grouped=True),), "attn_output": (OUTPUT_OF_8,),
+                                "attn_q": (Rule("iq3_xxs"),), "attn_k": (Rule("iq3_xxs"),),
+                                "ffn_gate": _THIRD, "ffn_up": _THIRD}),
+    "iq3_xxs": Mix("iq3_xxs", 23, {"attn_v": (Rule("q4_k", grouped=True),),
+                                   "attn_output": (OUTPUT_OF_8, Rule("iq3_s")),
+                                   "attn_q": (Rule("iq2_s"),), "attn_k": (Rule("iq2_s"),)}, "q5_k", "iq3_s"),
+    "iq2_m": _tiny("iq2_s", 29, "iq3_s", "iq3_s", "iq3_s"),
+    "iq2_s": _tiny("iq2_xs", 28, "iq3_s", "iq3_s", "iq3_s"),
+    "iq2_xs": _tiny("iq2_xs", 20, "q2_k", "iq2_xs", "q2_k"),
+    "iq2_xxs": _tiny("iq2_xxs", 19, "q2_k", "iq2_xxs", "q2_k"),
+    "iq1_m": _tiny("iq1_m", 31, "q2_k", "iq2_xxs", "q2_k"),
+    "iq1_s": _tiny("iq1_s", 24, "q2_k", "iq2_xxs", "q2_k"),
+    "tq2_0": Mix("tq2_0", 37, table="q4_k"),
+    "tq1_0": Mix("tq1_0", 36, table="q4_k"),
 }  # fmt: skip
+
+DYNAMIC: Mapping[str, str] = {
+    "q8_k_xl": "q8_0", "q6_k_xl": "q6_k", "q5_k_xl": "q5_k_m", "q4_k_xl": "q4_k_m", "q3_k_xl": "q3_k_m",
+    "q2_k_xl": "q2_k", "iq3_xxs": "iq3_xxs", "iq2_m": "iq2_m", "iq2_xxs": "iq2_xxs", "iq1_m": "iq1_m", "iq1_s": "iq1_s",
+    "tq1_0": "iq1_s",
+}  # fmt: skip
+"""Unsloth's dynamic mixes ("UD-Q4_K_XL"), and the mix by rule that has about their size."""
+
+PRICED: Mapping[str, Mix] = {
+    **_BY_RULE,
+    **{f"ud-{name}": replace(_BY_RULE[like], file_type=-1, dynamic=True) for name, like in DYNAMIC.items()},
+}
 """Also those that memfirst only prices."""
 
 FALLBACKS: Mapping[str, str] = {
     "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl",
+    "tq1_0": "q4_0", "tq2_0": "q4_0", **dict.fromkeys(
+        ("iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s"), "iq4_nl"
+    ),
 }  # fmt: skip
 """For rows that are no multiple of 256: the codec of 32-weight blocks that takes the K-quant's place."""
 
@@ -222,15 +290,17 @@ def tensor_codec(name: str, shape: tuple[int, ...], chosen: Mix, model: Model) -
         return chosen.codec
     columns = shape[-1]
     if role == "output" or (role == "token_embd" and model.tied):
-        return fit(_head_codec(chosen.codec, columns), columns)
+        return fit(_head_codec(chosen, columns), columns)
+    if role == "token_embd" and chosen.table:
+        return fit(chosen.table, columns)
     return fit(_layer_codec(name, role, shape, chosen, model), columns)
 
 
-def _head_codec(codec: str, columns: int) -> str:
-    """The head takes Q6_K, whatever the mix: Q8_0 instead where it is the mix or where rows do not fit it."""
-    if columns % BLOCK_TYPES[codec].block or codec in ("q8_0", "mxfp4"):
+def _head_codec(chosen: Mix, columns: int) -> str:
+    """The head takes Q6_K in most mixes: Q8_0 instead where it is the mix or where rows do not fit it."""
+    if columns % BLOCK_TYPES[chosen.codec].block or chosen.codec in ("q8_0", "mxfp4"):
         return "q8_0"
-    return "q6_k"
+    return chosen.head
 
 
 def _layer_codec(name: str, role: str, shape: tuple[int, ...], chosen: Mix, model: Model) -> str:
@@ -240,7 +310,11 @@ def _layer_codec(name: str, role: str, shape: tuple[int, ...], chosen: Mix, mode
     found = chosen.codec
     if role in chosen.rules:
         place = model.place(int(name.split(".")[1]), role == "attn_v")
+        if chosen.tiny and role == "ffn_down" and name in model.downs:
+            place = model.downs.index(name), model.layers  # these mixes count tensors, not layers
         found = next((r.codec for r in chosen.rules[role] if r.holds(place, model)), found)
+    if chosen.tiny:
+        return found
     if role in ("attn_v", "attn_k") and model.experts == 8:
         return "q8_0"
     if role == "attn_v" and found in ("q3_k", "q4_k") and is_70b(model):
@@ -250,8 +324,9 @@ def _layer_codec(name: str, role: str, shape: tuple[int, ...], chosen: Mix, mode
 
 def _role(role: str) -> str:
     """As the rules know it: experts' and shared experts' projections are ffn_down, fused ones are attn_v."""
-    if "ffn_down" in role:
-        return "ffn_down"
+    for part in ("ffn_up", "ffn_gate", "ffn_down"):
+        if part in role:
+            return part
     return "attn_v" if role in ("attn_qkv", "attn_kv_b") else role
 
 

@@ -60,10 +60,11 @@ def requantized(plan: Plan) -> str:
 
 def vllm(plan: Plan) -> str:
     """`vllm serve` of the publisher's repository; "" where that is not known."""
-    model, options = _publisher(plan), plan.options
+    model, options = _served(plan), plan.options
     if not model:
         return ""
     words = ["vllm", "serve", model, "--max-model-len", str(plan.context)]
+    words += _quantized(plan)
     words += ["--max-num-seqs", str(plan.asked)] * (plan.asked > 1)
     words += ["--kv-cache-dtype", "fp8"] * options.kv.startswith("f8")
     words += [f"--{options.parallel}-parallel-size", str(options.devices)] * (options.devices > 1)
@@ -78,6 +79,72 @@ def vllm(plan: Plan) -> str:
             json.dumps(how | {"num_speculative_tokens": by.tokens}, separators=(",", ":")),
         ]
     return shlex.join(words)
+
+
+QUANTIZED_AT_START = {"fp8": "fp8", "bnb-4bit": "bitsandbytes"}
+"""Schemes that vLLM and SGLang make of a plain checkpoint as they load it; others need one that is published so."""
+
+
+def _quantized(plan: Plan) -> list[str]:
+    scheme = QUANTIZED_AT_START.get(plan.subject.codec)
+    return ["--quantization", scheme] if scheme and plan.subject.graph is not plan.subject.origin else []
+
+
+def _served(plan: Plan) -> str:
+    """The publisher's repository, where the engine can serve it in the planned codec; else ""."""
+    plain = plan.subject.graph is plan.subject.origin or plan.subject.codec in ("bf16", "f16", *QUANTIZED_AT_START)
+    return _publisher(plan) if plain else ""
+
+
+def sglang(plan: Plan) -> str:
+    """SGLang's server; "" where no repository is known, and for speculation."""
+    model, options = _served(plan), plan.options
+    if not model or options.speculation:
+        return ""
+    words = ["python", "-m", "sglang.launch_server", "--model-path", model, "--context-length", str(plan.context)]
+    words += _quantized(plan)
+    words += ["--max-running-requests", str(plan.asked)] * (plan.asked > 1)
+    words += ["--kv-cache-dtype", "fp8_e4m3"] * options.kv.startswith("f8")
+    size = "--tp-size" if options.parallel == TENSOR else "--pp-size"
+    words += [size, str(options.devices)] * (options.devices > 1)
+    return shlex.join(words)
+
+
+def tensorrt_llm(plan: Plan) -> str:
+    """trtllm-serve of a checkpoint as it is published; "" for others."""
+    model, options = _publisher(plan), plan.options
+    plain = plan.subject.graph is plan.subject.origin or plan.subject.codec in ("bf16", "f16")
+    if not model or not plain or options.speculation or options.kv != "f16":
+        return ""
+    words = ["trtllm-serve", model, "--max_seq_len", str(plan.context)]
+    words += ["--max_batch_size", str(plan.asked)] * (plan.asked > 1)
+    size = "--tp_size" if options.parallel == TENSOR else "--pp_size"
+    words += [size, str(options.devices)] * (options.devices > 1)
+    return shlex.join(words)
+
+
+def mlx(plan: Plan) -> str:
+    """mlx-lm: converted first where the weights are to be quantized; "" where no repository is known."""
+    model, codec = _publisher(plan), plan.subject.codec
+    if not model or plan.options.batch > 1 or plan.options.speculation or plan.options.devices > 1:
+        return ""
+    bits = codec.removeprefix("mlx-").removesuffix("bit")
+    if not bits.isdecimal():
+        plain = plan.subject.graph is plan.subject.origin or codec in ("bf16", "f16")
+        return shlex.join(["mlx_lm.server", "--model", model]) if plain else ""
+    made = f"{_plain(model)}-{bits}bit"
+    convert = ["mlx_lm.convert", "--hf-path", model, "-q", "--q-bits", bits, "--mlx-path", made]
+    return f"{shlex.join(convert)} && {shlex.join(['mlx_lm.server', '--model', made])}"
+
+
+def lm_studio(plan: Plan) -> str:
+    """LM Studio's own command, of a repository on the hub; "" where none is known, and for what its app alone sets."""
+    repo, options = _repo(plan), plan.options
+    if not repo or options.kv != "f16" or options.batch > 1 or options.speculation or options.context:
+        return ""
+    name, _, quant = repo.rpartition(":")
+    get = ["lms", "get", f"https://huggingface.co/{name}@{quant.lower()}"]
+    return f"{shlex.join(get)} && lms server start"
 
 
 def ollama(plan: Plan) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memfirst.errors import UnsupportedError
 from memfirst.hardware.machines import Machine
 from memfirst.plan import commands
-from memfirst.plan.fit.allocators import Allocator, LlamaCpp, Memfirst, Vllm
+from memfirst.plan.fit.allocators import Allocator, Exllama, LlamaCpp, Memfirst, Mlx, Sglang, TensorRT, Vllm
 from memfirst.predict.fitted import PIPELINE, TENSOR
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Framework:
     splits: bool = False
     """It takes `-ngl` and `--n-cpu-moe`; others decide themselves."""
     requantizes: bool = False
+    families: tuple[str, ...] = ()
+    """How families that it runs on begin; (): all."""
 
     def line(self, change: str, plan: Plan) -> str:
         """What to type for a change of a plan of which this is the outcome; "" where there is no command."""
@@ -61,11 +63,13 @@ class Framework:
     def runs_on(self, machine: Machine) -> bool:
         """Whether it runs there at all."""
         kind = not self.kinds or machine.kind in self.kinds
-        return kind and not machine.family.startswith(self.not_on or ("-",))
+        known = not self.families or machine.family.startswith(self.families)
+        return kind and known and not machine.family.startswith(self.not_on or ("-",))
 
 
 def framework(name: str) -> Framework:
     """The framework of that name; UnsupportedError, listing those there are."""
+    name = _CALLED.get(name, name)
     if name not in FRAMEWORKS:
         raise UnsupportedError(f"the engine {name[:40]!r}", f"one of {', '.join(FRAMEWORKS)}")
     return FRAMEWORKS[name]
@@ -93,9 +97,23 @@ FRAMEWORKS: Mapping[str, Framework] = {
                   says=commands.memfirst),
         _LLAMA,
         Framework("ollama", _CPU, _GPU, "ollama", gguf=True, offloads=True, says=commands.ollama),
+        Framework("lm-studio", _CPU, _GPU, "llama.cpp", gguf=True, offloads=True, says=commands.lm_studio),
         replace(_LLAMA, name="ik_llama.cpp", speeds="ik_llama.cpp", says=commands.ik_llama_cpp),
         _VLLM,
         replace(_VLLM, name="vllm-hybrid", allocator=_HYBRID, on_gpu=_HYBRID),
+        replace(_VLLM, name="sglang", allocator=Sglang(), on_gpu=Sglang(), speeds="sglang", says=commands.sglang),
+        replace(_VLLM, name="tensorrt-llm", allocator=TensorRT(), on_gpu=TensorRT(), speeds="tensorrt-llm",
+                not_on=(*_OLD, "rdna", "cdna", "turing", "volta"), says=commands.tensorrt_llm),
+        Framework("mlx", Mlx(), Mlx(), "mlx", kinds=("unified",), families=("apple",), says=commands.mlx),
+        Framework("exllama", Exllama(), Exllama(), "exllama", kinds=ON_GPU, not_on=(*_OLD, "rdna", "cdna")),
     )
 }  # fmt: skip
 """Those that can be planned, by name."""
+
+_CALLED = {
+    "llamacpp": "llama.cpp", "llama-cpp": "llama.cpp", "llama-server": "llama.cpp", "ik-llama.cpp": "ik_llama.cpp",
+    "ik_llama": "ik_llama.cpp", "lmstudio": "lm-studio", "lm studio": "lm-studio", "mlx-lm": "mlx", "mlx_lm": "mlx",
+    "trt-llm": "tensorrt-llm", "trtllm": "tensorrt-llm", "tensorrt": "tensorrt-llm", "exllamav2": "exllama",
+    "exllamav3": "exllama", "tabbyapi": "exllama",
+}  # fmt: skip
+"""Other names of theirs."""

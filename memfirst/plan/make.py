@@ -23,6 +23,7 @@ from memfirst.plan.result import MARGIN, Distinct, Plan
 from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
 from memfirst.predict.prediction import Prediction, speculative
+from memfirst.transform.weight_formats import SCHEMES
 
 APPLE = "what macOS lends its GPU can be raised: sudo sysctl iogpu.wired_limit_mb"
 
@@ -39,6 +40,9 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     """
     if place.count > 1 and options.devices == 1:
         options = replace(options, devices=place.count)
+    if place.framework(options).gguf and model.codec in SCHEMES:
+        found = f"{place.engine(options)} with weights in {model.codec.upper()}"
+        raise UnsupportedError(found, "a mix of GGUF files such as q4_k_m, or --engine vllm, sglang or mlx")
     if not options.parallel:
         return _as_usual(model, place, options)
     if place.here and options.devices > 1:
@@ -56,9 +60,9 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     return Plan(
         model, place, options, context, prompt, priced.amounts(last), memory,
         memory.memories[0] if memory.memories else None,
-        _decode(priced, drafter, place, options, context).widened(model.spread) if fits else None,
-        _decode(priced, drafter, place, options, 1).widened(model.spread) if fits else None,
-        _prefill(priced, place, options, prompt).widened(model.spread) if fits else None,
+        _decode(priced, drafter, place, options, context).widened(model.widening) if fits else None,
+        _decode(priced, drafter, place, options, 1).widened(model.widening) if fits else None,
+        _prefill(priced, place, options, prompt).widened(model.widening) if fits else None,
         priced.kv(decode_step(context)) - priced.kv(decode_step(context - 1)),
         _overtakes(priced, options.batch, weights) if kv else None,
         _distinct(priced, options), notes, _exact(model, place, options), asked,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memfirst.convert.mixes import PRICED
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.plan.framework import framework
 from memfirst.predict.fitted import PARALLEL
+from memfirst.transform.weight_formats import format_name
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Of some engine."""
@@ -46,11 +46,12 @@ class Speculation:
 class Options:
     """Raises ConfigError or UnsupportedError for what cannot be.
 
-    codec    a mix such as "q4_k_m"; "": as the file has it, without a file what the engine usually runs
+    codec    a mix or a scheme such as "q4_k_m" or "awq", as people write it; "": as the file has it, without a file
+             what the engine usually runs
     kv       codec of keys and values, or of keys/values apart: "q8_0/q4_0"
     context  tokens that each sequence reaches; 0: DEFAULT_CONTEXT, or less where the model was trained for less
     prompt   tokens before the first answer; 0: DEFAULT_PROMPT, at most the context
-    engine   one of FRAMEWORKS; "": memfirst on this machine, llama.cpp elsewhere
+    engine   one of FRAMEWORKS; "": memfirst on this machine, llama.cpp elsewhere (vLLM, or MLX on Apple, for a scheme)
     parallel how several devices share the layers; "": as the engine's users do
     threads  of a processor; 0: all
     host_bandwidth  bytes/s of the memory beside a GPU; 0: as the machine's row says, else assumed
@@ -79,8 +80,8 @@ class Options:
         if not 0 <= self.host_bandwidth <= MOST_BANDWIDTH:
             raise ConfigError(f"a host of {self.host_bandwidth / 1e9:g} GB/s", f"0 to {MOST_BANDWIDTH / 1e9:g}")
         _within("the host's memory", self.host_memory, 0, MOST_MEMORY)
-        if self.codec and self.codec.lower() not in PRICED:
-            raise UnsupportedError(f"no codec mix is called {self.codec[:40]!r}", f"one of {', '.join(PRICED)}")
+        if self.codec:
+            object.__setattr__(self, "codec", format_name(self.codec))
         for codec in self.codecs:
             if codec not in KV_CODECS:
                 expected = f"one of {', '.join(KV_CODECS)}, or two as in q8_0/q4_0"

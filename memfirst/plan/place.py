@@ -18,6 +18,7 @@ from memfirst.plan.priced import Priced
 from memfirst.predict import fitted
 from memfirst.predict.fitted import TENSOR, Deployment
 from memfirst.predict.prediction import Prediction
+from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:
     from memfirst.predict.measured import Rates
@@ -44,7 +45,11 @@ class Place:
 
     def engine(self, options: Options) -> str:
         """Whose speed and memory is asked for."""
-        return options.engine or ("memfirst" if self.here else "llama.cpp")
+        if options.engine or self.here:
+            return options.engine or "memfirst"
+        if options.codec not in SCHEMES:
+            return "llama.cpp"
+        return "mlx" if self.machine.family.startswith("apple") else "vllm"
 
     def memory(self, options: Options) -> int | None:
         """Bytes of a device that an engine may use: of a Mac, what its system lends a GPU; None where nobody said."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import prod
 from pathlib import Path
 
 from memfirst import models
@@ -13,8 +12,7 @@ from memfirst.catalog.configs import catalog_checkpoint, find_config, look_up
 from memfirst.catalog.models import find_model
 from memfirst.catalog.paths import exists
 from memfirst.catalog.spelling import key
-from memfirst.codecs import BLOCK_TYPES
-from memfirst.convert.mixes import PRICED, described, tensor_codec
+from memfirst.convert.mixes import PRICED
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.hf import text_alone
@@ -25,6 +23,7 @@ from memfirst.models.unknown import unknown
 from memfirst.plan.framework import framework
 from memfirst.plan.priced import Priced
 from memfirst.transform.recode import mixed, with_kv
+from memfirst.transform.weight_formats import NAMES, codecs_of, format_name
 
 Local = Callable[[str], Path | None]
 """Finds the files of a name on this disk; None where there are none."""
@@ -33,13 +32,18 @@ USUAL = "q4_k_m"
 """What llama.cpp's users run: without a file, unless the model is published in blocks of its own."""
 
 
+DYNAMIC_SPREAD = 1.1
+DYNAMIC_NOTE = "its makers choose codecs tensor by tensor: priced by the mix of about its size, exact from its file"
+"""Of Unsloth's UD files."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model in a codec.
 
     name     of the catalogue, else as it was asked for; path: of its files, "" where only its config is known
     graph    with the weights in `codec`; origin: as its file or its config has them
-    codec    a mix of `memfirst.convert.mixes`, or what the file or the config says
+    codec    a name of `memfirst.transform.weight_formats`, or what the file or the config says
     assumed  nobody said so: it is what is usually run
     unknown  hyperparameters that memfirst does not know were to be ignored
     notes    what of the model is not priced, or not known, one sentence each
@@ -65,8 +69,11 @@ class Subject:
         return self.asked or self.name
 
     def recoded(self, mix: str) -> Subject:
-        """The same model in another mix; UnsupportedError, listing the mixes there are."""
-        return replace(self, graph=mixed(self.origin, mix), codec=mix.lower(), assumed=False, _priced={})
+        """The same model in another format; UnsupportedError with the nearest names."""
+        name = format_name(mix)
+        dynamic = name in PRICED and PRICED[name].dynamic
+        notes = tuple(n for n in self.notes if n != DYNAMIC_NOTE) + (DYNAMIC_NOTE,) * dynamic
+        return replace(self, graph=mixed(self.origin, name), codec=name, assumed=False, notes=notes, _priced={})
 
     def priced(self, kv: str) -> Priced:
         """To be priced with keys and values in that codec, or in two as in "q8_0/q4_0"."""
@@ -75,6 +82,11 @@ class Subject:
             plain = keys == "f16" and values in ("", "f16")
             self._priced[kv] = Priced(self.graph if plain else with_kv(self.graph, keys, values or keys))
         return self._priced[kv]
+
+    @property
+    def widening(self) -> float:
+        """Factor on a speed's interval, at both ends, for what is not known of the weights."""
+        return self.spread * (DYNAMIC_SPREAD if DYNAMIC_NOTE in self.notes else 1.0)
 
     @cached_property
     def parameters(self) -> int:
@@ -120,10 +132,8 @@ def subject(
 
 def mix_bytes(graph: Graph, mix: str) -> int:
     """Bytes of all weights in a mix, without making the graph."""
-    weights = graph.weights().values()
-    chosen, model = PRICED[mix], described(graph)
-    kinds = ((w, BLOCK_TYPES[tensor_codec(w.name, w.shape, chosen, model)]) for w in weights)
-    return sum(prod(w.shape) * kind.block_bytes // kind.block for w, kind in kinds)
+    codec = codecs_of(mix, graph)
+    return sum(replace(w, codec=codec(w.name, w.shape)).nbytes for w in graph.weights().values())
 
 
 def same_name(one: str, other: str) -> bool:
@@ -137,8 +147,11 @@ def _row(name: str) -> tuple[str, str]:
     if found is None and ("/" in name or name.endswith((".gguf", ".json"))):
         open_checkpoint(name)  # says what is not there
     row, mix = found or (find_config(name), "")
-    if mix and mix not in PRICED:
-        raise UnsupportedError(f"{name}: {mix.upper()} without its file", f"one of {', '.join(PRICED)}")
+    if mix:
+        try:
+            mix = format_name(mix)
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{name}: {mix.upper()} without its file", f"one of {', '.join(NAMES)}") from error
     return row.name, mix
 
 
@@ -156,7 +169,7 @@ def _stated(checkpoint: Checkpoint, graph: Graph) -> str:
     stated = checkpoint.metadata.get("general.file_type") if checkpoint.kind == "gguf" else None
     if checkpoint.kind == "hf" and not checkpoint.tensors and (scheme := quantized.scheme_of(checkpoint.metadata)):
         return scheme.method
-    by_type = {mix.file_type: name for name, mix in PRICED.items()}
+    by_type = {mix.file_type: name for name, mix in PRICED.items() if not mix.dynamic}
     return by_type.get(stated) if isinstance(stated, int) and stated in by_type else Priced(graph).codec  # type: ignore[return-value]
 
 

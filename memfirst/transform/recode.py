@@ -1,28 +1,28 @@
-"""A graph in other codecs: what "Q4_K_M" makes of a model, or q8_0 of its KV cache, without a file."""
+"""A graph in other codecs: what "Q4_K_M" or AWQ make of a model, or q8_0 of its KV cache, without a file."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from memfirst import codecs
-from memfirst.convert.mixes import described, fit, priced_mix, tensor_codec
+from memfirst.convert.mixes import fit
 from memfirst.errors import ConfigError
 from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.opaque import Opaque
+from memfirst.transform.weight_formats import codecs_of
 
 
 def mixed(graph: Graph, name: str) -> Graph:
-    """The graph with every weight in the codec that the mix `name` gives it; vectors stay f32.
+    """The graph with every weight in the codec that the format `name` gives it; vectors stay f32.
 
-    Raises UnsupportedError, listing the mixes there are. As llama.cpp's quantizer does without an importance
-    matrix: files of other makers may differ.
+    Raises UnsupportedError with the nearest names. Files of other makers than llama.cpp's quantizer may differ.
     """
-    chosen, model = priced_mix(name), described(graph)
+    codec = codecs_of(name, graph)
 
     def recoded(weight: Weight) -> Weight:
-        return replace(weight, codec=tensor_codec(weight.alias or weight.name, weight.shape, chosen, model))
+        return replace(weight, codec=codec(weight.alias or weight.name, weight.shape))
 
     ops = tuple(op.with_weights({w.name: recoded(w) for w in op.weights}) for op in graph.ops)
     return replace(graph, ops=ops)

@@ -263,7 +263,9 @@ def test_fewer_bits_are_faster_and_gguf_only() -> None:
 
 
 def test_each_framework_is_described_whole() -> None:
-    """Speeds that are fitted (but our own, which are measured), memory on both kinds of devices, a command."""
+    """Speeds that are fitted (but our own, which are measured, and of three engines that nobody published many of),
+    memory on both kinds of devices, a command (but of ExLlama, which is a library)."""
     for name, found in FRAMEWORKS.items():
-        assert found.name == name and (found.speeds in FITTED or name == "memfirst")
-        assert found.allocator.kv_codecs == found.on_gpu.kv_codecs and found.says
+        wide = ("memfirst", "sglang", "tensorrt-llm", "mlx")
+        assert found.name == name and (found.speeds in FITTED or name in wide)
+        assert found.allocator.kv_codecs == found.on_gpu.kv_codecs and (found.says or name == "exllama")

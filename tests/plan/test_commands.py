@@ -47,6 +47,14 @@ MORE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("llama3.1:8b", "rtx 4090", {"context": 131072, "kv": "q8_0/q4_0"}),
     ("llama3:70b", "h100", {"speculation": Speculation(4, 0.7, "llama-3.2:1b")}),
     ("meta-llama/Llama-3.1-8B-Instruct", "rtx 4090", {"codec": "f16"}),
+    ("llama3.1:8b", "rtx 4090", {"engine": "sglang"}),
+    ("llama3.3:70b", "8xh100", {"engine": "sglang", "codec": "fp8", "batch": 16}),
+    ("qwen3:8b", "h100", {"engine": "tensorrt-llm"}),
+    ("llama3.1:8b", "m3 max", {"engine": "mlx", "codec": "mlx-8bit"}),
+    ("qwen3:32b", "m4 pro", {"codec": "mlx-4bit"}),
+    ("qwen3:8b", "rtx 3090", {"codec": "awq"}),
+    ("qwen3:8b", "rtx 3090", {"engine": "exllama", "codec": "gptq-int4"}),
+    ("qwen3:8b", "rtx 4070", {"engine": "lm-studio"}),
 )
 CASES = [*((model, machine, {}) for model, machine in product(MODELS, MACHINES)), *MORE]
 
@@ -86,6 +94,17 @@ def check_vllm(words: list[str]) -> None:
         assert config["num_speculative_tokens"] > 0 and ("/" in config.get("model", "/"))
 
 
+def check_known(words: list[str], plan: Plan) -> None:
+    """Of engines whose lines are simple: options of theirs, and a repository or a folder that the line itself makes."""
+    name = "sglang" if "sglang.launch_server" in words else words[0]
+    assert set(options_of(words)) <= set(KNOWN[name]["options"])
+    pairs = dict(pairwise(words))
+    where = pairs.get("--model-path") or pairs.get("--hf-path") or pairs.get("--model") or words[1]
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+|[\w.-]+-\dbit", where)
+    assert pairs.get("--kv-cache-dtype", "auto") in KNOWN["sglang"]["--kv-cache-dtype"]
+    assert pairs.get("--quantization", "fp8") in KNOWN["sglang"]["--quantization"]
+
+
 def check_ollama(line: str) -> None:
     serve, run = re.fullmatch(r"(.*) ollama serve & sleep \d+; (ollama run .*)", line).groups()  # type: ignore[union-attr]
     said = dict(word.split("=") for word in serve.split())
@@ -103,7 +122,16 @@ def check_memfirst(words: list[str]) -> None:
 
 def check(line: str, plan: Plan) -> None:
     words = shlex.split(line)
-    if "ollama serve" in line:
+    if line.startswith("mlx_lm.convert"):
+        made, served = line.split(" && ")
+        check_known(shlex.split(made), plan)
+        check_known(shlex.split(served), plan)
+        assert shlex.split(made)[-1] == shlex.split(served)[-1]
+    elif line.startswith("lms get"):
+        assert re.fullmatch(r"lms get https://huggingface\.co/[\w.-]+/[\w.-]+@[a-z0-9_]+ && lms server start", line)
+    elif words[0] in ("trtllm-serve", "mlx_lm.server") or "sglang.launch_server" in words:
+        check_known(words, plan)
+    elif "ollama serve" in line:
         check_ollama(line)
     elif words[0] == "llama-server":
         check_llama_server(words, plan)
@@ -130,7 +158,7 @@ def test_every_line_is_a_whole_command_of_today(index: int) -> None:
         assert line != mine, "nobody is told to do what he just did"
         if advice.flags and advice.after:
             context = advice.after.context * (advice.after.options.batch if "llama-server" in line else 1)
-            assert str(context) in line or advice.after.engine == "memfirst"
+            assert str(context) in line or advice.after.engine in ("memfirst", "mlx", "lm-studio")
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=lambda i: f"{CASES[i][0]} on {CASES[i][1]}")
@@ -213,3 +241,6 @@ def test_engines_run_where_they_can() -> None:
     assert not vllm.runs_on(find_machine("p40")) and not vllm.runs_on(find_machine("m3 max"))
     assert ours.runs_on(find_machine("raspberry pi 5")) and not ours.runs_on(find_machine("4090"))
     assert llama.runs_on(find_machine("m3 max")) and llama.runs_on(find_machine("mi60"))
+    mlx, trt = FRAMEWORKS["mlx"], FRAMEWORKS["tensorrt-llm"]
+    assert mlx.runs_on(find_machine("m3 max")) and not mlx.runs_on(find_machine("dgx spark"))
+    assert trt.runs_on(find_machine("h100")) and not trt.runs_on(find_machine("mi300x"))

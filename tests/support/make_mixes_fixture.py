@@ -105,8 +105,8 @@ def by_role(codecs: dict[str, str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    same = {"q4_1", "q5_0", "q5_1", "q5_k_s"}  # rules as of q4_0
-    quantizing = {name: mix.file_type for name, mix in PRICED.items() if not mix.plain and name not in same}
+    same = {"q4_1", "q5_0", "q5_1", "q5_k_s", "iq3_xxs"}  # rules as of q4_0; with an importance matrix, which it needs
+    quantizing = {name: mix.file_type for name, mix in PRICED.items() if not (mix.plain or mix.dynamic or name in same)}
     table = {name: chosen(models.build(catalog_checkpoint(name)), quantizing) for name in NAMES}
     made_by = f"Made by make_mixes_fixture.py with llama-cpp-python {llama_cpp.__version__}."
     lines = {name: [f'    "{mix}": {json.dumps(found[mix])}' for mix in found] for name, found in table.items()}

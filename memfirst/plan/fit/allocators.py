@@ -202,6 +202,82 @@ class Vllm(Allocator):
         return Estimate(round(1.79 * GIB), source)
 
 
+@dataclass(frozen=True)
+class Sglang(Vllm):
+    """SGLang: tokens out of 0.88 of the memory (mem_fraction_static of one GPU), no rounding to blocks."""
+
+    name = "sglang"
+    share = 0.88
+
+    def block(self, graph: Graph) -> int:
+        return 1 if kv_caches(graph) and not state_caches(graph) else super().block(graph)
+
+
+@dataclass(frozen=True)
+class TensorRT(Vllm):
+    """TensorRT-LLM: blocks of 32 tokens out of 0.9 of what is free (free_gpu_memory_fraction)."""
+
+    name = "tensorrt-llm"
+
+    def block(self, graph: Graph) -> int:
+        return 2 * super().block(graph)
+
+
+@dataclass(frozen=True)
+class Mlx(Allocator):
+    """mlx-lm: caches that grow in steps of 256 tokens, and of a window hold no more than it; no memory of its own.
+
+    chunk  tokens of a prompt that it takes at a time (prefill_step_size)
+    """
+
+    chunk: int = 2048
+    name = "mlx"
+    kv_codecs = ("f16", "bf16", "q8_0", "q4_0")
+
+    def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
+        return sum(
+            times * padded(min(n, c.window or n), 256) * c.position_bytes
+            for c in kv_caches(graph)
+            for n, times in Counter(contexts).items()
+        )
+
+    def state(self, graph: Graph, sequences: int) -> int:
+        return sequences * sum(c.state_bytes for c in state_caches(graph))
+
+    def buffers(self, graph: Graph, contexts: Sequence[int]) -> Estimate:
+        tokens = min(self.chunk, max(contexts))
+        floats = tokens * (2 * graph.hidden_size + 2 * widest(graph)) + head_rows(graph)
+        return Estimate(2 * floats, "two states of the stream and the widest pair of values of a chunk, 16 bit")
+
+    def overhead(self, graph: Graph) -> Estimate:
+        return Estimate(300 * MIB, "assumed: Python, mlx and a vocabulary")
+
+
+@dataclass(frozen=True)
+class Exllama(Allocator):
+    """ExLlama: pages of 256 tokens for a cache that is sized at the start."""
+
+    name = "exllama"
+    cuts_embedding = True
+    kv_codecs = ("f16", "q8_0", "q4_0")
+
+    def embedding_on_host(self) -> bool:
+        return True
+
+    def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
+        return sum(padded(n, 256) for n in contexts) * sum(c.position_bytes for c in kv_caches(graph))
+
+    def state(self, graph: Graph, sequences: int) -> int:
+        return sequences * sum(c.state_bytes for c in state_caches(graph))
+
+    def buffers(self, graph: Graph, contexts: Sequence[int]) -> Estimate:
+        floats = 2048 * (2 * graph.hidden_size + 2 * widest(graph)) + head_rows(graph)
+        return Estimate(2 * floats, "two states of the stream and the widest pair of values of a chunk, 16 bit")
+
+    def overhead(self, graph: Graph) -> Estimate:
+        return Estimate(800 * MIB, "assumed: PyTorch's context on a CUDA device")
+
+
 def kv_caches(graph: Graph) -> tuple[KVCache, ...]:
     """Caches that grow with the context."""
     return tuple(c for c in graph.caches if isinstance(c, KVCache))

@@ -42,9 +42,11 @@ SMALL = 64  # tokens of a step that are few
 UNPACK = {"float": 2.0, "legacy": 4.0, "k": 8.0, "i": 12.0, "group": 4.0, "fp4": 6.0}
 """Operations to unpack and multiply a weight, by class of codec, in units of a float32 operation."""
 
-_CLASSES = {"f32": "float", "f16": "float", "bf16": "float", "mxfp4": "fp4", "nvfp4": "fp4",
-            "gptq4": "group", "gptq8": "group", "awq": "group", "exl2": "group", "int4": "group",
-            "nf4": "fp4", "f4": "fp4"}  # fmt: skip
+_CLASSES = {
+    **dict.fromkeys(("f32", "f16", "bf16"), "float"),
+    **dict.fromkeys(("mxfp4", "nvfp4", "nf4", "f4"), "fp4"),
+    **dict.fromkeys(("gptq4", "gptq8", "awq", "exl2", "int2", "int3", "int4", "int5", "int6"), "group"),
+}
 _BITS = {"gptq4": 4.3, "gptq8": 8.3, "awq": 4.3, "exl2": 4.0, "int4": 4.5, "int8": 8.0}
 
 
