@@ -64,6 +64,9 @@ KvMemory = Annotated[
     ),
 ]  # fmt: skip
 Queue = Annotated[int, _option("--max-queue", metavar="N", min=0, help="Requests that wait at most; others get 503.")]
+Wait = Annotated[
+    float, _option("--max-wait", metavar="SECONDS", min=0, help="Predicted wait at most; for longer others get 503.")
+]
 NoPage = Annotated[bool, _option("--no-page", help="No live page at /.")]
 
 SEQUENCES = 16
@@ -85,6 +88,7 @@ def serve(
     max_sequences: Sequences = None,
     kv_memory: KvMemory = None,
     max_queue: Queue = 256,
+    max_wait: Wait = 120,
     no_page: NoPage = False,
     offline: Offline = False,
 ) -> None:
@@ -116,7 +120,7 @@ def serve(
         names = tuple(name or (model if not os.path.exists(model) else Path(model).stem,))
         settings = Settings(
             names[0], (*names[1:], "default"), keys, tuple(allow_host or ()), tuple(allow_origin or ()), max_queue,
-            not no_page, model_path=path,
+            max_wait, not no_page, model_path=path,
         )  # fmt: skip
         loading = Loading(path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto")
         server = Server(loading, settings, listening, report)

@@ -175,6 +175,7 @@ class Engine:
             end = time.perf_counter()
             for w in work:
                 self._count(w, end - start, after - before, start)
+            self.scheduler.pace.record(step.tokens, end - start)
             if self.accounts is not None:
                 self.accounts.add(step, [w.request for w in work], result, end - start)
             self.scheduler.finish()

@@ -29,7 +29,7 @@ from memfirst.runtime.logprobs import check_logprobs
 from memfirst.runtime.report import Report
 from memfirst.runtime.request import MOST_AHEAD, Request
 from memfirst.runtime.sampling import Sampler, SamplingParams
-from memfirst.runtime.sharing import Sharing, check_sequences, contexts_of, sequences_of
+from memfirst.runtime.sharing import Sharing, check_sequences, longest, sequences_of, sharing_of
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
 from memfirst.transform.recode import parse_kv, with_kv
@@ -67,7 +67,9 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, graph: Graph, backend: Backend, context: int, stages: Stages) -> None:
         self.checkpoint, self.graph, self.backend = checkpoint, graph, backend
         self.context, self.stages = context, stages
-        self.engine = Engine(backend, context)
+        self.longest = longest(graph, context, backend.blocks)
+        """Positions of the longest sequence: the context, or what the KV cache holds where that is less."""
+        self.engine = Engine(backend, self.longest)
 
     def __repr__(self) -> str:
         facts = ", ".join(f"{name} {value}" for name, value in self._facts().items())
@@ -198,7 +200,7 @@ class Model:
         chosen = sampling_params(params, {name: value for name, value in given.items() if value is not None})
         several = _is_list(prompt)
         prompts: Sequence[Any] = prompt if several else [prompt]
-        limits = check_max_tokens(max_tokens), check_stops(stop), self.context, check_logprobs(logprobs)
+        limits = check_max_tokens(max_tokens), check_stops(stop), self.longest, check_logprobs(logprobs)
         requests = [
             Request(self._prompt(one), self.sampler(chosen), self.tokenizer, *limits, None if several else MOST_AHEAD)
             for one in prompts
@@ -224,10 +226,10 @@ class Model:
         ids = self.encode(prompt)
         if not ids:
             raise ConfigError("the prompt has no tokens", "some text")
-        if len(ids) >= self.context:
+        if len(ids) >= self.longest:
             more = self.context < self.graph.context
             raise CapacityError(
-                f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.context}",
+                f"the prompt has {len(ids)} tokens", f"fewer than the context of {self.longest}",
                 "load the model with a larger ctx" if more else "shorten the prompt: the model has no more",
                 "raise --ctx" if more else "",
             )  # fmt: skip
@@ -316,8 +318,9 @@ def load(
         progress: False: show no progress of downloads, compilation and reading. By default stderr has a line that
             moves on a terminal or in a notebook, and elsewhere one when they begin. Or what they report to.
         sequences: Answers that share a step at most; default 8. More wait their turn.
-        kv_memory: Bytes of KV cache that all answers share, at least that of one context; default just that. "auto":
-            a context for each of `sequences`, within half of the memory that is free beside the weights.
+        kv_memory: Bytes of KV cache that all answers share, snapshots of recurrent state among them; default one
+            context. Less holds shorter answers. "auto": a context for each of `sequences`, within half of the memory
+            that is free beside the weights.
 
     Returns:
         The model, ready to generate.
@@ -336,7 +339,7 @@ def load(
     stages.done("graph")
     workers = check_threads(threads)
     most = check_sequences(sequences) or sequences_of(graph)
-    sharing = Sharing(most, contexts_of(graph, context, most, kv_memory))
+    sharing = sharing_of(graph, context, most, kv_memory)
     made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages)
     return Model(checkpoint, graph, made, context, stages)
 
@@ -386,11 +389,14 @@ def _backend(
     from memfirst.lower.cpu import CAPACITIES, Lowering
 
     lowering = Lowering(graph, context)
-    contexts = [context] * sharing.contexts
-    check_memory(required(lowering.program(1, threads), contexts, threads, CAPACITIES[-1]), sum(contexts))
+    need = required(lowering.program(1, threads), [context], threads, CAPACITIES[-1])
+    states = sum(cache.allocated_bytes(context) for cache in graph.states)
+    check_memory(replace(need, kv_allocated=states + sharing.nbytes(graph)), context)
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
-    options = CpuOptions(threads, context, sharing.sequences, sharing.contexts, drafts=True)
+    options = CpuOptions(
+        threads, context, sharing.sequences, drafts=True, given=sharing.blocks, snapshots=sharing.snapshots
+    )
     return CpuBackend(graph, checkpoint, options, lowering, progress, stages.done)
 
 

@@ -133,7 +133,8 @@ class Request:
     preempted: bool = False
     """Whether it had to make room once: what it goes on from then is its own."""
     cached: int = 0
-    """Positions that it had cached after its last step."""
+    """Positions that it had cached after its last step; `reached`: after any."""
+    reached: int = 0
     last_step: tuple[Step, int, StepResult] | None = None
     """The last step that decoded a token of it, its index there, and what the step gave."""
     bytes: Counter[str] = field(default_factory=Counter)

@@ -10,6 +10,7 @@ one context fits the pool: so it ends, and by induction all do.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,11 +19,15 @@ from memfirst.errors import BackendError
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
 from memfirst.runtime.kv_memory import KVMemory, SequenceState
+from memfirst.runtime.pace import Pace
 from memfirst.runtime.prefixes import Match
 from memfirst.runtime.request import Request
 
 PROMPT_CHUNK = 64
 """Tokens of prompts in a step that also decodes: who is being answered waits for no more than that of another's."""
+
+QUERIES, HITS, RECOMPUTED = "prefix_queries", "prefix_hits", "recomputed_tokens"
+"""Names of `Scheduler.counts`."""
 
 MOST_PASSING = 8
 """Younger requests that may start before the oldest one that waits for room, each no longer than it waits anyway."""
@@ -45,7 +50,12 @@ class Scheduler:
     """Owns the requests that are waiting and running, and through `memory` all blocks and slots."""
 
     def __init__(self, backend: Backend) -> None:
-        self.memory = KVMemory(backend)
+        self.memory, self.pace = KVMemory(backend), Pace()
+        self.gap: float | None = None
+        """How many times as long as without it a prompt may make a step that also decodes, at most; None: it has
+        `PROMPT_CHUNK` tokens, whatever that takes."""
+        self.counts = Counter[str]()
+        """Since the start: tokens of prompts that were looked up in the prefix cache, found there, computed again."""
         self._most, self._budget = backend.max_sequences, backend.max_tokens
         self.live: dict[int, Request] = {}
         """All requests that have not ended, by number: what `rebuild` goes by."""
@@ -105,8 +115,12 @@ class Scheduler:
             if budget and request.sequence is not None and request.remaining == 1 and not request.paused:
                 budget -= self._add(request, 1)
         if len(self._work) < len(self.running) or self.waiting:
-            self._prompts(min(budget, PROMPT_CHUNK) if self._work else budget)
+            self._prompts(self._beside(len(self._work), budget) if self._work else budget)
         return self._work
+
+    def _beside(self, decoding: int, most: int) -> int:
+        """Tokens of prompts beside so many that are being answered."""
+        return min(most, PROMPT_CHUNK) if self.gap is None else self.pace.beside(decoding, most, self.gap)
 
     def step(self, work: Sequence[Work]) -> tuple[Step, list[int]]:
         """What the backend is asked for."""
@@ -130,6 +144,8 @@ class Scheduler:
             raise BackendError("work without a sequence")
         sequence.ids += request.ids[w.past : w.past + w.new]
         request.cached = w.past + w.new
+        self.counts[RECOMPUTED] += max(0, min(request.cached, request.reached) - w.past)
+        request.reached = max(request.reached, request.cached)
         if w.slot is not None:
             old, sequence.slot, w.slot = sequence.slot, w.slot, None
             if old is not None:
@@ -195,6 +211,7 @@ class Scheduler:
         self.memory.settle(sequence, made)
         if not request.generated and not request.preempted:
             request.timing.reused_tokens += len(made.ids) - had
+            self.counts[HITS] += len(made.ids) - had
 
     def _is_awaited(self, request: Request, have: int) -> bool:
         """Whether an older request is computing the page that this one would compute next."""
@@ -275,6 +292,7 @@ class Scheduler:
         request.sequence = self.memory.new_sequence()
         self.running.append(request)
         self.running.sort(key=lambda r: r.number)
+        self.counts[QUERIES] += 0 if request.preempted else len(request.prompt)
         return True
 
     def _has_room(self, request: Request, found: Match) -> bool:

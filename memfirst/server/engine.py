@@ -18,9 +18,15 @@ from memfirst.runtime.accounts import Accounts, position_bytes
 from memfirst.runtime.model import Model, check_threads, load
 from memfirst.runtime.request import Request
 from memfirst.server import messages
-from memfirst.server.messages import Ask, End, Loaded, Piece, Running, Stats
+from memfirst.server.messages import CANCELLED, Ask, End, Loaded, Piece, Running, Stats
 
 STATS_SECONDS = 0.2
+
+GAP = 2.0
+"""A prompt may make the time between others' tokens so many times as long: each of its streams keeps half its speed."""
+
+LENGTH, LEARNS = 128.0, 0.05
+"""Tokens of an answer as long as none has ended, and what the newest one's length weighs."""
 IDLE_PROBE_SECONDS = 30.0
 """The read bandwidth is measured again when the engine has been idle, at most so often."""
 
@@ -81,6 +87,9 @@ class Serving:
         self._closing = self._dropped = False
         self._bandwidth, self._measured_at, self._told_at = 0.0, 0.0, 0.0
         self._last = 0, 0.0
+        self._ends: list[Any] = []
+        self._length = LENGTH
+        self._engine.scheduler.gap = GAP
 
     def run(self) -> None:
         """Until the pipe says close, and all requests have ended."""
@@ -120,11 +129,11 @@ class Serving:
         try:
             make = self._model.sampler(messages.params_of(ask.params))
             request = Request(
-                ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.context, ask.logprobs,
+                ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs,
                 None, ask.end_ids, ask.least, ask.endless,
             )  # fmt: skip
-            if len(ask.prompt) >= self._model.context:
-                raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.context}")
+            if len(ask.prompt) >= self._model.longest:
+                raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")
             self._engine.submit(request)
         except MemfirstError as error:
             self._pipe.send_bytes(messages.encoded(messages.BATCH, [["e", End(ask.number, "", {}, _said(error))]]))
@@ -136,6 +145,7 @@ class Serving:
         if request is not None:
             self._engine.cancel(request)
             self._dropped = True
+            self._ends.append(["e", End(number, CANCELLED, self._usage(request))])
 
     def _tell(self, now: bool) -> None:
         """Say how things are: five times a second, and when all is done."""
@@ -155,7 +165,7 @@ class Serving:
 
     def _events(self) -> list[Any]:
         """Pieces and ends of all requests; an end has one field more than a piece's, so that JSON tells them apart."""
-        events: list[Any] = []
+        events, self._ends = self._ends, []
         for number, request in list(self._live.items()):
             wanted = request.logprobs is not None
             for _ in range(len(request.events)):
@@ -164,6 +174,7 @@ class Serving:
                 events.append(["t", Piece(number, token.text, token.id, listed)])
             if request.done:
                 del self._live[number]
+                self._length += LEARNS * (request.generated - self._length)
                 error = request.error
                 said = _said(error) if isinstance(error, MemfirstError) else None
                 events.append(["e", End(number, request.stop_reason, self._usage(request), said)])
@@ -178,6 +189,19 @@ class Serving:
             "bytes": dict(request.bytes), "kv_held": request.cached * position_bytes(self._model.graph),
         }  # fmt: skip
 
+    def _wait(self) -> float:
+        """Predicted seconds until a request that comes now is begun: prompts before it, and where all places are taken
+        the answers before it, each as long as answers were lately."""
+        scheduler = self._engine.scheduler
+        pace, running, most = scheduler.pace, scheduler.running, self._model.backend.max_sequences
+        prompts = sum(max(0, r.remaining - 1) for r in scheduler.live.values())
+        ahead = len(scheduler.live) + 1 - most
+        if ahead <= 0 and not scheduler.waiting:
+            return prompts * pace.token
+        left = sum(max(1.0, self._length - r.generated) for r in scheduler.live.values()) / max(1, len(running))
+        share = max(1, ahead) / max(1, len(scheduler.live))
+        return prompts * pace.token + share * left * pace.seconds(max(1, len(running)))
+
     def _stats(self) -> Stats:
         pools, accounts = self._engine.scheduler.memory.pools, self._accounts
         requests = [
@@ -191,7 +215,7 @@ class Serving:
         return Stats(
             accounts.steps, accounts.tokens, accounts.prompt_tokens, accounts.rows, accounts.seconds,
             dict(accounts.bytes), [pool.used for pool in pools], [pool.idle for pool in pools], requests, *self._last,
-            self._bandwidth,
+            self._bandwidth, dict(self._engine.scheduler.counts), self._wait(),
         )  # fmt: skip
 
     def _loaded(self) -> Loaded:
@@ -208,7 +232,7 @@ class Serving:
         return Loaded(
             model.graph.architecture, model.context, model.graph.context, backend.max_sequences,
             max((group.cache.block for group in groups), default=0), blocks, each, memory, sum(weights.values()),
-            weights.most_common(1)[0][0], self._threads,
+            weights.most_common(1)[0][0], self._threads, model.longest,
         )  # fmt: skip
 
 

@@ -25,16 +25,17 @@ from memfirst.server.messages import Ask, End, Loaded, Piece, Stats
 MOST_UNREAD = 256
 """Pieces of an answer that wait for its reader at most, where that lasts longer than `SLOW_SECONDS`."""
 SLOW_SECONDS = 30.0
+MAX_WAIT = 120.0
 RESTARTS, WITHIN_SECONDS = 3, 60.0
 """An engine that dies more often than this is not started again."""
 
 
 class QueueFullError(MemfirstError):
-    """More requests wait than the server takes; `seconds` is when to come again."""
+    """More requests wait than the server takes, or for longer; `seconds` is when to come again."""
 
-    def __init__(self, waiting: int, most: int, seconds: int) -> None:
-        super().__init__(f"{waiting} requests are waiting", f"at most {most}", f"try again in {seconds} s")
-        self.seconds = seconds
+    def __init__(self, found: str, expected: str, seconds: float) -> None:
+        self.seconds = max(1, round(seconds))
+        super().__init__(found, expected, f"try again in {self.seconds} s")
 
 
 class EngineDiedError(BackendError):
@@ -92,8 +93,11 @@ class Answer:
 class EngineLink:
     """Starts the engine's process, and again when it dies; gives it requests, and their answers what comes back."""
 
-    def __init__(self, loading: Loading, max_queue: int, progress: Progress | None = None) -> None:
-        self._loading, self._max_queue, self._progress = loading, max_queue, progress or Silent()
+    def __init__(
+        self, loading: Loading, max_queue: int, max_wait: float = MAX_WAIT, progress: Progress | None = None
+    ) -> None:
+        self._loading, self._progress = loading, progress or Silent()
+        self._max_queue, self._max_wait = max_queue, max_wait
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -101,7 +105,6 @@ class EngineLink:
         self._numbers = itertools.count()
         self._ready: asyncio.Future[None] | None = None
         self._deaths: deque[float] = deque(maxlen=RESTARTS)
-        self._ended: deque[float] = deque(maxlen=32)
         self._closing = False
         self.loaded: Loaded | None = None
         self.stats: Stats | None = None
@@ -219,16 +222,33 @@ class EngineLink:
             raise EngineDiedError("the server is shutting down", "one that stays", "ask another")
         if self.state != "ready":
             raise EngineDiedError(f"the engine is {self.state}", "ready", "try again in a few seconds")
-        waiting = self.waiting + more
+        waiting, seconds = self.waiting + more, self.predicted_wait
         if self.waiting and waiting > self._max_queue:
-            raise QueueFullError(waiting, self._max_queue, max(1, round(self.predicted_wait)))
+            raise QueueFullError(f"{waiting} requests are waiting", f"at most {self._max_queue}", seconds)
+        if self.waiting and seconds > self._max_wait:
+            raise QueueFullError(f"a wait of {seconds:.0f} s is predicted", f"at most {self._max_wait:.0f}", seconds)
 
     @property
     def predicted_wait(self) -> float:
-        """Seconds that a request that comes now will wait, at the rate of those before it."""
-        if len(self._ended) < 2:
-            return float(self.waiting)
-        return self.waiting * (time.monotonic() - self._ended[0]) / len(self._ended)
+        """Seconds that a request that comes now will wait: as the engine said, and for those that came since."""
+        if self.stats is None:
+            return 0.0
+        since = max(0, len(self._live) - len(self.stats.requests))
+        return self.stats.wait + since * (self.stats.wait / max(1, len(self.stats.requests)))
+
+    def check_price(self, ask: Ask) -> None:
+        """CapacityError for a request that the KV cache could not hold to its end, even alone."""
+        loaded = self.loaded
+        if loaded is None or ask.max_tokens is None or not loaded.block:
+            return
+        pages = -(-min(len(ask.prompt) + ask.max_tokens, loaded.context) // loaded.block)
+        have = -(-loaded.longest // loaded.block)
+        if pages > have:
+            raise CapacityError(
+                f"{len(ask.prompt)} tokens and up to {ask.max_tokens} more need {pages} pages of {loaded.block}",
+                f"at most the {have} of the KV cache",
+                "shorten the prompt, lower max_tokens, or start with more --kv-memory",
+            )  # fmt: skip
 
     def ask(self, ask: Callable[[int], Ask]) -> Answer:
         """Give a request to the engine; its answer. `ask` gets its number."""
@@ -241,10 +261,8 @@ class EngineLink:
     def forget(self, answer: Answer) -> None:
         """Nobody reads an answer any more: unless it has ended, the engine is told."""
         if self._live.pop(answer.number, None) is not None and answer.end is None:
-            self._send(messages.DROP, answer.number)
-            answer.finish(End(answer.number, "cancelled", {}))
-            for tell in self.on_end:
-                tell(answer.end or End(answer.number, "cancelled", {}))
+            self._send(messages.DROP, answer.number)  # which says what the answer had cost
+            answer.finish(End(answer.number, messages.CANCELLED, {}))
 
     def measure(self) -> None:
         """Ask for the read bandwidth, which is measured if nothing runs."""
@@ -282,11 +300,13 @@ class EngineLink:
         for kind, fields in events:
             answer = self._live.get(fields[0])
             if answer is None:
+                if kind == "e" and fields[1] == messages.CANCELLED:
+                    for tell in self.on_end:
+                        tell(End(*fields))
                 continue
             if kind == "e":
                 end = End(*fields)
                 del self._live[answer.number]
-                self._ended.append(time.monotonic())
                 answer.finish(end)
                 for tell in self.on_end:
                     tell(end)

@@ -15,6 +15,10 @@ NOTE, PROGRESS, LOADED, FAILED, BATCH, STATS = "note", "progress", "loaded", "fa
 """From the engine: loading goes on, it can take requests, it could not load, what a step gave, how things are."""
 
 
+CANCELLED = "cancelled"
+"""Why an answer ended that its reader left."""
+
+
 class Ask(NamedTuple):
     """A request: `Request` without what lives in the engine's process.
 
@@ -35,7 +39,7 @@ class Ask(NamedTuple):
 class Loaded(NamedTuple):
     """What the HTTP side must know of the model that was loaded.
 
-    context      positions of one request at most
+    context      positions of one request at most; longest: that the KV cache holds
     sequences    requests of one step at most
     block        positions of a block, in which the KV cache is given out
     blocks       that each cache group has
@@ -55,6 +59,7 @@ class Loaded(NamedTuple):
     weights: int
     codec: str
     threads: int
+    longest: int
 
 
 class Piece(NamedTuple):
@@ -93,7 +98,9 @@ class Stats(NamedTuple):
     """The engine after a step; counters since it was loaded.
 
     bytes   by purpose, as the kernels counted
-    held    blocks of each cache group that requests hold; kept: those that only kept prefixes hold
+    used    blocks of each cache group that somebody holds; kept: those that only the prefix cache holds
+    counts  of the scheduler and of the KV memory
+    wait    predicted seconds until a request that comes now is begun
     """
 
     steps: int
@@ -108,6 +115,8 @@ class Stats(NamedTuple):
     last_tokens: int
     last_seconds: float
     read_bandwidth: float
+    counts: dict[str, int]
+    wait: float
 
 
 def params_of(fields: Mapping[str, Any]) -> SamplingParams:

@@ -10,13 +10,21 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, H
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from memfirst import __version__
-from memfirst.server.messages import End
+from memfirst.server.messages import CANCELLED, End
 from memfirst.server.service import Service
 
 router = APIRouter()
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+COUNTS = {
+    "prefix_queries": "Tokens of prompts that were looked up in the prefix cache",
+    "prefix_hits": "Of these, tokens that were there",
+    "recomputed_tokens": "Tokens that were computed again after their request had to make room",
+}
+"""The engine's counters as it names them."""
 
 
 class Metrics:
@@ -51,13 +59,15 @@ class Metrics:
         self.prompt.inc(u["prompt_tokens"])
         self.cached.inc(u["cached_tokens"])
         self.written.inc(u["tokens"])
+        for purpose, n in u["bytes"].items():
+            self.bytes.labels(purpose).inc(n)
+        if end.reason == CANCELLED:
+            return
         self.queue.observe(u["queued_s"])
         self.first.observe(u["queued_s"] + u["prompt_s"])
         self.whole.observe(u["queued_s"] + u["prompt_s"] + u["answer_s"])
         if u["answer_steps"]:
             self.between.observe(u["answer_s"] / u["answer_steps"])
-        for purpose, n in u["bytes"].items():
-            self.bytes.labels(purpose).inc(n)
 
     def collect(self) -> Iterator[Metric]:
         """The engine's numbers."""
@@ -95,6 +105,11 @@ class Metrics:
         ):
             blocks.add_metric([state], sum(n * size for n, size in zip(counts, sizes, strict=True)))
         yield blocks
+        for name, text in COUNTS.items():
+            yield CounterMetricFamily(f"memfirst_{name}", text, stats.counts.get(name, 0))
+        yield GaugeMetricFamily(
+            "memfirst_predicted_wait_seconds", "Until a request that comes now is begun", stats.wait
+        )
 
     def _as_vllm(self, link: Any) -> Iterator[Metric]:
         """Names that gateways and dashboards look for."""
@@ -106,6 +121,9 @@ class Metrics:
                 "vllm:kv_cache_usage_perc", "Share of the KV cache in use",
                 sum(link.stats.used) - sum(link.stats.kept) and (sum(link.stats.used) - sum(link.stats.kept)) / total,
             )  # fmt: skip
+            for name in ("queries", "hits"):
+                text = COUNTS[f"prefix_{name}"]
+                yield CounterMetricFamily(f"vllm:prefix_cache_{name}", text, link.stats.counts.get(f"prefix_{name}", 0))
 
 
 @router.get("/metrics")

@@ -65,7 +65,7 @@ class Server:
 
     def __init__(self, loading: Loading, settings: Settings, listening: socket.socket, progress: Progress) -> None:
         self._listening, self._progress = listening, progress
-        self.link = EngineLink(loading, settings.max_queue, progress)
+        self.link = EngineLink(loading, settings.max_queue, settings.max_wait, progress)
         checkpoint = open_checkpoint(loading.model)
         settings = replace(settings, digest=digest_of(checkpoint))
         self.service = Service(settings, self.link, Prompts(checkpoint), int(time.time()))

@@ -28,7 +28,7 @@ class Settings:
     keys         API keys, one of which a request must bring; empty: none is asked for
     hosts        values of Host that are taken besides addresses and localhost
     origins      values of Origin that browsers may come from besides the page's own
-    max_queue    requests that wait at most
+    max_queue    requests that wait at most; max_wait: predicted seconds of waiting
     page         whether `/` is the live page
     """
 
@@ -38,6 +38,7 @@ class Settings:
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     max_queue: int = 256
+    max_wait: float = 120.0
     page: bool = True
     log: bool = True
     model_path: str = ""

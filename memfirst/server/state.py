@@ -29,7 +29,7 @@ def snapshot(served: Service) -> dict[str, Any]:
         "threads": loaded.threads, "context": loaded.context, "sequences": loaded.sequences,
         "steps": stats.steps, "tokens": stats.tokens, "prompt_tokens": stats.prompt_tokens,
         "generated_rows": stats.rows, "step_seconds": stats.seconds, "bytes": stats.bytes,
-        "read_bandwidth": stats.read_bandwidth,
+        "read_bandwidth": stats.read_bandwidth, "predicted_wait": round(stats.wait, 3), **stats.counts,
         "memory": {
             "weights": loaded.memory["weights"], "kv_requests": used - kept, "kv_kept": kept, "kv_free": total - used,
             "buffers": loaded.memory["buffers"], "state": loaded.memory["state"],

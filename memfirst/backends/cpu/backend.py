@@ -57,6 +57,8 @@ class CpuOptions:
     pool       whole contexts of KV cache, shared by all sequences; default one for each sequence
     drafts     programs for 2, 3, 5 and 6 tokens too; no step waits for the kernels of a small one: a larger one serves
                while they are compiled
+    given      blocks of each cache group instead, which need not be whole contexts
+    snapshots  slots of recurrent state besides two for each sequence
     """
 
     threads: int
@@ -64,9 +66,13 @@ class CpuOptions:
     sequences: int = 1
     pool: int | None = None
     drafts: bool = False
+    given: tuple[int, ...] | None = None
+    snapshots: int = 0
 
     def blocks(self, graph: Graph) -> tuple[int, ...]:
         """Blocks of each cache group."""
+        if self.given is not None:
+            return self.given
         contexts = self.pool or self.sequences
         return tuple(contexts * g.cache.most_blocks(self.context, CAPACITIES[-1]) for g in graph.cache_groups)
 
@@ -103,7 +109,7 @@ class CpuBackend:
         """How the last `read_bandwidth` read: streams, prefetch, own regions or claimed chunks."""
         self.blocks = options.blocks(graph)
         """Blocks of each cache group."""
-        self.slots = STATES_PER_SEQUENCE * options.sequences
+        self.slots = STATES_PER_SEQUENCE * options.sequences + options.snapshots
         """Slots of recurrent state: a step reads one and writes another."""
         self.library.load(self._kernels(program), self._compiling)
         stage("kernels")

@@ -1,0 +1,65 @@
+"""How long steps take, learned from the steps themselves: what lets a prompt use the time that others can spare.
+
+A step reads its weights once for each tile of eight rows, so its time grows by tiles: 9 rows cost nearly what 16 do.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+TILE = 8
+"""Rows that one reading of a weight from cache serves."""
+
+LEARNS = 0.25
+"""Weight of the newest step of a size: contexts grow, and neighbours come and go."""
+
+
+class Pace:
+    """Seconds of a step by its rows: of sizes that were measured, and in between by straight lines."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, float] = {}
+        self._sizes: list[int] = []
+
+    def record(self, rows: int, seconds: float) -> None:
+        """A step of so many rows is done."""
+        size = whole(rows)
+        known = self._seconds.get(size)
+        if known is None:
+            self._sizes.insert(bisect_left(self._sizes, size), size)
+            self._seconds[size] = seconds
+        else:
+            self._seconds[size] = known + LEARNS * (seconds - known)
+
+    def seconds(self, rows: int) -> float:
+        """Of a step of so many rows; 0 before any was measured."""
+        size, sizes = whole(rows), self._sizes
+        if not sizes:
+            return 0.0
+        at = bisect_left(sizes, size)
+        if at < len(sizes) and sizes[at] == size:
+            return self._seconds[size]
+        if len(sizes) == 1 or at == 0:  # no slope is known: in proportion at most
+            return self._seconds[sizes[0]] * max(1.0, size / sizes[0])
+        low, high = sizes[at - 1 : at + 1] if at < len(sizes) else sizes[-2:]
+        slope = (self._seconds[high] - self._seconds[low]) / (high - low)
+        return self._seconds[low] + max(0.0, slope) * (size - low)
+
+    def beside(self, decoding: int, most: int, gap: float) -> int:
+        """Prompt tokens for a step with `decoding` rows: whole tiles with them, as many as keep the step within `gap`
+        times that of the rows alone; at least one tile, so that prompts go on, and `most` at most."""
+        target = gap * self.seconds(decoding)
+        rows = whole(decoding + TILE)
+        while rows + TILE <= decoding + most and self.seconds(rows + TILE) <= target:
+            rows += TILE
+        return min(most, rows - decoding)
+
+    @property
+    def token(self) -> float:
+        """Seconds of a prompt's token in the largest step that was measured."""
+        return self._seconds[self._sizes[-1]] / self._sizes[-1] if self._sizes else 0.0
+
+
+def whole(rows: int) -> int:
+    """Rows in whole tiles; fewer than one tile cost each their own."""
+    return rows if rows < TILE else -(-rows // TILE) * TILE
