@@ -239,7 +239,7 @@ def test_the_engine_may_die(smollm2: Path) -> None:
             engine.kill()
             last = [line for line in lines if line][-1]
         assert "error" in json.loads(last.removeprefix("data: "))
-        for _ in range(300):
+        for _ in range(1200):
             if http.get("/health").status_code == 200:
                 break
             time.sleep(0.1)
