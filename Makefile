@@ -12,7 +12,7 @@ BENCH  ?= --threads 2
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ceiling fuzz-models check bench parity docs wheel clean
+.PHONY: help demo test test-ceiling fuzz-models fuzz-server check bench parity docs wheel clean
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-ceiling: $(STAMPS)/dev ## no loop and no kernel reads faster than the state
 
 fuzz-models: $(STAMPS)/dev ## 20,000 changed models of every architecture and codec: each is refused or runs (40 minutes)
 	$(BIN)/python -m tests.fuzz.fuzz_models --cases 20000
+
+fuzz-server: $(STAMPS)/clients ## schemathesis over /openapi.json: 5,000 requests and more, every answer checked (15 minutes)
+	$(BIN)/python -m tests.support.fuzz_server
 
 check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
 	$(BIN)/ruff check .
@@ -71,6 +74,10 @@ $(STAMPS)/run: pyproject.toml $(STAMPS)/python
 
 $(STAMPS)/dev: pyproject.toml $(STAMPS)/run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+$(STAMPS)/clients: $(STAMPS)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[clients]"
 	@touch $@
 
 $(STAMPS)/docs: $(STAMPS)/dev

@@ -67,6 +67,12 @@ Queue = Annotated[int, _option("--max-queue", metavar="N", min=0, help="Requests
 Wait = Annotated[
     float, _option("--max-wait", metavar="SECONDS", min=0, help="Predicted wait at most; for longer others get 503.")
 ]
+AccessLog = Annotated[
+    str,
+    _list(
+        "--access-log", metavar="FILE", help="A line of JSON for each request, never what was said; -: standard error."
+    ),
+]
 NoPage = Annotated[bool, _option("--no-page", help="No live page at /.")]
 
 SEQUENCES = 16
@@ -90,6 +96,7 @@ def serve(
     max_queue: Queue = 256,
     max_wait: Wait = 120,
     no_page: NoPage = False,
+    access_log: AccessLog = "",
     offline: Offline = False,
 ) -> None:
     """Serve a model to many users by OpenAI's API.
@@ -120,7 +127,7 @@ def serve(
         names = tuple(name or (model if not os.path.exists(model) else Path(model).stem,))
         settings = Settings(
             names[0], (*names[1:], "default"), keys, tuple(allow_host or ()), tuple(allow_origin or ()), max_queue,
-            max_wait, not no_page, model_path=path,
+            max_wait, not no_page, access_log, path,
         )  # fmt: skip
         loading = Loading(path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto")
         server = Server(loading, settings, listening, report)

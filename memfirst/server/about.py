@@ -11,7 +11,8 @@ from memfirst import __version__
 from memfirst.errors import ConfigError
 from memfirst.server.failures import failure
 from memfirst.server.fields import Detokenize, Template, Tokenize
-from memfirst.server.prompt import plain, template_variables
+from memfirst.server.llama_cpp import Continued
+from memfirst.server.prompt import plain, size_of, template_variables
 from memfirst.server.service import Service, service
 from memfirst.server.state import snapshot
 
@@ -75,7 +76,8 @@ async def props(request: Request) -> dict[str, Any]:
     except Exception as error:  # a base model has none
         template = f"{type(error).__name__}: {error}"
     return {
-        "default_generation_settings": {"n_ctx": loaded.context}, "total_slots": loaded.sequences,
+        "default_generation_settings": {"n_ctx": loaded.context, "params": Continued(prompt="").settings()},
+        "total_slots": loaded.sequences,
         "model_path": served.settings.model_path, "model_alias": served.settings.name, "chat_template": template,
         "build_info": f"memfirst {__version__}", "endpoint_slots": True, "endpoint_metrics": True,
         "modalities": {"vision": False, "audio": False}, "is_sleeping": False,
@@ -101,15 +103,17 @@ async def slots(request: Request) -> list[dict[str, Any]]:
 async def tokenize(body: Tokenize, request: Request) -> dict[str, Any]:
     """Token ids of a text, or of messages through the template."""
     served = service(request)
-    tokenizer = served.prompts.tokenizer
+    tokenizer, away = served.prompts.tokenizer, served.prompts.away
     if body.messages is not None:
-        ids = served.prompts.template.encode(tokenizer, plain(body.messages))
+        messages = plain(body.messages)
+        ids = await away(size_of(messages), served.prompts.template.encode, tokenizer, messages)
     else:
         text = body.content if body.content is not None else body.prompt
         if text is None:
             raise ConfigError("nothing to tokenize", "content: a text, or messages")
         special = body.add_special if body.add_special_tokens is None else body.add_special_tokens
-        ids = tokenizer.encode(text, special=body.parse_special, bos=None if special else False)
+        bos = None if special else False
+        ids = await away(len(text), tokenizer.encode, text, special=body.parse_special, bos=bos)
     if not body.with_pieces:
         return {"tokens": ids, "count": len(ids), "max_model_len": served.loaded.context}
     pieces = [tokenizer.piece(id, special=True) for id in ids]
@@ -132,11 +136,14 @@ async def detokenize(body: Detokenize, request: Request) -> dict[str, Any]:
     over = next((id for id in body.tokens if id >= served.vocabulary), None)
     if over is not None:
         raise ConfigError(f"the token id {over}", f"0 to {served.vocabulary - 1}")
-    text = served.prompts.tokenizer.decode(body.tokens, special=True)
+    prompts = served.prompts
+    text = await prompts.away(len(body.tokens), prompts.tokenizer.decode, body.tokens, special=True)
     return {"content": text, "prompt": text}
 
 
 @router.post("/apply-template")
 async def apply_template(body: Template, request: Request) -> dict[str, Any]:
     """The text that a conversation becomes."""
-    return {"prompt": service(request).prompts.template.render(plain(body.messages), **template_variables(body))}
+    prompts, messages = service(request).prompts, plain(body.messages)
+    render, variables = prompts.template.render, template_variables(body)
+    return {"prompt": await prompts.away(size_of(messages), render, messages, **variables)}

@@ -15,7 +15,7 @@ from memfirst.runtime.request import CONTEXT, LENGTH, STOP
 from memfirst.server.answers import bytes_read, new_id
 from memfirst.server.chat import ask_chat
 from memfirst.server.failures import status_of
-from memfirst.server.fields import Chat, Message, Name, Open, Part, StopList, Text
+from memfirst.server.fields import Chat, Message, Name, Open, Part, Parts, StopList, Text
 from memfirst.server.link import Answer
 from memfirst.server.messages import End
 from memfirst.server.reply import Delta, reply_parser
@@ -30,15 +30,15 @@ class Turn(Open):
     """A message: a text, or blocks of text."""
 
     role: Literal["user", "assistant"]
-    content: Text | list[Part]
+    content: Text | Parts
 
 
 class Counted(Open):
     """POST /v1/messages/count_tokens, and what POST /v1/messages has in common with it."""
 
     model: Name | None = None
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MOST_MESSAGES)]
-    system: Text | list[Part] | None = None
+    messages: Annotated[list[Turn], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
+    system: Text | Parts | None = None
     tools: list[dict[str, Any]] | None = None
 
     @model_validator(mode="after")

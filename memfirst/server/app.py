@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -11,19 +10,33 @@ from starlette.responses import Response
 
 from memfirst import __version__
 from memfirst.errors import MemfirstError
-from memfirst.server import about, anthropic, chat, completions, failures, live, metrics, ollama, responses
+from memfirst.server import (
+    about,
+    anthropic,
+    chat,
+    completions,
+    failures,
+    live,
+    llama_cpp,
+    metrics,
+    ollama,
+    responses,
+    unserved,
+)
+from memfirst.server.access import Access, open_log
 from memfirst.server.guard import Guard
 from memfirst.server.metrics import Metrics
+from memfirst.server.openapi import Described
 from memfirst.server.service import Service
 from memfirst.server.stream import ClientGoneError
 
 
-def application(served: Service) -> Guard:
-    """All endpoints, behind the guard."""
-    app = FastAPI(title="memfirst", version=__version__, docs_url=None, redoc_url=None)
+def application(served: Service) -> Access:
+    """All endpoints, behind the guard, behind the log."""
+    app = Described(title="memfirst", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = served
     app.state.metrics = Metrics(served)
-    for module in (about, anthropic, chat, completions, metrics, ollama, responses):
+    for module in (about, anthropic, chat, completions, llama_cpp, metrics, ollama, responses, unserved):
         app.include_router(module.router)
     if served.settings.page:
         app.include_router(live.router)
@@ -32,7 +45,7 @@ def application(served: Service) -> Guard:
     app.add_exception_handler(HTTPException, failures.on_http)
     app.add_exception_handler(MemfirstError, failures.on_memfirst_error)
     app.add_exception_handler(ClientGoneError, _gone)
-    return Guard(app, served.settings)
+    return Access(Guard(app, served.settings), open_log(served.settings.access_log))
 
 
 async def _gone(request: Request, error: Exception) -> Response:

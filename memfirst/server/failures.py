@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 from fastapi import Request
@@ -63,7 +64,7 @@ async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         raise error
     first = error.errors()[0]
     place = [str(part) for part in first["loc"] if part != "body"]
-    found = repr(first.get("input"))[:80]
+    found = reprlib.repr(first.get("input"))[:80]
     message = f"{'.'.join(place) or 'the body'}: {first['msg']}"
     if first["type"] != "missing" and place:
         message += f", not {found}"

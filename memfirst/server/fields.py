@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
+)
 
 from memfirst.server.settings import MOST_BIASES, MOST_CHOICES, MOST_MESSAGES, MOST_STOPS, MOST_TOOLS
 
@@ -18,6 +29,8 @@ Tokens = Annotated[StrictInt, Field(ge=0, le=1 << 31)]
 Number = StrictFloat | StrictInt
 Stops = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
 StopList = Annotated[list[Stops], Field(max_length=MOST_STOPS)]
+TokenList = Annotated[list[Tokens], Field(fail_fast=True, max_length=1 << 20)]
+"""Lists stop at the first element that is wrong: an error for each of a million would take a minute to make."""
 Bias = Annotated[Number, Field(ge=-100, le=100)]
 
 
@@ -40,16 +53,22 @@ class Part(BaseModel):
     text: Text | None = None
 
 
+Parts = Annotated[list[Part], Field(fail_fast=True, max_length=MOST_MESSAGES)]
+
+
 class Message(BaseModel):
     """A message of a chat."""
 
     model_config = ConfigDict(extra="allow")
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | list[Part] | None = None
+    content: Text | Parts | None = None
     name: Text | None = None
     tool_calls: list[dict[str, Any]] | None = Field(default=None, max_length=MOST_TOOLS)
     tool_call_id: Text | None = None
     reasoning_content: Text | None = None
+
+
+Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
 
 
 class StreamOptions(BaseModel):
@@ -97,7 +116,7 @@ class Sampled(Open):
 class Chat(Sampled):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Messages
     max_completion_tokens: Tokens | None = None
     logprobs: StrictBool | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
@@ -124,10 +143,24 @@ class Chat(Sampled):
         return self
 
 
+def kind_of_prompt(given: Any) -> str:
+    """Which of its forms a prompt is meant to be, by the first element: it is checked as that one alone."""
+    if not isinstance(given, list):
+        return "text"
+    first = given[0] if given else ""
+    return "ids" if isinstance(first, int) else "lists" if isinstance(first, list) else "texts"
+
+
 class Completion(Sampled):
     """POST /v1/completions."""
 
-    prompt: Text | list[Text] | list[Tokens] | list[list[Tokens]]
+    prompt: Annotated[
+        Annotated[Text, Tag("text")]
+        | Annotated[list[Text], Field(fail_fast=True), Tag("texts")]
+        | Annotated[TokenList, Tag("ids")]
+        | Annotated[list[TokenList], Field(fail_fast=True), Tag("lists")],
+        Discriminator(kind_of_prompt),
+    ]
     echo: StrictBool = False
     logprobs: Annotated[StrictInt, Field(ge=0, le=20)] | None = None
     suffix: Text | None = None
@@ -147,7 +180,7 @@ class Tokenize(Open):
 
     content: Text | None = None
     prompt: Text | None = None
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)] | None = None
+    messages: Messages | None = None
     add_special: StrictBool = False
     add_special_tokens: StrictBool | None = None
     parse_special: StrictBool = True
@@ -157,13 +190,13 @@ class Tokenize(Open):
 class Detokenize(Open):
     """POST /detokenize."""
 
-    tokens: Annotated[list[Tokens], Field(max_length=1 << 20)]
+    tokens: TokenList
 
 
 class Template(Open):
     """POST /apply-template."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    messages: Messages
     tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
     add_generation_prompt: StrictBool = True
     chat_template_kwargs: dict[str, Any] | None = None

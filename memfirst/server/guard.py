@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import math
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from hmac import compare_digest
 from typing import Any
+
+import numpy as np
 
 from memfirst.server.failures import failure
 from memfirst.server.settings import BODY_SECONDS, MOST_BODY, MOST_DEPTH, WRITE_SECONDS, Settings
@@ -25,8 +28,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = frozenset({"/", "/page/page.css", "/page/page.js", "/health", "/v1/health"})
 """Paths that need no key: what an orchestrator asks, and the page, whose data does."""
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS = re.compile(rb"[\[\]{}]")
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+"""A string, or what begins as one and never ends: a pattern that could fail would try again at each quote within."""
+
+_STEPS = np.zeros(256, np.int8)
+_STEPS[[*b"[{"]], _STEPS[[*b"]}"]] = 1, -1
+"""What a byte does to the depth."""
 
 
 class RefusedError(Exception):
@@ -130,14 +137,12 @@ def _check_json(body: bytes) -> None:
     """RefusedError for what no parser should see: too deep, not UTF-8, half a surrogate pair, NaN."""
     if not body:
         return
-    depth = most = 0
-    for bracket in _BRACKETS.finditer(_STRINGS.sub(b"", body)):
-        depth += 1 if bracket[0] in b"[{" else -1
-        most = max(most, depth)
+    outside = np.frombuffer(_STRINGS.sub(b"", body), np.uint8)
+    most = int(np.cumsum(_STEPS[outside], dtype=np.int32).max(initial=0))
     if most > MOST_DEPTH:
         raise RefusedError(400, f"JSON of {most} levels; the most is {MOST_DEPTH}")
     try:
-        json.loads(body, parse_constant=_no_number)
+        json.loads(body, parse_constant=_no_number, parse_float=_finite)
         text = body.decode("utf-8")
     except (ValueError, RecursionError) as error:
         raise RefusedError(400, f"the body is no JSON: {str(error)[:200]}") from None
@@ -150,6 +155,14 @@ def _check_json(body: bytes) -> None:
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(digits: str) -> float:
+    """A number; one that no float can hold would come back as something else than JSON."""
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError(f"{digits[:40]} is too large a number")
+    return value
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

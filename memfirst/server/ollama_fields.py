@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, model_validator
 
-from memfirst.server.fields import Chat, Message, Name, Number, Open, Sampled, Stops, Text
+from memfirst.server.fields import Chat, Message, Name, Number, Open, Sampled, Stops, Text, TokenList
 from memfirst.server.settings import MOST_MESSAGES, MOST_STOPS, MOST_TOOLS
 
 Effort = Literal["low", "medium", "high"]
@@ -123,7 +123,7 @@ class Generated(Asked):
     raw: StrictBool | None = None
     suffix: Text | None = None
     template: Text | None = None
-    context: list[StrictInt] | None = None
+    context: TokenList | None = None
     images: list[Any] | None = None
 
     @model_validator(mode="after")

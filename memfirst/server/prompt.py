@@ -25,23 +25,41 @@ Result = TypeVar("Result")
 class Prompts:
     """The model's tokenizer and template."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.tokenizer = tokenizer_of(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, context: Callable[[], int | None] = lambda: None) -> None:
+        self.tokenizer, self._context = tokenizer_of(checkpoint), context
 
     @cached_property
     def template(self) -> ChatTemplate:
         """The model's chat template; TemplateError where it has none."""
         return ChatTemplate.of(self.tokenizer)
 
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token."""
+        return max(len(self.tokenizer.piece(id, special=True)) for id in range(self.tokenizer.vocab_size))
+
+    def check_size(self, size: int) -> None:
+        """CapacityError for so many characters that the context cannot hold them, whatever they are: no tokenizer is
+        started on them. Twice the longest token's bytes, as normalizing may shorten a text."""
+        context = self._context()
+        if context is not None and size >= OFF_LOOP and size > context * 2 * self.longest:
+            raise CapacityError(
+                f"the prompt has {size:,} characters",
+                f"fewer than the context of {context} tokens can hold",
+                "shorten the prompt",
+            )
+
     async def of_text(self, text: str) -> list[int]:
         """Ids of a text to continue."""
-        return await self._away(len(text), self.tokenizer.encode, text)
+        self.check_size(len(text))
+        return await self.away(len(text), self.tokenizer.encode, text)
 
     async def of_chat(self, chat: Chat) -> list[int]:
         """Ids of a conversation through the template."""
         messages = plain(chat.messages)
-        size = sum(len(str(message.get("content", ""))) for message in messages)
-        return await self._away(size, self._encode, messages, template_variables(chat), chat.continue_final_message)
+        size = size_of(messages)
+        self.check_size(size)
+        return await self.away(size, self._encode, messages, template_variables(chat), chat.continue_final_message)
 
     def _encode(self, messages: list[Mapping[str, Any]], variables: dict[str, Any], goes_on: bool) -> list[int]:
         last = messages[-1]
@@ -57,9 +75,9 @@ class Prompts:
         text = self.template.render(plain(chat.messages), **template_variables(chat))
         return text.rstrip().endswith("<think>")
 
-    async def _away(self, size: int, work: Any, *args: Any) -> list[int]:
-        ids: list[int] = work(*args) if size < OFF_LOOP else await asyncio.to_thread(work, *args)
-        return ids
+    async def away(self, size: int, work: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """The result of work on so many characters: in a thread where it would keep the loop."""
+        return work(*args, **options) if size < OFF_LOOP else await asyncio.to_thread(work, *args, **options)
 
 
 def template_variables(chat: Any) -> dict[str, Any]:
@@ -90,6 +108,11 @@ def plain(messages: Sequence[Message]) -> list[Mapping[str, Any]]:
             call["function"] = parsed_arguments(call.get("function"))
         made.append(one)
     return made
+
+
+def size_of(messages: Sequence[Mapping[str, Any]]) -> int:
+    """Characters of their contents."""
+    return sum(len(str(message.get("content", ""))) for message in messages)
 
 
 def parsed_arguments(function: Any) -> Any:

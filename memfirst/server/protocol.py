@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from ipaddress import ip_address
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from memfirst.server.settings import CONNECTIONS_PER_ADDRESS, HEADER_SECONDS, MOST_HEADERS
+
+
+def _here(address: str) -> bool:
+    """Of this machine: a proxy has all its clients' connections, and is not to be kept out."""
+    return address == "local" or ip_address(address.partition("%")[0]).is_loopback
 
 
 class LimitedProtocol(H11Protocol):
@@ -24,7 +30,7 @@ class LimitedProtocol(H11Protocol):
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if isinstance(peer, tuple) and peer else "local"
         self.addresses[self._address] += 1
-        if self.addresses[self._address] > CONNECTIONS_PER_ADDRESS:
+        if not _here(self._address) and self.addresses[self._address] > CONNECTIONS_PER_ADDRESS:
             transport.write(b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             transport.close()
             return

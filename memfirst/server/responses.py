@@ -56,7 +56,7 @@ class Asked(Open):
     """POST /v1/responses, and /v1/responses/input_tokens."""
 
     model: Name | None = None
-    input: Text | Annotated[list[Item], Field(min_length=1, max_length=MOST_MESSAGES)]
+    input: Text | Annotated[list[Item], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
     instructions: Text | None = None
     max_output_tokens: Annotated[Tokens, Field(ge=1)] | None = None
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None

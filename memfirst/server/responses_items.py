@@ -4,14 +4,15 @@ for each thing that happens to them."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from memfirst.errors import ConfigError
 from memfirst.server.answers import new_id
 from memfirst.server.fields import Message, Name, Part, Text
 from memfirst.server.reply import Delta
+from memfirst.server.settings import MOST_MESSAGES
 
 TEXTS = frozenset({"input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text"})
 MESSAGE, CALL, RESULT, THOUGHT = "message", "function_call", "function_call_output", "reasoning"
@@ -31,7 +32,8 @@ class Fragment(Part):
         return text
 
 
-Content = Text | list[Fragment]
+Fragments = Annotated[list[Fragment], Field(fail_fast=True, max_length=MOST_MESSAGES)]
+Content = Text | Fragments
 
 
 class Item(BaseModel):
@@ -41,7 +43,7 @@ class Item(BaseModel):
     type: Name = MESSAGE
     role: Name | None = None
     content: Content | None = None
-    summary: list[Fragment] | None = None
+    summary: Fragments | None = None
     call_id: Name | None = None
     name: Name | None = None
     arguments: Text | None = None

@@ -68,7 +68,7 @@ class Server:
         self.link = EngineLink(loading, settings.max_queue, settings.max_wait, progress)
         checkpoint = open_checkpoint(loading.model)
         settings = replace(settings, digest=digest_of(checkpoint))
-        self.service = Service(settings, self.link, Prompts(checkpoint), int(time.time()))
+        self.service = Service(settings, self.link, Prompts(checkpoint, self._context), int(time.time()))
         checkpoint.close()
         config = uvicorn.Config(
             application(self.service), http=LimitedProtocol, ws="none", lifespan="off", log_config=None,
@@ -78,6 +78,9 @@ class Server:
         )  # fmt: skip
         self._http = uvicorn.Server(config)
         self._stopped = asyncio.Event()
+
+    def _context(self) -> int | None:
+        return self.link.loaded.context if self.link.loaded else None
 
     @property
     def port(self) -> int:

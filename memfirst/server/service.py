@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from memfirst.errors import BackendError, ModelNotFoundError
+from memfirst.server import access
 from memfirst.server.link import Answer, EngineLink
 from memfirst.server.messages import Ask, End, Loaded, Piece
 from memfirst.server.prompt import Prompts
@@ -55,7 +56,10 @@ class Service:
         self.link.check_open(len(asks))
         for ask in asks:
             self.link.check_price(ask(-1))
-        return [self.link.ask(ask) for ask in asks]
+        made = [self.link.ask(ask) for ask in asks]
+        if (asked := access.answers.get()) is not None:
+            asked += made
+        return made
 
 
 async def merged(answers: Sequence[Answer]) -> AsyncIterator[Choice]:

@@ -30,6 +30,7 @@ class Settings:
     origins      values of Origin that browsers may come from besides the page's own
     max_queue    requests that wait at most; max_wait: predicted seconds of waiting
     page         whether `/` is the live page
+    access_log   a file that gets a line for each request; "-": the standard error; "": none
     """
 
     name: str
@@ -40,7 +41,7 @@ class Settings:
     max_queue: int = 256
     max_wait: float = 120.0
     page: bool = True
-    log: bool = True
+    access_log: str = ""
     model_path: str = ""
     digest: str = ""
     notes: tuple[str, ...] = field(default=())
