@@ -12,7 +12,7 @@ BENCH  ?= --threads 2
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ceiling fuzz-models fuzz-server check bench parity docs wheel clean
+.PHONY: help demo test test-ceiling fuzz-models fuzz-server hang-ups clients check bench parity docs wheel clean
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ fuzz-models: $(STAMPS)/dev ## 20,000 changed models of every architecture and co
 
 fuzz-server: $(STAMPS)/clients ## schemathesis over /openapi.json: 5,000 requests and more, every answer checked (15 minutes)
 	$(BIN)/python -m tests.support.fuzz_server
+
+hang-ups: $(STAMPS)/dev ## 1,000 requests to a server, one in five hangs up somewhere: nothing is lost, nothing stays (5 minutes)
+	$(BIN)/python -m tests.support.hang_ups 1000
+
+clients: $(STAMPS)/clients ## the server by libraries that people use: Ollama, LangChain, pydantic-ai, llm; with npm the AI SDK too
+	if command -v npm > /dev/null; then cd tests/server/clients && npm install --no-package-lock --silent; fi
+	$(BIN)/python -m pytest tests/server/clients -rs
 
 check: $(STAMPS)/dev ## ruff, mypy --strict and the house rules
 	$(BIN)/ruff check .
