@@ -126,7 +126,8 @@ def group_of(info: TensorInfo) -> str:
     if "_exps" in name:
         return "experts"
     prefixes = {"attn": "attention", "ffn": "feed-forward", "ssm": "state", "time": "state", "channel": "feed-forward"}
-    return prefixes.get(name.partition("_")[0], "other")
+    prefixes["exp"] = "experts"
+    return "state" if ".shortconv." in info.name else prefixes.get(name.partition("_")[0], "other")
 
 
 def shares(infos: Iterable[TensorInfo], key: Callable[[TensorInfo], str]) -> list[Share]:

@@ -69,7 +69,10 @@ class SyntheticCheckpoint:
         if name in self._plan.vectors:
             return np.array(self._plan.vectors[name], "<f4").view(np.uint8)
         random = self._random(name)
-        data = self._matrix(info, random) if len(info.shape) > 1 else _vector(info, random)
+        if name.endswith("ssm_a"):
+            data = _rates(info, random)
+        else:
+            data = self._matrix(info, random) if len(info.shape) > 1 else _vector(info, random)
         data.flags.writeable = False
         return data
 
@@ -118,6 +121,13 @@ def _vector(info: TensorInfo, random: np.random.Generator) -> U8:
     middle = 1.0 if info.name.endswith("_norm.weight") else 0.0
     noise = random.standard_normal(info.shape, np.float32) * np.float32(0.1)
     return (noise + np.float32(middle)).view(np.uint8)
+
+
+def _rates(info: TensorInfo, random: np.random.Generator) -> U8:
+    """f32, −e^(0 ± 0.1): a state that does not decay would grow without bound."""
+    noise = random.standard_normal(math.prod(info.shape), np.float32) * np.float32(0.1)
+    out: U8 = (-np.exp(noise)).view(np.uint8)
+    return out
 
 
 def _info(name: str, size: tuple[int, ...], plan: Blueprint, chosen: Mix) -> TensorInfo:

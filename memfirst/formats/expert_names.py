@@ -179,6 +179,17 @@ _GPT_OSS = {
     },
     **{_MLP + f"experts.down_proj_{part}": _one("ffn_down_exps.weight", whole, part) for part in (BLOCKS, SCALES)},
 }  # fmt: skip
+_CONVOLUTION = {"model.layers.{}.conv.conv.weight": _one("shortconv.conv.weight", recurrent_names.taps)}
+_FEED_FORWARD = "model.layers.{}.feed_forward."
+_LFM2MOE = {
+    **_CONVOLUTION,
+    _FEED_FORWARD + "gate.weight": _one("ffn_gate_inp.weight"),
+    **_experts(_FEED_FORWARD, "w1", "w3", "w2"),
+    _FEED_FORWARD + "experts.gate_up_proj": (
+        *_one("ffn_gate_exps.weight", first_half), *_one("ffn_up_exps.weight", second_half),
+    ),
+    _FEED_FORWARD + "experts.down_proj": _one("ffn_down_exps.weight"),
+}  # fmt: skip
 _GEMMA4 = {
     "model.layers.{}.experts.gate_up_proj": (
         *_one("ffn_gate_exps.weight", first_half), *_one("ffn_up_exps.weight", second_half),
@@ -189,7 +200,7 @@ TABLES: Mapping[str, Table] = {
     "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
     "gemma4": _GEMMA4, "qwen2moe": _QWEN2MOE, "olmoe": _QWEN3MOE, "glm4moe": _GLM4MOE, "minimax-m2": _MIXTRAL,
     "ernie4_5-moe": _ERNIE, "granitemoe": _GRANITE, "hunyuan-moe": _HUNYUAN, "qwen3next": _QWEN3NEXT,
-    "qwen35": _QWEN35, "qwen35moe": {**_QWEN2MOE, **_STACKED, **_QWEN35},
+    "qwen35": _QWEN35, "lfm2": _CONVOLUTION, "lfm2moe": _LFM2MOE, "qwen35moe": {**_QWEN2MOE, **_STACKED, **_QWEN35},
 }  # fmt: skip
 
 _LAYER = re.compile(r"\.layers\.(0|[1-9]\d{0,4})\.")

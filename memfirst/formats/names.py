@@ -160,6 +160,21 @@ _DELTA_NORMS: Table = {
 }
 _QWEN3_NEXT: Table = {**_QWEN2, **_DELTA_NORMS, **delta_names.rows(_BLOCK, delta_names.QWEN3_NEXT)}
 _QWEN3_5: Table = {**_QWEN2, **_DELTA_NORMS, **delta_names.rows(_BLOCK, delta_names.QWEN3_5)}
+_LFM2: Table = {
+    **_TOP,
+    "model.embedding_norm.weight": ("token_embd_norm.weight", identity),
+    _BLOCK + "operator_norm.weight": ("blk.{}.attn_norm.weight", identity),
+    _BLOCK + "ffn_norm.weight": ("blk.{}.ffn_norm.weight", identity),
+    _BLOCK + "conv.in_proj.weight": ("blk.{}.shortconv.in_proj.weight", identity),
+    _BLOCK + "conv.out_proj.weight": ("blk.{}.shortconv.out_proj.weight", identity),
+    **{_BLOCK + f"self_attn.{n}_proj.weight": (f"blk.{{}}.attn_{n}.weight", identity) for n in "qkv"},
+    **{_BLOCK + f"self_attn.{n}_layernorm.weight": (f"blk.{{}}.attn_{n}_norm.weight", identity) for n in "qk"},
+    _BLOCK + "self_attn.out_proj.weight": ("blk.{}.attn_output.weight", identity),
+    _BLOCK + "feed_forward.w1.weight": ("blk.{}.ffn_gate.weight", identity),
+    _BLOCK + "feed_forward.w3.weight": ("blk.{}.ffn_up.weight", identity),
+    _BLOCK + "feed_forward.w2.weight": ("blk.{}.ffn_down.weight", identity),
+    _BLOCK + "feed_forward.expert_bias": ("blk.{}.exp_probs_b.bias", identity),
+}
 _NAMED_AFTER: Table = {
     _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
     _BLOCK + "post_feedforward_layernorm.weight": ("blk.{}.post_ffw_norm.weight", identity),
@@ -228,6 +243,8 @@ TABLES: Mapping[str, Table] = {
     "qwen3next": _QWEN3_NEXT,
     "qwen35": _QWEN3_5,
     "qwen35moe": _QWEN3_5,
+    "lfm2": _LFM2,
+    "lfm2moe": _LFM2,
     "olmoe": {**_QWEN2, **_QK_NORMS},
     "glm4moe": _GLM4_MOE,
     "minimax-m2": _MINIMAX_M2,
@@ -257,6 +274,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "qwen3_5_moe_text": "qwen35moe",
     "glm4_moe": "glm4moe",
     "minimax_m2": "minimax-m2",
+    "lfm2_moe": "lfm2moe",
     "ernie4_5_moe": "ernie4_5-moe",
     "granitemoeshared": "granitemoe",
     "deepseek_v2": "deepseek2",
@@ -291,6 +309,8 @@ CLASSES: Mapping[str, str] = {
     "Qwen3_5MoeForCausalLM": "qwen35moe",
     "Qwen3_5MoeForConditionalGeneration": "qwen35moe",
     "OlmoeForCausalLM": "olmoe",
+    "Lfm2ForCausalLM": "lfm2",
+    "Lfm2MoeForCausalLM": "lfm2moe",
     "Glm4MoeForCausalLM": "glm4moe",
     "MiniMaxM2ForCausalLM": "minimax-m2",
     "Ernie4_5_MoeForCausalLM": "ernie4_5-moe",

@@ -35,7 +35,7 @@ class _Registry(Mapping[str, Architecture[Any]]):
 _NAMED_AS_THEIR_FILE = (
     *("llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4", "phi2", "phi3", "granite", "smollm3", "deepseek2"),
     *("olmo2", "exaone4", "seed_oss", "ernie4_5", "glm4", "cohere2", "starcoder2", "stablelm"),
-    *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "olmoe"),
+    *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "olmoe", "lfm2"),
 )
 
 ARCHITECTURES: Mapping[str, Architecture[Any]] = _Registry(
@@ -44,7 +44,7 @@ ARCHITECTURES: Mapping[str, Architecture[Any]] = _Registry(
     | {"qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "granitehybrid": "granite_hybrid"}
     | {"hunyuan-dense": "hunyuan_dense", "mistral3": "ministral3"}
     | {"qwen2moe": "qwen2_moe", "glm4moe": "glm4_moe", "minimax-m2": "minimax_m2", "ernie4_5-moe": "ernie4_5_moe"}
-    | {"granitemoe": "granite_moe", "hunyuan-moe": "hunyuan_moe"}
+    | {"lfm2moe": "lfm2_moe", "granitemoe": "granite_moe", "hunyuan-moe": "hunyuan_moe"}
 )
 """By GGUF's name."""
 

@@ -67,7 +67,8 @@ def written(entry: Architecture[Any], config: Mapping[str, Any]) -> Written:
 
 def _sizes(c: decoder.Config, entry: Architecture[Any]) -> dict[str, Any]:
     first, local = _of_kinds(c)
-    epsilon = "layer_norm_rms_epsilon" if "rms_norm_eps" in entry.keys else "layer_norm_epsilon"
+    rms = "attention.layer_norm_rms_epsilon" in entry.keys.values()
+    epsilon = "layer_norm_rms_epsilon" if rms else "layer_norm_epsilon"
     found: dict[str, Any] = {
         "vocab_size": c.vocab_size,
         "context_length": c.max_position_embeddings,
@@ -159,7 +160,7 @@ def _stated(key: str, value: Any) -> Any:
 
 
 def _number_or_count(value: Any) -> Any:
-    return value if isinstance(value, int | str) else _number(value)
+    return value if isinstance(value, int | str | np.ndarray) else _number(value)
 
 
 def _number(value: Any) -> Any:

@@ -191,4 +191,21 @@ def _feed_forward(b: Builder, at: str, x: str, c: Config) -> str:
     return b.residual(f"{at}_sum", routed, shared)
 
 
-ARCHITECTURE = Architecture("granitehybrid", from_gguf, from_hf, build)
+def to_gguf(c: Config) -> recurrent.Written:
+    """The keys that llama.cpp's converter writes."""
+    keys: dict[str, Any] = {
+        **mamba2.mixer_keys(c.mixer), **recurrent.attention_keys(c.heads, c.attention),
+        "vocab_size": c.vocab_size, "context_length": c.max_position_embeddings, "block_count": len(c.attention),
+        "feed_forward_length": c.shared_intermediate_size, "attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+        "attention.scale": c.heads.scale, "embedding_scale": c.embedding_multiplier,
+        "residual_scale": c.residual_multiplier, "logit_scale": c.logits_scaling, "rope.scaling.finetuned": False,
+        "rope.dimension_count": c.heads.head_dim,
+    }  # fmt: skip
+    if c.moe is not None:
+        keys |= {"expert_count": c.moe.num_experts, "expert_used_count": c.moe.num_experts_per_tok}
+        keys |= {"feed_forward_length": c.moe.moe_intermediate_size}
+        keys |= {"expert_shared_feed_forward_length": c.shared_intermediate_size}
+    return keys, {}
+
+
+ARCHITECTURE = Architecture("granitehybrid", from_gguf, from_hf, build, to_gguf=to_gguf)

@@ -161,4 +161,14 @@ def build(c: Config, w: WeightProvider) -> Graph:
     return b.graph("jamba", c.vocab_size, c.max_position_embeddings)
 
 
-ARCHITECTURE = Architecture("jamba", from_gguf, from_hf, build)
+def to_gguf(c: Config) -> recurrent.Written:
+    """The keys that llama.cpp's converter writes."""
+    return {
+        **mamba.mixer_keys(c.mixer), **recurrent.attention_keys(c.heads, c.attention),
+        "vocab_size": c.vocab_size, "context_length": c.max_position_embeddings, "block_count": len(c.attention),
+        "feed_forward_length": c.intermediate_size, "attention.layer_norm_rms_epsilon": c.rms_norm_eps,
+        "expert_count": c.moe.num_experts, "expert_used_count": c.moe.num_experts_per_tok,
+    }, {}  # fmt: skip
+
+
+ARCHITECTURE = Architecture("jamba", from_gguf, from_hf, build, to_gguf=to_gguf)

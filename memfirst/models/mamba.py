@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memfirst.errors import ConfigError
+from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.channel_scan import ChannelScan
 from memfirst.graph.ops.conv import CausalConv1d
@@ -57,6 +57,14 @@ class Config:
     layer_norm_epsilon: float
     tie_word_embeddings: bool
     context: int = recurrent.CONTEXT
+
+
+def mixer_keys(m: Mixer) -> dict[str, Any]:
+    """The same as GGUF has them."""
+    return {
+        "embedding_length": m.hidden_size, "ssm.conv_kernel": m.conv_kernel, "ssm.inner_size": m.intermediate_size,
+        "ssm.state_size": m.state_size, "ssm.time_step_rank": m.time_step_rank,
+    }  # fmt: skip
 
 
 def read_mixer(r: ConfigReader, hidden: int, norms: str, eps: float) -> Mixer:
@@ -180,4 +188,16 @@ def _normed(b: Builder, name: str, x: str, width: int, m: Mixer) -> str:
     return b.add(UnitNorm(name, (x,), name, width, m.inner_eps)) if m.inner_norms == UNIT else x
 
 
-ARCHITECTURE = Architecture("mamba", from_gguf, from_hf, build)
+def to_gguf(c: Config) -> recurrent.Written:
+    """The keys that llama.cpp's converter writes; Falcon-Mamba's norms inside have the epsilon of the others there."""
+    if c.mixer.inner_norms == UNIT and c.mixer.inner_eps != c.layer_norm_epsilon:
+        found = f"norms of dt, B and C with an epsilon of {c.mixer.inner_eps:g}, others of {c.layer_norm_epsilon:g}"
+        raise UnsupportedError(found, "one epsilon, as a GGUF file has")
+    return {
+        **mixer_keys(c.mixer), "vocab_size": c.vocab_size, "context_length": c.context,
+        "block_count": c.num_hidden_layers, "feed_forward_length": 0, "attention.head_count": 0,
+        "attention.layer_norm_rms_epsilon": c.layer_norm_epsilon, "ssm.dt_b_c_rms": c.mixer.inner_norms == UNIT,
+    }, {}  # fmt: skip
+
+
+ARCHITECTURE = Architecture("mamba", from_gguf, from_hf, build, to_gguf=to_gguf)

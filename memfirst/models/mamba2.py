@@ -61,6 +61,14 @@ class Config:
     context: int = recurrent.CONTEXT
 
 
+def mixer_keys(m: Mixer) -> dict[str, Any]:
+    """The same as GGUF has them."""
+    return {
+        "embedding_length": m.hidden_size, "ssm.conv_kernel": m.conv_kernel, "ssm.inner_size": m.inner,
+        "ssm.state_size": m.state_size, "ssm.time_step_rank": m.num_heads, "ssm.group_count": m.n_groups,
+    }  # fmt: skip
+
+
 def read_mixer(r: ConfigReader, hidden: int) -> Mixer:
     """The `ssm.*` keys of a GGUF file, where `time_step_rank` counts heads."""
     inner = r.integer("ssm.inner_size", limits.MAX_WIDTH)
@@ -190,4 +198,13 @@ def _scanned(b: Builder, at: str, parts: str, dt: str, m: Mixer) -> str:
     return b.add(scan)
 
 
-ARCHITECTURE = Architecture("mamba2", from_gguf, from_hf, build)
+def to_gguf(c: Config) -> recurrent.Written:
+    """The keys that llama.cpp's converter writes."""
+    return {
+        **mixer_keys(c.mixer), "vocab_size": c.vocab_size, "context_length": c.context,
+        "block_count": c.num_hidden_layers, "feed_forward_length": 0, "attention.head_count": 0,
+        "attention.layer_norm_rms_epsilon": c.layer_norm_epsilon,
+    }, {}  # fmt: skip
+
+
+ARCHITECTURE = Architecture("mamba2", from_gguf, from_hf, build, to_gguf=to_gguf)

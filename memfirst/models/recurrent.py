@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from memfirst.errors import ConfigError
 from memfirst.models import decoder
 from memfirst.models import reader as limits
@@ -38,6 +40,16 @@ def rwkv_keys(hidden: int, layers: int, inner: int, vocab: int) -> dict[str, int
         "vocab_size": vocab, "context_length": CONTEXT, "embedding_length": hidden, "block_count": layers,
         "feed_forward_length": inner, "attention.head_count": 0,
     }  # fmt: skip
+
+
+Written = tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]
+"""Keys of a GGUF file, and tensors that no token reads."""
+
+
+def attention_keys(h: Heads, attention: tuple[bool, ...]) -> dict[str, Any]:
+    """Keys of heads between recurrent layers: those without attention have no KV heads."""
+    kv = np.array([h.kv_heads if attends else 0 for attends in attention], np.int32)
+    return {"attention.head_count": h.heads, "attention.head_count_kv": kv}
 
 
 def from_native(config: Mapping[str, Any], renamed: Mapping[str, str]) -> Mapping[str, Any]:

@@ -28,7 +28,18 @@ from memfirst.runtime.sampling import GREEDY
 from memfirst.text.bytes_of_tokens import escaped
 from tests.support.dense_configs import MODELS as DENSE
 from tests.support.experts_configs import MODELS as EXPERTS
-from tests.support.recurrent_configs import RWKV6, RWKV7
+from tests.support.recurrent_configs import (
+    FALCON_MAMBA,
+    GRANITE_1B,
+    GRANITE_TINY,
+    JAMBA,
+    LFM2_MOE,
+    RWKV6,
+    RWKV7,
+    lfm2,
+    mamba,
+    mamba2,
+)
 
 # Per shape and mix: role -> the codec, or one codec per layer, as llama_model_quantize chose them.
 LLAMA_CPP = json.loads((Path(__file__).parent.parent / "data" / "llama_cpp_mixes.json").read_text())
@@ -324,7 +335,7 @@ def test_a_file_of_phi_3_is_not_called_so(tmp_path: Path) -> None:
 
 
 def test_what_has_no_gguf_form_is_not_written(tmp_path: Path) -> None:
-    made = synthetic("mamba:130m", "q8_0", layers=1)
+    made = synthetic("falcon-mamba:7b", "q8_0", layers=1)  # two epsilons
     assert made.kind == "hf" and models.build(made)
     with pytest.raises(UnsupportedError, match="GGUF files of mamba"):
         write(made, tmp_path / "m.gguf")
@@ -350,6 +361,37 @@ def test_a_written_rwkv_is_the_model_and_answers(name: str, tmp_path: Path) -> N
             assert model.tokenizer.decode(model.encode("\n\nHä?\0")) == "\n\nHä?\0"
             found.append([token.id for token in model.chat().ask("Hi!", params=GREEDY, max_tokens=8)])
     assert len(found[0]) >= 1 and found[0] == found[1]
+
+
+STATE = {
+    "mamba": mamba(128, 2), "falcon_mamba": FALCON_MAMBA | {
+        "hidden_size": 128, "intermediate_size": 256, "time_step_rank": 8, "mixer_rms_eps": 1e-5,
+    },
+    "mamba2": mamba2(128, 2),
+    "jamba": JAMBA | {"hidden_size": 128, "num_hidden_layers": 8, "intermediate_size": 96, "num_attention_heads": 4,
+                      "num_key_value_heads": 2, "mamba_dt_rank": 8, "num_experts": 4},
+    "granite_tiny": GRANITE_TINY | {"hidden_size": 128, "intermediate_size": 96, "shared_intermediate_size": 64,
+                                    "num_attention_heads": 4, "num_key_value_heads": 2, "mamba_n_heads": 4,
+                                    "num_local_experts": 8, "num_experts_per_tok": 2},
+    "granite_1b": GRANITE_1B | {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+                                "mamba_n_heads": 4, "shared_intermediate_size": 64},
+    "lfm2": lfm2(256, 384) | {"num_key_value_heads": 2},
+    "lfm2_moe": LFM2_MOE | {"hidden_size": 128, "intermediate_size": 96, "moe_intermediate_size": 64,
+                            "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 8},
+}  # fmt: skip
+"""Published models made small."""
+
+
+@pytest.mark.parametrize("name", STATE)
+def test_a_written_model_with_state_is_the_model_and_decays(name: str, tmp_path: Path) -> None:
+    """Read again the same operations; every state decays, so that a synthetic model may run on and on."""
+    source, path = SyntheticCheckpoint(STATE[name] | {"vocab_size": 400}, MIXES["f32"], 0, name), tmp_path / "m.gguf"
+    write(source, path)
+    read = open_gguf(path)
+    assert dict(read.tensors) == dict(source.tensors)
+    assert models.build(read).ops == models.build(source).ops
+    rates = [read.read(tensor).view(np.float32) for tensor in read.tensors if tensor.endswith("ssm_a")]
+    assert all((r < -0.5).all() and np.isfinite(r).all() for r in rates) and bool(rates) == ("lfm2" not in name)
 
 
 def test_byte_strings_of_any_size() -> None:

@@ -25,6 +25,7 @@ from memfirst.graph import Graph, Sequence, Step, decode, prefill
 from memfirst.lower import cpu
 from memfirst.runtime.engine import Engine
 from memfirst.runtime.sampling import GREEDY
+from memfirst.transform.recode import with_kv
 from tests.support.make_hybrid_fixture import CASES, FOLDER, make
 from tests.support.make_recurrent_fixture import FILE, digest
 from tests.support.recurrent_configs import (
@@ -60,7 +61,8 @@ def test_the_price_of_a_file_is_the_count_of_its_tensors(name: str, kind: str, t
     graph, _, sizes = opened(tmp_path, spec, kind)
     tied = "output.weight" not in sizes
     table, experts = sizes["token_embd.weight"], sum(n for t, n in sizes.items() if "_exps." in t)
-    head = {"output.weight", "output_norm.weight", "output_norm.bias"} & sizes.keys()
+    last = "token_embd_norm.weight" if name.startswith("lfm2") else "output_norm.weight"
+    head = {"output.weight", last, "output_norm.bias"} & sizes.keys()
     expected = {
         "embedding": table // 48,
         "head": sum(sizes[t] for t in head) + (table if tied else 0),
@@ -105,14 +107,14 @@ def test_a_chunk_moves_the_state_once_and_each_sequence_its_own(name: str, tmp_p
 
 @pytest.mark.parametrize("name", SPECS)
 def test_parity_with_llama_cpp(name: str, tmp_path: Path) -> None:
-    """24 positions of the same file, float32; llama.cpp keeps keys and values as f16, so the hybrids differ more."""
+    """24 positions of the same file, keys and values in float32 too."""
     expected, spec = np.load(FILE), SPECS[name]
     assert digest(random_arrays(spec)) == pytest.approx(float(expected[f"draw/{name}"]), rel=1e-9)
     graph, checkpoint, _ = opened(tmp_path, spec)
-    found = ReferenceBackend(graph, checkpoint).step(one(0, 24, logits=tuple(range(24))), expected["tokens"])
+    backend = ReferenceBackend(with_kv(graph, "f32", "f32"), checkpoint)
+    found = backend.step(one(0, 24, logits=tuple(range(24))), expected["tokens"])
     logits = expected[f"logits/{name}"]
-    tolerance = 5e-3 if spec.kv else 5e-5
-    np.testing.assert_allclose(found, logits, atol=tolerance * logits.std(), rtol=0)
+    np.testing.assert_allclose(found, logits, atol=5e-5 * logits.std(), rtol=0)
 
 
 def from_folder(folder: Path) -> float:
@@ -153,6 +155,11 @@ def test_parity_live(name: str, tmp_path: Path) -> None:
         ("hf_granite_dense", {"residual_multiplier": 0.61}),
         ("hf_granite_dense", {"logits_scaling": 0.51}),
         ("hf_qwen3_next", {"num_experts_per_tok": 3}),
+        ("hf_lfm2", {"rope_parameters": {"rope_type": "default", "rope_theta": 120.0}}),
+        ("hf_lfm2", {"norm_eps": 1e-5}),
+        ("hf_lfm2_moe", {"routed_scaling_factor": 1.0}),
+        ("hf_lfm2_moe", {"norm_topk_prob": False}),
+        ("hf_lfm2_moe", {"num_experts_per_tok": 3}),
         ("hf_qwen3_5", {"rms_norm_eps": 1e-2}),
         ("hf_qwen3_5", {"rope_parameters": {"rope_theta": 120.0, "partial_rotary_factor": 0.25}}),
         ("hf_qwen3_5_moe", {"rope_parameters": {"rope_theta": 100.0, "partial_rotary_factor": 0.5}}),
@@ -362,6 +369,8 @@ def test_the_cpu_backend_refuses_plainly(name: str, tmp_path: Path) -> None:
         ("jamba", "expert_used_count", 5, "5 experts"),
         ("granite_tiny", "rope.scaling.finetuned", True, "rotary positions"),
         ("granite_1b", "mystery", 1, "mystery"),
+        ("lfm2", "shortconv.l_cache", 1, "at least 2 taps"),
+        ("lfm2", "attention.head_count_kv", [2, 0, 1, 0], "KV heads by layer"),
     ],
 )
 def test_files_that_contradict_themselves_are_refused(

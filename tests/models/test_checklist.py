@@ -21,7 +21,10 @@ ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "add-an-architecture.md"
 FIXTURES = ROOT / "tests" / "fixtures"
 
-STATE = ("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid", "qwen3next", "qwen35", "qwen35moe")
+STATE = (
+    *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid", "qwen3next", "qwen35", "qwen35moe"),
+    *("lfm2", "lfm2moe"),
+)
 """Their published configs are functions of tests/support/recurrent_configs.py, their files recurrent_files.py's."""
 NO_FOLDERS = ("rwkv6", "rwkv7")
 """Published as GGUF and PyTorch files only: transformers has no such model to compare with, nor names."""

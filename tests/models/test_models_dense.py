@@ -285,7 +285,7 @@ def with_angles_of(op: Op, other: Op) -> Op:
 def changed(graph: Graph, change: Callable[[Op], Op]) -> Graph:
     ops = tuple(change(op) for op in graph.ops)
     caches = {op.cache.name: op.cache for op in ops if isinstance(op, Attention)}
-    return replace(graph, ops=ops, caches=tuple(caches[c.name] for c in graph.caches))
+    return replace(graph, ops=ops, caches=tuple(caches.get(c.name, c) for c in graph.caches))
 
 
 def without_window(op: Op) -> Op:

@@ -23,6 +23,8 @@ from tests.support.recurrent_configs import (
     GRANITE_1B,
     GRANITE_TINY,
     JAMBA,
+    LFM2_350M,
+    LFM2_MOE,
     MAMBA2_130M,
     MAMBA_130M,
     NATIVE,
@@ -34,6 +36,7 @@ from tests.support.recurrent_configs import (
     RWKV7,
     Config,
     build,
+    lfm2,
     mamba,
     mamba2,
     price,
@@ -73,6 +76,10 @@ SIZES: dict[str, tuple[Config, int, int, int, int]] = {
     "jamba-v0.1": (JAMBA, 51_570_323_328, 4_358_144, 229_376, 16_384),
     "granite-4.0-h-tiny": (GRANITE_TINY, 6_939_037_248, 14_515_200, 119_808, 8_192),
     "granite-4.0-h-1b": (GRANITE_1B, 1_461_538_368, 14_515_200, 119_808, 8_192),
+    "lfm2-350m": (LFM2_350M, 354_483_968, 20_480, 10_240, 12_288),
+    "lfm2-700m": (lfm2(1536, 10_240), 742_489_344, 30_720, 15_360, 12_288),
+    "lfm2-1.2b": (lfm2(2048, 12_288), 1_170_340_608, 40_960, 20_480, 12_288),
+    "lfm2-8b-a1b": (LFM2_MOE, 8_339_930_560, 73_728, 36_864, 12_288),
     "qwen3-next-80b-a3b": (QWEN3_NEXT, 79_674_391_296, 36 * (32 * 128 * 128 + 3 * 8192), 36 * 8192, 24_576),
     "qwen3.5-27b": (QWEN35, 26_895_998_464, 48 * (48 * 128 * 128 + 3 * 10_240), 48 * 10_240, 65_536),
     "qwen3.5-35b-a3b": (QWEN35_MOE, 34_660_610_688, 30 * (32 * 128 * 128 + 3 * 8192), 30 * 8192, 20_480),
@@ -81,14 +88,15 @@ SIZES: dict[str, tuple[Config, int, int, int, int]] = {
 
 @pytest.mark.parametrize("name", SIZES)
 def test_parameters_state_and_kv(name: str) -> None:
-    """To the last digit. A convolution of 4 taps keeps 3 inputs; tables that count 4 have one more a channel."""
+    """To the last digit. A convolution of 4 taps keeps 3 inputs, LFM2's of 3 taps 2; tables that count 4 have one more
+    a channel."""
     config, parameters, state, channels, kv = SIZES[name]
     graph = build(config)
     assert sum(prod(w.shape) for w in graph.weights().values()) == parameters
     found = states(graph)
     assert (sum(c.elements for c in found), {c.codec for c in found}) == (state, {"f32"})
-    convolved = sum(c.elements for c in found if "conv1d" in c.name)
-    assert convolved == 3 * channels
+    convolved = sum(c.elements for c in found if "conv" in c.name)
+    assert convolved == (2 if "lfm2" in name else 3) * channels
     assert sum(c.position_bytes for c in graph.caches if isinstance(c, KVCache)) == kv
 
 

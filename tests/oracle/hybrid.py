@@ -1,10 +1,12 @@
-"""Hybrids of attention and gated delta nets: Qwen3-Next, Qwen3.5. From their config.json and papers."""
+"""Hybrids of attention and gated delta nets (Qwen3-Next, Qwen3.5) or short convolutions (LFM2). From their config.json
+and papers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
-from tests.oracle.attention import head_norms, norms, sizes
+from tests.oracle.attention import head_norms, norms, qkvo, sizes
 from tests.oracle.parts import Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
 
 
@@ -49,5 +51,44 @@ def delta(c: Config) -> Model:
     return model(tensors(), [cached if a else None for a in attends], [None if a else state for a in attends])
 
 
+def lfm2(c: Config) -> Model:
+    """A gate, a convolution and another gate in most layers, which keep the last gated inputs; attention in the others.
+    The norm before the head has the name of one behind the embedding."""
+    d, taps = c["hidden_size"], c["conv_L_cache"]
+    ffn = c.get("block_ff_dim") or c["intermediate_size"]
+    if c["model_type"] == "lfm2" and c.get("block_auto_adjust_ff_dim", True):
+        multiple = c.get("block_multiple_of", 256)
+        ffn = (2 * ffn // 3 + multiple - 1) // multiple * multiple
+    s = sizes({**c, "intermediate_size": ffn})
+    attends = (
+        [i in c["full_attn_idxs"] for i in range(s.layers)]
+        if c.get("full_attn_idxs")
+        else [kind == "full_attention" for kind in c["layer_types"]]
+    )
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, d, "attn_norm", "ffn_norm")
+            if attends[i]:
+                yield from qkvo(i, s)
+                yield from head_norms(i, s)
+            else:
+                yield from in_layer(i, {"shortconv.in_proj.weight": (3 * d, d), "shortconv.out_proj.weight": (d, d)})
+                yield from in_layer(i, {"shortconv.conv.weight": (d, taps)})
+            if i < c.get("num_dense_layers", s.layers):
+                yield from swiglu(i, d, s.ffn)
+            else:
+                yield from routed(i, d, c["moe_intermediate_size"], c["num_experts"], c["num_experts_per_tok"])
+                yield from in_layer(i, {"exp_probs_b.bias": (c["num_experts"],)})
+        for t in outside(c, c.get("tie_word_embeddings", True)):
+            yield replace(t, kind=t.kind.replace("output_norm", "token_embd_norm"))
+
+    cached = Keys(s.kv, s.head_dim, s.head_dim)
+    return model(tensors(), [cached if a else None for a in attends], [None if a else d * (taps - 1) for a in attends])
+
+
 DELTA = ("qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")
-FAMILIES: dict[str, Callable[[Config], Model]] = dict.fromkeys(DELTA, delta)
+FAMILIES: dict[str, Callable[[Config], Model]] = {
+    **dict.fromkeys(DELTA, delta),
+    **dict.fromkeys(("lfm2", "lfm2_moe"), lfm2),
+}

@@ -266,6 +266,20 @@ def delta(r: Random, routed: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def lfm2(r: Random, routed: bool) -> dict[str, Any]:
+    found = transformer(r, layers=5)
+    found["norm_eps"] = found.pop("rms_norm_eps")
+    kinds = ["conv", "full_attention", "conv", "conv", "full_attention"]
+    moe = {
+        "num_dense_layers": r.choice([1, 2]),
+        "num_experts": 5,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 96,
+    }
+    adjusted = {"block_multiple_of": 32, "block_auto_adjust_ff_dim": r.random() < 0.5}
+    return found | {"layer_types": kinds, "conv_L_cache": r.choice([3, 4])} | (moe if routed else adjusted)
+
+
 def olmo2(r: Random) -> dict[str, Any]:
     return transformer(r) | {"head_dim": None}
 
@@ -336,5 +350,6 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "rwkv7": rwkv7, "jamba": jamba, "granitemoehybrid": granite_hybrid,
     "qwen3_next": lambda r: delta(r, routed=True), "qwen3_5_text": lambda r: delta(r, routed=False),
     "qwen3_5_moe_text": lambda r: delta(r, routed=True),
+    "lfm2": lambda r: lfm2(r, routed=False), "lfm2_moe": lambda r: lfm2(r, routed=True),
 }  # fmt: skip
 """By model_type."""

@@ -38,6 +38,11 @@ EXPERTS = {
     "shared_expert_intermediate_size": 20,
 }
 
+CONVOLUTIONS: dict[str, Any] = {
+    **ATTENTION, "num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"], "conv_L_cache": 4,
+    "norm_eps": 1e-3, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+}  # fmt: skip
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_mamba": ("Mamba", {"state_size": 8, "conv_kernel": 3, "time_step_rank": 5}),
     "hf_falcon_mamba": ("FalconMamba", {"state_size": 8, "tie_word_embeddings": False, "mixer_rms_eps": 1e-2}),
@@ -51,6 +56,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_qwen3_next": ("Qwen3Next", {**DELTA, **EXPERTS}),
     "hf_qwen3_5": ("Qwen3_5", {**DELTA, "tie_word_embeddings": True, "linear_conv_kernel_dim": 3}),
     "hf_qwen3_5_moe": ("Qwen3_5Moe", {**DELTA, **EXPERTS}),
+    "hf_lfm2": ("Lfm2", {
+        **CONVOLUTIONS, "intermediate_size": 40, "block_multiple_of": 8, "block_ffn_dim_multiplier": 1.2,
+    }),
+    "hf_lfm2_moe": ("Lfm2Moe", {
+        **CONVOLUTIONS, "num_dense_layers": 1, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
+        "routed_scaling_factor": 1.5,
+    }),
 }  # fmt: skip
 """By name: transformers' family, and what its config changes of SMALL."""
 
@@ -82,7 +94,8 @@ def _spread(model: Any, dtype: str) -> None:
 
     one_less = type(model).__name__.startswith("Qwen3")
     with torch.no_grad():
-        for key, value in model.named_parameters():
+        biases = ((key, value) for key, value in model.named_buffers() if key.endswith("bias"))  # of routers
+        for key, value in (*model.named_parameters(), *biases):
             drawn = torch.randn_like(value)
             if "norm" in key:
                 drawn = 0.3 * drawn + (not one_less or "linear_attn" in key)

@@ -1,6 +1,6 @@
 """Writes tests/fixtures/llama_cpp/dense.npz: logits that llama.cpp gives for small models of each architecture.
 
-    python tests/support/make_llama_cpp_fixture.py
+    python tests/support/make_llama_cpp_fixture.py [HYBRID ...]
 
 Needs llama-cpp-python (made with 0.3.36), which the project itself does not. The models are GGUF files that memfirst
 writes from shrunk published configs, with float32 weights of a fixed seed; keys and values are float32 too.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ from memfirst.convert.synthetic import SyntheticCheckpoint, write
 from memfirst.models import quantized
 from tests.support.dense_configs import MODELS
 from tests.support.experts_configs import MODELS as EXPERTS
+from tests.support.recurrent_configs import QWEN3_NEXT, QWEN35, QWEN35_MOE
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "llama_cpp" / "dense.npz"
+HYBRID_FIXTURE = FIXTURE.with_name("hybrids.npz")
 TOKENS = np.random.default_rng(1).integers(0, 256, 60).astype(np.int32)
 ROWS = (0, 15, 21, 40, 59)
 """Positions whose logits are kept: below and beyond the window of 20 and the original context of 16."""
@@ -48,6 +50,12 @@ FEW: dict[str, Any] = {
     "moe_intermediate_size": 32, "n_routed_experts": 8, "moe_num_experts": 8, "moe_k": 2, "moe_layer_end_index": 5,
     "shared_expert_intermediate_size": 48, "rotary_dim": 8, "num_nextn_predict_layers": 0,
 }  # fmt: skip
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "Qwen3-Next-80B-A3B": QWEN3_NEXT, "Qwen3.5-27B": QWEN35, "Qwen3.5-35B-A3B": QWEN35_MOE,
+}  # fmt: skip
+STATES: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 32, "linear_value_head_dim": 32,
+}  # fmt: skip
 NAMES = (
     *("Llama-3.2-1B", "Qwen2.5-0.5B", "Qwen3-0.6B", "Gemma-2-2B", "Gemma-3-1B", "SmolLM3-3B", "Phi-4", "OLMo-2-1B"),
     *("OLMo-3-7B", "Ministral-3-8B", "Seed-OSS-36B", "EXAONE-4.0-1.2B", "EXAONE-4.0-32B", "GLM-4-9B", "Command-R7B"),
@@ -58,7 +66,7 @@ NAMES = (
 
 def shrunk(name: str) -> dict[str, Any]:
     """The published config with few layers and small sizes; of EXAONE's, llama.cpp knows the 32B by its 64 layers."""
-    published = EXPERTS[name].config if name in ROUTED else MODELS[name][0]
+    published = HYBRIDS[name] if name in HYBRIDS else EXPERTS[name].config if name in ROUTED else MODELS[name][0]
     config = quantized.without(published.get("text_config", published))
     layers = 64 if name == "EXAONE-4.0-32B" else 6
     config |= {key: value[:layers] for key, value in config.items() if isinstance(value, list) and len(value) > layers}
@@ -66,7 +74,7 @@ def shrunk(name: str) -> dict[str, Any]:
     for key in ("rope_parameters", "rope_scaling"):
         if isinstance(config.get(key), dict) and "original_max_position_embeddings" in config[key]:
             config[key] = config[key] | {"original_max_position_embeddings": 16}
-    config |= {key: value for key, value in (SHARPER | FEW).items() if config.get(key)}
+    config |= {key: value for key, value in (SHARPER | FEW | STATES).items() if config.get(key)}
     if config.get("sliding_window"):  # llama.cpp knows no window of StarCoder 2
         config["sliding_window"] = None if config["model_type"] == "starcoder2" else 20
     if config.get("num_kv_shared_layers"):  # of both kinds, before and among those that share
@@ -75,6 +83,8 @@ def shrunk(name: str) -> dict[str, Any]:
         config["num_key_value_heads"] = 4
     if config["model_type"] == "phi":
         config |= {"num_key_value_heads": 4, "intermediate_size": 256}
+    if name in HYBRIDS:  # a quarter of which the sections of Qwen3.5's files fill
+        config["head_dim"] = 256
     return config
 
 
@@ -107,16 +117,24 @@ def logits(path: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """All models."""
-    found = {}
-    for name in (*NAMES, *ROUTED):
+    """All models; of the hybrids those that are named, beside what is there."""
+    if sys.argv[1:]:
+        keep(HYBRID_FIXTURE, sys.argv[1:], dict(np.load(HYBRID_FIXTURE)) if HYBRID_FIXTURE.exists() else {})
+    else:
+        keep(FIXTURE, (*NAMES, *ROUTED), {})
+        keep(HYBRID_FIXTURE, HYBRIDS, {})
+
+
+def keep(fixture: Path, names: Iterable[str], found: dict[str, Any]) -> None:
+    """Logits of these models into a file, beside those that were found there."""
+    for name in names:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.gguf"
             write(made(name), path)
             found[name] = logits(path, TOKENS.tolist())[list(ROWS)]
         print(name, round(float(found[name].std()), 3), file=sys.stderr)
-    FIXTURE.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(FIXTURE, **found)
+    fixture.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(fixture, **found)
 
 
 if __name__ == "__main__":

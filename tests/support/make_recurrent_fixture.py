@@ -37,6 +37,7 @@ def logits(path: Path, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
     model = llama.llama_model_load_from_file(str(path).encode(), options)
     settings = llama.llama_context_default_params()
     settings.n_ctx, settings.n_threads, settings.n_threads_batch = 64, 1, 1
+    settings.type_k = settings.type_v = settings.flash_attn_type = 0  # float32
     context = llama.llama_init_from_model(model, settings)
     batch = llama.llama_batch_init(len(tokens), 0, 1)
     batch.n_tokens = len(tokens)

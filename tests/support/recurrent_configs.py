@@ -117,6 +117,26 @@ QWEN35_MOE: Config = {  # Qwen/Qwen3.5-35B-A3B; its text model states no interme
         "shared_expert_intermediate_size": 512,
     },
 }  # fmt: skip
+LFM2_350M: Config = {  # LiquidAI/LFM2-350M
+    "architectures": ["Lfm2ForCausalLM"], "block_auto_adjust_ff_dim": True, "block_dim": 1024, "block_ff_dim": 6656,
+    "block_ffn_dim_multiplier": 1.0, "block_mlp_init_scale": 1.0, "block_multiple_of": 256, "block_norm_eps": 1e-05,
+    "block_out_init_scale": 1.0, "block_use_swiglu": True, "block_use_xavier_init": True, "bos_token_id": 1,
+    "conv_L_cache": 3, "conv_bias": False, "conv_dim": 1024, "conv_dim_out": 1024, "conv_use_xavier_init": True,
+    "eos_token_id": 7, "full_attn_idxs": [2, 5, 8, 10, 12, 14], "hidden_size": 1024, "initializer_range": 0.02,
+    "max_position_embeddings": 128000, "model_type": "lfm2", "norm_eps": 1e-05, "num_attention_heads": 16,
+    "num_heads": 16, "num_hidden_layers": 16, "num_key_value_heads": 8, "pad_token_id": 0, "rope_theta": 1000000.0,
+    "torch_dtype": "bfloat16", "use_cache": True, "use_pos_enc": True, "vocab_size": 65536,
+}  # fmt: skip
+LFM2_MOE: Config = {  # LiquidAI/LFM2-8B-A1B
+    "architectures": ["Lfm2MoeForCausalLM"], "bos_token_id": 1, "conv_L_cache": 3, "conv_bias": False,
+    "dtype": "bfloat16", "eos_token_id": 7, "hidden_size": 2048, "initializer_range": 0.02, "intermediate_size": 7168,
+    "layer_types": ["full_attention" if i in (2, 6, 10, 14, 18, 21) else "conv" for i in range(24)],
+    "max_position_embeddings": 128000, "model_type": "lfm2_moe", "moe_intermediate_size": 1792, "norm_eps": 1e-05,
+    "norm_topk_prob": True, "num_attention_heads": 32, "num_dense_layers": 2, "num_experts": 32,
+    "num_experts_per_tok": 4, "num_hidden_layers": 24, "num_key_value_heads": 8, "pad_token_id": 0,
+    "rope_theta": 1000000.0, "routed_scaling_factor": 1.0, "use_cache": True, "use_expert_bias": True,
+    "vocab_size": 65536,
+}  # fmt: skip
 NATIVE: Config = {  # state-spaces/mamba2-130m, whole
     "d_model": 768, "d_intermediate": 0, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"},
     "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True,
@@ -146,6 +166,13 @@ def rwkv7(width: int, layers: int, *ranks: int) -> Config:
     names = ("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim")
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": None}
     return {**RWKV7, **sizes, **dict(zip(names, ranks, strict=True))}
+
+
+def lfm2(width: int, inner: int) -> Config:
+    """`inner`: before it is adjusted."""
+    sizes = dict.fromkeys(("hidden_size", "block_dim", "conv_dim", "conv_dim_out"), width)
+    heads = dict.fromkeys(("num_attention_heads", "num_heads"), width // 64)
+    return {**LFM2_350M, **sizes, **heads, "block_ff_dim": inner}
 
 
 GRANITE_1B = {**GRANITE_TINY, "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 4096}

@@ -39,7 +39,15 @@ class Spec:
 
 def stays_f32(name: str, shape: tuple[int, ...]) -> bool:
     """What the converter never makes smaller than f32."""
-    parts = ("ssm_conv1d", "ffn_gate_inp", "time_mix_first", "time_mix_w", "time_mix_decay_w", "lerp_fused")
+    parts = (
+        "ssm_conv1d",
+        "shortconv.conv",
+        "ffn_gate_inp",
+        "time_mix_first",
+        "time_mix_w",
+        "time_mix_decay_w",
+        "lerp_fused",
+    )
     return (
         len(shape) < 2
         or not name.endswith(".weight")
@@ -316,9 +324,35 @@ def delta(name: str, routed: bool, layers: int = 4, predicting: int = 0) -> Spec
     return Spec(name, keys, shapes, (layers - attending) * STATE_DELTA, kv, tuple(unused))
 
 
+_CONVOLVED: Shapes = {
+    "attn_norm.weight": (HIDDEN,), "shortconv.in_proj.weight": (3 * HIDDEN, HIDDEN),
+    "shortconv.conv.weight": (HIDDEN, 3), "shortconv.out_proj.weight": (HIDDEN, HIDDEN),
+}  # fmt: skip
+_NORMED: Shapes = {**_ATTENTION, "attn_q_norm.weight": (HIDDEN // HEADS,), "attn_k_norm.weight": (HIDDEN // HEADS,)}
+
+
+def lfm2(routed: bool, layers: int = 4) -> Spec:
+    """LFM2 with attention in layer 1, or with experts from layer 1 on."""
+    shapes = {"token_embd.weight": (VOCAB, HIDDEN), "token_embd_norm.weight": (HIDDEN,)}
+    for i in range(layers):
+        shapes |= _block(i, _NORMED if i == 1 else _CONVOLVED)
+        bias = {"exp_probs_b.bias": (EXPERTS,)}
+        shapes |= _block(i, {**_ROUTED, **bias} if routed and i else _DENSE)
+    keys = {
+        "vocab_size": VOCAB, "context_length": 4096, "embedding_length": HIDDEN, "block_count": layers,
+        "feed_forward_length": FFN, "attention.head_count": HEADS,
+        "attention.head_count_kv": [KV_HEADS if i == 1 else 0 for i in range(layers)],
+        "attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 1000.0, "shortconv.l_cache": 3,
+    }  # fmt: skip
+    if routed:
+        keys |= {"expert_count": EXPERTS, "expert_used_count": USED, "expert_feed_forward_length": FFN}
+        keys |= {"leading_dense_block_count": 1, "expert_gating_func": 2}
+    return Spec("lfm2moe" if routed else "lfm2", keys, shapes, (layers - 1) * 2 * HIDDEN, 2 * _KV)
+
+
 SPECS = {
     "mamba": mamba(), "falcon_mamba": mamba(norms=True), "mamba2": mamba2(), "jamba": jamba(),
     "granite_tiny": granite(routed=True), "granite_1b": granite(routed=False), "rwkv6": rwkv6(), "rwkv7": rwkv7(),
     "qwen3next": delta("qwen3next", routed=True), "qwen35": delta("qwen35", routed=False, predicting=1),
-    "qwen35moe": delta("qwen35moe", routed=True),
+    "qwen35moe": delta("qwen35moe", routed=True), "lfm2": lfm2(routed=False), "lfm2moe": lfm2(routed=True),
 }  # fmt: skip
