@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "hub": "errors progress formats catalog __version__",
     "text": "errors progress formats",
     "kernels": "errors codecs graph lower progress",
+    "speculate": "",
     "backends": "errors codecs formats graph models lower ledger kernels progress hardware",
 }
 BESIDES = {"plan": {"hub"}}

@@ -73,6 +73,10 @@ class Backend(Protocol):
         """The model that it runs."""
 
     @property
+    def rows_are_exact(self) -> bool:
+        """Whether a row's logits are the same bits whatever else its step computes."""
+
+    @property
     def max_tokens(self) -> int:
         """Most new tokens of one step."""
 

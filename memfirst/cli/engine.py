@@ -40,15 +40,17 @@ def sampling(given: dict[str, float | int | None]) -> SamplingParams:
 
 @contextmanager
 def loaded(
-    model: str, *, threads: int | None, ctx: int | None, kv: str, backend: str, offline: bool, quiet: bool
-) -> Iterator[Model]:
+    model: str, *, threads: int | None, ctx: int | None, kv: str, backend: str, offline: bool, quiet: bool,
+    speculate: str = "auto",
+) -> Iterator[Model]:  # fmt: skip
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
 
     with progress(quiet) as report:
         found = memfirst.load(
-            path_of(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report
-        )
+            path_of(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report,
+            speculate=speculate,
+        )  # fmt: skip
     try:
         yield found
     finally:

@@ -52,6 +52,14 @@ Kv = Annotated[
         help="KV cache codec, or K/V apart: f16, q8_0, q4_0, f32, q8_0/q4_0. Quantized ones are lossy.",
     ),
 ]
+Speculate = Annotated[
+    str,
+    typer.Option(
+        "--speculate",
+        metavar="auto|off",
+        help="Check tokens that the text suggests several to a step. Exact: the same answer in fewer steps.",
+    ),
+]
 Ctx = Annotated[
     int | None,
     typer.Option(

@@ -12,7 +12,7 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Quiet, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Quiet, Speculate, Threads
 from memfirst.cli.wrap import Wrapper
 
 PIPE_SECONDS = 1
@@ -106,6 +106,7 @@ def run(
     ctx: Ctx = None,
     kv: Kv = "f16",
     backend: Backend = "cpu",
+    speculate: Speculate = "auto",
     raw: Raw = False,
     on_full: OnFull = "drop",
     private: Private = False,
@@ -138,8 +139,9 @@ def run(
     params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw)
     with engine.loaded(
-        model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet
-    ) as loaded:
+        model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet,
+        speculate=speculate,
+    ) as loaded:  # fmt: skip
         if not (as_json or quiet):
             engine.say_notes(loaded)
         if text is None:

@@ -12,7 +12,7 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Kv, Offline, Threads, memory_bytes
+from memfirst.cli.options import MODEL_HELP, Ctx, Kv, Offline, Speculate, Threads, memory_bytes
 from memfirst.errors import ConfigError, UnsupportedError
 
 
@@ -91,6 +91,7 @@ def serve(
     threads: Threads = None,
     ctx: Ctx = None,
     kv: Kv = "f16",
+    speculate: Speculate = "auto",
     max_sequences: Sequences = None,
     kv_memory: KvMemory = None,
     max_queue: Queue = 256,
@@ -129,7 +130,7 @@ def serve(
             names[0], (*names[1:], "default"), keys, tuple(allow_host or ()), tuple(allow_origin or ()), max_queue,
             max_wait, not no_page, access_log, path,
         )  # fmt: skip
-        loading = Loading(path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto")
+        loading = Loading(path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto", speculate)
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))
     streams.note("memfirst: stopped")

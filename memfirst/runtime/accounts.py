@@ -19,7 +19,8 @@ class Accounts:
     """What the steps of one engine read so far.
 
     bytes    by purpose, as the kernels counted
-    seconds  that steps took; steps, tokens, rows: how many steps, new tokens and rows of logits there were
+    seconds  that steps took; steps, tokens, rows: how many steps, new tokens without drafts in vain, rows of logits
+             there were
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -29,13 +30,16 @@ class Accounts:
         self.steps, self.tokens, self.rows, self.seconds = 0, 0, 0, 0.0
         self.prompt_tokens = 0
 
-    def add(self, step: Step, requests: Sequence[Request], result: StepResult, seconds: float) -> None:
-        """A step is done: adds to the total and to each request's `bytes`."""
+    def add(
+        self, step: Step, requests: Sequence[Request], result: StepResult, seconds: float, wrong: int = 0
+    ) -> None:  # fmt: skip
+        """A step is done, of whose tokens `wrong` were drafted in vain: adds to the total and to each request's
+        `bytes`."""
         read = self._backend.by_purpose(result)
         self.bytes.update(read)
-        self.steps, self.tokens, self.rows = self.steps + 1, self.tokens + step.tokens, self.rows + step.logits
+        self.steps, self.tokens, self.rows = self.steps + 1, self.tokens + step.tokens - wrong, self.rows + step.logits
         self.seconds += seconds
-        self.prompt_tokens += sum(s.new for s in step.sequences if s.new > 1)
+        self.prompt_tokens += sum(s.new for s in step.sequences if s.new > max(1, len(s.logit_rows)))
         for request, part in zip(requests, self._parts(step, read), strict=True):
             request.bytes.update(part)
 

@@ -24,11 +24,12 @@ from memfirst.ledger import Ledger
 from memfirst.runtime.accounts import Accounts
 from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import logprobs
-from memfirst.runtime.request import Request, Token
+from memfirst.runtime.request import Counted, Request, Token
 from memfirst.runtime.scheduler import Scheduler, Work
+from memfirst.runtime.speculation import Speculation, alike, forget
 
-ARRAYS = 16
-"""Arrays of logits whose rows are known: a backend gives the same few again and again."""
+ARRAYS = 64
+"""Arrays of logits whose rows are known: a backend gives the same few again and again, two for each number of rows."""
 
 
 class Engine:
@@ -37,6 +38,7 @@ class Engine:
     def __init__(self, backend: Backend, context: int) -> None:
         self.backend, self.context = backend, context
         self.scheduler = Scheduler(backend)
+        self.speculation = Speculation(backend)
         self.accounts: Accounts | None = None
         """Where steps and their bytes are added up, if anybody wants that."""
         self._lock = threading.Lock()
@@ -46,6 +48,7 @@ class Engine:
         self._new: deque[Request] = deque()
         self._cancelled: deque[Request] = deque()
         self._numbers, self._waiting, self._closed = 0, 0, False
+        self._steps = 0
         self._rows: dict[int, tuple[F32, list[F32]]] = {}
 
     # --- for readers, from any thread
@@ -164,20 +167,24 @@ class Engine:
             work = self.scheduler.schedule()
             if not work:
                 return False
+            self.speculation.extend(work)
             step, tokens = self.scheduler.step(work)
             before = time.perf_counter()
             result = self._run(work, step, tokens)
             if result is None:
                 return True
             stepped = True
+            self._steps += 1
             after = time.perf_counter()
             self._record(work, step, result)
+            self.speculation.learn(work, after - before)
             end = time.perf_counter()
             for w in work:
                 self._count(w, end - start, after - before, start)
             self.scheduler.pace.record(step.tokens, end - start)
             if self.accounts is not None:
-                self.accounts.add(step, [w.request for w in work], result, end - start)
+                wrong = sum(len(w.draft) - w.kept for w in work)
+                self.accounts.add(step, [w.request for w in work], result, end - start, wrong)
             self.scheduler.finish()
         except BaseException:
             self._recover(work, stepped)
@@ -203,13 +210,32 @@ class Engine:
             decoding = request.generated > 0
             self.scheduler.commit(w)
             if w.last:
-                self._choose(request, rows[at], step, index, result)
-                at += 1
+                self._choose_rows(w, rows[at : at + 1 + len(w.draft)], step, index, result)
+                at += 1 + len(w.draft)
                 if decoding:
                     request.last_step = step, index, result
+                    self._counted(request, step, result)
                 if request.done:
                     self.scheduler.remove(request)
             w.done = True
+
+    def _choose_rows(self, w: Work, rows: list[F32], step: Step, index: int, result: StepResult) -> None:
+        """The token after the last certain one; then, as long as drafted ones are what came, those after them."""
+        request, start = w.request, w.past + w.new
+        came: list[int] = []
+        while len(came) == w.kept and not request.done:
+            self._choose(request, rows[len(came)], step, index, result)
+            came = request.ids[start:]
+            w.kept = alike(came, w.draft)
+        if w.kept:
+            self.scheduler.commit_drafts(w)
+
+    def _counted(self, request: Request, step: Step, result: StepResult) -> None:
+        """Where its bytes begin and end among those that kernels counted."""
+        before, after = result.counts
+        had = request.counted or Counted(before, self._steps, after, self._steps, False)
+        shared = had.shared or len(step.sequences) > 1
+        request.counted = Counted(had.before, had.first, after, self._steps, shared)
 
     def _choose(self, request: Request, row: F32, step: Step, index: int, result: StepResult) -> None:
         try:
@@ -235,6 +261,8 @@ class Engine:
             timing.decode_s += seconds
             timing.steps_s += in_backend
             timing.decode_steps += w.last
+            timing.drafted += len(w.draft)
+            timing.kept += w.kept
 
     def _recover(self, work: list[Work], stepped: bool) -> None:
         """Interrupted: as if the step had not begun. Requests whose bookkeeping may be torn begin again: from the same
@@ -244,6 +272,7 @@ class Engine:
                 if not w.done:
                     w.request.sequence, w.request.preempted = None, True
                     w.request.begin()
+        forget(self.scheduler.live.values())
         self.scheduler.rebuild()
 
     def _rows_of(self, logits: F32) -> list[F32]:

@@ -26,10 +26,11 @@ from memfirst.runtime.conversation import Conversation
 from memfirst.runtime.engine import Engine
 from memfirst.runtime.generation import Generation, Start
 from memfirst.runtime.logprobs import check_logprobs
-from memfirst.runtime.report import Report
+from memfirst.runtime.report import Report, drafts_of
 from memfirst.runtime.request import MOST_AHEAD, Request
 from memfirst.runtime.sampling import Sampler, SamplingParams
-from memfirst.runtime.sharing import Sharing, check_sequences, longest, sequences_of, sharing_of
+from memfirst.runtime.sharing import Sharing, check_memory, check_sequences, longest, sequences_of, sharing_of
+from memfirst.runtime.speculation import AUTO, check_speculate
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
 from memfirst.transform.recode import parse_kv, with_kv
@@ -59,10 +60,15 @@ class GenerateOptions(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     seed: int | None
+    speculate: str | None
+    prediction: str | None
 
 
 class Model:
     """A model ready to generate. Close it, or use it as a context manager, to end its threads at once."""
+
+    speculate = AUTO
+    """Whether answers are made with drafted tokens unless `generate` says otherwise: "auto" or "off"."""
 
     def __init__(self, checkpoint: Checkpoint, graph: Graph, backend: Backend, context: int, stages: Stages) -> None:
         self.checkpoint, self.graph, self.backend = checkpoint, graph, backend
@@ -163,6 +169,8 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         seed: int | None = None,
+        speculate: str | None = None,
+        prediction: str | None = None,
     ) -> Generation | list[Generation]:
         """Answer a conversation, or continue a text; or several, in steps that they share.
 
@@ -183,6 +191,9 @@ class Model:
             min_p: Choose among those with at least this share of the likeliest one's probability.
             repetition_penalty: Above 1, tokens that came before become less likely.
             seed: Same seed, same answer.
+            speculate: "auto" checks tokens that the text suggests several to a step, where that is faster; the answer
+                is the same to the bit. "off" does not. Default what the model was loaded with.
+            prediction: A text that the answer may be like, as a file that is to be edited: it suggests tokens too.
 
         Returns:
             An iterable of `Token`s with their ledgers; `str()` of it is the whole text. Nothing is computed before it
@@ -201,10 +212,10 @@ class Model:
         several = _is_list(prompt)
         prompts: Sequence[Any] = prompt if several else [prompt]
         limits = check_max_tokens(max_tokens), check_stops(stop), self.longest, check_logprobs(logprobs)
-        requests = [
-            Request(self._prompt(one), self.sampler(chosen), self.tokenizer, *limits, None if several else MOST_AHEAD)
-            for one in prompts
-        ]
+        ahead, fast = None if several else MOST_AHEAD, check_speculate(speculate or self.speculate) == AUTO
+        made = self.sampler(chosen), self.tokenizer, *limits, ahead
+        hint = self.tokenizer.encode(prediction) if prediction else ()
+        requests = [Request(self._prompt(one), *made, speculate=fast, prediction=hint) for one in prompts]
         start = Start(self.engine, requests)
         answers = [Generation(self.engine, request, self._describe, start) for request in requests]
         return answers if several else answers[0]
@@ -286,6 +297,7 @@ class Model:
             sum(c.position_bytes for c in caches), self.backend.read_bandwidth, self.stages.seconds,
             self.stages.since_start(generation.first_token_at),
             {"model": self.checkpoint.path, "context": self.context, "notes": list(self.notes)}, experts,
+            drafts_of(request, self.backend, self.context),
         )  # fmt: skip
 
 
@@ -306,6 +318,7 @@ def load(
     progress: Progress | bool | None = None,
     sequences: int | None = None,
     kv_memory: int | Literal["auto"] | None = None,
+    speculate: str = AUTO,
 ) -> Model:
     """Load a model to run it.
 
@@ -321,6 +334,7 @@ def load(
         kv_memory: Bytes of KV cache that all answers share, snapshots of recurrent state among them; default one
             context. Less holds shorter answers. "auto": a context for each of `sequences`, within half of the memory
             that is free beside the weights.
+        speculate: "auto" (exact: the same answers in fewer steps, see `Model.generate`) or "off".
 
     Returns:
         The model, ready to generate.
@@ -329,6 +343,7 @@ def load(
         MemfirstError: The model is not found, not whole, not supported, or too large for this machine.
     """
     stages = Stages()
+    check_speculate(speculate)
     report = Silent() if progress is False else usual() if progress is None or progress is True else progress
     checkpoint = _open(model, report)
     stages.done("open")
@@ -341,7 +356,9 @@ def load(
     most = check_sequences(sequences) or sequences_of(graph)
     sharing = sharing_of(graph, context, most, kv_memory)
     made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages)
-    return Model(checkpoint, graph, made, context, stages)
+    ready = Model(checkpoint, graph, made, context, stages)
+    ready.speculate = speculate
+    return ready
 
 
 def cached_as(graph: Graph, kv: str, backend: str) -> Graph:
@@ -471,16 +488,3 @@ def check_threads(asked: int | None) -> int:
         expected, do = f"1 to {most} on this machine", "leave {} out: one a core is best"
         raise ConfigError(f"{asked} threads", expected, do.format("threads"), do.format("--threads"))
     return asked or host.default_threads()
-
-
-def check_memory(need: Memory, context: int) -> None:
-    """CapacityError for a model that the machine (or the control group) cannot hold, before it is read."""
-    free = host.available_memory()
-    if need.total > free:
-        raise CapacityError(
-            f"{need.total / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
-            f" tokens {need.kv_allocated / 1e9:.2f})",
-            f"at most the {free / 1e9:.1f} GB that are free",
-            "choose a smaller codec, or a smaller ctx",
-            "choose a smaller codec, or a shorter context with --ctx",
-        )

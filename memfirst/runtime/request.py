@@ -6,12 +6,16 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Step
 from memfirst.ledger import Ledger, share
 from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import Logprob
 from memfirst.runtime.sampling import Sampler
+from memfirst.speculate.drafter import Drafter
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
 
 EOS, LENGTH, STOP, CONTEXT = "eos", "length", "stop", "context"
@@ -83,6 +87,7 @@ class Timing:
     queued_s   from being submitted to its first step
     prefill_s  of its steps up to the first token
     decode_s   of its steps after that, sampling and text included; steps_s: of these, in the backend
+    drafted    tokens that were checked beside those of decode_steps; kept: of these, tokens of the answer
     """
 
     prompt_tokens: int = 0
@@ -93,6 +98,32 @@ class Timing:
     decode_s: float = 0.0
     steps_s: float = 0.0
     decode_steps: int = 0
+    drafted: int = 0
+    kept: int = 0
+
+    @property
+    def decoded(self) -> int:
+        """Tokens after the first."""
+        return self.decode_steps + self.kept
+
+
+@dataclass(slots=True)
+class Counted:
+    """Bytes counted from an answer's first decoding step to its last, `steps` of the engine.
+
+    shared  some of them were for others too
+    """
+
+    before: NDArray[np.int64]
+    first: int
+    after: NDArray[np.int64]
+    last: int
+    shared: bool
+
+    @property
+    def steps(self) -> int:
+        """Of the engine, for whomever."""
+        return self.last - self.first + 1
 
 
 @dataclass(eq=False)
@@ -107,6 +138,8 @@ class Request:
     ahead         tokens that it may be ahead of its reader; None: any, as for one of a list that is read in order
     end_ids       tokens that end the answer besides the tokenizer's
     least         tokens to generate before one may end the answer; `endless`: none may
+    speculate     check drafted tokens in its steps, where that is faster: the answer is the same
+    prediction    tokens that the answer may be like, for drafts
     """
 
     prompt: Sequence[int]
@@ -120,6 +153,8 @@ class Request:
     end_ids: Sequence[int] = ()
     least: int = 0
     endless: bool = False
+    speculate: bool = False
+    prediction: Sequence[int] = ()
     timing: Timing = field(default_factory=Timing)
     number: int = -1
     """Its place in the order of arrival."""
@@ -140,6 +175,10 @@ class Request:
     bytes: Counter[str] = field(default_factory=Counter)
     """Its part of what its steps read, by purpose, where accounts are kept."""
     submitted_at: float = 0.0
+    drafter: Drafter | None = None
+    """Made when a token is first drafted, and again after an interruption."""
+    counted: Counted | None = None
+    """What kernels counted over the steps of its answer."""
     _given: int = 0
     _skip: int = 0
 

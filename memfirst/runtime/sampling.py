@@ -28,7 +28,7 @@ Reduce = Callable[[F32, float], tuple[float, float]]
 """(logits f32 [vocab], 1/temperature) -> (max, sum of exp((logit - max)/temperature)); may be compiled."""
 
 
-ARRAYS = 16
+ARRAYS = 64
 """Arrays that a sampler remembers to have checked."""
 
 LANES = 64

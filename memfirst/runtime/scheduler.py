@@ -44,6 +44,10 @@ class Work:
     """Whether the next token is known after it."""
     slot: int | None = None
     done: bool = False
+    draft: Sequence[int] = ()
+    """Tokens after these that may come; `match`: what they are taken from, and `kept`: how many did come."""
+    match: int = 0
+    kept: int = 0
 
 
 class Scheduler:
@@ -133,8 +137,9 @@ class Scheduler:
             read = write = 0
             if w.slot is not None:
                 read, write = w.slot if sequence.slot is None else sequence.slot, w.slot
-            logits = None if w.last else ()
-            rows.append(Row(w.past, w.new, sequence.blocks.tables, None, None, logits, read, write))
+            tokens += w.draft
+            logits = tuple(range(w.new - 1, w.new + len(w.draft))) if w.draft else None if w.last else ()
+            rows.append(Row(w.past, w.new + len(w.draft), sequence.blocks.tables, None, None, logits, read, write))
         return Step(tuple(rows)), tokens
 
     def commit(self, w: Work) -> None:
@@ -153,6 +158,16 @@ class Scheduler:
         self.memory.advance(sequence, len(request.prompt))
         if w.last and not request.generated:
             self.memory.snapshot_prompt(sequence)
+
+    def commit_drafts(self, w: Work) -> None:
+        """Drafted tokens that came are cached too; behind them is what the sequence's next tokens write over."""
+        sequence = w.request.sequence
+        if sequence is None:
+            raise BackendError("work without a sequence")
+        sequence.ids += w.draft[: w.kept]
+        w.request.cached += w.kept
+        w.request.reached = max(w.request.reached, w.request.cached)
+        self.memory.advance(sequence, len(w.request.prompt))
 
     def finish(self) -> None:
         """Nothing of the step is needed any more."""

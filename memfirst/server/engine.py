@@ -17,6 +17,7 @@ from memfirst.errors import CapacityError, MemfirstError
 from memfirst.runtime.accounts import Accounts, position_bytes
 from memfirst.runtime.model import Model, check_threads, load
 from memfirst.runtime.request import Request
+from memfirst.runtime.speculation import AUTO
 from memfirst.server import messages
 from memfirst.server.messages import CANCELLED, Ask, End, Loaded, Piece, Running, Stats
 
@@ -41,6 +42,7 @@ class Loading:
     kv: str = "f16"
     sequences: int | None = None
     kv_memory: int | Literal["auto"] = "auto"
+    speculate: str = AUTO
 
 
 class Reports:
@@ -65,7 +67,7 @@ def main(pipe: Connection, loading: Loading) -> None:
         try:
             model = load(
                 loading.model, threads=loading.threads, ctx=loading.ctx, kv=loading.kv, progress=Reports(pipe),
-                sequences=loading.sequences, kv_memory=loading.kv_memory,
+                sequences=loading.sequences, kv_memory=loading.kv_memory, speculate=loading.speculate,
             )  # fmt: skip
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))
@@ -130,7 +132,7 @@ class Serving:
             make = self._model.sampler(messages.params_of(ask.params))
             request = Request(
                 ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs,
-                None, ask.end_ids, ask.least, ask.endless,
+                None, ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO,
             )  # fmt: skip
             if len(ask.prompt) >= self._model.longest:
                 raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")
@@ -184,7 +186,7 @@ class Serving:
         t = request.timing
         return {
             "prompt_tokens": len(request.prompt), "cached_tokens": t.reused_tokens, "tokens": request.generated,
-            "queued_s": t.queued_s, "prompt_s": t.prefill_s, "answer_s": t.decode_s, "answer_steps": t.decode_steps,
+            "queued_s": t.queued_s, "prompt_s": t.prefill_s, "answer_s": t.decode_s, "answer_steps": t.decoded,
             "stopped": request.stops.stopped,
             "bytes": dict(request.bytes), "kv_held": request.cached * position_bytes(self._model.graph),
         }  # fmt: skip

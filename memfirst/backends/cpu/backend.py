@@ -80,6 +80,7 @@ class CpuOptions:
 class CpuBackend:
     """Runs steps of one model; not for use from several threads at once."""
 
+    rows_are_exact = True
     make_library: Callable[[], Any] = Library  # the interpreted backend has its own
     make_pool: Callable[[int, Any], Any] = ThreadPool
     make_native: Callable[[Any], Native] = staticmethod(native)

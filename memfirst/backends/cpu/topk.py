@@ -20,7 +20,7 @@ PART = 1024
 # Words of the record that change: the arrays' addresses and lengths, then vocab, count, k and the penalty.
 LOGITS, SEEN, KEPT, IDS, VALUES, VOCAB, COUNT, K, PENALTY, WORDS = 0, 2, 4, 6, 8, 10, 11, 12, 13, 14
 
-ARRAYS = 16
+ARRAYS = 64
 """Arrays whose address is remembered."""
 
 

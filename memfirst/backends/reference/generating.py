@@ -20,6 +20,7 @@ NOTHING: NDArray[np.int64] = np.zeros(0, np.int64)
 class SlowBackend:
     """Steps by NumPy float32; priced as one operation a task."""
 
+    rows_are_exact = False  # NumPy sums a matrix and a row in different orders
     max_tokens, max_sequences = 256, 8
     slots = STATES_PER_SEQUENCE * max_sequences
 

@@ -1,0 +1,33 @@
+"""One answer's drafts: the text so far, what may come next, and the account of what that was worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memfirst.speculate.account import Account, Offer
+from memfirst.speculate.suffix import SuffixAutomaton
+
+OPENING = 8
+"""Tokens of the prompt's end that are put before a predicted answer, so that it is drafted from its beginning on."""
+
+
+class Drafter:
+    """Drafts for one answer.
+
+    prompt      tokens that it begins behind
+    prediction  tokens of what the answer may be like, from whoever asks: drafted from as from the prompt
+    """
+
+    def __init__(self, prompt: Sequence[int], prediction: Sequence[int] = ()) -> None:
+        self.account = Account()
+        self._text = SuffixAutomaton()
+        self._taken = 0
+        if prediction:
+            self._text.extend([*prompt[-OPENING:], *prediction])
+
+    def offer(self, ids: Sequence[int], most: int) -> tuple[Offer, list[int]]:
+        """Up to `most` tokens that may follow `ids`, the prompt and the answer so far."""
+        self._text.extend(ids[self._taken :])
+        self._taken = len(ids)
+        tokens = self._text.draft(most)
+        return Offer(self.account, self._text.match, len(tokens)), tokens
