@@ -254,6 +254,17 @@ def test_two_processes_may_compile_at_once(tmp_path: Path) -> None:
     assert not made.compiled
 
 
+def test_what_is_loaded_costs_nothing_more(tmp_path: Path) -> None:
+    """A server's every request asks again for what finds its candidates."""
+    made = Library(tmp_path)
+    first = made.load([KEY])
+    engines, folder = len(made._engines), sorted(path.stat().st_mtime_ns for path in made.folder.iterdir())
+    for _ in range(100):
+        assert made.load([KEY]) == first
+    assert len(made._engines) == engines == 1
+    assert sorted(path.stat().st_mtime_ns for path in made.folder.iterdir()) == folder
+
+
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     keys: list[Key] = [KEY, ("elementwise.add_bias", ())]
