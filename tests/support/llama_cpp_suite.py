@@ -3,8 +3,8 @@
     python -m tests.support.llama_cpp_suite LLAMA_CPP/tools/server/tests [pytest's options]
 
 It runs as llama-server for them (below), as a pytest plugin that leaves out what is not for this server, and as the
-command that puts the two together. The model is SmolLM2 instead of theirs, so that tests of their model's words are
-left out too.
+command that puts the two together. The model is SmolLM2 instead of theirs: tests that look for their model's words or
+count its tokens fail, those that are known are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+WORDS = "words or tokens of their model"
 LEFT_OUT: dict[str, str] = {
     "test_compat_gcp": "Vertex's form",
     "test_ctx_shift": "contexts are not shifted: a prompt that does not fit is refused, an answer ends",
@@ -47,6 +48,16 @@ LEFT_OUT: dict[str, str] = {
     "test_completion.py::test_n_probs_post": "probabilities after sampling",
     "test_completion.py::test_completion_unified": "a pool that fails as a whole",
     "test_completion.py::test_nocache_long_input_prompt": "the length of a prompt in their model's tokens",
+    "test_completion.py::test_completion[": WORDS,
+    "test_completion.py::test_completion_stream[": WORDS,
+    "test_completion.py::test_completion_with_openai_library": WORDS,
+    "test_completion.py::test_completion_stream_with_openai_library": WORDS,
+    "test_completion.py::test_completion_stream_vs_non_stream": "a seed for all requests by option",
+    "test_completion.py::test_completion_with_tokens_input": "a temperature for all requests by option",
+    "test_compat_oai_responses.py::test_responses_with_openai_library": WORDS,
+    "test_compat_oai_responses.py::test_responses_stream_with_llama_telemetry": "progress of prompts; answers that "
+    "max_output_tokens cut short end with response.incomplete, as OpenAI's",
+    "test_tokenize.py::test_tokenize_with_bos": WORDS,
     "test_ignore_eos.py": "how it excludes tokens inside",
 }
 """By file or by the beginning of a test's name, what it is about and is not here."""
