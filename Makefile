@@ -8,11 +8,12 @@ STAMPS := $(VENV)/.stamps
 MODEL  ?= smollm2:135m
 PROMPT ?= What is the capital of France, and what is it known for?
 BENCH  ?= --threads 2
+LLAMA_PYTHON ?= python3
 # Files of tests side by side: a file's fixtures (one takes minutes) are made once.
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ceiling fuzz-models fuzz-server hang-ups clients check bench parity docs wheel clean
+.PHONY: help demo test test-ceiling fuzz-models fuzz-server hang-ups clients check bench parity parity-llama docs wheel clean
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +52,9 @@ bench: $(STAMPS)/run ## measure the small model on this machine
 
 parity: $(STAMPS)/parity ## the suite with torch and transformers installed (gigabytes), what is skipped named
 	$(BIN)/python -m pytest -rs $(PYTEST)
+
+parity-llama: $(STAMPS)/dev ## small models of every architecture beside llama.cpp (LLAMA_PYTHON: a Python that has llama-cpp-python)
+	$(BIN)/python -m tests.support.llama_parity --llama-python $(LLAMA_PYTHON)
 
 docs: $(STAMPS)/docs ## rewrite what is computed: docs/cli.md, docs/claims.md, and the output shown in other pages
 	$(BIN)/python docs/cli_page.py > docs/cli.md.new

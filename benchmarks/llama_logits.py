@@ -1,7 +1,8 @@
 """Serve llama.cpp's tokens and logits over a pipe; run by the Python that has llama-cpp-python.
 
 Requests are lines of JSON on standard input: {"text": ...} answers a line with the token ids,
-{"tokens": [...]} (at most 512) answers n x vocabulary float32 values, raw, in the machine's order.
+{"tokens": [...]} (at most 512) answers n x vocabulary float32 values, raw, in the machine's order, and
+{"tokens": [...], "greedy": n} a line with the n tokens that follow, each the likeliest.
 Arguments: the model, threads, then field=int of the model's or context's parameters.
 """
 
@@ -33,6 +34,18 @@ def logits(peer: Peer, tokens: list[int]) -> bytes:
     return b"".join(ctypes.string_at(row, row_bytes) for row in rows)
 
 
+def greedy(peer: Peer, tokens: list[int], n: int) -> list[int]:
+    """The n likeliest tokens that follow, one by one, the end token like any other."""
+    peer.rewind(0)
+    peer.decode(tokens, 0)
+    found: list[int] = []
+    for i in range(n):
+        row = peer.api.llama_get_logits_ith(peer.context, len(tokens) - 1 if i == 0 else 0)
+        found.append(max(range(peer.n_vocab), key=row.__getitem__))
+        peer.decode(found[-1:], len(tokens) + i)
+    return found
+
+
 def main() -> None:
     """Say the vocabulary's size, then answer requests until the input ends."""
     model, threads, settings = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
@@ -45,6 +58,8 @@ def main() -> None:
         request = json.loads(line)
         if "text" in request:
             out.write(json.dumps(tokenize(peer, request["text"])).encode() + b"\n")
+        elif "greedy" in request:
+            out.write(json.dumps(greedy(peer, request["tokens"], request["greedy"])).encode() + b"\n")
         else:
             out.write(logits(peer, request["tokens"]))
         out.flush()

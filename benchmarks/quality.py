@@ -93,6 +93,11 @@ class LlamaLogits:
         self._ask({"text": text})
         return [int(token) for token in json.loads(self._line())]
 
+    def greedy(self, tokens: Sequence[int], n: int) -> list[int]:
+        """The n likeliest tokens that follow, from an empty cache."""
+        self._ask({"tokens": list(tokens), "greedy": n})
+        return [int(token) for token in json.loads(self._line())]
+
     def logits(self, tokens: Sequence[int]) -> F32:
         """f32 [n, vocabulary] from an empty cache; n at most 512."""
         self._ask({"tokens": list(tokens)})

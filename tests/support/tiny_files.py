@@ -66,7 +66,7 @@ def _wide(config: dict[str, Any]) -> dict[str, Any]:
 
 def _hunyuan() -> dict[str, Any]:
     sizes = {
-        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4,
+        "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "attention_head_dim": 16, "vocab_size": VOCABULARY,
         "max_position_embeddings": 256, "num_experts": 8, "moe_topk": [2] * 6, "moe_intermediate_size": [32] * 6,
         "num_shared_expert": [1] * 6,
@@ -83,6 +83,8 @@ def _latent(config: Mapping[str, Any], width: int) -> dict[str, Any]:
         "first_k_dense_replace": 1, "moe_intermediate_size": width, "n_routed_experts": 8, "num_experts_per_tok": 2,
         "n_group": 2, "topk_group": 1, "num_nextn_predict_layers": 0,
     }  # fmt: skip
+    if config["model_type"] == "deepseek_v2":  # whose groups llama.cpp scores as V3's: see models/deepseek2.py
+        sizes |= {"n_group": 1, "topk_group": 1}
     scaling = {**config["rope_scaling"], "original_max_position_embeddings": 16}
     return {**config, **sizes, "rope_scaling": scaling}
 
@@ -90,7 +92,7 @@ def _latent(config: Mapping[str, Any], width: int) -> dict[str, Any]:
 def _delta(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     sizes: dict[str, Any] = {
         "hidden_size": width, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": width // 4, "vocab_size": VOCABULARY, "max_position_embeddings": 256, "linear_num_key_heads": 2,
+        "head_dim": 64, "vocab_size": VOCABULARY, "max_position_embeddings": 256, "linear_num_key_heads": 2,
         "linear_num_value_heads": 4, "linear_key_head_dim": width // 4, "linear_value_head_dim": width // 4,
     }  # fmt: skip
     few = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": width}
@@ -99,7 +101,7 @@ def _delta(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     cut = {key: value[:4] for key, value in config.items() if isinstance(value, list) and len(value) > 4}
     rope = config.get("rope_parameters")
     if isinstance(rope, Mapping):
-        sizes["rope_parameters"] = {**rope, "partial_rotary_factor": 0.5, "mrope_section": [width // 16, 0, 0]}
+        sizes["rope_parameters"] = {**rope, "partial_rotary_factor": 0.5, "mrope_section": [8, 4, 4]}
     elif "partial_rotary_factor" in config:
         sizes["partial_rotary_factor"] = 0.5
     return {**config, **cut, **sizes}
