@@ -56,7 +56,22 @@ def machine(action: What = Action.measure, *, as_json: Json = False) -> None:
     if action is Action.list:
         _list(as_json)
         return
-    rates = _shown() if action is Action.show else _measured(as_json)
+    if action is Action.show:
+        _print(_shown(), as_json)
+        return
+    from memfirst.errors import MemfirstError
+    from memfirst.predict.measured import save
+
+    rates = _measured(as_json)
+    try:
+        save(rates)
+    except MemfirstError:
+        _print(rates, as_json, kept=False)  # what took a minute is shown all the same
+        raise
+    _print(rates, as_json)
+
+
+def _print(rates: Rates, as_json: bool, kept: bool = True) -> None:
     if as_json:
         from dataclasses import asdict
 
@@ -64,7 +79,7 @@ def machine(action: What = Action.measure, *, as_json: Json = False) -> None:
 
         print_json(asdict(rates))
     else:
-        write(page(rates))
+        write(page(rates, kept))
 
 
 def _shown() -> Rates:
@@ -79,17 +94,15 @@ def _shown() -> Rates:
 
 def _measured(quiet: bool) -> Rates:
     from memfirst.cli.display import progress
-    from memfirst.predict.measured import save
 
     calibrate: Any = import_module("memfirst.measure.calibrate")
     with progress(quiet=quiet) as report:
         rates: Rates = calibrate.calibrate(report)
-    save(rates)
     return rates
 
 
-def page(rates: Rates) -> str:
-    """For people: streams by threads, then kernels."""
+def page(rates: Rates, kept: bool = True) -> str:
+    """For people: streams by threads, then kernels; and in which file they are kept."""
     from memfirst.cli.display import brief, table, width
     from memfirst.cli.wrap import fold
     from memfirst.predict.measured import rates_file
@@ -113,7 +126,7 @@ def page(rates: Rates) -> str:
     if rates.spread > STABLE:
         spread = f"streams differed by {100 * rates.spread:.0f} %"
         lines += ["", *said(f"not steady: {spread}; something else takes memory: measure again when it is quiet")]
-    lines += ["", *said(f"kept in {brief(rates_file())}")]
+    lines += ["", *said(f"kept in {brief(rates_file())}")] if kept else []
     return "\n".join([*lines, *(line for note in rates.notes for line in said(note))])
 
 

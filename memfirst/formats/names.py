@@ -396,6 +396,14 @@ def gguf_name(architecture: str, name: str) -> tuple[str, Transform]:
     return row[0].format(layer[1] if layer else ""), row[1]
 
 
+def hf_name(architecture: str, name: str) -> str:
+    """The name under which a safetensors folder has GGUF's tensor `name`; `name` where there is no single one."""
+    layer = re.search(r"^blk\.(\d+)\.", name)
+    wanted = re.sub(r"^blk\.\d+\.", "blk.{}.", name)
+    found = (hf for hf, (gguf, _) in TABLES.get(architecture, {}).items() if gguf == wanted)
+    return next(found, name).replace("{}", layer[1] if layer else "")
+
+
 def text_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the text model: of a multimodal model what its `text_config` has, else all of it.
 

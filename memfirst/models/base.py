@@ -11,6 +11,7 @@ import numpy as np
 from memfirst import codecs
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
+from memfirst.formats.names import hf_name
 from memfirst.graph import Graph, Weight
 
 
@@ -43,17 +44,21 @@ class CheckpointWeights:
     def __call__(self, name: str, shape: tuple[int, ...]) -> Weight:
         info = self._checkpoint.tensors.get(name)
         if info is None:
-            raise ConfigError(f"the model has no tensor {name}", f"one of shape {shape}")
+            raise ConfigError(f"the model has no tensor {self._called(name)}", f"one of shape {shape}")
         if info.shape != shape:
-            raise ConfigError(f"tensor {name} has shape {info.shape}", f"{shape}, as its config says")
+            raise ConfigError(f"tensor {self._called(name)} has shape {info.shape}", f"{shape}, as its config says")
         if len(shape) == 1 and info.codec != "f32":
-            raise UnsupportedError(f"the vector {name} is stored as {info.codec}", "f32")
+            raise UnsupportedError(f"the vector {self._called(name)} is stored as {info.codec}", "f32")
         _check_blocks(name, info.codec, shape)
         self._requested.add(name)
         return Weight(name, shape, info.codec)
 
     def has(self, name: str) -> bool:
         return name in self._checkpoint.tensors
+
+    def _called(self, name: str) -> str:
+        """A tensor as the model's own files call it."""
+        return hf_name(self._checkpoint.architecture, name) if self._checkpoint.kind == "hf" else name
 
     def values(self, name: str, count: int) -> tuple[float, ...]:
         self(name, (count,))
@@ -69,7 +74,8 @@ class CheckpointWeights:
 
     def check_all_requested(self) -> None:
         """ConfigError naming tensors of the file that the model did not ask for; one of no elements asks nothing."""
-        rest = sorted(n for n, t in self._checkpoint.tensors.items() if n not in self._requested and t.nbytes)
+        rest = [n for n, t in self._checkpoint.tensors.items() if n not in self._requested and t.nbytes]
+        rest = sorted(self._called(n) for n in rest)
         if rest:
             raise ConfigError(
                 f"{len(rest)} tensors not part of this model: {', '.join(rest[:5])}",

@@ -179,7 +179,7 @@ def read(r: ConfigReader, family: Family) -> Config:
     head_dim = r.integer(family.head_dim, limits.MAX_HEAD_DIM, default=_head_dim(hidden, heads))
     if r.gguf:
         r.plain.only("attention.value_length", (head_dim,))
-    context = r.integer("max_position_embeddings", limits.MAX_CONTEXT)
+    context = r.context("max_position_embeddings")
     rotation = rope.read(r, context, head_dim, family.rope)
     bias, output_bias, mlp_bias = _biases(r, family)
     each, widths = zip(heads, kv, strict=True), r.by_layer("intermediate_size", layers, limits.MAX_WIDTH)

@@ -78,7 +78,7 @@ def read(r: ConfigReader) -> Config:
         _refuse_variants(r)
     heads, context = (
         r.integer("num_attention_heads", limits.MAX_HEADS),
-        r.integer("max_position_embeddings", limits.MAX_CONTEXT),
+        r.context("max_position_embeddings"),
     )
     rank = _rank(r, "kv_lora_rank")
     nope, rotated, v = _gguf_widths(r.plain, heads, rank) if r.gguf else _widths(r, heads)

@@ -71,6 +71,10 @@ class ConfigReader:
     def _stored(self, key: str) -> str | None:
         return key if self._keys is None or not self.gguf else self._keys.get(key)
 
+    def context(self, key: str) -> int:
+        """The positions that a model was trained for; numbers beyond MAX_CONTEXT are how some files say "no limit"."""
+        return min(self.integer(key, 2**32 - 1), MAX_CONTEXT)
+
     def integer(self, key: str, high: int, default: int | None = None, low: int = 1) -> int:
         """An integer in low..high; ConfigError otherwise, or where it is missing without a default."""
         value = self.raw(key, default)

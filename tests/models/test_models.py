@@ -21,6 +21,7 @@ from memfirst.graph.ops.rope import Rope
 from memfirst.ledger import price, table
 from memfirst.models import CheckpointWeights, ShapeOnly, llama, qwen2, qwen3
 from memfirst.models.rope import RopeScaling, frequencies
+from tests.support import tiny_hf
 from tests.support.make_parity_fixture import CASES, FOLDER
 from tests.support.toy import ArrayCheckpoint
 
@@ -73,6 +74,41 @@ def test_a_file_that_fits_gives_its_graph() -> None:
     for op in graph.ops:
         assert all(w.name.startswith(op.name) for w in op.weights)
     assert [op.name for op in graph.ops][-3:] == ["select", "output_norm", "output"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"llama.attention.head_count_kv": [2, 2]},
+        {"llama.attention.head_count": [4, 4], "llama.feed_forward_length": [96, 96]},
+        {"llama.pooling_type": 3},
+    ],
+)
+def test_what_says_the_same_in_another_way_is_the_same_model(change: dict[str, Any]) -> None:
+    """Lists by layer with equal values; how an embedding model's last states are pooled, which moves no byte."""
+    assert models.build(gguf(change)) == models.build(gguf())
+
+
+@pytest.mark.parametrize("length", [10**9, 2**32 - 1])
+def test_a_context_length_that_means_no_limit(length: int) -> None:
+    assert models.build(gguf({"llama.context_length": length})).context == 1 << 28
+
+
+def test_errors_name_tensors_as_their_files_do(tmp_path: Path) -> None:
+    arrays = tiny_hf.llama()
+    more = {key: HF[key] for key in ("max_position_embeddings", "rms_norm_eps", "rope_theta", "hidden_act")}
+    models.build(open_checkpoint(tiny_hf.save_folder(tmp_path, arrays, **more)))
+    for name, change, says in (
+        ("lm_head.weight", None, "the model has no tensor lm_head.weight"),
+        ("model.layers.1.self_attn.q_proj.weight", None, "no tensor model.layers.1.self_attn.q_proj.weight"),
+        ("model.norm.weight", np.ones(8, "f4"), r"tensor model.norm.weight has shape \(8,\)"),
+        ("model.layers.2.mlp.up_proj.weight", np.ones((28, 20), "f4"), r"model: model\.layers\.2\.mlp"),
+    ):
+        changed = {k: v for k, v in {**arrays, name: change}.items() if v is not None}
+        checkpoint = open_checkpoint(tiny_hf.save_folder(tmp_path, changed, **more))
+        with pytest.raises(ConfigError, match=says):
+            models.build(checkpoint)
+        checkpoint.close()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from memfirst.cli import run_command
 from memfirst.cli.machine import page
 from memfirst.convert.mixes import mix
 from memfirst.convert.synthetic import SyntheticCheckpoint, synthetic
@@ -150,6 +151,23 @@ def test_a_broken_file_is_named(folder: Path, change: dict[str, object]) -> None
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(FormatError, match=r"this-machine\.json"):
         rates.load()
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_rates_that_cannot_be_kept_are_shown(
+    form: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They took a minute; where there is no room for them is an error of one line, after them."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path / "file" / "below"))
+    monkeypatch.setattr("memfirst.measure.calibrate.calibrate", lambda report: made_up())
+    assert run_command(["machine", *form]) == 1
+    said = capsys.readouterr()
+    assert json.loads(said.out)["threads"] if form else ("reads GB/s" in said.out and "kept in" not in said.out)
+    assert said.err.startswith("memfirst: the rates are not kept: cannot write") and said.err.count("\n") == 1
+    assert "MEMFIRST_CONFIG_DIR" in said.err
+    monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path / "below"))
+    assert run_command(["machine"]) == 0 and "kept in" in capsys.readouterr().out
 
 
 def test_a_small_calibration_knows_every_call(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,9 +90,10 @@ def save(rates: Rates) -> Path:
         partial.write_text(json.dumps({"format": FORMAT, **asdict(rates)}, indent=1), encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         do = "make room or set MEMFIRST_CONFIG_DIR"
-        raise MemfirstError(f"cannot write {path}: {error.strerror}", do=do) from error
+        raise MemfirstError(f"the rates are not kept: cannot write {path}: {error.strerror}", do=do) from error
     return path
 
 
