@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -46,6 +47,13 @@ ELSEWHERE = {
 }  # fmt: skip
 """What other engines' command lines call an option."""
 
+COMMANDS_ELSEWHERE = {
+    "chat": "run", "generate": "run", "prompt": "run", "cli": "run", "show": "inspect", "info": "inspect", "ls": "list",
+    "models": "list", "download": "pull", "get": "pull", "remove": "rm", "delete": "rm", "server": "serve",
+    "start": "serve", "benchmark": "bench", "estimate": "plan", "system": "doctor", "machines": "machine",
+}  # fmt: skip
+"""What other engines' command lines call a command."""
+
 _HELP = {"help_option_names": ["-h", "--help"]}
 _BAD_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 """UsageError; typer has its own copy of click since 0.17, so it is not imported by name."""
@@ -86,9 +94,19 @@ def call(args: list[str]) -> int:
 def _bad_usage(error: Any) -> int:
     path = error.ctx.command_path if error.ctx else "memfirst"
     unknown = getattr(error, "option_name", "") if hasattr(error, "possibilities") else ""
-    message = _no_such_option(unknown, error.ctx) if unknown and error.ctx else error.format_message()
+    message = _no_such_option(unknown, error.ctx) if unknown and error.ctx else _plainly(error.format_message())
     note(f"memfirst: {message} See: {path} --help")
     return USAGE
+
+
+def _plainly(message: str) -> str:
+    """The parser's sentence without its own terms."""
+    if (found := re.fullmatch(r"No such command '(.*?)'\..*", message)) and found[1] in COMMANDS_ELSEWHERE:
+        return f"no such command: {found[1]}; here it is: memfirst {COMMANDS_ELSEWHERE[found[1]]}."
+    message = re.sub(r"^Invalid value for ([^:]+): ", r"\1: ", message).removeprefix("Invalid value: ")
+    message = re.sub(r"is not a valid (?:int|integer)(?: range)?", "is no whole number", message)
+    message = re.sub(r"is not a valid float(?: range)?", "is no number", message)
+    return message if message[-1:] in ".?!" else f"{message}."
 
 
 def _no_such_option(name: str, context: Any) -> str:

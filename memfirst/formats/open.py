@@ -12,6 +12,19 @@ from memfirst.formats.mapped import list_folder, regular_file_size
 FORMS = "a GGUF file, a safetensors folder or a config.json"
 
 
+FOREIGN = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
+    (b"<!doctype html", "an HTML page", "the download brought a web page: fetch the file again"),
+    (b"<html", "an HTML page", "the download brought a web page: fetch the file again"),
+    (b"%pdf", "a PDF document", ""),
+    (b"pk\x03\x04", "a ZIP archive, as PyTorch's .pt and .bin files are", "take the model's safetensors or GGUF files"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"ggjt", "a GGML file of before GGUF", "take a GGUF file of the model"),
+    (b"tjgg", "a GGML file of before GGUF", "take a GGUF file of the model"),
+)
+"""What people hand over in a model's place, by its first bytes in lower case: what it is, and what to do."""
+
+
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a GGUF file, a folder of safetensors or a bare config.json, by what is in it.
 
@@ -39,6 +52,9 @@ def _open_file(path: str) -> Checkpoint:
     if regular_file_size(path) == 0:
         raise FormatError(f"{path} is empty", FORMS, "download or copy it again")
     head = _first_bytes(path, 512)
+    for start, kind, do in FOREIGN:
+        if head.lstrip()[: len(start)].lower() == start:
+            raise FormatError(f"{path} is {kind}", FORMS, do)
     if head[:4] == b"GGUF" or path.endswith(".gguf"):
         return open_gguf(path)
     if path.endswith(".safetensors"):
@@ -47,8 +63,9 @@ def _open_file(path: str) -> Checkpoint:
         from memfirst.formats.hf import open_config
 
         return open_config(path)
-    kind = "a text file" if _is_text(head) else "not a model"
-    raise FormatError(f"{path} is {kind} (it starts with {head[:16]!r})", FORMS)
+    if _is_text(head):
+        raise FormatError(f"{path} is a text file", FORMS, "to ask about it, name a model first: run MODEL < FILE")
+    raise FormatError(f"{path} is not a model (it starts with {head[:16]!r})", FORMS)
 
 
 def _first_bytes(path: str, count: int) -> bytes:

@@ -87,7 +87,11 @@ class StringArray(Sequence[str]):
 def read_strings(buffer: memoryview, count: int) -> tuple[StringArray, int]:
     """`count` strings at the start of `buffer` -> (the array, its bytes); FormatError if they do not fit."""
     if count > len(buffer) // PREFIX:
-        raise FormatError(f"an array of {count} strings in {len(buffer)} bytes", "a length that fits")
+        raise FormatError(
+            f"an array of {count:,} strings in {len(buffer):,} bytes",
+            "a length that fits",
+            "the file is cut or damaged: download or copy it again",
+        )
     ends, taken = _walk(buffer, count)
     return StringArray(bytes(buffer[:taken]), ends), taken
 

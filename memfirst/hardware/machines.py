@@ -189,7 +189,8 @@ def find_machine(name: str) -> Machine:
     shown = {n: m.name for m in machines() for n in (m.name, *m.aliases)}
     near = dict.fromkeys(shown[n] for n in get_close_matches(_plain(name), list(shown), n=6, cutoff=0.5))
     expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
-    raise MemfirstError(f"no machine is called {name!r}", expected, f"or add it to {user_file()}")
+    do = f"see all with memfirst machine list, or add it to {user_file()}"
+    raise MemfirstError(f"no machine is called {name!r}", expected, do)
 
 
 def _plain(name: str) -> str:

@@ -40,7 +40,8 @@ def resolve(name: str, *, download: bool = True, offline: bool = False, progress
         return found
     progress = progress or Silent()
     if not name.startswith("hf:") and name != _called(found.repo, found.quant):
-        progress.note(f"{name} is {_called(found.repo, found.quant)}, {found.label}")
+        known = _called(found.repo, found.quant)
+        progress.note(f"{name} is {known}{f', {found.label}' if known != found.label else ''}")
     return local(found) or _fetch(found, download and not offline, progress)
 
 

@@ -52,6 +52,8 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {
 128 are what AutoAWQ, GPTQModel and LLM Compressor write unless told otherwise, groups of 64 mlx_lm.convert."""
 
 NAMES = (*PRICED, *SCHEMES)
+COMMON = ("q4_k_m", "q5_k_m", "q6_k", "q8_0", "f16", "awq", "fp8", "mlx-4bit")
+"""Named where nothing that is written is near."""
 """All that a plan can be asked for."""
 
 _ALIASES: tuple[tuple[str, str], ...] = (
@@ -86,7 +88,8 @@ def format_name(text: str) -> str:
             if named in NAMES:
                 return named
     near = get_close_matches(written, by_dashes, n=4, cutoff=0.6)
-    expected = f"something like {', '.join(by_dashes[n] for n in near)}" if near else f"one of {', '.join(NAMES)}"
+    shown = ", ".join(by_dashes[n] for n in near) if near else f"{', '.join(COMMON)}, … (docs/memory-model.md)"
+    expected = f"something like {shown}"
     raise UnsupportedError(f"no codec mix is called {text[:40]!r}", expected)
 
 

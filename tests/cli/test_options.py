@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -125,3 +126,26 @@ def test_top_p_0_is_the_likeliest_and_an_empty_stop_is_named(tmp_path: Path) -> 
     assert ran.returncode == 1 and "empty stop string" in ran.stderr
     check_one_line(ran.stderr)
     assert run(path, "--raw", "abc", "-n", 2, "--kv", "Q8_0").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["chat", "m"], "no such command: chat; here it is: memfirst run."),
+        (["ls"], "here it is: memfirst list."),
+        (["rn"], "No such command 'rn'. Did you mean 'run'?"),
+        (["run", "m", "-n", "x"], "'-n' / '--max-tokens': 'x' is no whole number."),
+        (["run", "m", "--temp", "hot"], "'hot' is no number."),
+        (["run", "m", ""], "the prompt is empty: give one, or text on standard input."),
+        (["plan", "llama3:8b", "--codec", "zz"], "something like q4_k_m, q5_k_m"),
+        (["plan", "llama3:8b", "--on", "zz"], "see all with memfirst machine list"),
+    ],
+)
+def test_bad_usage_is_said_without_the_parsers_terms(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run_command(args) in (1, 2)
+    err = capsys.readouterr().err
+    assert says in err and "Invalid value" not in err and err.count("\n") == 1
+    assert len(err) < 400, "a list of everything is no help"

@@ -163,7 +163,7 @@ def test_rates_that_cannot_be_kept_are_shown(
     monkeypatch.setattr("memfirst.measure.calibrate.calibrate", lambda report: made_up())
     assert run_command(["machine", *form]) == 1
     said = capsys.readouterr()
-    assert json.loads(said.out)["threads"] if form else ("reads GB/s" in said.out and "kept in" not in said.out)
+    assert json.loads(said.out)["read"] if form else ("reads GB/s" in said.out and "kept in" not in said.out)
     assert said.err.startswith("memfirst: the rates are not kept: cannot write") and said.err.count("\n") == 1
     assert "MEMFIRST_CONFIG_DIR" in said.err
     monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path / "below"))
