@@ -122,7 +122,7 @@ def serve(
     from memfirst.server.engine import Loading
     from memfirst.server.settings import Settings
 
-    with progress(quiet=False) as report:
+    with progress(notes=True) as report:
         listening = listen(host, port)
         path = os.path.abspath(engine.path_of(model, offline, report))
         names = tuple(name or (model if not os.path.exists(model) else Path(model).stem,))
@@ -130,6 +130,7 @@ def serve(
             names[0], (*names[1:], "default"), keys, tuple(allow_host or ()), tuple(allow_origin or ()), max_queue,
             max_wait, not no_page, access_log, path,
         )  # fmt: skip
+        report.note(f"loading {names[0]}; until it is ready /health says 503")
         loading = Loading(path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto", speculate)
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))
@@ -158,7 +159,10 @@ def keys_of(given: list[str]) -> tuple[str, ...]:
         try:
             lines = Path(one[1:]).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"the file of API keys {one[1:]} ({error})", "a text file, a key a line") from None
+            why = getattr(error, "strerror", None) or "not UTF-8"
+            raise ConfigError(
+                f"the file of API keys {one[1:]} cannot be read: {why}", "a text file, a key a line"
+            ) from None
         found += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if (given and not all(found)) or any(not key.isprintable() for key in found):
         raise ConfigError("an empty API key", "at least one character")

@@ -142,5 +142,8 @@ def main() -> None:
     for line in sys.stdin.buffer:  # until the parent closes it, or dies
         name, statics = json.loads(line)
         blob = compile_one((name, tuple((n, v) for n, v in statics)))
-        sys.stdout.buffer.write(b"%d\n" % len(blob) + blob)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(b"%d\n" % len(blob) + blob)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            os._exit(0)  # whoever asked has ended, as on Ctrl-C
