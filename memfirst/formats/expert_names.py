@@ -196,7 +196,13 @@ _GEMMA4 = {
     ),
     "model.layers.{}.experts.down_proj": _one("ffn_down_exps.weight"),
 }  # fmt: skip
+_NEMOTRON_H = {
+    f"{top}.layers.{{}}.mixer.experts.{{e}}.{part}_proj.weight": _one(f"ffn_{part}_exps.weight")
+    for top in ("backbone", "model")
+    for part in ("up", "down")
+}
 TABLES: Mapping[str, Table] = {
+    "nemotron_h_moe": _NEMOTRON_H,
     "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
     "gemma4": _GEMMA4, "qwen2moe": _QWEN2MOE, "olmoe": _QWEN3MOE, "glm4moe": _GLM4MOE, "minimax-m2": _MIXTRAL,
     "ernie4_5-moe": _ERNIE, "granitemoe": _GRANITE, "hunyuan-moe": _HUNYUAN, "qwen3next": _QWEN3NEXT,

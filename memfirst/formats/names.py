@@ -310,6 +310,8 @@ CLASSES: Mapping[str, str] = {
     "Qwen3_5MoeForConditionalGeneration": "qwen35moe",
     "OlmoeForCausalLM": "olmoe",
     "Lfm2ForCausalLM": "lfm2",
+    "NemotronHForCausalLM": "nemotron_h",
+    "NemotronHMoeForCausalLM": "nemotron_h_moe",
     "Lfm2MoeForCausalLM": "lfm2moe",
     "Glm4MoeForCausalLM": "glm4moe",
     "MiniMaxM2ForCausalLM": "minimax-m2",
@@ -418,6 +420,22 @@ def text_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return beside | {key: value for key, value in text.items() if value is not None}
 
 
+NEMOTRON_LAYERS = ("linear_attention", "full_attention", "mlp", "moe")
+"""Kinds of Nemotron-H's layers, as transformers 5 calls them."""
+
+
+def nemotron_layers(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Each layer's kind, from a list or from a pattern of letters (M, *, - and E); ConfigError without any."""
+    letters = dict(zip("M*-E", NEMOTRON_LAYERS, strict=True))
+    older = {"mamba": NEMOTRON_LAYERS[0], "attention": NEMOTRON_LAYERS[1]}
+    stated = config.get("hybrid_override_pattern") or config.get("layers_block_type") or config.get("layer_types")
+    if isinstance(stated, str | list):
+        found = tuple((letters if isinstance(stated, str) else older).get(kind, kind) for kind in map(str, stated))
+        if found and all(kind in NEMOTRON_LAYERS for kind in found):
+            return found
+    raise ConfigError(f"layers_block_type is {str(stated)[:60]}", f"a list of {', '.join(NEMOTRON_LAYERS)}")
+
+
 def attention_only(config: Mapping[str, Any]) -> bool:
     """Whether a Granite 4 hybrid has no state-space layer and no experts: then it is a dense Granite."""
     kinds = config.get("layer_types")
@@ -437,6 +455,8 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     kind = config.get("model_type")
     if kind == "granitemoehybrid" and attention_only(config):
         return "granite"
+    if kind == "nemotron_h" and NEMOTRON_LAYERS[3] in nemotron_layers(config):
+        return "nemotron_h_moe"
     if isinstance(kind, str) and kind:
         return ARCHITECTURES.get(kind, kind)
     if isinstance(config.get("ssm_cfg"), dict):  # state-spaces' own configs name no type

@@ -119,7 +119,29 @@ _GRANITE = {
     "block_sparse_moe.router.layer.weight": "ffn_gate_inp.weight",
     "block_sparse_moe.output_linear.weight": "ffn_down_exps.weight",
 }
+_NEMOTRON = {
+    "norm.weight": "attn_norm.weight",
+    **_mixer("mixer"),
+    **{f"mixer.{n}_proj.weight": f"attn_{n}.weight" for n in "qkv"},
+    "mixer.o_proj.weight": "attn_output.weight",
+    **{f"mixer.{n}_proj.weight": f"ffn_{n}.weight" for n in ("up", "down")},
+    "mixer.gate.weight": "ffn_gate_inp.weight",
+    "mixer.gate.e_score_correction_bias": "exp_probs_b.bias",
+    **{f"mixer.experts.{n}_proj": f"ffn_{n}_exps.weight" for n in ("up", "down")},
+    **{f"mixer.shared_experts.{n}_proj.weight": f"ffn_{n}_shexp.weight" for n in ("up", "down")},
+    "mixer.fc1_latent_proj.weight": "ffn_latent_down.weight",
+    "mixer.fc2_latent_proj.weight": "ffn_latent_up.weight",
+}
+_NEMOTRON_H: Plain = {
+    "lm_head.weight": "output.weight",
+    **{f"{top}.embeddings.weight": "token_embd.weight" for top in ("backbone", "model")},
+    **{f"{top}.norm_f.weight": "output_norm.weight" for top in ("backbone", "model")},
+    **_block(_NEMOTRON, "backbone"),
+    **_block(_NEMOTRON, "model"),
+}
 PLAIN: Mapping[str, Plain] = {
+    "nemotron_h": _NEMOTRON_H,
+    "nemotron_h_moe": _NEMOTRON_H,
     "mamba": _BACKBONE,
     "mamba2": {**_BACKBONE},
     "jamba": {**_TOP, "model.final_layernorm.weight": "output_norm.weight", **_block({**_HYBRID, **_JAMBA}, "model")},
@@ -164,6 +186,7 @@ _VIEWS: Mapping[str, Mapping[str, Row]] = {
     "mamba": _views(_first("mixer"), "backbone"),
     "mamba2": _views(_second("mixer"), "backbone"),
     "jamba": _views(_first("mamba"), "model"),
+    "nemotron_h": {**_views(_second("mixer"), "backbone"), **_views(_second("mixer"), "model")},
     "granitehybrid": _views({**_second("mamba"), **_ROUTED}, "model"),
     "granitehybrid dense": _views({**_second("mamba"), **_DENSE}, "model"),
     "granite": _views(_DENSE, "model"),
@@ -174,4 +197,5 @@ def views(architecture: str, key: str, config: Config) -> Row:
     """What of GGUF's is in the tensor of that name (`{}` for the layer); Granite 4 without experts calls the
     feed-forward that every token passes by other names."""
     dense = architecture == "granitehybrid" and not config.get("num_local_experts")
-    return _VIEWS.get(f"{architecture} dense" if dense else architecture, {}).get(key, ())
+    table = f"{architecture} dense" if dense else architecture.removesuffix("_moe")
+    return _VIEWS.get(table, {}).get(key, ())

@@ -361,7 +361,7 @@ def multiplied(op: Op, value: str) -> tuple[Weight, ...]:
     """The matrices that an operation multiplies one of its inputs by."""
     if isinstance(op, Linear | Router):
         return (op.weight,)
-    return (op.gate, op.up) if isinstance(op, Experts) and value == op.inputs[0] else ()
+    return op.inner if isinstance(op, Experts) and value == op.inputs[0] else ()
 
 
 def quantize(

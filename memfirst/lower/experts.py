@@ -83,9 +83,9 @@ class _Routed:
         self.op, self.d = op, d
         routed = [o for o in d.graph.ops if isinstance(o, Experts)]
         index = next(i for i, o in enumerate(routed) if o.name == op.name)
-        self.counts_at = sum(o.gate.shape[0] for o in routed[:index])
+        self.counts_at = sum(o.up.shape[0] for o in routed[:index])
         """Where this operation's counts of tokens begin among those of all."""
-        self.experts, self.active = op.gate.shape[0], active_experts(index)
+        self.experts, self.active = op.up.shape[0], active_experts(index)
         self.lists = Value(f"{op.name}.pairs", 0, 0), Value(f"{op.name}.active", 0, 0)
         self.args: Args = d.arrays(self.lists[0].storage, {"pairs": ("i32", op.k), "weights": ("f32", op.k)})
         self.args |= d.arrays(
@@ -98,8 +98,13 @@ class _Routed:
         op, d = self.op, self.d
         self._group()
         x = d.dense(d.input(op), op)
+        if op.gate is None:
+            up = self._projection("up", op.up, op.up_b, x)
+            args: Args = {"g": up.place, "rows": up.stride, "stride": up.stride}
+            self._node("act", [self._call("experts.activate", args, ACT=op.activation)], [up], up, ())
+            return self._down(up)
         gate, up = self._projection("gate", op.gate, op.gate_b, x), self._projection("up", op.up, op.up_b, x)
-        args: Args = {"g": gate.place, "u": up.place, "rows": gate.stride, "stride": gate.stride}
+        args = {"g": gate.place, "u": up.place, "rows": gate.stride, "stride": gate.stride}
         self._node("glu", [self._call("experts.glu", args, ACT=op.activation)], [gate, up], gate, ())
         return self._down(gate)
 
@@ -137,7 +142,7 @@ class _Routed:
         y = d.new(op.output, w.rows, stride=rows)
         reads, source = [h], self._floats(h)
         if family(w) != "float":
-            int8 = Value(f"{op.name}.int8", 0, 0)
+            int8 = Value(f"{op.name}.pairs.int8", 0, 0)
             call, source = quantize(op, d, int8.storage, h, [w], self._pairs)
             node = d.tokens(f"{op.name}_inner", op, [call], [h], [int8], TOKENS, repeats=True)
             node.units, reads = op.k, [int8]

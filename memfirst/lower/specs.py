@@ -319,6 +319,7 @@ KERNELS: Mapping[str, KernelSpec] = {
         ),
         _spec("experts.add_bias", EXPERTS, f"{_BIASES} rows width stride", "", _pairs),
         _spec("experts.add_weighed_bias", COLUMNS, f"{_BIASES} weights step count k width stride", "", _pairs),
+        _spec("experts.activate", EXPERTS, "g first pairs rows stride", "ACT", _pairs),
         _spec("experts.glu", EXPERTS, "g u first pairs rows stride", "ACT", _pairs),
         _spec(
             "routed.int8",

@@ -306,10 +306,10 @@ class Builder:
         inner = self.glu(f"{at}_glu{suffix}", gate, up, activation)
         return self.linear(f"{at}_down{suffix}", inner, self.hidden_size, bias, scale)
 
-    def mlp(self, at: str, x: str, width: int, activation: str, bias: bool = False) -> str:
-        """A feed-forward without a gate: down(activation(up))."""
-        up = self.linear(f"{at}_up", x, width, bias)
-        return self.linear(f"{at}_down", self.activate(f"{at}_act", up, activation), self.hidden_size, bias)
+    def mlp(self, at: str, x: str, width: int, activation: str, bias: bool = False, suffix: str = "") -> str:
+        """A feed-forward without a gate: down(activation(up)); suffix: "_shexp" of a shared expert."""
+        up = self.activate(f"{at}_act{suffix}", self.linear(f"{at}_up{suffix}", x, width, bias), activation)
+        return self.linear(f"{at}_down{suffix}", up, self.hidden_size, bias)
 
 
 def _angles(rotation: Rotation, w: WeightProvider) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class MoE:
     correction   scores are corrected when picking, by `exp_probs_b.bias`
     biases       router and experts have biases
     activation   of the experts' gated unit
+    gated        their units have a gate
     expert_scale a picked expert's weight is multiplied by a number of its own, `ffn_down_exps.scale`
     shared       width of the feed-forward that every token goes through beside the experts; 0: there is none
     shared_gate  what it gives is multiplied by a sigmoid of the token's own
@@ -61,6 +62,7 @@ class MoE:
     biases: bool = False
     activation: str = "silu"
     expert_scale: bool = False
+    gated: bool = True
     shared: int = 0
     shared_gate: bool = False
     dense: frozenset[int] = frozenset()
@@ -134,11 +136,11 @@ def routed(b: Builder, at: str, x: str, moe: MoE, router_input: str = "") -> str
 
     router_input  what the router reads, where that is another value
     """
-    inner, count, hidden, w = moe.moe_intermediate_size, moe.num_experts, b.hidden_size, b.w
+    inner, count, hidden, w = moe.moe_intermediate_size, moe.num_experts, b.widths[x], b.w
     router = b.add(
         Router(
-            f"{at}_gate_inp", (router_input or x,), f"{at}_gate_inp", w(f"{at}_gate_inp.weight", (count, hidden)),
-            moe.num_experts_per_tok, moe.scoring,
+            f"{at}_gate_inp", (router_input or x,), f"{at}_gate_inp",
+            w(f"{at}_gate_inp.weight", (count, b.hidden_size)), moe.num_experts_per_tok, moe.scoring,
             bias=w(f"{at.removesuffix('ffn')}exp_probs_b.bias", (count,)) if moe.correction else None,
             normalize=moe.norm_topk_prob, scale=moe.routed_scaling_factor,
             logit_bias=w(f"{at}_gate_inp.bias", (count,)) if moe.biases else None,
@@ -147,9 +149,12 @@ def routed(b: Builder, at: str, x: str, moe: MoE, router_input: str = "") -> str
         )
     )  # fmt: skip
     shapes = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    if not moe.gated:
+        del shapes["gate"]
     parts = {part: w(f"{at}_{part}_exps.weight", (count, *shape)) for part, shape in shapes.items()}
     if moe.biases:
         rows = {part: shape[0] for part, shape in shapes.items()}
         parts |= {f"{part}_b": w(f"{at}_{part}_exps.bias", (count, n)) for part, n in rows.items()}
     name, k = f"{at}_exps", moe.num_experts_per_tok
-    return b.add(Experts(name, (x, router), name, k=k, activation=moe.activation, **parts))
+    gate = parts.pop("gate", None)
+    return b.add(Experts(name, (x, router), name, gate, **parts, k=k, activation=moe.activation))

@@ -137,7 +137,7 @@ class _Part:
 
     def _experts(self, op: Experts) -> tuple[Op, ...]:
         """A share of each expert's feed-forward; which experts a token picks is the same on all devices."""
-        gate, up, down = self._inner(op.gate), self._inner(op.up), self._columns(op.down)
+        gate, up, down = op.gate and self._inner(op.gate), self._inner(op.up), self._columns(op.down)
         gate_b, up_b = (None if b is None else self._inner(b) for b in (op.gate_b, op.up_b))
         part = replace(op, gate=gate, up=up, down=down, gate_b=gate_b, up_b=up_b, down_b=self._once(op.down_b))
         return self._summed(part)

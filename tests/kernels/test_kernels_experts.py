@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from memfirst import codecs
 from memfirst.codecs.base import F32, ROWS
 from memfirst.graph import Weight
+from memfirst.graph.ops.activation import FUNCTIONS
 from memfirst.graph.ops.experts import Router
 from memfirst.graph.ops.glu import gated
 from memfirst.graph.runtime import Runtime
@@ -308,3 +309,14 @@ def test_gated_units_of_pairs(activation: str) -> None:
     expected = gated(activation, *(x.astype(np.float64) for x in (g, u)))
     error = np.abs(out.reshape(g.shape) - expected)
     assert (error <= 1e-6 * (1 + np.abs(g)) * (1 + np.abs(u))).all()  # of tanh and exp, times both inputs
+
+
+@pytest.mark.parametrize("activation", ["relu2", "tanh"])
+def test_units_of_pairs_without_a_gate(activation: str) -> None:
+    rows, tokens = 32, 5
+    groups = grouped(*picks(tokens))
+    g = random(tokens * K, rows, seed=8) * np.float32(3)
+    out = guarded(g)
+    for lo in range(0, int(groups["step"][ACTIVE]) * rows, ROWS):
+        call("experts.activate", lo, lo + ROWS, g=out, rows=rows, stride=rows, ACT=activation, **groups)
+    np.testing.assert_allclose(out.reshape(g.shape), FUNCTIONS[activation](g), rtol=1e-6)

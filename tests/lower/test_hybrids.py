@@ -43,6 +43,8 @@ FILES = (
     "qwen35moe",
     "lfm2",
     "lfm2moe",
+    "nemotron_h",
+    "nemotron_h_moe",
 )
 FOLDERS = tuple(CASES)
 TOKENS = np.random.default_rng(2).integers(0, 48, 400).astype(np.int32)

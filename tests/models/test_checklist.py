@@ -23,7 +23,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 
 STATE = (
     *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid", "qwen3next", "qwen35", "qwen35moe"),
-    *("lfm2", "lfm2moe"),
+    *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe"),
 )
 """Their published configs are functions of tests/support/recurrent_configs.py, their files recurrent_files.py's."""
 NO_FOLDERS = ("rwkv6", "rwkv7")
@@ -42,7 +42,8 @@ def with_logits() -> set[str]:
 
 def missing(name: str) -> list[str]:
     """Numbers and files of the guide's table that know nothing of the architecture."""
-    kinds = {kind for kind in CONFIGS if architecture_of({"model_type": kind}) == name}
+    shown = {"model_type": "nemotron_h", "layers_block_type": ["moe" if name.endswith("_moe") else "mlp"]}
+    kinds = {kind for kind in CONFIGS if architecture_of(shown | {"model_type": kind}) == name}
     dense = {described(config) for config, *_ in DENSE.values()}
     routed = {described(known.config) for known in EXPERTS.values()}
     found = {

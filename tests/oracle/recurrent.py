@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from tests.oracle.attention import norms, qkvo, sizes
-from tests.oracle.parts import Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
+from tests.oracle.parts import ROUTED, Config, Keys, Model, Tensor, in_layer, model, outside, routed, swiglu
 
 
 def selective(i: int, d: int, inner: int, n: int, conv: int, rank: int, biased: bool) -> Iterator[Tensor]:
@@ -165,7 +165,48 @@ def granite_hybrid(c: Config) -> Model:
     return model(tensors(), [cached if a else None for a in attends], [None if a else state for a in attends])
 
 
+def nemotron_h(c: Config) -> Model:
+    """A norm and one thing a layer: Mamba-2, attention whose heads are as wide as stated, or two matrices around a
+    squared ReLU, as a feed-forward or as experts (on a latent, where there is one) beside a shared one."""
+    letters = {"M": "linear_attention", "*": "full_attention", "-": "mlp", "E": "moe"}
+    kinds = c.get("layers_block_type") or [letters[kind] for kind in c["hybrid_override_pattern"]]
+    d, c = c["hidden_size"], {"head_dim": c.get("attention_head_dim"), **c}
+    of = (c["mamba_num_heads"], c["mamba_head_dim"], c["ssm_state_size"], c["n_groups"], c["conv_kernel"])
+    s = sizes(c)
+
+    def two(i: int, ffn: int, suffix: str = "") -> Iterator[Tensor]:
+        yield from in_layer(i, {f"ffn_up{suffix}": (ffn, d), f"ffn_down{suffix}": (d, ffn)})
+
+    def experts(i: int) -> Iterator[Tensor]:
+        count, ffn, width = c["n_routed_experts"], c["moe_intermediate_size"], c.get("moe_latent_size") or d
+        yield from in_layer(i, {"ffn_gate_inp": (count, d), "exp_probs_b.bias": (count,)})
+        if width != d:
+            yield from in_layer(i, {"ffn_latent_down": (width, d), "ffn_latent_up": (d, width)})
+        for name, rows, columns in (("up", ffn, width), ("down", width, ffn)):
+            shape = (count, rows, columns)
+            yield Tensor(f"ffn_{name}_exps.weight", i, shape, ROUTED, c["num_experts_per_tok"])
+        yield from two(i, c["moe_shared_expert_intermediate_size"], "_shexp")
+
+    def tensors() -> Iterator[Tensor]:
+        for i, kind in enumerate(kinds):
+            yield from norms(i, d, "attn_norm")
+            if kind == "linear_attention":
+                yield from dual(i, d, *of, True)
+            elif kind == "full_attention":
+                yield from qkvo(i, s)
+            else:
+                yield from experts(i) if kind == "moe" else two(i, s.ffn)
+        yield from outside(c, c["tie_word_embeddings"])
+
+    cached, state = Keys(s.kv, s.head_dim, s.head_dim), dual_state(*of)
+    return model(
+        tensors(),
+        [cached if kind == "full_attention" else None for kind in kinds],
+        [state if kind == "linear_attention" else None for kind in kinds],
+    )
+
+
 FAMILIES: dict[str, Callable[[Config], Model]] = {
     "mamba": mamba, "falcon_mamba": mamba, "mamba2": mamba2, "rwkv6": rwkv6, "rwkv7": rwkv7,
-    "jamba": jamba, "granitemoehybrid": granite_hybrid,
+    "jamba": jamba, "granitemoehybrid": granite_hybrid, "nemotron_h": nemotron_h,
 }  # fmt: skip

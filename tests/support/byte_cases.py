@@ -280,6 +280,19 @@ def lfm2(r: Random, routed: bool) -> dict[str, Any]:
     return found | {"layer_types": kinds, "conv_L_cache": r.choice([3, 4])} | (moe if routed else adjusted)
 
 
+def nemotron_h(r: Random) -> dict[str, Any]:
+    found, groups = transformer(r, layers=6), r.choice([1, 2])
+    del found["rms_norm_eps"], found["rope_theta"]
+    inner = r.choice(["mlp", "moe"])
+    kinds = ["linear_attention", inner, "full_attention", inner, "linear_attention", "full_attention"]
+    return found | {
+        "layers_block_type": kinds, "head_dim": 96, "layer_norm_epsilon": 1e-5, "mamba_num_heads": 6,
+        "mamba_head_dim": 32, "ssm_state_size": 24, "n_groups": groups, "conv_kernel": r.choice([3, 4]),
+        "n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "n_group": 1, "topk_group": 1,
+        "moe_shared_expert_intermediate_size": 160, "moe_latent_size": r.choice([None, 64]),
+    }  # fmt: skip
+
+
 def olmo2(r: Random) -> dict[str, Any]:
     return transformer(r) | {"head_dim": None}
 
@@ -350,6 +363,7 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "rwkv7": rwkv7, "jamba": jamba, "granitemoehybrid": granite_hybrid,
     "qwen3_next": lambda r: delta(r, routed=True), "qwen3_5_text": lambda r: delta(r, routed=False),
     "qwen3_5_moe_text": lambda r: delta(r, routed=True),
+    "nemotron_h": nemotron_h,
     "lfm2": lambda r: lfm2(r, routed=False), "lfm2_moe": lambda r: lfm2(r, routed=True),
 }  # fmt: skip
 """By model_type."""

@@ -109,7 +109,7 @@ def as_the_cpu(graph: Graph) -> Graph:
             return Int8Router(**vars(op), block=block)
         if isinstance(op, Experts):
             inner = {"float": 0, "k256": 256}.get(family(op.down), 32)
-            return Int8Experts(**vars(op), outer=0 if family(op.gate) == "float" else block, inner=inner)
+            return Int8Experts(**vars(op), outer=0 if family(op.up) == "float" else block, inner=inner)
         if isinstance(op, Attention):
             return F16Attention(**vars(op))
         if isinstance(op, LatentAttention):

@@ -43,6 +43,11 @@ CONVOLUTIONS: dict[str, Any] = {
     "norm_eps": 1e-3, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
 }  # fmt: skip
 
+NEMOTRON: dict[str, Any] = {
+    **ATTENTION, "head_dim": 16, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2,
+    "layer_norm_epsilon": 1e-3, "num_nextn_predict_layers": 0,
+}  # fmt: skip
+
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_mamba": ("Mamba", {"state_size": 8, "conv_kernel": 3, "time_step_rank": 5}),
     "hf_falcon_mamba": ("FalconMamba", {"state_size": 8, "tie_word_embeddings": False, "mixer_rms_eps": 1e-2}),
@@ -62,6 +67,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_lfm2_moe": ("Lfm2Moe", {
         **CONVOLUTIONS, "num_dense_layers": 1, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 12,
         "routed_scaling_factor": 1.5,
+    }),
+    "hf_nemotron_h": ("NemotronH", {
+        **NEMOTRON, "layers_block_type": ["linear_attention", "mlp", "full_attention", "linear_attention"],
+    }),
+    "hf_nemotron_h_moe": ("NemotronH", {
+        **NEMOTRON, "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"], "n_routed_experts": 6,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 20,
+        "moe_latent_size": 24, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.5,
     }),
 }  # fmt: skip
 """By name: transformers' family, and what its config changes of SMALL."""

@@ -324,7 +324,7 @@ def delta(name: str, routed: bool, layers: int = 4, predicting: int = 0) -> Spec
     return Spec(name, keys, shapes, (layers - attending) * STATE_DELTA, kv, tuple(unused))
 
 
-_CONVOLVED: Shapes = {
+_SHORT: Shapes = {
     "attn_norm.weight": (HIDDEN,), "shortconv.in_proj.weight": (3 * HIDDEN, HIDDEN),
     "shortconv.conv.weight": (HIDDEN, 3), "shortconv.out_proj.weight": (HIDDEN, HIDDEN),
 }  # fmt: skip
@@ -335,7 +335,7 @@ def lfm2(routed: bool, layers: int = 4) -> Spec:
     """LFM2 with attention in layer 1, or with experts from layer 1 on."""
     shapes = {"token_embd.weight": (VOCAB, HIDDEN), "token_embd_norm.weight": (HIDDEN,)}
     for i in range(layers):
-        shapes |= _block(i, _NORMED if i == 1 else _CONVOLVED)
+        shapes |= _block(i, _NORMED if i == 1 else _SHORT)
         bias = {"exp_probs_b.bias": (EXPERTS,)}
         shapes |= _block(i, {**_ROUTED, **bias} if routed and i else _DENSE)
     keys = {
@@ -350,9 +350,44 @@ def lfm2(routed: bool, layers: int = 4) -> Spec:
     return Spec("lfm2moe" if routed else "lfm2", keys, shapes, (layers - 1) * 2 * HIDDEN, 2 * _KV)
 
 
+LATENT = 64
+_UNGATED: Shapes = {"attn_norm.weight": (HIDDEN,), "ffn_up.weight": (FFN, HIDDEN), "ffn_down.weight": (HIDDEN, FFN)}
+_UNGATED_EXPERTS: Shapes = {
+    "attn_norm.weight": (HIDDEN,), "ffn_gate_inp.weight": (EXPERTS, HIDDEN), "exp_probs_b.bias": (EXPERTS,),
+    "ffn_latent_down.weight": (LATENT, HIDDEN), "ffn_latent_up.weight": (HIDDEN, LATENT),
+    "ffn_up_exps.weight": (EXPERTS, FFN, LATENT), "ffn_down_exps.weight": (EXPERTS, LATENT, FFN),
+    "ffn_up_shexp.weight": (FFN // 2, HIDDEN), "ffn_down_shexp.weight": (HIDDEN, FFN // 2),
+}  # fmt: skip
+
+
+def nemotron(routed: bool) -> Spec:
+    """A mixer, a feed-forward (experts on a latent beside a shared one), attention with wide heads, a feed-forward."""
+    inner, head = _UNGATED_EXPERTS if routed else _UNGATED, 2 * HIDDEN // HEADS
+    q, kv = HEADS * head, KV_HEADS * head
+    wide = {"attn_q.weight": (q, HIDDEN), "attn_k.weight": (kv, HIDDEN), "attn_v.weight": (kv, HIDDEN)}
+    attention = {"attn_norm.weight": (HIDDEN,), **wide, "attn_output.weight": (HIDDEN, q)}
+    shapes = _top(tied=False)
+    for i, block in enumerate((_MAMBA2, inner, attention, inner)):
+        shapes |= _block(i, block)
+    keys = {
+        "vocab_size": VOCAB, "context_length": CONTEXT, "embedding_length": HIDDEN, "block_count": 4,
+        "feed_forward_length": [0, FFN, 0, FFN], "attention.head_count": HEADS,
+        "attention.head_count_kv": [0, 0, KV_HEADS, 0], "attention.key_length": head, "attention.value_length": head,
+        "attention.layer_norm_rms_epsilon": 1e-5, "attention.layer_norm_epsilon": 1e-5,
+        "rope.scaling.finetuned": False, "ssm.conv_kernel": KERNEL, "ssm.inner_size": INNER, "ssm.state_size": STATE,
+        "ssm.group_count": GROUPS, "ssm.time_step_rank": SSM_HEADS,
+    }  # fmt: skip
+    if routed:
+        keys |= {"expert_count": EXPERTS, "expert_used_count": USED, "expert_feed_forward_length": FFN}
+        keys |= {"expert_shared_feed_forward_length": FFN // 2, "expert_shared_count": 1, "moe_latent_size": LATENT}
+        keys |= {"expert_weights_norm": True, "expert_weights_scale": 2.5, "expert_group_count": 1}
+    return Spec("nemotron_h_moe" if routed else "nemotron_h", keys, shapes, STATE2, 2 * kv)
+
+
 SPECS = {
     "mamba": mamba(), "falcon_mamba": mamba(norms=True), "mamba2": mamba2(), "jamba": jamba(),
     "granite_tiny": granite(routed=True), "granite_1b": granite(routed=False), "rwkv6": rwkv6(), "rwkv7": rwkv7(),
     "qwen3next": delta("qwen3next", routed=True), "qwen35": delta("qwen35", routed=False, predicting=1),
     "qwen35moe": delta("qwen35moe", routed=True), "lfm2": lfm2(routed=False), "lfm2moe": lfm2(routed=True),
+    "nemotron_h": nemotron(routed=False), "nemotron_h_moe": nemotron(routed=True),
 }  # fmt: skip

@@ -8,6 +8,7 @@ import numpy as np
 
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
+from memfirst.graph.ops.activation import FUNCTIONS
 from memfirst.graph.ops.glu import gated, sigmoid
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, ExpertTraffic, Traffic, WeightTraffic
@@ -91,16 +92,18 @@ class Router(Op):
 
 @dataclass(frozen=True)
 class Experts(Op):
-    """x [n, hidden], routing [n, experts] -> [n, hidden]: Σ weight · (down(unit(gate(x), up(x)))), biases included.
+    """x [n, hidden], routing [n, experts] -> [n, hidden]: Σ weight · (down(unit(gate(x), up(x)))), biases included; of
+    experts without a gate Σ weight · down(f(up(x))).
 
-    gate, up      [experts, width of the feed-forward, hidden]
+    gate, up      [experts, width of the feed-forward, hidden]; gate None: there is none (Nemotron-H)
     down          [experts, hidden, width of the feed-forward]
     k             experts that a token picks: prices the step before its routing is recorded
-    activation    of the gated unit between them, a name of `memfirst.graph.ops.glu`
+    activation    of the gated unit between them, a name of `memfirst.graph.ops.glu`; without a gate one of
+                  `memfirst.graph.ops.activation`
     gate_b, up_b  [experts, width of the feed-forward], and down_b [experts, hidden]: biases, all or none
     """
 
-    gate: Weight
+    gate: Weight | None
     up: Weight
     down: Weight
     k: int
@@ -112,7 +115,12 @@ class Experts(Op):
     @property
     def weights(self) -> tuple[Weight, ...]:
         biases = (b for b in (self.gate_b, self.up_b, self.down_b) if b is not None)
-        return self.gate, self.up, self.down, *biases
+        return *self.inner, self.down, *biases
+
+    @property
+    def inner(self) -> tuple[Weight, ...]:
+        """What multiplies x."""
+        return (self.up,) if self.gate is None else (self.gate, self.up)
 
     @property
     def width(self) -> int:
@@ -120,14 +128,16 @@ class Experts(Op):
         return self.down.rows
 
     def traffic(self) -> tuple[Traffic, ...]:
-        floats = self.gate.columns + self.gate.matrices + self.k * 3 * self.gate.rows + self.width
+        between = self.k * (1 + len(self.inner)) * self.up.rows
+        floats = self.up.columns + self.up.matrices + between + self.width
         return (*(ExpertTraffic(w, self.k, self.name) for w in self.weights), ActivationTraffic(floats))
 
     def flops(self, step: Step) -> int:
-        """Three matrices with their biases, the gated unit (5) and the weighted sum (2), by expert and token."""
-        inner = self.gate.rows
-        biases = 0 if self.gate_b is None else 2 * inner + self.width
-        one = 6 * inner * self.gate.columns + biases + 5 * inner + 2 * self.width
+        """Two or three matrices with their biases, the unit (4, and the gate) and the weighted sum (2), by expert and
+        token."""
+        inner, parts = self.up.rows, len(self.inner)
+        biases = 0 if self.up_b is None else parts * inner + self.width
+        one = 2 * (1 + parts) * inner * self.up.columns + biases + (3 + parts) * inner + 2 * self.width
         return step.tokens * self.k * one
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
@@ -136,8 +146,11 @@ class Experts(Op):
         out = np.zeros((len(x), self.width), np.float32)
         for e in map(int, np.flatnonzero(routing.any(axis=0))):
             rows = np.flatnonzero(routing[:, e])
-            gate = self.affine(run, e, x[rows], self.gate, self.gate_b)
-            inner = gated(self.activation, gate, self.affine(run, e, x[rows], self.up, self.up_b))
+            inner = self.affine(run, e, x[rows], self.up, self.up_b)
+            if self.gate is None:
+                inner = FUNCTIONS[self.activation](inner)
+            else:
+                inner = gated(self.activation, self.affine(run, e, x[rows], self.gate, self.gate_b), inner)
             out[rows] += routing[rows, e, None] * self.affine(run, e, inner, self.down, self.down_b)
         return out
 

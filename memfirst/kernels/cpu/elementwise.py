@@ -113,6 +113,30 @@ def softcap(
     return 0
 
 
+@macro
+def activate16(x, at, out, to, n, ACT):
+    """out[to:to + n] = f(x[at:at + n]), n <= 16, ACT: its name in `functions`, without the 16."""
+    v = load16(x, at) if n == 16 else load16_first(x, at, n)
+    if ACT == "tanh":
+        y = tanh16(v)
+    elif ACT == "sigmoid":
+        y = sigmoid16(v)
+    elif ACT == "silu":
+        y = silu16(v)
+    elif ACT == "gelu":
+        y = gelu16(v)
+    elif ACT == "gelu_erf":
+        y = gelu_erf16(v)
+    elif ACT == "relu":
+        y = relu16(v)
+    elif ACT == "relu2":
+        y = relu2_16(v)
+    if n == 16:
+        store16(out, to, y)
+    else:
+        store16_first(out, to, n, y)
+
+
 @kernel
 def activate(
     x: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", worker, lo, hi, *, ACT
@@ -120,27 +144,7 @@ def activate(
     """out[t, lo:hi] = f(x), ACT: its name in `functions`, without the 16."""
     for t in range(step[count]):
         for r in range(lo, hi, 16):
-            n = min(hi - r, 16)
-            at, to = t * stride_x + r, t * stride + r
-            v = load16(x, at) if n == 16 else load16_first(x, at, n)
-            if ACT == "tanh":
-                y = tanh16(v)
-            elif ACT == "sigmoid":
-                y = sigmoid16(v)
-            elif ACT == "silu":
-                y = silu16(v)
-            elif ACT == "gelu":
-                y = gelu16(v)
-            elif ACT == "gelu_erf":
-                y = gelu_erf16(v)
-            elif ACT == "relu":
-                y = relu16(v)
-            elif ACT == "relu2":
-                y = relu2_16(v)
-            if n == 16:
-                store16(out, to, y)
-            else:
-                store16_first(out, to, n, y)
+            activate16(x, t * stride_x + r, out, t * stride + r, min(hi - r, 16), ACT)
     return 0
 
 

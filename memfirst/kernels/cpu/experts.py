@@ -6,7 +6,7 @@ experts are those that some token of the step picked. What goes over active expe
 
 import numpy as np
 
-from memfirst.kernels.cpu.elementwise import glu16
+from memfirst.kernels.cpu.elementwise import activate16, glu16
 from memfirst.kernels.cpu.functions import exp16, sigmoid16
 from memfirst.kernels.cpu.lang import inline, kernel
 from memfirst.kernels.cpu.simd import add, fma, sub
@@ -218,6 +218,18 @@ def add_weighed_bias(
                 at, m = pairs[i] // k * stride + r, min(last - r, 16)
                 store16_first(y, at, m, fma(load16_first(bias, row + r, m), share, load16_first(y, at, m)))
     return step[count] * max(last - lo, 0) * 4
+
+
+@kernel
+def activate(g: "f32", first: "i32", pairs: "i32", rows: "int", stride: "int", worker, lo, hi, *, ACT):
+    """g[pair] = f(g[pair]) [pairs, stride], for lo..hi of active × rows; ACT as in `elementwise.activate`."""
+    for n in range(lo // rows, (hi - 1) // rows + 1):
+        low, high = max(lo - n * rows, 0), min(hi - n * rows, rows)
+        for i in range(first[n], first[n + 1]):
+            for r in range(low, high, 16):
+                at = pairs[i] * stride + r
+                activate16(g, at, g, at, 16, ACT)
+    return 0
 
 
 @kernel

@@ -310,5 +310,5 @@ def widest(graph: Graph) -> int:
 
 def _inner(op: object) -> int:
     if isinstance(op, Experts):
-        return op.k * op.gate.rows
+        return op.k * op.up.rows
     return op.width if isinstance(op, Glu | Attention | LatentAttention | Opaque) else 0

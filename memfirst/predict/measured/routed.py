@@ -33,7 +33,7 @@ def _loads(op: Experts, step: Step) -> Iterator[tuple[int, float]]:
     if recorded is not None:
         yield from ((tokens, 1.0) for tokens in recorded)
         return
-    yield from _binomial(step.tokens, op.gate.shape[0], op.k)
+    yield from _binomial(step.tokens, op.up.shape[0], op.k)
 
 
 @cache
