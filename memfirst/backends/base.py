@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,17 @@ class Top(Protocol):
 
     def masses(self, logits: F32, inverse: float) -> tuple[float, list[float]]:
         """The largest of logits f32 [vocab], and the sums of e^((logit − largest) · inverse) of each `part` of them."""
+
+
+class Storage(NamedTuple):
+    """Bytes of the KV cache and of recurrent state, as they may be written to a file and read again.
+
+    blocks  of each cache group, u8 [blocks, bytes of a block]
+    states  u8 [slots, bytes of a slot]
+    """
+
+    blocks: list[NDArray[np.uint8]]
+    states: NDArray[np.uint8]
 
 
 @dataclass(slots=True)
@@ -94,6 +105,10 @@ class Backend(Protocol):
 
     def step(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepResult:
         """Do a step of `tokens`, those of one sequence after those of another."""
+
+    @property
+    def storage(self) -> Storage | None:
+        """What a sequence's blocks and states hold; None where they are not plain bytes."""
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copy a block of a cache group: how a sequence goes on from a prefix that ends within a block."""

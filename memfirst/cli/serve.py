@@ -63,6 +63,16 @@ KvMemory = Annotated[
         show_default="a context for each sequence, within half of the free memory",
     ),
 ]  # fmt: skip
+Spill = Annotated[
+    int | None,
+    _option(
+        "--spill", metavar="BYTES", parser=memory_bytes, show_default="as many as the KV cache",
+        help="File for KV cache that has to leave memory, unlinked at once; 0: it is computed again.",
+    ),
+]  # fmt: skip
+KeepKv = Annotated[
+    bool, _option("--keep-kv", help="Keep that file: prompts and conversations go on from it after a restart.")
+]
 Queue = Annotated[int, _option("--max-queue", metavar="N", min=0, help="Requests that wait at most; others get 503.")]
 Wait = Annotated[
     float, _option("--max-wait", metavar="SECONDS", min=0, help="Predicted wait at most; for longer others get 503.")
@@ -94,6 +104,8 @@ def serve(
     speculate: Speculate = "auto",
     max_sequences: Sequences = None,
     kv_memory: KvMemory = None,
+    spill: Spill = None,
+    keep_kv: KeepKv = False,
     max_queue: Queue = 256,
     max_wait: Wait = 120,
     no_page: NoPage = False,
@@ -131,7 +143,10 @@ def serve(
             max_wait, not no_page, access_log, path,
         )  # fmt: skip
         report.note(f"loading {names[0]}; until it is ready /health says 503")
-        loading = Loading(path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto", speculate)
+        loading = Loading(
+            path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto", speculate,
+            "auto" if spill is None else spill, keep_kv,
+        )  # fmt: skip
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))
     streams.note("memfirst: stopped")

@@ -149,6 +149,7 @@ class Engine:
             for request in list(self.scheduler.live.values()):
                 request.error = _closed()
                 self.scheduler.remove(request)
+            self.scheduler.memory.close()
             self.backend.close()
 
     # --- one step

@@ -13,7 +13,11 @@ from memfirst.errors import BackendError
 from memfirst.graph import RELEASED
 from memfirst.graph.types import BLOCK
 from memfirst.runtime.cache import BlockPool, BlockTables
-from memfirst.runtime.prefixes import Match, Page, PrefixCache, common, worth_copying
+from memfirst.runtime.prefix_page import Page, prune
+from memfirst.runtime.prefixes import Match, PrefixCache, common, worth_copying
+
+SPILLED, RESTORED, IN_FILE = "spilled_bytes", "restored_bytes", "page_file_bytes"
+"""Names of `KVMemory.paged`."""
 
 SNAPSHOT_EVERY = 512
 """Tokens between snapshots of state, besides the one behind a prompt."""
@@ -51,6 +55,8 @@ class KVMemory:
         self.size = sizes.pop()
         """Positions of a page."""
         self.prefixes = PrefixCache(self.groups, self.pools, self.slots, self.size)
+        self.changed = False
+        """Whether the page file may lack something that is worth keeping."""
 
     # --- sequences
 
@@ -66,15 +72,26 @@ class KVMemory:
         slot, sequence.slot = sequence.slot, None
         if slot is not None:
             self.slots.release(slot)
-        self.prefixes.prune(page)
+        prune(page)
 
-    def keep(self, sequence: SequenceState) -> None:
-        """Release a sequence; what it computed stays cached to its last token."""
-        self.prefixes.touch(_path(sequence.page))
+    def keep(self, sequence: SequenceState, wanted: bool = False) -> Page | None:
+        """Release a sequence; what it computed stays cached to its last token. `wanted`: others' goes before it, until
+        `let_go`. Gives the page that it ends in."""
+        self.prefixes.touch(sequence.page.path)
         last = self._last_page(sequence)
         if last is not None and sequence.slot is not None:
             self.prefixes.snapshot(last, sequence.slot)
+        if last is not None and wanted:
+            for page in last.path:
+                page.wanted += 1
         self.release(sequence)
+        self.changed = True
+        return last
+
+    def let_go(self, last: Page) -> None:
+        """A request that wanted the pages up to `last` goes on, or is no more."""
+        for page in last.path:
+            page.wanted = max(0, page.wanted - 1)
 
     def _last_page(self, sequence: SequenceState) -> Page | None:
         """The page that a sequence ends in, entered into the cache."""
@@ -87,7 +104,7 @@ class KVMemory:
                 self.prefixes.touch([known])
                 return known
             shorter = len(known.tokens) < len(tokens) and tokens[: len(known.tokens)] == known.tokens
-            if shorter and not self.recurrent:
+            if shorter and not self.recurrent and not known.wanted:
                 self.prefixes.drop(known)
         return self.prefixes.add(page, tokens, [table[sequence.pages] for table in sequence.blocks.tables])
 
@@ -115,25 +132,32 @@ class KVMemory:
                     found = Match(found.pages, Page(None, tokens, blocks, None), part)
         return found
 
-    def extended(self, sequence: SequenceState, ids: Sequence[int], found: Match) -> SequenceState:
-        """A sequence that goes on from `sequence` with what `match` found for it. It takes its place: the caller lets
-        go of `sequence`, and calls `settle` with the new one."""
+    def extended(
+        self, sequence: SequenceState, ids: Sequence[int], found: Match, parked: Page | None = None
+    ) -> SequenceState:
+        """A sequence that goes on from `sequence` with what `match` found for it, read again where it was paged out. It
+        takes its place: the caller lets go of `sequence`, and calls `settle` with the new one. Where there is no room
+        for what must be read, or it was damaged, `sequence` itself. `parked`: the page that it ended in itself."""
         start, count = sequence.pages, len(found.pages)
         whole = (start + count) * self.size
         sequence.blocks.trim()
         pages = [self._shared(page, start + i, whole) for i, page in enumerate(found.pages)]
+        if not all(
+            self._read(page, start + i, whole, b) for i, (page, b) in enumerate(zip(found.pages, pages, strict=True))
+        ):
+            self._give_back(pages)
+            return sequence
         self.prefixes.touch(found.pages)
-        if found.tail is not None and found.tail.parent is not None:
-            self.prefixes.touch([found.tail])
-        made = SequenceState(sequence.blocks, found.pages[-1] if count else sequence.page)
-        tail = None if found.tail is None else self._own_tail(found.tail, found.part)
+        tail = None if found.tail is None else self._own_tail(found.tail, found.part, found.tail is parked)
+        last = found.tail if tail is not None and found.tail is not None else found.pages[-1] if count else None
+        slot = self._own_slot(last) if self.recurrent and last is not None else None
+        if last is None or (self.recurrent and slot is None):
+            self._give_back(pages if tail is None else [*pages, tail])
+            return sequence
         length = whole + (found.part if tail is not None else 0)
+        made = SequenceState(sequence.blocks, found.pages[-1] if count else sequence.page)
         made.blocks = sequence.blocks.joined(pages if tail is None else [*pages, tail], length)
-        made.ids, made.pages = list(ids[:length]), start + count
-        last = found.tail if tail is not None and found.tail is not None else made.page
-        if self.recurrent and last.slot is not None:
-            self.slots.share(last.slot)
-            made.slot = last.slot
+        made.ids, made.pages, made.slot = list(ids[:length]), start + count, slot
         return made
 
     def settle(self, old: SequenceState, new: SequenceState) -> None:
@@ -155,19 +179,54 @@ class KVMemory:
                 self.pools[group].share(blocks[group])
         return blocks
 
-    def _own_tail(self, tail: Page, part: int) -> list[int] | None:
+    def _read(self, page: Page, index: int, length: int, blocks: list[int]) -> bool:
+        """Read the blocks that a page lacks and a sequence of `length` needs; False where that fails."""
+        for group, cache in enumerate(self.caches):
+            if blocks[group] != RELEASED or index < cache.first_block(length):
+                continue
+            paging, pool = self.prefixes.paging, self.pools[group]
+            if paging is None or not (pool.free or self.prefixes.evict(group)):
+                return False
+            block = pool.take()
+            if not paging.read(page, group, block):
+                pool.release(block)
+                return False
+            blocks[group] = block
+            self.prefixes.give_block(page, group, block)
+        return True
+
+    def _give_back(self, pages: Iterable[Sequence[int]]) -> None:
+        for blocks in pages:
+            for pool, block in zip(self.pools, blocks, strict=True):
+                if block != RELEASED:
+                    pool.release(block)
+
+    def _own_slot(self, page: Page) -> int | None:
+        """The state behind a page, with one more reference; None where it was damaged."""
+        if page.slot is None:
+            paging, slot = self.prefixes.paging, self.take_slot()
+            if paging is None or not paging.read(page, paging.state, slot):
+                self.slots.release(slot)
+                return None
+            self.prefixes.snapshot(page, slot)
+            return slot
+        self.slots.share(page.slot)
+        return page.slot
+
+    def _own_tail(self, tail: Page, part: int, own: bool) -> list[int] | None:
         """Blocks of a page that is shared in part: itself where nothing else is lost, else a copy, if there is room."""
-        shared = list(tail.blocks)
-        for pool, block in zip(self.pools, shared, strict=True):
-            pool.share(block)
-        if tail.parent is not None and part == len(tail.tokens) < self.size and not self.recurrent:
-            self.prefixes.drop(tail)
-            return shared
         tail.holders += 1  # so that making room does not take it
-        copies = self._copies(shared)
+        shared = self._shared(tail, 0, 0)
+        copies = None
+        if self._read(tail, 0, 0, shared):
+            whole = tail.parent is not None and part == len(tail.tokens) < self.size
+            if whole and tail.wanted <= own and not self.recurrent:
+                tail.holders -= 1
+                self.prefixes.drop(tail)
+                return shared
+            copies = self._copies(shared)
         tail.holders -= 1
-        for pool, block in zip(self.pools, shared, strict=True):
-            pool.release(block)
+        self._give_back([shared])
         return copies
 
     def _copies(self, blocks: Sequence[int]) -> list[int] | None:
@@ -265,21 +324,64 @@ class KVMemory:
 
     # --- all together
 
-    def rebuild(self, running: Iterable[SequenceState]) -> None:
+    def in_memory(self, sequence: SequenceState, ids: Sequence[int], found: Match) -> Match:
+        """What of `found` needs no reading."""
+        count = next((i for i, page in enumerate(found.pages) if RELEASED in page.blocks), len(found.pages))
+        return self.match(sequence, ids, (sequence.pages + count) * self.size)
+
+    def can_read(self, found: Match, unread: Sequence[int]) -> bool:
+        """Whether so many blocks of each group are to be had, those apart that `found` has in memory."""
+        pages = [*found.pages, found.tail] if found.tail is not None else found.pages
+        for group, (pool, n) in enumerate(zip(self.pools, unread, strict=True)):
+            there = sum(page.blocks[group] != RELEASED and pool.is_idle(page.blocks[group]) for page in pages)
+            if pool.free + pool.idle - there < n:
+                return False
+        return True
+
+    def unread(self, found: Match) -> list[int]:
+        """How many blocks of each group would be read from the page file."""
+        pages = [*found.pages, found.tail] if found.tail is not None else found.pages
+        return [sum(page.blocks[g] == RELEASED for page in pages) for g in range(len(self.pools))]
+
+    @property
+    def paged(self) -> dict[str, int]:
+        """Bytes written to the page file and read from it so far, and that it holds."""
+        paging = self.prefixes.paging
+        if paging is None:
+            return {SPILLED: 0, RESTORED: 0, IN_FILE: 0}
+        file = paging.file
+        return {SPILLED: file.written_bytes, RESTORED: file.read_bytes, IN_FILE: file.used * file.record_bytes}
+
+    def close(self) -> None:
+        """Write what is to be kept, and close the page file. A second call does nothing."""
+        paging = self.prefixes.paging
+        if paging is not None:
+            self.save(1 << 62)
+            self.prefixes.paging = None
+            paging.file.close()
+
+    def save(self, most: int) -> bool:
+        """Write some cached pages that the page file lacks, at most `most`; whether there may be more."""
+        paging = self.prefixes.paging
+        if paging is None or not paging.everything or not self.changed:
+            return False
+        written = 0
+        for page in self.prefixes:
+            if written >= most:
+                return True
+            if paging.is_unsaved(page):
+                if not paging.save(page):
+                    break
+                written += 1
+        self.changed = False
+        return False
+
+    def rebuild(self, running: Iterable[SequenceState], parked: Iterable[Page] = ()) -> None:
         """After an interruption between two changes: counts from what is held."""
         held, pages = list(running), list(self.prefixes)
-        self.prefixes.rebuild(s.page for s in held if s.page is not self.prefixes.root)
+        self.prefixes.rebuild((s.page for s in held if s.page is not self.prefixes.root), parked)
         for i, pool in enumerate(self.pools):
             kept = (page.blocks[i] for page in pages if page.blocks[i] != RELEASED)
             pool.rebuild((block for s in held for block in s.blocks.held(i)), kept)
         slots = (s.slot for s in held if s.slot is not None)
         self.slots.rebuild(slots, (page.slot for page in pages if page.slot is not None))
-
-
-def _path(page: Page) -> list[Page]:
-    """A page and those before it, the first one first."""
-    found = []
-    while page.parent is not None:
-        found.append(page)
-        page = page.parent
-    return found[::-1]

@@ -319,6 +319,8 @@ def load(
     sequences: int | None = None,
     kv_memory: int | Literal["auto"] | None = None,
     speculate: str = AUTO,
+    spill: int | Literal["auto"] | None = None,
+    keep_kv: bool = False,
 ) -> Model:
     """Load a model to run it.
 
@@ -335,6 +337,10 @@ def load(
             context. Less holds shorter answers. "auto": a context for each of `sequences`, within half of the memory
             that is free beside the weights.
         speculate: "auto" (exact: the same answers in fewer steps, see `Model.generate`) or "off".
+        spill: Bytes of a file for pages of the KV cache that have to leave memory, to be read again instead of
+            computed; "auto": as many as the KV cache has. Default none, or with `keep_kv` "auto".
+        keep_kv: Keep that file, so that a later process with the same model goes on from prompts and conversations of
+            this one.
 
     Returns:
         The model, ready to generate.
@@ -356,9 +362,14 @@ def load(
     most = check_sequences(sequences) or sequences_of(graph)
     sharing = sharing_of(graph, context, most, kv_memory)
     made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages)
-    ready = Model(checkpoint, graph, made, context, stages)
-    ready.speculate = speculate
-    return ready
+    loaded = Model(checkpoint, graph, made, context, stages)
+    loaded.speculate = speculate
+    if spill or keep_kv:
+        from memfirst.runtime.kept import open_page_file  # what most starts do not need
+
+        nbytes = spill if isinstance(spill, int) else sharing.nbytes(graph)
+        open_page_file(loaded.engine.scheduler.memory, made, checkpoint, nbytes, keep_kv, report)
+    return loaded
 
 
 def cached_as(graph: Graph, kv: str, backend: str) -> Graph:

@@ -15,25 +15,11 @@ from typing import NamedTuple
 
 from memfirst.graph import RELEASED, CacheGroup
 from memfirst.runtime.cache import BlockPool
+from memfirst.runtime.paging import Paging
+from memfirst.runtime.prefix_page import Page, prune
 
 COPY_LEAST = 8
 """Positions of a partly shared page that are worth copying it: fewer are computed as fast, unless they are all."""
-
-
-class Page:
-    """Some tokens after those of `parent`.
-
-    blocks   by cache group; RELEASED where a windowed group has none
-    slot     of state after its last token; None: no snapshot
-    holders  running sequences whose last whole page it is
-    """
-
-    __slots__ = ("blocks", "children", "holders", "parent", "slot", "tokens")
-
-    def __init__(self, parent: Page | None, tokens: tuple[int, ...], blocks: list[int], slot: int | None) -> None:
-        self.parent, self.tokens, self.blocks, self.slot = parent, tokens, blocks, slot
-        self.children: dict[tuple[int, ...], Page] = {}
-        self.holders = 0
 
 
 class Match(NamedTuple):
@@ -58,6 +44,8 @@ class PrefixCache:
         self._orders = [OrderedDict[Page, None]() for _ in self._caches]
         """Pages with a block of each group, the one needed longest ago first."""
         self._snapshots = OrderedDict[Page, None]()
+        self.paging: Paging | None = None
+        """The page file, where there is one."""
 
     def __iter__(self) -> Iterator[Page]:
         """All pages, parents before children."""
@@ -92,7 +80,7 @@ class PrefixCache:
         longest = 0
         for child in page.children.values():
             part = common(child.tokens, ids, len(ids))
-            if self._recurrent and (part < len(child.tokens) or child.slot is None):
+            if self._recurrent and (part < len(child.tokens) or not self._can_have(child, len(self._caches))):
                 continue  # state cannot be cut
             if part > longest:
                 best, longest = child, part
@@ -102,16 +90,13 @@ class PrefixCache:
 
     def _goes_on(self, pages: Sequence[Page], tail: Page | None, start: int, length: int) -> bool:
         """Whether the token after `length` positions finds all that it attends, and the state before it."""
-        last = tail or pages[-1]
-        if self._recurrent and last.slot is None:
+        last, size = tail or pages[-1], self._size
+        if self._recurrent and not self._can_have(last, len(self._caches)):
             return False
+        needed = [*pages, tail] if tail is not None else pages
         for group, cache in enumerate(self._caches):
-            if cache.window is None:
-                continue
-            first = max(0, cache.first_block(length) - start // self._size)
-            if any(page.blocks[group] == RELEASED for page in pages[first:]):
-                return False
-            if tail is not None and tail.blocks[group] == RELEASED:
+            first = max(0, cache.first_block(length) - start // size)
+            if not all(self._can_have(page, group) for page in needed[first:]):
                 return False
         return True
 
@@ -128,7 +113,7 @@ class PrefixCache:
         return page
 
     def give_block(self, page: Page, group: int, block: int) -> None:
-        """A block for a windowed group that the page has none of."""
+        """A block for a group that the page has none of in memory."""
         page.blocks[group] = block
         self._pools[group].keep(block)
         self._orders[group][page] = None
@@ -153,15 +138,22 @@ class PrefixCache:
 
     def drop(self, page: Page) -> None:
         """Let a page go that has no children and no holders, and those before it that were there only for it."""
-        if page.parent is not None:
-            page.parent.children.pop(page.tokens, None)
-        for group, block in enumerate(page.blocks):
-            if block != RELEASED:
-                self._orders[group].pop(page, None)
-                page.blocks[group] = RELEASED
-                self._pools[group].forget(block)
+        self._forget(page)
+        prune(page)
+
+    def _forget(self, page: Page) -> None:
+        """All that is in memory and in the file of a page."""
+        for group in range(len(page.blocks)):
+            self._drop_block(page, group)
         self._drop_snapshot(page)
-        self.prune(page.parent)
+        if self.paging is not None:
+            self.paging.forget(page)
+
+    def _drop_block(self, page: Page, group: int) -> None:
+        block, page.blocks[group] = page.blocks[group], RELEASED
+        if block != RELEASED:
+            self._orders[group].pop(page, None)
+            self._pools[group].forget(block)
 
     def _drop_snapshot(self, page: Page) -> None:
         slot, page.slot = page.slot, None
@@ -169,59 +161,87 @@ class PrefixCache:
             self._snapshots.pop(page, None)
             self._slots.forget(slot)
 
-    def prune(self, page: Page | None) -> None:
-        """Let go of a page without children, holders, blocks and state, and of those before it that become one."""
-        while page is not None and page.parent is not None and not page.children and not page.holders:
-            if page.slot is not None or any(block != RELEASED for block in page.blocks):
-                return
-            page.parent.children.pop(page.tokens, None)
-            page = page.parent
-
     def evict(self, group: int) -> bool:
-        """Free a block of a group, of the page that was needed longest ago; False where all are in use."""
+        """Free a block of a group, of the page that was needed longest ago; what a waiting request wants goes last, and
+        to the file if it has room. False where all are in use."""
+        return self._evict(group, False) or self._evict(group, True)
+
+    def _evict(self, group: int, wanted: bool) -> bool:
         order, pool, windowed = self._orders[group], self._pools[group], self._caches[group].window is not None
         if not pool.idle:
             return False
         for _ in range(len(order)):
             page = next(iter(order))
-            if not page.children and not page.holders:
-                self.drop(page)
-                return True
-            if windowed and pool.is_idle(block := page.blocks[group]):
-                del order[page]
-                page.blocks[group] = RELEASED
-                pool.forget(block)
-                self.prune(page)
-                return True
+            if pool.is_idle(page.blocks[group]) and (wanted or not page.wanted) and not page.holders:
+                if self._saved(page, group) or windowed:
+                    self._drop_block(page, group)
+                    prune(page)
+                    return True
+                if self._drop_tree(page):
+                    return True
             order.move_to_end(page)  # in use, or before one that is kept
         return False
 
+    def _saved(self, page: Page, part: int) -> bool:
+        """Whether a part of a page can be read again, after writing it where it is worth that."""
+        paging = self.paging
+        if paging is None:
+            return False
+        return paging.has(page, part) or (paging.wants(page) and paging.save(page) and paging.has(page, part))
+
+    def _drop_tree(self, page: Page) -> bool:
+        """Drop a page with all behind it; False where some of that is in memory."""
+        behind = [page]
+        for one in behind:
+            if one is not page and (one.in_memory or one.holders):
+                return False
+            behind += one.children.values()
+        for one in reversed(behind):
+            self._forget(one)
+            prune(one)
+        return True
+
     def evict_snapshot(self) -> bool:
         """Free a slot of state; False where all are in use."""
+        return self._evict_snapshot(False) or self._evict_snapshot(True)
+
+    def _evict_snapshot(self, wanted: bool) -> bool:
         if not self._slots.idle:
             return False
         for _ in range(len(self._snapshots)):
             page = next(iter(self._snapshots))
-            if page.slot is not None and self._slots.is_idle(page.slot):
+            if page.slot is not None and self._slots.is_idle(page.slot) and (wanted or not page.wanted):
+                self._saved(page, len(self._caches))
                 self._drop_snapshot(page)
-                self.prune(page)
+                prune(page)
                 return True
             self._snapshots.move_to_end(page)
         return False
 
+    def _can_have(self, page: Page, part: int) -> bool:
+        """Whether a part of a page is in memory, or can be read."""
+        there = page.slot is not None if part == len(self._caches) else page.blocks[part] != RELEASED
+        return there or (self.paging is not None and self.paging.has(page, part))
+
     def clear(self) -> None:
-        """Forget all that no running sequence holds."""
+        """Forget all that no running sequence holds, in the file too."""
         for page in reversed(list(self)):
             if not page.children and not page.holders:
                 self.drop(page)
 
-    def rebuild(self, held: Iterable[Page]) -> None:
-        """After an interruption: holders from the running sequences' last whole pages, orders from the pages."""
+    def rebuild(self, held: Iterable[Page], parked: Iterable[Page] = ()) -> None:
+        """After an interruption: holders from the running sequences' last whole pages, wanted ones from the pages that
+        waiting requests ended in, orders from the pages."""
         pages = list(self)
         for page in (self.root, *pages):
-            page.holders = 0
+            page.holders = page.wanted = 0
         for page in held:
             page.holders += 1
+        for last in parked:
+            for page in last.path:
+                page.wanted += 1
+        if self.paging is not None:
+            self.paging.rebuild(pages)
         for group, order in enumerate(self._orders):
             having = dict.fromkeys(page for page in pages if page.blocks[group] != RELEASED)
             self._orders[group] = OrderedDict.fromkeys([p for p in order if p in having] + [*having])

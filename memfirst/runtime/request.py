@@ -14,6 +14,7 @@ from memfirst.graph import Step
 from memfirst.ledger import Ledger, share
 from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import Logprob
+from memfirst.runtime.prefix_page import Page
 from memfirst.runtime.sampling import Sampler
 from memfirst.speculate.drafter import Drafter
 from memfirst.text import StopStrings, StreamDecoder, Tokenizer
@@ -167,6 +168,8 @@ class Request:
     """Its reader had enough to read when the step was scheduled: readers go on reading meanwhile."""
     preempted: bool = False
     """Whether it had to make room once: what it goes on from then is its own."""
+    parked: Page | None = None
+    """The page that it ended in when it made room: it and those before it are wanted until it goes on."""
     cached: int = 0
     """Positions that it had cached after its last step; `reached`: after any."""
     reached: int = 0

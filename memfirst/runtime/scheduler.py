@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from memfirst.backends.base import Backend
 from memfirst.errors import BackendError
+from memfirst.graph import RELEASED, Step
 from memfirst.graph import Sequence as Row
-from memfirst.graph import Step
 from memfirst.runtime.kv_memory import KVMemory, SequenceState
 from memfirst.runtime.pace import Pace
 from memfirst.runtime.prefixes import Match
@@ -85,10 +85,14 @@ class Scheduler:
         self._keep(request)
         self.live.pop(request.number)
 
-    def _keep(self, request: Request) -> None:
+    def _keep(self, request: Request, wanted: bool = False) -> None:
         sequence, request.sequence = request.sequence, None
         if sequence is not None:
-            self.memory.keep(sequence)
+            last = self.memory.keep(sequence, wanted)
+            request.parked = last if wanted else None
+        elif request.parked is not None and not wanted:
+            last, request.parked = request.parked, None
+            self.memory.let_go(last)
 
     def _preempt(self, request: Request) -> None:
         """Back to waiting, at its age; what it has stays cached as long as nobody needs the blocks."""
@@ -97,7 +101,7 @@ class Scheduler:
         self._work = [w for w in self._work if w.request is not request]
         self.running.remove(request)
         request.preempted = True
-        self._keep(request)
+        self._keep(request, wanted=True)
         self.waiting.append(request)
         self.waiting.sort(key=lambda r: r.number)
 
@@ -106,7 +110,8 @@ class Scheduler:
         requests = sorted(self.live.values(), key=lambda r: r.number)
         self.waiting = [r for r in requests if r.sequence is None]
         self.running = [r for r in requests if r.sequence is not None]
-        self.memory.rebuild(r.sequence for r in self.running if r.sequence is not None)
+        parked = (r.parked for r in self.waiting if r.parked is not None)
+        self.memory.rebuild((r.sequence for r in self.running if r.sequence is not None), parked)
 
     # --- the next step
 
@@ -202,7 +207,11 @@ class Scheduler:
 
     def _chunk(self, request: Request, most: int) -> int:
         """Give a request part of its prompt: first what is cached of it by now, then tokens to compute."""
-        self._extend(request)
+        if not self._extend(request):
+            return 0
+        if request.parked is not None:
+            last, request.parked = request.parked, None
+            self.memory.let_go(last)
         sequence = request.sequence
         if sequence is None:
             return 0
@@ -212,21 +221,47 @@ class Scheduler:
         stop = self.memory.next_stop(past, len(request.ids))
         return self._add(request, min(request.remaining, most, stop - past))
 
-    def _extend(self, request: Request) -> None:
-        """Go on from what is cached of the request's tokens, all but the last: its logits are wanted."""
+    def _extend(self, request: Request) -> bool:
+        """Go on from what is cached of the request's tokens, all but the last: its logits are wanted. False where it
+        has to wait for room to read that."""
         sequence = request.sequence
         if sequence is None:
-            return
+            return False
         others = [r.sequence for r in self.running if r.sequence is not None]
         found = self.memory.match(sequence, request.ids, len(request.ids) - 1, others)
+        unread = self.memory.unread(found)
+        if any(unread):
+            if not self._is_worth_reading(found, unread):
+                found = self.memory.in_memory(sequence, request.ids, found)
+            elif not self._make_room(request, found, unread):
+                return False
         if not found.pages and found.tail is None:
-            return
+            return True
         had = len(sequence.ids)
-        made = request.sequence = self.memory.extended(sequence, request.ids, found)
+        made = request.sequence = self.memory.extended(sequence, request.ids, found, request.parked)
+        if made is sequence:
+            return True
         self.memory.settle(sequence, made)
         if not request.generated and not request.preempted:
             request.timing.reused_tokens += len(made.ids) - had
             self.counts[HITS] += len(made.ids) - had
+        return True
+
+    def _is_worth_reading(self, found: Match, unread: Sequence[int]) -> bool:
+        """Whether reading so many blocks is faster than computing what they hold."""
+        memory, paging = self.memory, self.memory.prefixes.paging
+        nbytes = sum(n * group.block_bytes for n, group in zip(unread, memory.groups, strict=True))
+        computing = self.pace.token * found.tokens(memory.size)
+        return paging is not None and (not computing or nbytes / paging.file.rate <= computing)
+
+    def _make_room(self, request: Request, found: Match, unread: Sequence[int]) -> bool:
+        """Blocks for what is read of `found`, from the cache or from whoever may lose theirs to `request`."""
+        while not self.memory.can_read(found, unread):
+            victim = self._victim(request)
+            if victim is None:
+                return False
+            self._preempt(victim)
+        return True
 
     def _is_awaited(self, request: Request, have: int) -> bool:
         """Whether an older request is computing the page that this one would compute next."""
@@ -315,9 +350,10 @@ class Scheduler:
         for every four who are running: they grow into a new one at different times."""
         total, running = len(request.ids) + 1, [r for r in self.running if not r.paused]
         for g, (cache, pool) in enumerate(zip(self.memory.caches, self.memory.pools, strict=True)):
-            shared = found.pages[cache.first_block(found.tokens(self.memory.size)) :]
+            pages = found.pages[cache.first_block(found.tokens(self.memory.size)) :]
+            shared = [page.blocks[g] for page in pages if page.blocks[g] != RELEASED]  # others are read into new blocks
             need = cache.most_blocks(total, self._budget) - len(shared) + -(-len(running) // 4)
-            need += sum(pool.is_idle(page.blocks[g]) for page in shared)  # cached, but not to be had any more
+            need += sum(map(pool.is_idle, shared))  # cached, but not to be had any more
             for other in running:
                 held = sum(1 for _ in other.sequence.blocks.held(g)) if other.sequence else 0
                 need += max(0, cache.most_blocks(len(other.ids) + 1, self._budget) - held)

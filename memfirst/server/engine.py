@@ -28,6 +28,8 @@ GAP = 2.0
 
 LENGTH, LEARNS = 128.0, 0.05
 """Tokens of an answer as long as none has ended, and what the newest one's length weighs."""
+SAVED_AT_ONCE = 8
+"""Pages that are written before looking whether a request came: some milliseconds."""
 IDLE_PROBE_SECONDS = 30.0
 """The read bandwidth is measured again when the engine has been idle, at most so often."""
 
@@ -43,6 +45,8 @@ class Loading:
     sequences: int | None = None
     kv_memory: int | Literal["auto"] = "auto"
     speculate: str = AUTO
+    spill: int | Literal["auto"] = "auto"
+    keep_kv: bool = False
 
 
 class Reports:
@@ -68,6 +72,7 @@ def main(pipe: Connection, loading: Loading) -> None:
             model = load(
                 loading.model, threads=loading.threads, ctx=loading.ctx, kv=loading.kv, progress=Reports(pipe),
                 sequences=loading.sequences, kv_memory=loading.kv_memory, speculate=loading.speculate,
+                spill=loading.spill, keep_kv=loading.keep_kv,
             )  # fmt: skip
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))
@@ -115,7 +120,7 @@ class Serving:
 
     def _receive(self) -> None:
         """All that has come; where nothing is to be done, wait for more."""
-        while self._pipe.poll(0 if self._live or self._closing or self._dropped else None):
+        while self._pipe.poll(self._patience()):
             kind, parts = messages.decoded(self._pipe.recv_bytes())
             if kind == messages.ASK:
                 self._ask(Ask(*parts))
@@ -126,6 +131,15 @@ class Serving:
                 self._tell(now=True)
             elif kind == messages.CLOSE:
                 self._closing = True
+
+    def _patience(self) -> float | None:
+        """How long to wait for a message: not at all where something is to be done. With nothing else to do, pages are
+        written that are to be kept."""
+        if self._live or self._closing or self._dropped:
+            return 0
+        while not self._pipe.poll(0) and self._engine.scheduler.memory.save(SAVED_AT_ONCE):
+            pass
+        return None
 
     def _ask(self, ask: Ask) -> None:
         try:
@@ -205,7 +219,8 @@ class Serving:
         return prompts * pace.token + share * left * pace.seconds(max(1, len(running)))
 
     def _stats(self) -> Stats:
-        pools, accounts = self._engine.scheduler.memory.pools, self._accounts
+        memory, accounts = self._engine.scheduler.memory, self._accounts
+        pools = memory.pools
         requests = [
             Running(
                 number, len(r.prompt), r.timing.reused_tokens, r.generated, r.cached,
@@ -217,7 +232,7 @@ class Serving:
         return Stats(
             accounts.steps, accounts.tokens, accounts.prompt_tokens, accounts.rows, accounts.seconds,
             dict(accounts.bytes), [pool.used for pool in pools], [pool.idle for pool in pools], requests, *self._last,
-            self._bandwidth, dict(self._engine.scheduler.counts), self._wait(),
+            self._bandwidth, self._engine.scheduler.counts | memory.paged, self._wait(),
         )  # fmt: skip
 
     def _loaded(self) -> Loaded:

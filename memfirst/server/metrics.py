@@ -23,6 +23,8 @@ COUNTS = {
     "prefix_queries": "Tokens of prompts that were looked up in the prefix cache",
     "prefix_hits": "Of these, tokens that were there",
     "recomputed_tokens": "Tokens that were computed again after their request had to make room",
+    "spilled_bytes": "Bytes written to the page file",
+    "restored_bytes": "Bytes read from it",
 }
 """The engine's counters as it names them."""
 
@@ -104,6 +106,7 @@ class Metrics:
             ("free", [n - u for n, u in zip(loaded.blocks, stats.used, strict=True)]),
         ):
             blocks.add_metric([state], sum(n * size for n, size in zip(counts, sizes, strict=True)))
+        blocks.add_metric(["file"], stats.counts.get("page_file_bytes", 0))
         yield blocks
         for name, text in COUNTS.items():
             yield CounterMetricFamily(f"memfirst_{name}", text, stats.counts.get(name, 0))

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memfirst.backends.base import Storage
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.graph import RELEASED, KVCache, StateCache
 from memfirst.graph.types import BLOCK, CacheGroup
@@ -125,7 +127,7 @@ def test_a_burst_of_a_recurrent_model_shares_a_snapshot() -> None:
 # --- a tree of any history
 
 
-class Storage:
+class FakeBackend:
     """A backend without a model: a block remembers which tokens were written to it, in which place of which text."""
 
     def __init__(self, windows: tuple[int | None, ...], blocks: tuple[int, ...], slots: int) -> None:
@@ -134,17 +136,20 @@ class Storage:
         groups = tuple(CacheGroup((c,)) for c in caches)
         self.graph: Any = type("Shape", (), {"cache_groups": groups, "states": states})()
         self.blocks, self.slots, self.max_tokens, self.max_sequences = blocks, slots, 96, 6
-        self.written: list[dict[int, list[int]]] = [{} for _ in windows]
-        self.state: dict[int, list[int]] = {}
+        self.storage = Storage(
+            [np.full((n, 2 * BLOCK), 0xFF, np.uint8) for n in blocks], np.zeros((max(1, slots), 8), np.uint8)
+        )
+        self.tokens = [stored.view(np.int16) for stored in self.storage.blocks]
+        self.state = self.storage.states.view(np.int64)[:, 0]
 
     def copy_block(self, group: int, source: int, target: int) -> None:
-        self.written[group][target] = list(self.written[group].get(source, []))
+        self.tokens[group][target] = self.tokens[group][source]
 
 
 class Machine:
     """Sequences that grow, end, are cut off and begin again over one pool; everything is checked after each step."""
 
-    def __init__(self, storage: Storage, seed: int) -> None:
+    def __init__(self, storage: FakeBackend, seed: int) -> None:
         self.storage, self.random = storage, random.Random(seed)
         self.memory = KVMemory(storage)  # type: ignore[arg-type]
         self.running: list[tuple[SequenceState, list[int]]] = []
@@ -173,13 +178,11 @@ class Machine:
         self.check_attended(sequence)
         for group, table in enumerate(sequence.blocks.tables):
             for at in range(past, past + new):
-                block = self.storage.written[group].setdefault(table[at // BLOCK], [])
-                del block[at % BLOCK :]
-                block.append(ids[at])
+                self.storage.tokens[group][table[at // BLOCK], at % BLOCK] = ids[at]
         sequence.ids += ids[past : past + new]
         if self.memory.recurrent:
             old, sequence.slot = sequence.slot, self.memory.take_slot()
-            self.storage.state[sequence.slot] = list(sequence.ids)
+            self.storage.state[sequence.slot] = hash(tuple(sequence.ids))
             if old is not None:
                 self.memory.slots.release(old)
         self.memory.advance(sequence, len(ids))
@@ -197,9 +200,9 @@ class Machine:
             first = 0 if kv.window is None else max(0, length + 1 - kv.window)
             for at in range(first, length):
                 assert table[at // BLOCK] != RELEASED
-                assert self.storage.written[group][table[at // BLOCK]][at % BLOCK] == sequence.ids[at]
+                assert self.storage.tokens[group][table[at // BLOCK], at % BLOCK] == sequence.ids[at]
         if sequence.slot is not None:
-            assert self.storage.state[sequence.slot] == sequence.ids
+            assert self.storage.state[sequence.slot] == hash(tuple(sequence.ids))
 
     def check(self) -> None:
         memory, pages = self.memory, list(self.memory.prefixes)
@@ -234,7 +237,7 @@ def test_no_page_is_lost_or_given_twice(
 ) -> None:
     """Whatever happens in whatever order: references are those of the tables and of the cache, what is attended is the
     sequence's own, and at the end everything is free."""
-    machine = Machine(Storage(windows, (blocks,) * len(windows), 14 if states else 0), seed)
+    machine = Machine(FakeBackend(windows, (blocks,) * len(windows), 14 if states else 0), seed)
     for action in what:
         if action == "begin" and len(machine.running) < 6:
             machine.begin()
@@ -254,7 +257,7 @@ def test_no_page_is_lost_or_given_twice(
 
 def test_histories_share() -> None:
     """The test above is of something: sequences go on from each other."""
-    machine = Machine(Storage((None, 40), (20, 20), 0), 1)
+    machine = Machine(FakeBackend((None, 40), (20, 20), 0), 1)
     for _ in range(300):
         machine.begin() if len(machine.running) < 5 else machine.end()
         for _ in range(4):

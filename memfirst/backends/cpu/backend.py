@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult, routing_of
+from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult, Storage, routing_of
 from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts, Operands
 from memfirst.backends.cpu.pack import pack_weights
@@ -154,6 +154,11 @@ class CpuBackend:
     def block_storage(self) -> list[NDArray[np.uint8]]:
         """The bytes of each cache group's blocks, [blocks, block_bytes]."""
         return [self._caches[f"kv.{i}"].view(np.uint8).reshape(n, -1) for i, n in enumerate(self.blocks)]
+
+    @property
+    def storage(self) -> Storage:
+        """As of `Backend`."""
+        return Storage(self.block_storage, self._caches["state"].view(np.uint8).reshape(self.slots, -1))
 
     @property
     def max_tokens(self) -> int:

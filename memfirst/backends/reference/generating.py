@@ -22,6 +22,7 @@ class SlowBackend:
 
     rows_are_exact = False  # NumPy sums a matrix and a row in different orders
     max_tokens, max_sequences = 256, 8
+    storage = None
     slots = STATES_PER_SEQUENCE * max_sequences
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, context: int) -> None:
