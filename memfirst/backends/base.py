@@ -42,6 +42,9 @@ class Top(Protocol):
     def masses(self, logits: F32, inverse: float) -> tuple[float, list[float]]:
         """The largest of logits f32 [vocab], and the sums of e^((logit − largest) · inverse) of each `part` of them."""
 
+    def masked(self, logits: F32, bits: NDArray[np.int32], out: F32) -> None:
+        """Write logits f32 [vocab] to `out` where their bit is set, the lowest of a word first; elsewhere -inf."""
+
 
 class Storage(NamedTuple):
     """Bytes of the KV cache and of recurrent state, as they may be written to a file and read again.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memfirst.cli import streams
@@ -17,18 +17,24 @@ if TYPE_CHECKING:  # the engine is imported when it is used: commands that need 
 
     from memfirst import Generation, Model, SamplingParams
     from memfirst.progress import Progress
+    from memfirst.runtime.model import GenerateOptions
 
 Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `run` was asked for, besides the text; `raw`: the prompt is the text itself, without a chat template."""
+    """What `run` was asked for, besides the text.
+
+    raw      the prompt is the text itself, without a chat template
+    follows  keywords of `Model.generate` that say what the answer follows
+    """
 
     max_tokens: int | None
     stop: tuple[str, ...]
     params: SamplingParams
     raw: bool = False
+    follows: Mapping[str, str] = field(default_factory=dict)
 
 
 def sampling(given: dict[str, float | int | None]) -> SamplingParams:
@@ -70,7 +76,8 @@ def generate(model: Model, prompt: str | Messages | list[int], request: Request)
     """Start an answer."""
     if request.raw and not isinstance(prompt, str):
         raise MemfirstError("--raw takes a prompt, not a conversation", do="drop --raw, or --system and the chat")
-    return model.generate(prompt, params=request.params, max_tokens=request.max_tokens, stop=request.stop)
+    options: GenerateOptions = {"params": request.params, "max_tokens": request.max_tokens, "stop": request.stop}
+    return model.generate(prompt, **options, **request.follows)
 
 
 def say_if_full(generation: Generation) -> None:

@@ -6,6 +6,7 @@ import os
 import select
 import stat
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from memfirst.cli import streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Quiet, Speculate, Threads
 from memfirst.cli.wrap import Wrapper
 
+FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 PIPE_SECONDS = 1
 """How long the first byte of a pipe is waited for, where there is a prompt already."""
 
@@ -78,6 +80,15 @@ Backend = Annotated[
     str,
     typer.Option("--backend", metavar="NAME", help="cpu, or reference: NumPy float32, slow, the definition."),
 ]
+Schema = Annotated[
+    Path | None,
+    _option("--schema", metavar="FILE", help="The answer is JSON that is valid by this JSON schema.", **FILE),
+]
+Grammar = Annotated[
+    Path | None,
+    _option("--grammar", metavar="FILE", help="The answer follows this grammar, in GBNF or Lark.", **FILE),
+]
+Regex = Annotated[str | None, _option("--regex", metavar="TEXT", help="The whole answer matches this expression.")]
 Raw = Annotated[bool, typer.Option("--raw", help="Give the prompt to the model as it is, without a chat template.")]
 OnFull = Annotated[
     str,
@@ -107,6 +118,9 @@ def run(
     kv: Kv = "f16",
     backend: Backend = "cpu",
     speculate: Speculate = "auto",
+    schema: Schema = None,
+    grammar: Grammar = None,
+    regex: Regex = None,
     raw: Raw = False,
     on_full: OnFull = "drop",
     private: Private = False,
@@ -137,7 +151,7 @@ def run(
 
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
-    request = engine.Request(max_tokens, tuple(stop or ()), params, raw)
+    request = engine.Request(max_tokens, tuple(stop or ()), params, raw, followed(schema, grammar, regex))
     with engine.loaded(
         model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet,
         speculate=speculate,
@@ -150,6 +164,22 @@ def run(
             chat(loaded, request, system, ChatOptions(on_full, private, quiet))
         else:
             answer(loaded, engine.prompt_of(loaded, system, text, request, quiet or as_json), request, as_json, quiet)
+
+
+def followed(schema: Path | None, grammar: Path | None, regex: str | None) -> dict[str, str]:
+    """What the answer is to follow, as a keyword of `Model.generate`; a usage error where that is said twice."""
+    given = {name: _text_of(path) for name, path in (("schema", schema), ("grammar", grammar)) if path is not None}
+    given |= {} if regex is None else {"regex": regex}
+    if len(given) > 1:
+        raise typer.BadParameter(f"{' and '.join(f'--{name}' for name in given)} together: give one of them")
+    return given
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from None
 
 
 def read_prompt(prompt: str | None) -> str | None:

@@ -24,7 +24,7 @@ from memfirst.ledger import Ledger
 from memfirst.runtime.accounts import Accounts
 from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import logprobs
-from memfirst.runtime.request import Counted, Request, Token
+from memfirst.runtime.request import Counted, Origin, Request, Token
 from memfirst.runtime.scheduler import Scheduler, Work
 from memfirst.runtime.speculation import Speculation, alike, forget
 
@@ -239,16 +239,21 @@ class Engine:
         request.counted = Counted(had.before, had.first, after, self._steps, shared)
 
     def _choose(self, request: Request, row: F32, step: Step, index: int, result: StepResult) -> None:
+        """The token that a step's logits give, and those behind it that a grammar leaves no choice of."""
         try:
-            id = request.sampler.sample(row, request.banned)
+            id = request.choose(row)
+            wanted = request.logprobs
+            named = () if wanted is None else logprobs(row, id, wanted, request.tokenizer)
+            text = request.accept(id)
+            if text is not None:
+                request.give(Token(text, id, Origin(step, index, self.backend, result), named))
+            while (forced := request.forced()) is not None:
+                request.timing.forced += 1
+                text = request.accept(forced)
+                if text is not None:
+                    request.give(Token(text, forced, None))
         except MemfirstError as error:
             request.error = error
-            return
-        wanted = request.logprobs
-        named = () if wanted is None else logprobs(row, id, wanted, request.tokenizer)
-        text = request.accept(id)
-        if text is not None:
-            request.give(Token(text, id, step, index, self.backend, result, named))
 
     def _count(self, w: Work, seconds: float, in_backend: float, start: float) -> None:
         """Its time, and whether it was the prompt's."""

@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-import numpy as np
-
 from memfirst.backends.base import Backend
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
@@ -22,9 +20,11 @@ from memfirst.hardware import host
 from memfirst.ledger import Ledger, Memory, distinct_experts, required, share
 from memfirst.models import build
 from memfirst.progress import Progress, Silent, usual
+from memfirst.runtime.arguments import check_max_tokens, check_messages, check_stops, is_list, sampling_params
 from memfirst.runtime.conversation import Conversation
 from memfirst.runtime.engine import Engine
 from memfirst.runtime.generation import Generation, Start
+from memfirst.runtime.grammar import Constraint, Grammar, Grammars, grammar_of
 from memfirst.runtime.logprobs import check_logprobs
 from memfirst.runtime.report import Report, drafts_of
 from memfirst.runtime.request import MOST_AHEAD, Request
@@ -62,6 +62,10 @@ class GenerateOptions(TypedDict, total=False):
     seed: int | None
     speculate: str | None
     prediction: str | None
+    schema: object
+    regex: str | None
+    choice: Sequence[str] | None
+    grammar: str | None
 
 
 class Model:
@@ -171,6 +175,10 @@ class Model:
         seed: int | None = None,
         speculate: str | None = None,
         prediction: str | None = None,
+        schema: object = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
     ) -> Generation | list[Generation]:
         """Answer a conversation, or continue a text; or several, in steps that they share.
 
@@ -194,6 +202,11 @@ class Model:
             speculate: "auto" checks tokens that the text suggests several to a step, where that is faster; the answer
                 is the same to the bit. "off" does not. Default what the model was loaded with.
             prediction: A text that the answer may be like, as a file that is to be edited: it suggests tokens too.
+            schema: A JSON schema, as a mapping or its JSON, or a pydantic model: the answer is JSON that is valid by it
+                unless `max_tokens` or the context cut it off.
+            regex: An expression that the whole answer matches, in the syntax of Rust's regex crate.
+            choice: Texts, of which the answer is one.
+            grammar: A grammar in llama.cpp's GBNF or in Lark's syntax. At most one of these four.
 
         Returns:
             An iterable of `Token`s with their ledgers; `str()` of it is the whole text. Nothing is computed before it
@@ -201,7 +214,7 @@ class Model:
             the context is full.
 
         Raises:
-            ConfigError: An argument is out of range or of another type.
+            ConfigError: An argument is out of range or of another type; a schema has a keyword that is not supported.
             CapacityError: The context cannot hold the prompt.
         """
         given = {
@@ -209,13 +222,16 @@ class Model:
             "repetition_penalty": repetition_penalty, "seed": seed,
         }  # fmt: skip
         chosen = sampling_params(params, {name: value for name, value in given.items() if value is not None})
-        several = _is_list(prompt)
+        several = is_list(prompt)
         prompts: Sequence[Any] = prompt if several else [prompt]
         limits = check_max_tokens(max_tokens), check_stops(stop), self.longest, check_logprobs(logprobs)
         ahead, fast = None if several else MOST_AHEAD, check_speculate(speculate or self.speculate) == AUTO
+        constrain = self.constraint(grammar_of(schema, regex, choice, grammar))
         made = self.sampler(chosen), self.tokenizer, *limits, ahead
         hint = self.tokenizer.encode(prediction) if prediction else ()
-        requests = [Request(self._prompt(one), *made, speculate=fast, prediction=hint) for one in prompts]
+        requests = [
+            Request(self._prompt(one), *made, speculate=fast, prediction=hint, constrain=constrain) for one in prompts
+        ]
         start = Start(self.engine, requests)
         answers = [Generation(self.engine, request, self._describe, start) for request in requests]
         return answers if several else answers[0]
@@ -252,6 +268,19 @@ class Model:
             chosen = replace(chosen, seed=int.from_bytes(os.urandom(8)))
         vocab, backend = self.graph.vocab_size, self.backend  # not the model: a request must not keep it alive
         return lambda: Sampler(chosen, vocab, top=backend.top())
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What compiles grammars for its vocabulary."""
+        return Grammars(self.tokenizer, self.graph.vocab_size)
+
+    def constraint(self, grammar: Grammar | None, end_ids: Sequence[int] = ()) -> Callable[[], Constraint] | None:
+        """For a Request: begins with a grammar each time; it is compiled here, and refused here. None for none."""
+        if grammar is None:
+            return None
+        grammars = self.grammars
+        grammars.compile(grammar)
+        return lambda: grammars.constraint(grammar, end_ids)
 
     def encode(self, prompt: str | Messages | Sequence[int]) -> list[int]:
         """Token ids of a text, or of a conversation through the chat template; token ids as they are."""
@@ -426,59 +455,6 @@ def _backend(
         threads, context, sharing.sequences, drafts=True, given=sharing.blocks, snapshots=sharing.snapshots
     )
     return CpuBackend(graph, checkpoint, options, lowering, progress, stages.done)
-
-
-def sampling_params(params: SamplingParams | None, given: Mapping[str, Any]) -> SamplingParams:
-    """Parameters with what was given by name in their place; ConfigError for anything else."""
-    chosen = SamplingParams() if params is None else params
-    if not isinstance(chosen, SamplingParams):
-        raise ConfigError(f"params of type {type(chosen).__name__}", "a SamplingParams")
-    return replace(chosen, **given)
-
-
-def _is_list(prompt: object) -> bool:
-    """Whether these are several prompts: a list that begins with a text or a list, where messages are mappings."""
-    if not isinstance(prompt, Sequence) or isinstance(prompt, str | bytes | bytearray | memoryview):
-        return False
-    return not len(prompt) or isinstance(prompt[0], Sequence)
-
-
-def check_max_tokens(asked: int | None) -> int | None:
-    """Tokens to generate at most; ConfigError for what is no count."""
-    if asked is None:
-        return None
-    if isinstance(asked, bool) or not isinstance(asked, int | np.integer) or asked < 0:
-        raise ConfigError(f"max_tokens is {asked!r}", "a whole number from 0, or None: as many as fit")
-    return int(asked)
-
-
-def check_stops(asked: Sequence[str]) -> tuple[str, ...]:
-    """Stop strings; a single one may stand by itself."""
-    given = [asked] if isinstance(asked, str) else asked
-    if not isinstance(given, Sequence) or not all(isinstance(stop, str) for stop in given):
-        raise ConfigError(f"stop is {asked!r}", "a list of strings")
-    if not all(given):
-        raise ConfigError("an empty stop string", "at least one character", "leave it out: an answer ends by itself")
-    return tuple(given)
-
-
-def check_messages(prompt: object) -> list[Mapping[str, Any]]:
-    """A conversation, whose contents are texts or parts of text."""
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray | memoryview):
-        raise ConfigError(f"a prompt of type {type(prompt).__name__}", "a text, or a list of messages")
-    return [_message(message) for message in prompt]
-
-
-def _message(message: object) -> Mapping[str, Any]:
-    if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-        raise ConfigError(f"a message {message!r:.80}", 'one like {"role": "user", "content": "…"}')
-    content = message.get("content")
-    if not isinstance(content, Sequence) or isinstance(content, str):
-        return message
-    for part in content:  # the chat template joins them, or reads them itself
-        if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-            raise ConfigError(f"a part of content {part!r:.80}", 'one of text, like {"type": "text", "text": "…"}')
-    return message
 
 
 def check_context(asked: int | None, trained: int) -> int:

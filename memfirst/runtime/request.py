@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.backends.base import Backend, StepResult
+from memfirst.codecs.base import F32
 from memfirst.graph import Step
 from memfirst.ledger import Ledger, share
+from memfirst.runtime.allowed import Allowed
+from memfirst.runtime.grammar import Constraint
 from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import Logprob
 from memfirst.runtime.prefix_page import Page
@@ -26,29 +29,37 @@ MOST_AHEAD = 8
 """Tokens that a request may be ahead of its reader: who reads slowly does not fill memory, nor take others' steps."""
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The step that gave a token: its sequence there, the backend, and what the step gave."""
+
+    step: Step
+    index: int
+    backend: Backend
+    result: StepResult
+
+
 class Token:
     """One generated token.
 
     text  what can be shown now: a token that ends inside a character gives "", the next one the whole
     id    the token; the one that ended the answer is not given
+    origin  None for a token that its grammar left no choice of: it is computed with the next one
     logprobs  its own, and those of the likeliest tokens in its place; none unless they were asked for
     """
 
-    __slots__ = ("_backend", "_index", "_result", "_step", "id", "logprobs", "text")
+    __slots__ = ("_origin", "id", "logprobs", "text")
 
     def __init__(
         self,
         text: str,
         id: int,
-        step: Step,
-        index: int,
-        backend: Backend,
-        result: StepResult,
+        origin: Origin | None,
         logprobs: tuple[Logprob, ...] = (),
     ) -> None:
         self.text, self.id = text, id
         self.logprobs = logprobs
-        self._step, self._index, self._backend, self._result = step, index, backend, result
+        self._origin = origin
 
     def __repr__(self) -> str:
         return f"Token(text={self.text!r}, id={self.id})"
@@ -70,15 +81,20 @@ class Token:
     def predicted(self) -> Ledger:
         """Where its step's bytes go, from the program and the recorded routing; of a step for several sequences this
         one's share: its own KV cache and state, and its part of what is read once for all. The shares sum to the step,
-        as integers."""
-        step = replace(self._step, routing=self._backend.routing(self._result))
-        return share(self._backend.graph, self._backend.predicted(step), step, self._index)
+        as integers. Nothing for a token without a step of its own."""
+        if self._origin is None:
+            return Ledger((), 0)
+        backend = self._origin.backend
+        step = replace(self._origin.step, routing=backend.routing(self._origin.result))
+        return share(backend.graph, backend.predicted(step), step, self._origin.index)
 
     @property
     def recorded(self) -> Ledger:
         """Where they went, counted by the kernels that ran; shared as `predicted`. Empty where nothing is counted."""
-        recorded = self._backend.recorded(self._step, self._result)
-        return share(self._backend.graph, recorded, self._step, self._index)
+        if self._origin is None:
+            return Ledger((), 0)
+        of = self._origin
+        return share(of.backend.graph, of.backend.recorded(of.step, of.result), of.step, of.index)
 
 
 @dataclass
@@ -89,6 +105,7 @@ class Timing:
     prefill_s  of its steps up to the first token
     decode_s   of its steps after that, sampling and text included; steps_s: of these, in the backend
     drafted    tokens that were checked beside those of decode_steps; kept: of these, tokens of the answer
+    forced     tokens without a step that ends in their logits, as a grammar left no choice
     """
 
     prompt_tokens: int = 0
@@ -101,11 +118,12 @@ class Timing:
     decode_steps: int = 0
     drafted: int = 0
     kept: int = 0
+    forced: int = 0
 
     @property
     def decoded(self) -> int:
         """Tokens after the first."""
-        return self.decode_steps + self.kept
+        return self.decode_steps + self.kept + self.forced
 
 
 @dataclass(slots=True)
@@ -141,6 +159,7 @@ class Request:
     least         tokens to generate before one may end the answer; `endless`: none may
     speculate     check drafted tokens in its steps, where that is faster: the answer is the same
     prediction    tokens that the answer may be like, for drafts
+    constrain     gives the beginning of the grammar that the answer follows, each time; None: it follows none
     """
 
     prompt: Sequence[int]
@@ -156,6 +175,7 @@ class Request:
     endless: bool = False
     speculate: bool = False
     prediction: Sequence[int] = ()
+    constrain: Callable[[], Constraint] | None = None
     timing: Timing = field(default_factory=Timing)
     number: int = -1
     """Its place in the order of arrival."""
@@ -187,7 +207,7 @@ class Request:
 
     def __post_init__(self) -> None:
         self.timing.prompt_tokens = len(self.prompt)
-        self.stop_ids = self.tokenizer.stop_ids.union(self.end_ids)
+        self.stop_ids: frozenset[int] = self.tokenizer.stop_ids.union(self.end_ids)
         self.begin()
 
     def begin(self) -> None:
@@ -196,6 +216,8 @@ class Request:
         self.sampler = self.make_sampler()
         self.sampler.accept_prompt(self.prompt)
         self.decoder, self.stops = StreamDecoder(self.tokenizer), StopStrings(self.stop)
+        self._constraint: Constraint | None = None  # made when a token is chosen: it takes memory
+        self._allowed: Allowed | None = None
         self.events.clear()
         self.stop_reason, self._skip = "", self._given
 
@@ -241,6 +263,33 @@ class Request:
         else:
             self.events.append(token)
 
+    def choose(self, logits: F32) -> int:
+        """The next token for logits f32 [vocab]."""
+        allowed = self._next()
+        if allowed is None:
+            return self.sampler.sample(logits, self.banned)
+        # Where its grammar is complete the answer ends, `endless` or not.
+        return self.sampler.sample(logits, () if allowed.within(self.stop_ids) else self.banned, allowed)
+
+    def forced(self) -> int | None:
+        """The next token where the grammar leaves no choice, so that no logits are needed; they are where somebody
+        wants log-probabilities."""
+        if self._constraint is None or self.done or self.logprobs is not None:
+            return None
+        allowed = self._next()
+        id = allowed.only if allowed is not None else None
+        if id is not None:
+            self.sampler.skip()
+        return id
+
+    def _next(self) -> Allowed | None:
+        """What the grammar allows next; None without one."""
+        if self.constrain is None:
+            return None
+        self._constraint = self._constraint or self.constrain()
+        self._allowed = self._allowed or self._constraint.allowed()
+        return self._allowed
+
     def accept(self, id: int) -> str | None:
         """Take a sampled token in, and set `stop_reason` where the answer ends; the text to show, None for none."""
         if id in self.stop_ids:
@@ -249,9 +298,15 @@ class Request:
             return text or None
         self.sampler.accept(id)
         self.ids.append(id)
+        if self._constraint is not None:
+            self._constraint.accept(id)
+            self._allowed = None
         text, stopped = self.stops.push(self.decoder.push(id))
         if stopped:
             self.stop_reason = STOP
+        elif self._constraint is not None and self._constraint.ended:  # only the end could follow
+            text += self._rest()
+            self.stop_reason = EOS
         elif self.max_tokens is not None and self.generated >= self.max_tokens:
             text += self._rest()
             self.stop_reason = LENGTH

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from memfirst.backends.base import Top
 from memfirst.errors import BackendError, ConfigError
+from memfirst.runtime.allowed import Allowed
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -129,6 +130,7 @@ class Sampler:
         self._seen = 0
         self._penalised = params.repetition_penalty != 1 and params.repetition_window > 0
         self._greedy = params.temperature == 0 or params.top_k == 1 or params.top_p == 0
+        self._compiled, self._scratch = top, np.empty(0, np.float32)
         k = 1 if self._greedy else params.top_k
         self._top = top if top is not None and (k == 1 or 0 < k <= min(top.most, vocab_size - 1)) else None
         self._all = top if top is not None and self._top is None and not 0 < k < vocab_size else None
@@ -158,22 +160,28 @@ class Sampler:
             self._window[self._seen % len(self._window)] = id
             self._seen += 1
 
-    def sample(self, logits: F32, banned: Iterable[int] = ()) -> int:
-        """The next token for logits f32 [vocab], none of `banned`; BackendError for NaN or +inf. -inf excludes a token.
+    def sample(self, logits: F32, banned: Iterable[int] = (), allowed: Allowed | None = None) -> int:
+        """The next token for logits f32 [vocab]: one of `allowed`, none of `banned`. -inf excludes a token.
 
         Biases and penalties are written into the array and taken back before returning; a read-only array is copied.
+        BackendError for NaN or +inf, ConfigError where no token is left.
         """
         added = self._added(banned)
         if not added:
-            return self._sample(logits)
+            return self._sample_of(logits, allowed)
         logits = logits if logits.flags.writeable else logits.copy()
         ids = np.fromiter(added, np.int64, len(added))
         kept = logits[ids]
         logits[ids] = kept + np.fromiter(added.values(), np.float32, len(added))
         try:
-            return self._sample(logits)
+            return self._sample_of(logits, allowed)
         finally:
             logits[ids] = kept
+
+    def skip(self) -> None:
+        """A token came without a choice: later ones are drawn as if it had been drawn from one."""
+        if not self._greedy:
+            self._random.random()
 
     def _added(self, banned: Iterable[int]) -> dict[int, float]:
         """What is added to the logits of some tokens."""
@@ -185,6 +193,27 @@ class Sampler:
             added[id] = added.get(id, 0.0) - params.presence_penalty - params.frequency_penalty * times
         return added | dict.fromkeys(banned, -math.inf)
 
+    def _sample_of(self, logits: F32, allowed: Allowed | None) -> int:
+        if allowed is None:
+            return self._sample(logits)
+        if not allowed.are_few:
+            return self._sample(self._masked(logits, allowed))
+        ids = allowed.ids
+        if not len(ids) or (logits[ids] == -np.inf).all():
+            raise ConfigError("an answer with no token left: logit_bias excludes what its grammar asks for", "others")
+        return int(ids[self._penalised_choice(logits, lambda penalised: self._choose(penalised[ids], False))])
+
+    def _masked(self, logits: F32, allowed: Allowed) -> F32:
+        """A copy of the logits in which the other tokens are excluded; the same array each time."""
+        if len(self._scratch) != self.vocab_size:
+            self._scratch = np.empty(self.vocab_size, np.float32)
+        if self._compiled is not None and (self._known.get(id(logits)) or self._check(logits))[1]:
+            self._compiled.masked(logits, allowed.bits, self._scratch)
+        else:
+            bits = np.unpackbits(allowed.bits.view(np.uint8), bitorder="little")[: self.vocab_size]
+            np.copyto(self._scratch, np.where(bits, logits, -np.inf))
+        return self._scratch
+
     def _sample(self, logits: F32) -> int:
         known = self._known.get(id(logits)) or self._check(logits)
         if self._top is not None and known[1]:
@@ -194,15 +223,19 @@ class Sampler:
             # Left to NumPy: ties at the edge of top-k, all of which are kept, and logits that are an error.
             if ids and (ties == 0 or (self._greedy and ties > 0)):
                 return self._choose_among(ids, values)
+        return self._penalised_choice(logits, lambda penalised: self._choose(penalised, known[1]))
+
+    def _penalised_choice(self, logits: F32, choose: Callable[[F32], int]) -> int:
+        """What `choose` says of the logits once those of seen tokens are penalised; they are then as they were."""
         if not self._seen:
-            return self._choose(logits, known[1])
+            return choose(logits)
         logits = logits if logits.flags.writeable else logits.copy()
         seen = self._window[: self._seen]
         kept = logits[seen]
         penalty = np.float32(self.params.repetition_penalty)
         logits[seen] = np.where(kept > 0, kept / penalty, kept * penalty)
         try:
-            return self._choose(logits, known[1])
+            return choose(logits)
         finally:
             logits[seen] = kept
 
@@ -216,12 +249,13 @@ class Sampler:
         return found
 
     def _choose(self, logits: F32, plain: bool) -> int:
-        """By NumPy, but for sums over all tokens where a `Top` may read the array."""
+        """By NumPy, but for sums over all tokens where a `Top` may read the array. A place in it: some tokens may be
+        left out."""
         params = self.params
         if self._greedy:
             return greedy(logits)
         if 0 < params.top_k < self.vocab_size:
-            ids, total = ranked(logits, top_ids(logits, params.top_k)), None
+            ids, total = ranked(logits, top_ids(logits, min(params.top_k, len(logits)))), None
             best = float(logits[ids[0]])
         else:
             if self._all is not None and plain:

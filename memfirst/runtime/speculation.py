@@ -70,7 +70,7 @@ class Speculation:
 
     def _offer(self, w: Work) -> tuple[Offer, list[int]]:
         request = w.request
-        if not request.speculate:
+        if not request.speculate or request.constrain is not None:  # a grammar joins tokens to steps itself
             return _NOTHING
         if request.drafter is None:
             request.drafter = Drafter(request.prompt, request.prediction)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -347,3 +348,22 @@ def test_bench_with_a_profile(model: Path, tmp_path: Path) -> None:
     assert {event["ph"] for event in json.loads(trace.read_text())["traceEvents"]} == {"M", "X"}
     done = command(MEMFIRST, *asked, "--trace", str(tmp_path / "no" / "folder"))
     assert done.returncode == 2, "before anything is measured"
+
+
+def test_an_answer_in_a_form(smollm2: Path, tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "s.json", tmp_path / "g.gbnf"
+    schema.write_text('{"type": "object", "properties": {"n": {"type": "integer", "maximum": 9}}, "required": ["n"]}')
+    grammar.write_text('root ::= "<" [a-z]{3} ">"\n')
+    ask = [smollm2, "A number?", "-q", "--temp", 0, "--ctx", 256]
+    for option, form in (
+        (["--schema", schema], r"\{\s*\"n\"\s*:\s*-?\d+\s*\}"),
+        (["--grammar", grammar], "<[a-z]{3}>"),
+        (["--regex", "[0-9]{4}"], "[0-9]{4}"),
+    ):
+        done = run(*ask, *option)
+        assert done.returncode == 0 and re.fullmatch(form, done.stdout.strip()), done
+    done = run(*ask, "--regex", "a", "--schema", schema)
+    assert done.returncode == 2 and "--schema and --regex together" in " ".join(done.stderr.split())
+    schema.write_text('{"type": "object", "if": {}}')
+    done = run(*ask, "--schema", schema)
+    assert done.returncode == 1 and '"if"' in done.stderr

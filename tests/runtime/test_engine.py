@@ -479,11 +479,12 @@ def test_the_shares_of_a_step_are_whole_bytes_that_sum_to_it(name: str) -> None:
         tokens += [token for one in requests if (token := engine.next(one)) is not None]
     steps: dict[int, list[Token]] = {}
     for token in tokens:
-        steps.setdefault(id(token._step), []).append(token)
-    full = [group for group in steps.values() if len(group) == len(group[0]._step.sequences) == 3]
+        assert token._origin is not None
+        steps.setdefault(id(token._origin.step), []).append(token)
+    full = [group for group in steps.values() if len(group) == len(group[0]._origin.step.sequences) == 3]
     assert len(full) > 5
     for group in full:
-        step, result = group[0]._step, group[0]._result
+        step, result = group[0]._origin.step, group[0]._origin.result
         for whole, parts in (
             (backend.predicted(step), [t.predicted for t in group]),
             (backend.recorded(step, result), [t.recorded for t in group]),

@@ -26,7 +26,7 @@ from memfirst.convert.synthetic import synthetic
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.errors import CapacityError
 from memfirst.graph import Step
-from memfirst.runtime.model import check_messages
+from memfirst.runtime.arguments import check_messages
 
 SHAPE = SyntheticShape("llama", 64, 1, 2, 1, 96, 300, head_dim=32, max_position_embeddings=512)
 PROMPTS = ["abc", "abc de", "x y z", "longer than that " * 3]

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memfirst.backends.cpu.topk import KEY, MASSES, TopK
+from memfirst.backends.cpu.topk import COMPILED, TopK
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu.thread_pool import native
+from memfirst.runtime.allowed import Allowed
 from memfirst.runtime.sampling import GREEDY, Sampler, SamplingParams
 from tests.runtime.test_sampling import CHAINS, Uniform, some_logits
 from tests.support.kernel_calls import call, guarded, library, zeros
@@ -22,8 +23,8 @@ REFUSED = "expected finite numbers; the weights or a kernel are broken"
 
 
 def compiled_topk() -> TopK:
-    entries = library().load([KEY, MASSES])
-    return TopK(native(entries[KEY]), native(entries[MASSES]))
+    entries = library().load(COMPILED)
+    return TopK(*(native(entries[key]) for key in COMPILED))
 
 
 def found(logits: np.ndarray, seen: list[int], k: int, penalty: float) -> tuple[list[int], list[float], int]:
@@ -190,3 +191,52 @@ def test_all_tokens_are_drawn_by_their_probabilities() -> None:
     counts = np.bincount([sampler.sample(logits) for _ in range(6000)], minlength=len(logits)) / 6000
     assert counts[[0, 1, 2, 3, 2500]] == pytest.approx([1 / 3, 1 / 6, 1 / 12, 1 / 12, 1 / 3], abs=0.025)
     assert counts.sum() == pytest.approx(counts[[0, 1, 2, 3, 2500]].sum())
+
+
+@pytest.mark.parametrize("vocab", [1, 31, 32, 33, 63, 64, 250, 4999])
+def test_what_is_not_allowed_is_excluded(vocab: int) -> None:
+    rng, logits = np.random.default_rng(vocab), some_logits(8, vocab)
+    for share in (0.0, 0.02, 0.98, 1.0):
+        ids = np.flatnonzero(rng.random(vocab) < share).tolist()
+        allowed = Allowed.of(ids, vocab)
+        arrays = {"logits": guarded(logits), "bits": guarded(allowed.bits), "out": zeros("f32", vocab)}
+        call("topk.masked", 0, 0, vocab=vocab, **arrays)
+        expected = np.where(np.isin(np.arange(vocab), ids), logits, -np.inf).astype(np.float32)
+        assert arrays["out"].tobytes() == expected.tobytes()
+        out = np.empty(vocab, np.float32)
+        compiled_topk().masked(logits, allowed.bits, out)
+        assert out.tobytes() == expected.tobytes()
+    with pytest.raises(BackendError, match="bits and room"):
+        compiled_topk().masked(np.zeros(64 * (vocab + 1), np.float32), allowed.bits, np.empty(vocab, np.float32))
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.13, 0.9])
+def test_a_choice_among_some_is_that_of_masked_logits(chain: str, share: float) -> None:
+    rng = np.random.default_rng(5)
+    rows = [some_logits(seed) for seed in range(20)]
+    samplers = [
+        Sampler(SamplingParams(**CHAINS[chain], seed=3), 5000, top=top) for top in (None, None, compiled_topk())
+    ]
+    for row in rows:
+        ids = np.unique(np.append(np.flatnonzero(rng.random(5000) < share), rng.integers(0, 5000, 2)))
+        masked = np.full(5000, -np.inf, np.float32)
+        masked[ids] = row[ids]
+        before = row.copy()
+        found = [sampler.sample(row, (), Allowed.of(ids.tolist(), 5000)) for sampler in samplers[1:]]
+        assert {samplers[0].sample(masked), *found} == {found[0]} and found[0] in ids
+        assert row.tobytes() == before.tobytes()
+        for sampler in samplers:
+            sampler.accept(found[0])
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_a_token_without_a_choice_takes_a_number_as_others_do(chain: str) -> None:
+    one, other = (Sampler(SamplingParams(**CHAINS[chain], seed=3), 5000) for _ in range(2))
+    one.sample(some_logits(0), (), Allowed.of([7], 5000))
+    other.skip()
+    for sampler in (one, other):
+        sampler.accept(7)
+    assert [one.sample(some_logits(seed)) for seed in range(9)] == [
+        other.sample(some_logits(seed)) for seed in range(9)
+    ]

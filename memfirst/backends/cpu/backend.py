@@ -19,7 +19,7 @@ from memfirst.backends.cpu.peak import VALUES, multiply_rate
 from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.backends.cpu.tables import expert_tables, rope_tables
-from memfirst.backends.cpu.topk import KEY, MASSES, TopK
+from memfirst.backends.cpu.topk import COMPILED, TopK
 from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
@@ -138,7 +138,7 @@ class CpuBackend:
     def _kernels(self, program: Program) -> frozenset[Key]:
         """What a start needs; where it must compile, also what prompts will need: waiting once is better than twice."""
         always = ("walk.serve", "walk.read_cycles", "probe.read")
-        keys = program.kernels | {(name, ()) for name in always} | {WALK, KEY, MASSES}
+        keys = program.kernels | {(name, ()) for name in always} | {WALK, *COMPILED}
         if self.library.has(keys):
             return keys
         return keys | self._lowering.program(CAPACITIES[-1], self.options.threads).kernels
@@ -284,8 +284,8 @@ class CpuBackend:
 
     def top(self) -> TopK:
         """What finds a sampler's candidates, for one sampler."""
-        entries = self.library.load([KEY, MASSES])
-        return TopK(self.make_native(entries[KEY]), self.make_native(entries[MASSES]))
+        entries = self.library.load(COMPILED)
+        return TopK(*(self.make_native(entries[key]) for key in COMPILED))
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """What is held for sequences of these lengths."""

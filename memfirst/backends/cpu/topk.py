@@ -15,6 +15,9 @@ from memfirst.kernels.cpu.thread_pool import Native, bits
 
 KEY: Key = ("topk.topk", ())
 MASSES: Key = ("topk.masses", ())
+MASKED: Key = ("topk.masked", ())
+COMPILED = [KEY, MASSES, MASKED]
+"""What a `TopK` is made of, in this order."""
 PART = 1024
 """Values whose mass is summed up together."""
 # Words of the record that change: the arrays' addresses and lengths, then vocab, count, k and the penalty.
@@ -29,8 +32,8 @@ class TopK:
 
     most, part = 256, PART
 
-    def __init__(self, call: Native, masses: Native) -> None:
-        self._call, self._masses_call = call, masses
+    def __init__(self, call: Native, masses: Native, masked: Native) -> None:
+        self._call, self._masses_call, self._masked_call = call, masses, masked
         self._sums: NDArray[np.float32] = arena.array("f32", 0)
         self._asked_masses = np.zeros(6, np.int64)
         self._record = np.zeros(WORDS, np.int64)
@@ -82,6 +85,15 @@ class TopK:
         self._masses_call(words.ctypes.data, 0, 0, 0)
         *sums, best = self._sums.tolist()
         return best, sums
+
+    def masked(self, logits: F32, bits: NDArray[np.int32], out: F32) -> None:
+        """As `backends.base.Top` says; BackendError for arrays of other sizes."""
+        size = logits.size
+        if out.size != size or bits.size * 32 < size:
+            raise BackendError(f"{bits.size * 32} bits and room for {out.size}", f"enough for {size} logits")
+        arrays = logits.ctypes.data, size, bits.ctypes.data, bits.size, out.ctypes.data, size
+        words = np.array([*arrays, size], np.int64)
+        self._masked_call(words.ctypes.data, 0, 0, 0)
 
     def _place(self, logits: F32) -> tuple[F32, int, int]:
         """Where an array is: a backend gives the same few again and again, and asking NumPy takes a microsecond."""

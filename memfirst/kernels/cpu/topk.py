@@ -5,7 +5,7 @@ import numpy as np
 from memfirst.kernels.cpu.functions import exp16
 from memfirst.kernels.cpu.lang import inline, kernel
 from memfirst.kernels.cpu.simd import add, maximum, mul, sub
-from memfirst.kernels.cpu.simd16 import larger, largest16, load16, max16, splat16, sum16
+from memfirst.kernels.cpu.simd16 import larger, largest16, load16, max16, splat16, store16, sum16
 from memfirst.kernels.cpu.softmax import factor
 
 BLOCK = 64
@@ -115,4 +115,28 @@ def masses(logits: "f32", sums: "f32", vocab: "int", inverse: "float", worker, l
             total += factor((logits[i] - best) * inverse)
         sums[part] = total
     sums[parts] = best
+    return 0
+
+
+@kernel
+def masked(logits: "f32", bits: "i32", out: "f32", vocab: "int", worker, lo, hi):
+    """out[i]: logits[i] where bit i % 32 of bits[i / 32] is set, else -inf, for i below vocab.
+
+    Words of a mask are all ones or all zeros but for a few: those go by vectors.
+    """
+    none = splat16(-np.inf)
+    whole = vocab // 32
+    for word in range(whole):
+        at, allowed = word * 32, bits[word]
+        if allowed == 0:
+            store16(out, at, none)
+            store16(out, at + 16, none)
+        elif allowed == -1:
+            store16(out, at, load16(logits, at))
+            store16(out, at + 16, load16(logits, at + 16))
+        else:
+            for i in range(32):
+                out[at + i] = logits[at + i] if allowed >> i & 1 else -np.inf
+    for i in range(whole * 32, vocab):
+        out[i] = logits[i] if bits[whole] >> (i - whole * 32) & 1 else -np.inf
     return 0
