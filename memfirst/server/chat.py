@@ -16,7 +16,7 @@ from memfirst.server.fields import Chat
 from memfirst.server.link import Answer
 from memfirst.server.messages import End, Piece
 from memfirst.server.prompt import asks_of
-from memfirst.server.reply import Delta, Reply, reply_parser
+from memfirst.server.reply import CLOSE, Delta, Reply, reply_parser
 from memfirst.server.service import Service, fingerprint, ignored, merged, service
 from memfirst.server.stream import Stream, event, guarded, unless_gone
 
@@ -64,14 +64,12 @@ async def ask_chat(served: Service, chat: Chat) -> list[Answer]:
     prompt = await served.prompts.of_chat(chat)
     most = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
-    return served.ask(asks_of(chat, prompt, most, logprobs, served.loaded.context, served.vocabulary))
+    grammar = await served.grammar(chat, CLOSE if served.prompts.thinks(chat) else "")
+    return served.ask(asks_of(chat, prompt, most, logprobs, served.loaded.context, served.vocabulary, grammar))
 
 
 def check_served(chat: Chat) -> None:
     """ConfigError for what is asked for and not served: an answer that ignores it would look right."""
-    kind = (chat.response_format or {"type": "text"}).get("type")
-    if kind != "text":
-        raise ConfigError(f"response_format of type {kind!r:.40}", "text: this server does not constrain answers")
     if chat.tool_choice not in (None, "none", "auto"):
         raise ConfigError(f"tool_choice {chat.tool_choice!r:.60}", "auto or none: a call cannot be forced here")
 

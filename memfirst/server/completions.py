@@ -60,7 +60,8 @@ async def completions(body: Completion, request: Request) -> Response:
     prompts = await _prompts(served, body)
     context, vocab = served.loaded.context, served.vocabulary
     most = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default here
-    asks = [ask for ids in prompts for ask in asks_of(body, ids, most, body.logprobs, context, vocab)]
+    grammar = await served.grammar(body)
+    asks = [ask for ids in prompts for ask in asks_of(body, ids, most, body.logprobs, context, vocab, grammar)]
     texts = [served.prompts.tokenizer.decode(ids) if body.echo else "" for ids in prompts]
     job, headers = Job(served, body, texts, served.ask(asks)), ignored(body.ignored)
     if body.stream:

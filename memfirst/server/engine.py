@@ -9,12 +9,14 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from memfirst.errors import CapacityError, MemfirstError
 from memfirst.runtime.accounts import Accounts, position_bytes
+from memfirst.runtime.grammar import Grammar
 from memfirst.runtime.model import Model, check_threads, load
 from memfirst.runtime.request import Request
 from memfirst.runtime.speculation import AUTO
@@ -30,6 +32,8 @@ LENGTH, LEARNS = 128.0, 0.05
 """Tokens of an answer as long as none has ended, and what the newest one's length weighs."""
 SAVED_AT_ONCE = 8
 """Pages that are written before looking whether a request came: some milliseconds."""
+COMPILING_SECONDS = 0.001
+"""How often it is looked whether a grammar is compiled, where nothing else is to be done."""
 IDLE_PROBE_SECONDS = 30.0
 """The read bandwidth is measured again when the engine has been idle, at most so often."""
 
@@ -91,6 +95,8 @@ class Serving:
         self._pipe, self._model, self._engine = pipe, model, model.engine
         self._accounts = model.engine.accounts = Accounts(model.backend)
         self._live: dict[int, Request] = {}
+        self._compiling: dict[int, tuple[Ask, Grammar, Future[Any]]] = {}
+        self._compiler = ThreadPoolExecutor(1, "grammars")
         self._closing = self._dropped = False
         self._bandwidth, self._measured_at, self._told_at = 0.0, 0.0, 0.0
         self._last = 0, 0.0
@@ -103,8 +109,9 @@ class Serving:
         self._model.backend.warm_up()  # no request waits for a kernel
         self._measure()
         self._pipe.send_bytes(messages.encoded(messages.LOADED, self._loaded()))
-        while not self._closing or self._live:
+        while not self._closing or self._live or self._compiling:
             self._receive()
+            self._begin_compiled()
             before = self._accounts.steps, self._accounts.tokens, self._accounts.seconds
             stepped = self._engine.advance()
             if stepped:
@@ -133,20 +140,37 @@ class Serving:
                 self._closing = True
 
     def _patience(self) -> float | None:
-        """How long to wait for a message: not at all where something is to be done. With nothing else to do, pages are
-        written that are to be kept."""
+        """Seconds to wait for a message; None: until one comes. With nothing else to do, pages are written that are to
+        be kept."""
         if self._live or self._closing or self._dropped:
-            return 0
+            return 0.0
+        if self._compiling:
+            return COMPILING_SECONDS
         while not self._pipe.poll(0) and self._engine.scheduler.memory.save(SAVED_AT_ONCE):
             pass
         return None
 
     def _ask(self, ask: Ask) -> None:
+        """A request begins once its grammar is compiled, beside the steps of others: that gives up the interpreter."""
+        grammar = None if ask.grammar is None else Grammar(*ask.grammar)
+        if grammar is None or grammar in self._model.grammars:
+            self._begin(ask, grammar)
+        else:
+            self._compiling[ask.number] = ask, grammar, self._compiler.submit(self._model.grammars.compile, grammar)
+
+    def _begin_compiled(self) -> None:
+        for number, (ask, grammar, compiled) in list(self._compiling.items()):
+            if compiled.done():
+                del self._compiling[number]
+                self._begin(ask, grammar)
+
+    def _begin(self, ask: Ask, grammar: Grammar | None) -> None:
         try:
             make = self._model.sampler(messages.params_of(ask.params))
             request = Request(
                 ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs,
                 None, ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO,
+                constrain=self._model.constraint(grammar, ask.end_ids),
             )  # fmt: skip
             if len(ask.prompt) >= self._model.longest:
                 raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")
@@ -157,6 +181,7 @@ class Serving:
         self._live[ask.number] = request
 
     def _drop(self, number: int) -> None:
+        self._compiling.pop(number, None)
         request = self._live.pop(number, None)
         if request is not None:
             self._engine.cancel(request)

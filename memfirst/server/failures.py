@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from memfirst.errors import BackendError, CapacityError, MemfirstError, ModelNotFoundError
+from memfirst.server.compiler import CompilerBusyError
 from memfirst.server.link import EngineDiedError, QueueFullError
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -36,8 +37,8 @@ def failure(path: str, status: int, message: str, param: str | None = None, code
 
 def status_of(error: MemfirstError) -> tuple[int, str | None]:
     """Status and code of an error of ours: the request's fault unless the engine's."""
-    if isinstance(error, QueueFullError | EngineDiedError):
-        return 503, "overloaded" if isinstance(error, QueueFullError) else "unavailable"
+    if isinstance(error, QueueFullError | EngineDiedError | CompilerBusyError):
+        return 503, "unavailable" if isinstance(error, EngineDiedError) else "overloaded"
     if isinstance(error, ModelNotFoundError):
         return 404, "model_not_found"
     if isinstance(error, BackendError):

@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from memfirst.server.settings import MOST_BIASES, MOST_CHOICES, MOST_MESSAGES, MOST_STOPS, MOST_TOOLS
+from memfirst.server.settings import MOST_BIASES, MOST_CHOICES, MOST_MESSAGES, MOST_STOPS, MOST_TOOLS, MOST_WORDS
 
 Text = Annotated[StrictStr, Field(max_length=8 << 20)]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=256)]
@@ -100,6 +100,13 @@ class Sampled(Open):
     ignore_eos: StrictBool = False
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | Text | None = None
+    guided_regex: Text | None = None
+    guided_choice: Annotated[list[Text], Field(max_length=MOST_WORDS)] | None = None
+    guided_grammar: Text | None = None
+    json_schema: dict[str, Any] | None = None
+    grammar: Text | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Sampled:

@@ -22,7 +22,8 @@ CANCELLED = "cancelled"
 class Ask(NamedTuple):
     """A request: `Request` without what lives in the engine's process.
 
-    number  the HTTP side's own
+    number   the HTTP side's own
+    grammar  what the answer follows: the fields of a `Grammar`
     """
 
     number: int
@@ -34,6 +35,7 @@ class Ask(NamedTuple):
     end_ids: Sequence[int] = ()
     least: int = 0
     endless: bool = False
+    grammar: tuple[str, str, str] | None = None
 
 
 class Loaded(NamedTuple):

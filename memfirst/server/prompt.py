@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from memfirst.errors import CapacityError, ConfigError
 from memfirst.formats.checkpoint import Checkpoint
+from memfirst.runtime.grammar import Grammar
 from memfirst.runtime.model import tokenizer_of
 from memfirst.runtime.sampling import SamplingParams
 from memfirst.server.fields import Chat, Message, Sampled
@@ -155,7 +156,13 @@ def _biases(given: Mapping[str, float]) -> dict[int, float]:
 
 
 def asks_of(
-    body: Sampled, prompt: list[int], most: int | None, logprobs: int | None, context: int, vocab: int
+    body: Sampled,
+    prompt: list[int],
+    most: int | None,
+    logprobs: int | None,
+    context: int,
+    vocab: int,
+    grammar: Grammar | None = None,
 ) -> list[Callable[[int], Ask]]:
     """For each of `n` choices what makes its `Ask` of a number; CapacityError where the context has no room."""
     if not prompt:
@@ -174,12 +181,14 @@ def asks_of(
     fields, made = fields_of(params), list[Callable[[int], Ask]]()
     for choice in range(body.n or 1):
         own = fields if params.seed is None else fields | {"seed": (params.seed + choice) % (1 << 64)}
-        made.append(partial(_ask, body, prompt, most, logprobs, own))
+        made.append(partial(_ask, body, prompt, most, logprobs, own, grammar))
     return made
 
 
 def _ask(
-    body: Sampled, prompt: list[int], most: int | None, logprobs: int | None, params: dict[str, Any], number: int
-) -> Ask:
+    body: Sampled, prompt: list[int], most: int | None, logprobs: int | None, params: dict[str, Any],
+    grammar: Grammar | None, number: int,
+) -> Ask:  # fmt: skip
     ends, least = body.stop_token_ids or (), body.min_tokens
-    return Ask(number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos)
+    follows = None if grammar is None else (grammar.kind, grammar.text, grammar.after)
+    return Ask(number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows)

@@ -18,6 +18,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.progress import Progress
 from memfirst.server.app import application
+from memfirst.server.compiler import Compiler
 from memfirst.server.engine import Loading
 from memfirst.server.link import EngineLink
 from memfirst.server.prompt import Prompts
@@ -68,7 +69,8 @@ class Server:
         self.link = EngineLink(loading, settings.max_queue, settings.max_wait, progress)
         checkpoint = open_checkpoint(loading.model)
         settings = replace(settings, digest=digest_of(checkpoint))
-        self.service = Service(settings, self.link, Prompts(checkpoint, self._context), int(time.time()))
+        prompts, compiler = Prompts(checkpoint, self._context), Compiler(loading.model)
+        self.service = Service(settings, self.link, prompts, int(time.time()), compiler)
         checkpoint.close()
         config = uvicorn.Config(
             application(self.service), http=LimitedProtocol, ws="none", lifespan="off", log_config=None,
@@ -106,6 +108,7 @@ class Server:
             with suppress(asyncio.CancelledError, MemfirstError):
                 await loading
             await self.link.close(0.0)
+            self.service.compiler.close()
             self._listening.close()
 
     async def _serve(self, ready: Any) -> None:

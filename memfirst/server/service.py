@@ -6,16 +6,20 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 
 from memfirst.errors import BackendError, ModelNotFoundError
+from memfirst.runtime.grammar import Grammar
 from memfirst.server import access
+from memfirst.server.compiler import Compiler
+from memfirst.server.fields import Sampled
 from memfirst.server.link import Answer, EngineLink
 from memfirst.server.messages import Ask, End, Loaded, Piece
 from memfirst.server.prompt import Prompts
 from memfirst.server.settings import Settings
+from memfirst.server.structured import grammar_asked
 
 Choice = tuple[int, list[Piece], End | None]
 """Which choice, pieces that came, and its end with the last of them."""
@@ -32,6 +36,7 @@ class Service:
     link: EngineLink
     prompts: Prompts
     started: int
+    compiler: Compiler
 
     @property
     def loaded(self) -> Loaded:
@@ -50,6 +55,17 @@ class Service:
         """ModelNotFoundError for another model than the one that is served."""
         if asked is not None and asked not in (self.settings.name, *self.settings.aliases):
             raise ModelNotFoundError(f"the model {asked[:100]!r}", f"{self.settings.name!r}, which is served here")
+
+    async def grammar(self, body: Sampled, after: str = "") -> Grammar | None:
+        """What an answer must follow, behind a text if one is given; None for nothing. ConfigError where that cannot be
+        done: it is never left out."""
+        found = grammar_asked(body)
+        if found is None:
+            return None
+        self.link.check_open()
+        found = replace(found, after=after)
+        await self.compiler.check(found)
+        return found
 
     def ask(self, asks: Sequence[Callable[[int], Ask]]) -> list[Answer]:
         """Give the engine all choices of a request, or none of them."""

@@ -17,7 +17,7 @@ CONNECTIONS, CONNECTIONS_PER_ADDRESS = 1024, 64
 KEEP_ALIVE_SECONDS = 75
 """Pooled clients keep connections for a minute; a server that closes them earlier breaks their next request."""
 DRAIN_SECONDS = 10.0
-MOST_CHOICES, MOST_STOPS, MOST_BIASES, MOST_MESSAGES, MOST_TOOLS = 16, 16, 1024, 4096, 128
+MOST_CHOICES, MOST_STOPS, MOST_BIASES, MOST_MESSAGES, MOST_TOOLS, MOST_WORDS = 16, 16, 1024, 4096, 128, 4096
 
 
 @dataclass(frozen=True)

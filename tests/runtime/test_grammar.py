@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,18 @@ def test_bias_against_all_that_is_allowed_is_said(model: Model) -> None:
     answer = model.generate(QUESTION, params=params, choice=words)
     with pytest.raises(ConfigError, match="logit_bias"):
         str(answer)
+
+
+@pytest.mark.parametrize("name", ["person", "a number", "choices", "GBNF", "Lark"])
+def test_a_form_that_begins_behind_a_thought(model: Model, name: str) -> None:
+    grammar = grammar_of(**EVERY[name])
+    assert grammar is not None
+    constraint = model.grammars.constraint(replace(grammar, after="</think>"))
+    for id in model.tokenizer.encode("Well, {3}: a <b>.\n</think>\n\n"):
+        assert id in constraint.allowed()
+        constraint.accept(id)
+    inner = model.grammars.constraint(grammar).allowed().ids.tolist()
+    assert constraint.allowed().ids.tolist() == inner
 
 
 def test_escapes_of_gbnf() -> None:

@@ -139,7 +139,7 @@ def test_who_leaves_frees_the_engine(http: httpx.Client) -> None:
         ({"logit_bias": {"x": 1}}, "logit_bias"),
         ({"max_tokens": -1}, "max_tokens"),
         ({"top_logprobs": 5}, "logprobs"),
-        ({"response_format": {"type": "json_object"}}, "json_object"),
+        ({"response_format": {"type": "xml"}}, "json_object"),
         ({"functions": []}, "functions"),
         ({"messages": [{"role": "user", "content": "word " * 2000}]}, "1024"),
         ({"seed": 1 << 70}, "seed"),
