@@ -160,6 +160,7 @@ class Request:
     speculate     check drafted tokens in its steps, where that is faster: the answer is the same
     prediction    tokens that the answer may be like, for drafts
     constrain     gives the beginning of the grammar that the answer follows, each time; None: it follows none
+    special       control tokens are part of its text, as who reads calls of tools needs them
     """
 
     prompt: Sequence[int]
@@ -176,6 +177,7 @@ class Request:
     speculate: bool = False
     prediction: Sequence[int] = ()
     constrain: Callable[[], Constraint] | None = None
+    special: bool = False
     timing: Timing = field(default_factory=Timing)
     number: int = -1
     """Its place in the order of arrival."""
@@ -215,7 +217,7 @@ class Request:
         self.ids = list(self.prompt)
         self.sampler = self.make_sampler()
         self.sampler.accept_prompt(self.prompt)
-        self.decoder, self.stops = StreamDecoder(self.tokenizer), StopStrings(self.stop)
+        self.decoder, self.stops = StreamDecoder(self.tokenizer, self.special), StopStrings(self.stop)
         self._constraint: Constraint | None = None  # made when a token is chosen: it takes memory
         self._allowed: Allowed | None = None
         self.events.clear()

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import Field, StrictBool, StrictFloat, StrictInt
 
 from memfirst.errors import MemfirstError
 from memfirst.runtime.request import CONTEXT, LENGTH, STOP
 from memfirst.server.answers import bytes_read, new_id
+from memfirst.server.anthropic_turns import Turn, choice, functions
 from memfirst.server.chat import ask_chat
 from memfirst.server.failures import status_of
-from memfirst.server.fields import Chat, Message, Name, Open, Part, Parts, StopList, Text
+from memfirst.server.fields import Chat, Message, Name, Open, Parts, StopList, Text
 from memfirst.server.link import Answer
 from memfirst.server.messages import End
-from memfirst.server.reply import Delta, reply_parser
+from memfirst.server.reply import Delta, joined_calls, reply_parser
 from memfirst.server.service import Service, ignored, merged, service
-from memfirst.server.settings import MOST_MESSAGES
+from memfirst.server.settings import MOST_MESSAGES, MOST_TOOLS
 from memfirst.server.stream import Stream, event, unless_gone
 
 router = APIRouter()
-
-
-class Turn(Open):
-    """A message: a text, or blocks of text."""
-
-    role: Literal["user", "assistant"]
-    content: Text | Parts
 
 
 class Counted(Open):
@@ -39,18 +34,21 @@ class Counted(Open):
     model: Name | None = None
     messages: Annotated[list[Turn], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
     system: Text | Parts | None = None
-    tools: list[dict[str, Any]] | None = None
-
-    @model_validator(mode="after")
-    def _texts(self) -> Counted:
-        if self.tools:
-            raise ValueError("tools are not served in this form: use /v1/chat/completions")
-        return self
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: dict[str, Any] | None = None
 
     def turns(self) -> list[Message]:
         """As a chat's messages."""
         system = [] if self.system is None else [Message(role="system", content=self.system)]
-        return [*system, *(Message(role=turn.role, content=_joined(turn.content)) for turn in self.messages)]
+        return [*system, *(message for turn in self.messages for message in turn.messages())]
+
+    def chat(self) -> Chat:
+        """What the prompt is made of, in OpenAI's form."""
+        forced, parallel = choice(self.tool_choice)
+        return Chat(
+            model=self.model, messages=self.turns(), tools=functions(self.tools), tool_choice=forced,
+            parallel_tool_calls=parallel,
+        )  # fmt: skip
 
 
 class Asked(Counted):
@@ -65,24 +63,19 @@ class Asked(Counted):
 
     def chat(self) -> Chat:
         """The same in OpenAI's form."""
-        return Chat(
-            model=self.model, messages=self.turns(), max_tokens=self.max_tokens, stop=self.stop_sequences or None,
-            temperature=self.temperature, top_p=self.top_p, top_k=self.top_k,
-        )  # fmt: skip
-
-
-def _joined(content: str | list[Part]) -> str | list[Part]:
-    """Blocks of text as one text, so that an answer that was begun can be gone on with."""
-    if isinstance(content, list) and all(part.type == "text" and part.text is not None for part in content):
-        return "".join(part.text or "" for part in content)
-    return content
+        more = {
+            "max_tokens": self.max_tokens, "stop": self.stop_sequences or None, "temperature": self.temperature,
+            "top_p": self.top_p, "top_k": self.top_k,
+        }  # fmt: skip
+        return super().chat().model_copy(update=more)
 
 
 @router.post("/v1/messages")
 async def messages(asked: Asked, request: Request) -> Response:
     """Answer a conversation, in Anthropic's form."""
-    served, chat = service(request), asked.chat()
+    served = service(request)
     try:
+        chat = asked.chat()
         answers = await ask_chat(served, chat)
     except MemfirstError as error:
         return refused(error)
@@ -101,7 +94,7 @@ async def count_tokens(asked: Counted, request: Request) -> Response:
     served = service(request)
     try:
         served.check_model(asked.model)
-        return JSONResponse({"input_tokens": len(await served.prompts.of_chat(Chat(messages=asked.turns())))})
+        return JSONResponse({"input_tokens": len(await served.prompts.of_chat(asked.chat()))})
     except MemfirstError as error:
         return refused(error)
 
@@ -113,19 +106,20 @@ class Job:
         self.served, self.chat, self.answer = served, chat, answer
         self.id = new_id("msg", "_")
 
-    def frame(self, content: list[dict[str, Any]], end: End | None) -> dict[str, Any]:
+    def frame(self, content: list[dict[str, Any]], end: End | None, called: bool = False) -> dict[str, Any]:
         """The message's object."""
         return {
             "id": self.id, "type": "message", "role": "assistant", "model": self.served.settings.name,
-            "content": content, **ending(end), "usage": usage(end),
+            "content": content, **ending(end, called), "usage": usage(end),
         }  # fmt: skip
 
 
-def ending(end: End | None) -> dict[str, Any]:
+def ending(end: End | None, called: bool = False) -> dict[str, Any]:
     """Why it ended."""
     if end is None:
         return {"stop_reason": None, "stop_sequence": None}
     reason = "max_tokens" if end.reason in (LENGTH, CONTEXT) else "stop_sequence" if end.reason == STOP else "end_turn"
+    reason = "tool_use" if called and reason == "end_turn" else reason
     return {"stop_reason": reason, "stop_sequence": end.usage.get("stopped")}
 
 
@@ -161,7 +155,21 @@ async def _whole(job: Job) -> dict[str, Any]:
             deltas += parser.end()
     thought, text = "".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)
     content = [{"type": "thinking", "thinking": thought, "signature": ""}] if thought else []
-    return job.frame([*content, {"type": "text", "text": text}], ended)
+    used = [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": _object(call.arguments)}
+        for call in joined_calls(deltas)
+    ]
+    content += [{"type": "text", "text": text}] if text.strip() or not used else []
+    return job.frame([*content, *used], ended, parser.called)
+
+
+def _object(arguments: str) -> dict[str, Any]:
+    """Arguments that were cut off are none."""
+    try:
+        made = json.loads(arguments)
+    except ValueError:
+        return {}
+    return made if isinstance(made, dict) else {}
 
 
 async def _guarded(job: Job) -> AsyncIterator[str]:
@@ -175,27 +183,57 @@ async def _guarded(job: Job) -> AsyncIterator[str]:
 
 
 async def _events(job: Job) -> AsyncIterator[str]:
-    parser, index, open_kind = reply_parser(job.served, job.chat), -1, ""
+    parser, blocks = reply_parser(job.served, job.chat), Blocks()
     yield _event("message_start", message=job.frame([], None))
     async for _, pieces, end in merged([job.answer]):
         deltas = parser.push("".join(piece.text for piece in pieces))
         deltas += parser.end() if end is not None else []
         for delta in deltas:
-            kind = "thinking" if delta.reasoning else "text"
-            if kind != open_kind:
-                if open_kind:
-                    yield _event("content_block_stop", index=index)
-                index, open_kind = index + 1, kind
-                yield _event("content_block_start", index=index, content_block=_block(kind))
-            text = delta.reasoning or delta.content
-            yield _event("content_block_delta", index=index, delta={"type": f"{kind}_delta", kind: text})
+            for one in blocks.push(delta):
+                yield one
         if end is not None:
-            if not open_kind:
-                index = 0
-                yield _event("content_block_start", index=0, content_block=_block("text"))
-            yield _event("content_block_stop", index=index)
-            yield _event("message_delta", delta=ending(end), usage=usage(end))
+            for one in blocks.close():
+                yield one
+            yield _event("message_delta", delta=ending(end, parser.called), usage=usage(end))
             yield _event("message_stop")
+
+
+class Blocks:
+    """The events of an answer's blocks."""
+
+    def __init__(self) -> None:
+        self._index, self._open = -1, ""
+
+    def push(self, delta: Delta) -> Iterator[str]:
+        """What a delta adds. A call begins a block; white space before one is none."""
+        call = delta.call
+        if call is not None and call.name:
+            block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+            yield from self._begin(f"tool_use {call.index}", block)
+        elif call is not None:
+            yield self._grown({"type": "input_json_delta", "partial_json": call.arguments})
+        else:
+            kind, text = ("thinking", delta.reasoning) if delta.reasoning else ("text", delta.content)
+            if kind != self._open and not text.strip():
+                return
+            yield from self._begin(kind, _block(kind))
+            yield self._grown({"type": f"{kind}_delta", kind: text})
+
+    def close(self) -> Iterator[str]:
+        """The end of the last one; an answer has at least one."""
+        yield from self._begin("text", _block("text")) if self._index < 0 else ()
+        yield _event("content_block_stop", index=self._index)
+
+    def _begin(self, kind: str, block: dict[str, Any]) -> Iterator[str]:
+        if kind == self._open:
+            return
+        if self._index >= 0:
+            yield _event("content_block_stop", index=self._index)
+        self._index, self._open = self._index + 1, kind
+        yield _event("content_block_start", index=self._index, content_block=block)
+
+    def _grown(self, delta: dict[str, Any]) -> str:
+        return _event("content_block_delta", index=self._index, delta=delta)
 
 
 def _block(kind: str) -> dict[str, Any]:

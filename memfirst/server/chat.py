@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from memfirst.errors import ConfigError
+from memfirst.runtime.grammar import Grammar
 from memfirst.server.answers import chat_logprobs, finish_reason, new_id, timings, usage
 from memfirst.server.fields import Chat
 from memfirst.server.link import Answer
@@ -19,6 +19,8 @@ from memfirst.server.prompt import asks_of
 from memfirst.server.reply import CLOSE, Delta, Reply, reply_parser
 from memfirst.server.service import Service, fingerprint, ignored, merged, service
 from memfirst.server.stream import Stream, event, guarded, unless_gone
+from memfirst.server.structured import grammar_asked
+from memfirst.server.tools import calls_or, check_tools, final, forced, is_forced
 
 router = APIRouter()
 
@@ -60,18 +62,28 @@ async def chat_completions(chat: Chat, request: Request) -> Response:
 async def ask_chat(served: Service, chat: Chat) -> list[Answer]:
     """Give the engine a chat's choices; raises what is wrong with the request."""
     served.check_model(chat.model)
-    check_served(chat)
+    grammar = asked_of(served, chat)
     prompt = await served.prompts.of_chat(chat)
     most = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
     logprobs = (chat.top_logprobs or 0) if chat.logprobs else None
-    grammar = await served.grammar(chat, CLOSE if served.prompts.thinks(chat) else "")
-    return served.ask(asks_of(chat, prompt, most, logprobs, served.loaded.context, served.vocabulary, grammar))
+    prompts, family = served.prompts, served.prompts.family_for(chat)
+    thinks = grammar is not None and prompts.thinks(chat) and not prompts.family.thinks
+    grammar = await served.grammar(grammar, CLOSE if thinks else "")
+    special = prompts.shows_controls(family)
+    asks = asks_of(chat, prompt, most, logprobs, served.loaded.context, served.vocabulary, grammar, special)
+    return served.ask(asks)
 
 
-def check_served(chat: Chat) -> None:
-    """ConfigError for what is asked for and not served: an answer that ignores it would look right."""
-    if chat.tool_choice not in (None, "none", "auto"):
-        raise ConfigError(f"tool_choice {chat.tool_choice!r:.60}", "auto or none: a call cannot be forced here")
+def asked_of(served: Service, chat: Chat) -> Grammar | None:
+    """What an answer must follow: a form, calls of tools, or either."""
+    form, functions, prompts = grammar_asked(chat), check_tools(chat), served.prompts
+    if is_forced(chat):
+        return forced(prompts.family, functions, prompts.tokenizer, chat.parallel_tool_calls is not False, None)
+    if form is None:
+        return None
+    if functions:
+        return calls_or(form, prompts.family, functions, prompts.tokenizer)
+    return final(form, prompts.tokenizer) if prompts.family.thinks else form
 
 
 async def _whole(job: Job) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from memfirst.server.prompt import asks_of
 from memfirst.server.service import Service, fingerprint, ignored, merged, service
 from memfirst.server.settings import MOST_CHOICES
 from memfirst.server.stream import Stream, event, guarded, unless_gone
+from memfirst.server.structured import grammar_asked
 
 router = APIRouter()
 
@@ -60,7 +61,7 @@ async def completions(body: Completion, request: Request) -> Response:
     prompts = await _prompts(served, body)
     context, vocab = served.loaded.context, served.vocabulary
     most = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default here
-    grammar = await served.grammar(body)
+    grammar = await served.grammar(grammar_asked(body))
     asks = [ask for ids in prompts for ask in asks_of(body, ids, most, body.logprobs, context, vocab, grammar)]
     texts = [served.prompts.tokenizer.decode(ids) if body.echo else "" for ids in prompts]
     job, headers = Job(served, body, texts, served.ask(asks)), ignored(body.ignored)

@@ -170,7 +170,7 @@ class Serving:
             request = Request(
                 ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs,
                 None, ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO,
-                constrain=self._model.constraint(grammar, ask.end_ids),
+                constrain=self._model.constraint(grammar, ask.end_ids), special=ask.special,
             )  # fmt: skip
             if len(ask.prompt) >= self._model.longest:
                 raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")

@@ -11,9 +11,10 @@ from fastapi.responses import JSONResponse
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, Tag, model_validator
 
 from memfirst.errors import ConfigError
+from memfirst.runtime.grammar import grammar_of
 from memfirst.runtime.request import EOS, STOP
 from memfirst.server.answers import timings
-from memfirst.server.chat import check_served
+from memfirst.server.chat import asked_of
 from memfirst.server.fields import Chat, Name, Number, Open, Sampled, StopList, Stops, Text, Tokens
 from memfirst.server.link import Answer
 from memfirst.server.messages import End, Piece
@@ -91,15 +92,14 @@ class Continued(Open):
     n_probs: Annotated[StrictInt, Field(ge=0, le=20)] = 0
     ignore_eos: StrictBool = False
     return_tokens: StrictBool = False
+    grammar: Text | None = None
+    json_schema: dict[str, Any] | None = None
     response_fields: Annotated[list[Name], Field(max_length=64)] | None = None
     stream: StrictBool = False
 
     @model_validator(mode="after")
     def _served(self) -> Continued:
         extra = self.model_extra or {}
-        for name in ("grammar", "json_schema"):
-            if extra.get(name) not in (None, "", {}):
-                raise ValueError(f"{name} is not served here: use response_format of /v1/chat/completions")
         if extra.get("post_sampling_probs"):
             raise ValueError("post_sampling_probs is not served: n_probs gives those before sampling")
         return self
@@ -210,7 +210,8 @@ async def completion(asked: Continued, request: Request) -> Response:
     tokenizer = served.prompts.tokenizer
     prompts, sampled = [await _ids(served, one) for one in _prompts(asked.prompt)], asked.sampled(tokenizer)
     context, vocabulary, listed = served.loaded.context, served.vocabulary, asked.n_probs or None
-    asks = [a for ids in prompts for a in asks_of(sampled, ids, asked.most, listed, context, vocabulary)]
+    grammar = await served.grammar(grammar_of(schema=asked.json_schema or None, grammar=asked.grammar or None))
+    asks = [a for ids in prompts for a in asks_of(sampled, ids, asked.most, listed, context, vocabulary, grammar)]
     job, headers = Job(served, asked, prompts, served.ask(asks)), ignored(asked.ignored)
     if asked.stream:
         return await Stream(guarded(_chunks(job)), headers).begin()
@@ -223,7 +224,7 @@ async def input_tokens(chat: Chat, request: Request) -> dict[str, Any]:
     """How many tokens a conversation's prompt has."""
     served = service(request)
     served.check_model(chat.model)
-    check_served(chat)
+    asked_of(served, chat)
     return {"object": "response.input_tokens", "input_tokens": len(await served.prompts.of_chat(chat))}
 
 

@@ -24,6 +24,7 @@ class Ask(NamedTuple):
 
     number   the HTTP side's own
     grammar  what the answer follows: the fields of a `Grammar`
+    special  its text shows control tokens
     """
 
     number: int
@@ -36,6 +37,7 @@ class Ask(NamedTuple):
     least: int = 0
     endless: bool = False
     grammar: tuple[str, str, str] | None = None
+    special: bool = False
 
 
 class Loaded(NamedTuple):

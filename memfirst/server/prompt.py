@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, TypeVar
@@ -13,8 +14,10 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.runtime.grammar import Grammar
 from memfirst.runtime.model import tokenizer_of
 from memfirst.runtime.sampling import SamplingParams
+from memfirst.server.families import Family, family_of
 from memfirst.server.fields import Chat, Message, Sampled
 from memfirst.server.messages import Ask, fields_of
+from memfirst.server.tools import check_tools, described
 from memfirst.text.chat import ChatTemplate
 
 OFF_LOOP = 10_000
@@ -50,6 +53,31 @@ class Prompts:
                 "shorten the prompt",
             )
 
+    @cached_property
+    def family(self) -> Family:
+        """How the model writes calls of tools."""
+        return family_of(self.template.source)
+
+    def family_for(self, chat: Chat) -> Family | None:
+        """How an answer is taken apart; None for one without tools, of a model whose thoughts stand between tags."""
+        return self.family if check_tools(chat) or self.family.thinks else None
+
+    def shows_controls(self, family: Family | None) -> bool:
+        """Whether a reader must see control tokens."""
+        controls = set(self.tokenizer.controls.values())
+        return family is not None and not controls.isdisjoint(family.marks)
+
+    def hidden(self, family: Family) -> re.Pattern[str] | None:
+        """Control tokens that come and are nothing to the reader."""
+        if not self.shows_controls(family):
+            return None
+        others = {token for token in self.tokenizer.controls.values() if token} - {*family.marks, "<think>", "</think>"}
+        return (
+            re.compile("|".join(re.escape(token) for token in sorted(others, key=len, reverse=True)))
+            if others
+            else None
+        )
+
     async def of_text(self, text: str) -> list[int]:
         """Ids of a text to continue."""
         self.check_size(len(text))
@@ -58,6 +86,8 @@ class Prompts:
     async def of_chat(self, chat: Chat) -> list[int]:
         """Ids of a conversation through the template."""
         messages = plain(chat.messages)
+        if chat.tools and "tools" not in self.template.source:
+            messages = described(messages, chat.tools if chat.tool_choice != "none" else ())
         size = size_of(messages)
         self.check_size(size)
         return await self.away(size, self._encode, messages, template_variables(chat), chat.continue_final_message)
@@ -163,6 +193,7 @@ def asks_of(
     context: int,
     vocab: int,
     grammar: Grammar | None = None,
+    special: bool = False,
 ) -> list[Callable[[int], Ask]]:
     """For each of `n` choices what makes its `Ask` of a number; CapacityError where the context has no room."""
     if not prompt:
@@ -181,14 +212,14 @@ def asks_of(
     fields, made = fields_of(params), list[Callable[[int], Ask]]()
     for choice in range(body.n or 1):
         own = fields if params.seed is None else fields | {"seed": (params.seed + choice) % (1 << 64)}
-        made.append(partial(_ask, body, prompt, most, logprobs, own, grammar))
+        made.append(partial(_ask, body, prompt, most, logprobs, own, grammar, special))
     return made
 
 
 def _ask(
     body: Sampled, prompt: list[int], most: int | None, logprobs: int | None, params: dict[str, Any],
-    grammar: Grammar | None, number: int,
+    grammar: Grammar | None, special: bool, number: int,
 ) -> Ask:  # fmt: skip
     ends, least = body.stop_token_ids or (), body.min_tokens
     follows = None if grammar is None else (grammar.kind, grammar.text, grammar.after)
-    return Ask(number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows)
+    return Ask(number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows, special)

@@ -14,12 +14,10 @@ from memfirst.errors import BackendError, ModelNotFoundError
 from memfirst.runtime.grammar import Grammar
 from memfirst.server import access
 from memfirst.server.compiler import Compiler
-from memfirst.server.fields import Sampled
 from memfirst.server.link import Answer, EngineLink
 from memfirst.server.messages import Ask, End, Loaded, Piece
 from memfirst.server.prompt import Prompts
 from memfirst.server.settings import Settings
-from memfirst.server.structured import grammar_asked
 
 Choice = tuple[int, list[Piece], End | None]
 """Which choice, pieces that came, and its end with the last of them."""
@@ -56,10 +54,9 @@ class Service:
         if asked is not None and asked not in (self.settings.name, *self.settings.aliases):
             raise ModelNotFoundError(f"the model {asked[:100]!r}", f"{self.settings.name!r}, which is served here")
 
-    async def grammar(self, body: Sampled, after: str = "") -> Grammar | None:
-        """What an answer must follow, behind a text if one is given; None for nothing. ConfigError where that cannot be
-        done: it is never left out."""
-        found = grammar_asked(body)
+    async def grammar(self, found: Grammar | None, after: str = "") -> Grammar | None:
+        """A grammar that can be followed, behind a text if one is given. ConfigError where that cannot be done: it is
+        never left out."""
         if found is None:
             return None
         self.link.check_open()

@@ -90,8 +90,8 @@ def test_fields_of_the_answer_can_be_picked(http: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"grammar": 'root ::= "a"'}, "grammar"),
-        ({"json_schema": {"type": "object"}}, "json_schema"),
+        ({"grammar": "root ::= a"}, "'a' not found"),
+        ({"json_schema": {"type": "object", "if": {}}}, '"if"'),
         ({"post_sampling_probs": True}, "post_sampling_probs"),
         ({"prompt": {"prompt_string": "x", "multimodal_data": "AAAA"}}, "multimodal_data"),
         ({"prompt": []}, "prompt"),
