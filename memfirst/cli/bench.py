@@ -56,6 +56,14 @@ Explain = Annotated[
     ),
 ]  # fmt: skip
 
+Text = Annotated[
+    Path | None,
+    typer.Option(
+        "--text", metavar="FILE", show_default=False,
+        help="Measure what drafted tokens (--speculate) give on a text: its second half as the answer to its first.",
+    ),
+]  # fmt: skip
+
 
 def bench(
     model: MaybeModel = None,
@@ -74,6 +82,7 @@ def bench(
     profile: Profile = False,
     trace: Trace = None,
     explain: Explain = None,
+    text: Text = None,
     as_json: Json = False,
 ) -> None:
     """Measure a model on this machine.
@@ -91,6 +100,10 @@ def bench(
         raise typer.BadParameter(f"--trace: there is no folder {trace.parent}")
     if explain is not None:
         _explained(model or "", explain, offline, as_json)
+        return
+    if text is not None:
+        how = {"threads": threads, "generate": generate, "ctx": ctx, "kv": kv}
+        _of_text(model or "", text, offline, as_json, how)
         return
     from memfirst.cli.display import print_json, progress
 
@@ -112,6 +125,26 @@ def bench(
         print_json(measured.report())
     else:
         _write_page(measured)
+
+
+def _of_text(model: str, file: Path, offline: bool, as_json: bool, how: dict[str, Any]) -> None:
+    """Drafts on a text, instead of the page."""
+    from memfirst.cli.display import print_json, progress
+    from memfirst.errors import MemfirstError
+
+    if not model:
+        raise typer.BadParameter("--text needs a MODEL with a tokenizer")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MemfirstError(f"{file} cannot be read as UTF-8 text: {error}") from error
+    measure: Any = import_module("memfirst.measure.drafts")
+    with progress(quiet=as_json) as report:
+        found = measure.measure(_resolved(model, offline, report), text, progress=report, **how)
+    if as_json:
+        print_json(found.report())
+    else:
+        streams.write(found.page())
 
 
 def _write_page(measured: Any) -> None:

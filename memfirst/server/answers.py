@@ -29,13 +29,16 @@ def usage(ends: Sequence[End]) -> dict[str, Any]:
     prompt = max(end.usage["prompt_tokens"] for end in ends)
     cached = max(end.usage["cached_tokens"] for end in ends)
     written = sum(end.usage["tokens"] for end in ends)
+    predicted = [end.usage for end in ends if end.usage["predicted"]]
     return {
         "prompt_tokens": prompt,
         "completion_tokens": written,
         "total_tokens": prompt + written,
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0, "audio_tokens": 0, "accepted_prediction_tokens": 0, "rejected_prediction_tokens": 0,
+            "reasoning_tokens": 0, "audio_tokens": 0,
+            "accepted_prediction_tokens": sum(u["kept"] for u in predicted),
+            "rejected_prediction_tokens": sum(u["drafted"] - u["kept"] for u in predicted),
         },
         "memfirst": bytes_read(ends),
     }  # fmt: skip
@@ -52,6 +55,8 @@ def bytes_read(ends: Sequence[End]) -> dict[str, Any]:
         "bytes_read": read,
         "bytes_per_token": sum(read.values()) // max(1, tokens),
         "kv_held": sum(end.usage["kv_held"] for end in ends),
+        "drafted_tokens": sum(end.usage["drafted"] for end in ends),
+        "kept_drafts": sum(end.usage["kept"] for end in ends),
         **{name: round(max(end.usage[name] for end in ends), 6) for name in TOTALS},
     }
 

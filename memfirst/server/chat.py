@@ -69,8 +69,9 @@ async def ask_chat(served: Service, chat: Chat) -> list[Answer]:
     prompts, family = served.prompts, served.prompts.family_for(chat)
     thinks = grammar is not None and prompts.thinks(chat) and not prompts.family.thinks
     grammar = await served.grammar(grammar, CLOSE if thinks else "")
-    special = prompts.shows_controls(family)
-    asks = asks_of(chat, prompt, most, logprobs, served.loaded.context, served.vocabulary, grammar, special)
+    prediction = await prompts.of_text(chat.prediction.text) if chat.prediction else ()
+    limits = served.loaded.context, served.vocabulary
+    asks = asks_of(chat, prompt, most, logprobs, *limits, grammar, prompts.shows_controls(family), prediction)
     return served.ask(asks)
 
 

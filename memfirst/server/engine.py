@@ -169,8 +169,8 @@ class Serving:
             make = self._model.sampler(messages.params_of(ask.params))
             request = Request(
                 ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs,
-                None, ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO,
-                constrain=self._model.constraint(grammar, ask.end_ids), special=ask.special,
+                None, ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO, ask.prediction,
+                self._model.constraint(grammar, ask.end_ids), ask.special,
             )  # fmt: skip
             if len(ask.prompt) >= self._model.longest:
                 raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")
@@ -226,6 +226,7 @@ class Serving:
         return {
             "prompt_tokens": len(request.prompt), "cached_tokens": t.reused_tokens, "tokens": request.generated,
             "queued_s": t.queued_s, "prompt_s": t.prefill_s, "answer_s": t.decode_s, "answer_steps": t.decoded,
+            "drafted": t.drafted, "kept": t.kept, "predicted": bool(request.prediction),
             "stopped": request.stops.stopped,
             "bytes": dict(request.bytes), "kv_held": request.cached * position_bytes(self._model.graph),
         }  # fmt: skip

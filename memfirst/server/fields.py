@@ -71,6 +71,21 @@ class Message(BaseModel):
 Messages = Annotated[list[Message], Field(fail_fast=True, min_length=1, max_length=MOST_MESSAGES)]
 
 
+class Prediction(BaseModel):
+    """What the answer may be like, as a file that is to be edited."""
+
+    model_config = ConfigDict(extra="allow")
+    type: Literal["content"] = "content"
+    content: Text | Parts
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text or "" for part in self.content)
+
+
 class StreamOptions(BaseModel):
     """What a stream says besides the text."""
 
@@ -131,6 +146,7 @@ class Chat(Sampled):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: StrictBool | None = None
     response_format: dict[str, Any] | None = None
+    prediction: Prediction | None = None
     reasoning_effort: Text | None = None
     add_generation_prompt: StrictBool = True
     continue_final_message: StrictBool = False

@@ -22,9 +22,10 @@ CANCELLED = "cancelled"
 class Ask(NamedTuple):
     """A request: `Request` without what lives in the engine's process.
 
-    number   the HTTP side's own
-    grammar  what the answer follows: the fields of a `Grammar`
-    special  its text shows control tokens
+    number      the HTTP side's own
+    grammar     what the answer follows: the fields of a `Grammar`
+    special     its text shows control tokens
+    prediction  tokens that the answer may be like
     """
 
     number: int
@@ -38,6 +39,7 @@ class Ask(NamedTuple):
     endless: bool = False
     grammar: tuple[str, str, str] | None = None
     special: bool = False
+    prediction: Sequence[int] = ()
 
 
 class Loaded(NamedTuple):

@@ -194,6 +194,7 @@ def asks_of(
     vocab: int,
     grammar: Grammar | None = None,
     special: bool = False,
+    prediction: Sequence[int] = (),
 ) -> list[Callable[[int], Ask]]:
     """For each of `n` choices what makes its `Ask` of a number; CapacityError where the context has no room."""
     if not prompt:
@@ -212,14 +213,16 @@ def asks_of(
     fields, made = fields_of(params), list[Callable[[int], Ask]]()
     for choice in range(body.n or 1):
         own = fields if params.seed is None else fields | {"seed": (params.seed + choice) % (1 << 64)}
-        made.append(partial(_ask, body, prompt, most, logprobs, own, grammar, special))
+        made.append(partial(_ask, body, prompt, most, logprobs, own, grammar, special, prediction))
     return made
 
 
 def _ask(
     body: Sampled, prompt: list[int], most: int | None, logprobs: int | None, params: dict[str, Any],
-    grammar: Grammar | None, special: bool, number: int,
+    grammar: Grammar | None, special: bool, prediction: Sequence[int], number: int,
 ) -> Ask:  # fmt: skip
     ends, least = body.stop_token_ids or (), body.min_tokens
     follows = None if grammar is None else (grammar.kind, grammar.text, grammar.after)
-    return Ask(number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows, special)
+    return Ask(
+        number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows, special, prediction
+    )

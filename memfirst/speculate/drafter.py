@@ -10,6 +10,9 @@ from memfirst.speculate.suffix import SuffixAutomaton
 OPENING = 8
 """Tokens of the prompt's end that are put before a predicted answer, so that it is drafted from its beginning on."""
 
+STRIDE = 2048
+"""Tokens that are taken in at a time, in 5 ms: a long prompt holds up no step, it is drafted from a few steps later."""
+
 
 class Drafter:
     """Drafts for one answer.
@@ -21,13 +24,19 @@ class Drafter:
     def __init__(self, prompt: Sequence[int], prediction: Sequence[int] = ()) -> None:
         self.account = Account()
         self._text = SuffixAutomaton()
+        self._before = [*prompt[-OPENING:], *prediction] if prediction else []
         self._taken = 0
-        if prediction:
-            self._text.extend([*prompt[-OPENING:], *prediction])
 
     def offer(self, ids: Sequence[int], most: int) -> tuple[Offer, list[int]]:
         """Up to `most` tokens that may follow `ids`, the prompt and the answer so far."""
-        self._text.extend(ids[self._taken :])
-        self._taken = len(ids)
+        if self._before:
+            self._text.extend(self._before[:STRIDE])
+            del self._before[:STRIDE]
+        if not self._before:
+            part = ids[self._taken : self._taken + STRIDE]
+            self._text.extend(part)
+            self._taken += len(part)
+        if self._taken < len(ids):
+            return Offer(self.account, 0, 0), []
         tokens = self._text.draft(most)
         return Offer(self.account, self._text.match, len(tokens)), tokens

@@ -161,6 +161,23 @@ def test_other_models_and_paths_are_not_there(http: httpx.Client) -> None:
     assert http.get("/v1/chat/completions").status_code == 405
 
 
+def test_a_predicted_answer_is_the_same_from_fewer_steps(http: httpx.Client) -> None:
+    body = {"messages": QUESTION, "max_tokens": 80, "temperature": 0}
+    plain = http.post("/v1/chat/completions", json=body).json()
+    text = plain["choices"][0]["message"]["content"]
+    assert plain["usage"]["completion_tokens_details"]["accepted_prediction_tokens"] == 0
+    for content in (text, [{"type": "text", "text": text}]):
+        predicted = {**body, "prediction": {"type": "content", "content": content}}
+        found = http.post("/v1/chat/completions", json=predicted).json()
+        assert found["choices"] == plain["choices"]
+        details, own = found["usage"]["completion_tokens_details"], found["usage"]["memfirst"]
+        assert details["accepted_prediction_tokens"] == own["kept_drafts"] > 20
+        assert details["rejected_prediction_tokens"] == own["drafted_tokens"] - own["kept_drafts"]
+        assert own["bytes_per_token"] < plain["usage"]["memfirst"]["bytes_per_token"]
+    wrong = http.post("/v1/chat/completions", json={**body, "prediction": {"type": "content", "content": 3}})
+    assert wrong.status_code == 400
+
+
 def test_unknown_fields_are_named(http: httpx.Client) -> None:
     body = {"messages": QUESTION, "max_tokens": 1, "frobnicate": 3, "user": "me"}
     response = http.post("/v1/chat/completions", json=body)
