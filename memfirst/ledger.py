@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from memfirst.graph import Graph, Step
+from memfirst.graph import DISK, Graph, Step
 from memfirst.graph.traffic import (
     EMBEDDING,
     EXPERTS,
+    FROM_DISK,
     HEAD,
     KV_READ,
     NOTHING,
@@ -76,6 +77,11 @@ class Ledger:
     def streamed(self) -> Amount:
         """Bytes that must come from memory in this step: divided by bandwidth they give its ceiling."""
         return sum((e.amount for e in self.entries if e.purpose in STREAMED), NOTHING)
+
+    @property
+    def from_disk(self) -> Amount:
+        """Bytes that come from disk in this step: they have a ceiling of their own."""
+        return sum((e.amount for e in self.entries if e.purpose == FROM_DISK), NOTHING)
 
     @property
     def bytes_per_token(self) -> float:
@@ -178,27 +184,31 @@ class Memory:
     buffers: int
     process: int = 0
     """What the process takes besides: interpreter, libraries, tokenizer, compiled kernels."""
+    streaming: int = 0
+    """What weights on disk pass through."""
 
     @property
     def total(self) -> int:
         """Everything, with the cache as allocated."""
-        return self.weights + self.kv_allocated + self.buffers + self.process
+        return self.weights + self.streaming + self.kv_allocated + self.buffers + self.process
 
 
 def memory(model: Graph | Program, contexts: Iterable[int], workers: int = 1) -> Memory:
-    """Memory for sequences that hold `contexts` tokens each; a graph has no buffers."""
+    """Memory for sequences that hold `contexts` tokens each; a graph has no buffers. Weights on disk take none, but
+    what they pass through."""
     lengths = tuple(contexts)
-    graph, weights, buffers = (
-        (model.graph, model.weights, model.buffer_bytes(workers))
+    graph, weights, buffers, streaming = (
+        (model.graph, model.weights, model.buffer_bytes(workers), model.streaming.nbytes)
         if isinstance(model, Program)
-        else (model, model.weights(), 0)
+        else (model, model.weights(), 0, 0)
     )
     caches = graph.caches
     return Memory(
-        weights=sum(w.nbytes for w in weights.values()),
+        weights=sum(w.nbytes for w in weights.values() if w.tier != DISK),
         kv_held=sum(c.held_bytes(n) for c in caches for n in lengths),
         kv_allocated=sum(c.allocated_bytes(n) for c in caches for n in lengths),
         buffers=buffers,
+        streaming=streaming,
     )
 
 
@@ -216,7 +226,8 @@ def required(program: Program, contexts: Iterable[int], workers: int, largest: i
         b.nbytes(largest, 1) if b.name != program.output.buffer else 2 * b.nbytes(len(lengths), 1)
         for b in program.buffers
     )
-    return Memory(held.weights, held.kv_held, blocks + states, held.buffers + prompts, process_bytes(graph.vocab_size))
+    process = process_bytes(graph.vocab_size)
+    return Memory(held.weights, held.kv_held, blocks + states, held.buffers + prompts, process, held.streaming)
 
 
 def process_bytes(vocab: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -57,6 +57,29 @@ class Storage(NamedTuple):
     states: NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class FromDisk:
+    """What was read from disk for a step.
+
+    bytes     by operation
+    resident  by operation of routed experts on disk, how many of those that it needs were in memory
+    missing   how many of all operations were not
+    """
+
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    resident: Mapping[str, int] = field(default_factory=dict)
+    missing: int = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all operations."""
+        return sum(self.bytes.values())
+
+
+NO_DISK = FromDisk()
+"""All weights are in memory."""
+
+
 @dataclass(slots=True)
 class StepResult:
     """What a step gave.
@@ -65,11 +88,13 @@ class StepResult:
     counts  bytes counted by the kernels before and after it, for `Backend.recorded`
     routed  tokens that each expert got, of one operation of routed experts after the other, for `Backend.routing`; None
             where there are none
+    disk    what was read from disk for it
     """
 
     logits: F32
     counts: tuple[NDArray[np.int64], NDArray[np.int64]]
     routed: NDArray[np.int32] | None = None
+    disk: FromDisk = NO_DISK
 
 
 def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:
@@ -77,6 +102,12 @@ def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:
     counts = iter([] if result.routed is None else result.routed.tolist())
     experts = {op.name: op.up.shape[0] for op in graph.ops if isinstance(op, Experts)}
     return {name: tuple(islice(counts, n)) for name, n in experts.items()}
+
+
+def observed(backend: Backend, step: Step, result: StepResult) -> Step:
+    """The step with what was left to chance before it ran, so that its price is exact: which experts tokens were routed
+    to, and how many of those on disk were in memory."""
+    return replace(step, routing=backend.routing(result), resident=result.disk.resident)
 
 
 class Backend(Protocol):
@@ -140,6 +171,9 @@ class Backend(Protocol):
 
     def read_bandwidth(self, seconds: float = 0.33) -> float | None:
         """Measured read bandwidth of the backend's threads, bytes/s; None where it is not measured."""
+
+    def disk_bandwidth(self, seconds: float = 0.33) -> float | None:
+        """Measured read bandwidth of the disk that weights come from, bytes/s; None where all are in memory."""
 
     def close(self) -> None:
         """Release threads and memory. A second call does nothing."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Memory, Offline, Threads
 from memfirst.progress import Progress
 
 MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -73,6 +73,7 @@ def bench(
     generate: Generate = 128,
     ctx: Ctx = None,
     kv: Kv = "f16",
+    memory: Memory = None,
     synthetic: Synthetic = None,
     layers: Layers = None,
     codec: Codec = "q4_k_m",
@@ -112,7 +113,7 @@ def bench(
         source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers or 0, write)
         measured = measure.bench(
             source,
-            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv,
+            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv, memory=memory,
             profile=profile or trace is not None, progress=report,
         )  # fmt: skip
     if trace is not None:

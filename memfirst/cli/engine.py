@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the engine is imported when it is used: commands that need 
     from memfirst import Generation, Model, SamplingParams
     from memfirst.progress import Progress
     from memfirst.runtime.model import GenerateOptions
+    from memfirst.runtime.placing import Limit
 
 Messages = list[dict[str, str]]
 
@@ -47,7 +48,7 @@ def sampling(given: dict[str, float | int | None]) -> SamplingParams:
 @contextmanager
 def loaded(
     model: str, *, threads: int | None, ctx: int | None, kv: str, backend: str, offline: bool, quiet: bool,
-    speculate: str = "auto",
+    speculate: str = "auto", memory: Limit | None = None,
 ) -> Iterator[Model]:  # fmt: skip
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
@@ -55,7 +56,7 @@ def loaded(
     with progress(quiet) as report:
         found = memfirst.load(
             path_of(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report,
-            speculate=speculate,
+            speculate=speculate, memory=memory,
         )  # fmt: skip
     try:
         yield found

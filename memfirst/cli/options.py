@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -42,6 +42,23 @@ Threads = Annotated[
         min=1,
         help="Worker threads. Exact: any number gives the same answer.",
         show_default="physical cores",
+    ),
+]
+
+
+def memory_limit(text: str | int) -> int | Literal["auto"]:
+    """Bytes, or "auto"."""
+    return "auto" if str(text).strip().lower() == "auto" else memory_bytes(text)
+
+
+Memory = Annotated[
+    Any,
+    typer.Option(
+        "--memory",
+        metavar="BYTES|auto",
+        parser=memory_limit,
+        help="Memory to use at most; weights beyond it stay on disk (4G, 4GiB; auto: what is free). Exact, slower.",
+        show_default="all weights in memory",
     ),
 ]
 Kv = Annotated[

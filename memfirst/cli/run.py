@@ -13,7 +13,7 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Offline, Quiet, Speculate, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Memory, Offline, Quiet, Speculate, Threads
 from memfirst.cli.wrap import Wrapper
 
 FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
@@ -116,6 +116,7 @@ def run(
     threads: Threads = None,
     ctx: Ctx = None,
     kv: Kv = "f16",
+    memory: Memory = None,
     backend: Backend = "cpu",
     speculate: Speculate = "auto",
     schema: Schema = None,
@@ -154,7 +155,7 @@ def run(
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw, followed(schema, grammar, regex))
     with engine.loaded(
         model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet,
-        speculate=speculate,
+        speculate=speculate, memory=memory,
     ) as loaded:  # fmt: skip
         if not (as_json or quiet):
             engine.say_notes(loaded)

@@ -23,7 +23,7 @@ from memfirst.convert.gguf_write import write_checkpoint
 from memfirst.convert.mixes import Mix, mix, tensor_codec
 from memfirst.convert.synthetic_shapes import Blueprint, SyntheticShape, blueprint, config_of, gguf_metadata
 from memfirst.errors import UnsupportedError
-from memfirst.formats.checkpoint import TensorInfo
+from memfirst.formats.checkpoint import Extent, TensorInfo
 
 POOL_WEIGHTS = 1 << 18
 """Weights quantized for a pool; a matrix up to this size is quantized whole: no two rows are alike."""
@@ -75,6 +75,10 @@ class SyntheticCheckpoint:
             data = self._matrix(info, random) if len(info.shape) > 1 else _vector(info, random)
         data.flags.writeable = False
         return data
+
+    def extents(self, name: str) -> tuple[Extent, ...]:
+        """None: there is no file."""
+        return ()
 
     def release(self, name: str) -> None:
         """Nothing is kept."""

@@ -27,6 +27,19 @@ class TensorInfo:
     nbytes: int
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Bytes [start, start + nbytes) of a file.
+
+    identity  device, inode and size that the file had when it was opened
+    """
+
+    path: str
+    start: int
+    nbytes: int
+    identity: tuple[int, int, int]
+
+
 class Checkpoint(Protocol):
     """What `models` reads: from a GGUF file, a safetensors folder, a bare config or synthetic data.
 
@@ -51,6 +64,9 @@ class Checkpoint(Protocol):
 
     def read(self, name: str) -> U8:
         """The tensor's bytes, flat, read-only, in GGUF row order (HF transforms already applied)."""
+
+    def extents(self, name: str) -> tuple[Extent, ...]:
+        """Where files hold the bytes that `read` gives, one stretch after another; () where they are made of them."""
 
     def release(self, name: str) -> None:
         """The bytes were copied elsewhere: let the system drop the pages behind them."""

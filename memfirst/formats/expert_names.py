@@ -15,16 +15,11 @@ from numpy.typing import NDArray
 
 from memfirst.formats import delta_names, recurrent_names
 from memfirst.formats.counts import head_count as count_of
-from memfirst.formats.joined import BLOCKS, SCALES, WHOLE, Place, View
+from memfirst.formats.joined import BLOCKS, SCALES, WHOLE, Place, View, whole
 
 Config = Mapping[str, Any]
 Row = tuple[tuple[str, View, str], ...]
 Table = Mapping[str, Row]
-
-
-def whole(x: NDArray[Any], config: Config) -> NDArray[Any]:
-    """All of it."""
-    return x
 
 
 def evens(x: NDArray[Any], config: Config) -> NDArray[Any]:

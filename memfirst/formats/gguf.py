@@ -11,7 +11,7 @@ from typing import Any
 
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError
-from memfirst.formats.checkpoint import TensorInfo
+from memfirst.formats.checkpoint import Extent, TensorInfo
 from memfirst.formats.gguf_header import (
     Cursor,
     Placed,
@@ -102,6 +102,16 @@ class GGUFCheckpoint:
         data = data.reshape(placed.info.shape[0], 2, -1)[:, half].reshape(-1)
         data.flags.writeable = False
         return data
+
+    def extents(self, name: str) -> tuple[Extent, ...]:
+        """One stretch of the file; of half a tensor one for each expert."""
+        stored, half = self._halves.get(name, (name, 0))
+        file, placed = self._where[stored]
+        if stored == name:
+            return (file.extent(placed.start, placed.info.nbytes),)
+        experts = placed.info.shape[0]
+        each = placed.info.nbytes // experts // 2
+        return tuple(file.extent(placed.start + (2 * e + half) * each, each) for e in range(experts))
 
     def release(self, name: str) -> None:
         """Drop the whole pages that the tensor fills from this process."""

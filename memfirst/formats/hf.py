@@ -12,7 +12,7 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError, UnsupportedError
-from memfirst.formats.checkpoint import CONFIG, Checkpoint, TensorInfo
+from memfirst.formats.checkpoint import CONFIG, Checkpoint, Extent, TensorInfo
 from memfirst.formats.expert_names import left_out, places
 from memfirst.formats.joined import Joined, Piece
 from memfirst.formats.json_file import parse_object
@@ -137,6 +137,14 @@ class HFCheckpoint:
             data = source.transform(data.reshape(rows, -1), self._text).reshape(-1)
         data.flags.writeable = False
         return data
+
+    def extents(self, name: str) -> tuple[Extent, ...]:
+        """Where a matrix lies that is stored as GGUF has it; of stacked experts, where each does."""
+        if name in self._joined:
+            return self._joined[name].extents()
+        source = self._sources[name]
+        as_read = source.transform is identity and not _becomes_f32(source.stored)
+        return (source.file.extent(source.stored.name),) if as_read else ()
 
     def release(self, name: str) -> None:
         """Drop the whole pages that the stored tensor fills from this process."""

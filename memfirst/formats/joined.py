@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from memfirst.codecs.base import F32, U8
 from memfirst.codecs.block32 import nibble_bytes
 from memfirst.errors import FormatError
-from memfirst.formats.checkpoint import TensorInfo
+from memfirst.formats.checkpoint import Extent, TensorInfo
 from memfirst.formats.safetensors import DTYPE_BYTES, FLOATS, SafetensorsFile, StoredTensor, to_f32
 
 View = Callable[[NDArray[Any], Mapping[str, Any]], NDArray[Any]]
@@ -26,6 +26,11 @@ Values = Callable[[F32], F32]
 """What GGUF has, in f32, of the stored values."""
 
 WHOLE, BLOCKS, SCALES = "", "blocks", "scales"
+
+
+def whole(x: NDArray[Any], config: Mapping[str, Any]) -> NDArray[Any]:
+    """The view that is all of it."""
+    return x
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,13 @@ class Joined:
             return data if values is None else values(to_f32(data, self.pieces[0].stored.dtype)).view(np.uint8)
         ordered = sorted(self.pieces, key=lambda p: p.place.index or 0)
         return np.stack([p.read() for p in ordered]).reshape(-1).view(np.uint8)
+
+    def extents(self) -> tuple[Extent, ...]:
+        """Where the pieces lie, in order, if they are whole tensors, and nothing is computed of them; else ()."""
+        ordered = sorted(self.pieces, key=lambda p: p.place.index or 0)
+        if any(p.place.part or p.place.view is not whole or p.place.values is not None for p in ordered):
+            return ()
+        return tuple(p.file.extent(p.stored.name) for p in ordered)
 
     def release(self) -> None:
         """Drop the pages of all pieces from this process; another tensor's views of them are read again."""

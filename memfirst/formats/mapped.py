@@ -10,10 +10,13 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError, ModelNotFoundError
+from memfirst.formats.checkpoint import Extent
 
 
 class MappedFile:
     """One regular file, mapped whole.
+
+    identity  device, inode and size
 
     Its size is taken once, and every `view` first asks whether the file still has it: reading a page
     that was cut away after mapping would kill the process (SIGBUS). A file that is cut between that
@@ -27,6 +30,8 @@ class MappedFile:
             raise FormatError(f"{path} is empty", "a model file", "download or copy it again")
         try:
             with open(path, "rb") as file:
+                info = os.fstat(file.fileno())
+                self.identity = info.st_dev, info.st_ino, self.size
                 self.map = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:
             raise MemfirstError(f"{path} cannot be mapped: {error}") from error
@@ -41,6 +46,10 @@ class MappedFile:
         if self._current_size() < self.size:
             raise FormatError(f"{self.path} was cut while it was open", f"{self.size} bytes", "copy it again")
         return self._bytes[start : start + length]
+
+    def extent(self, start: int, length: int) -> Extent:
+        """The same bytes, for who reads the file without mapping it."""
+        return Extent(self.path, start, length, self.identity)
 
     def _current_size(self) -> int:
         # mmap.size() asks the descriptor that the map keeps, so a replaced (renamed over) file is no alarm.

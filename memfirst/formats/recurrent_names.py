@@ -14,16 +14,11 @@ from numpy.typing import NDArray
 
 from memfirst.codecs.base import F32
 from memfirst.errors import FormatError
-from memfirst.formats.joined import Values, View
+from memfirst.formats.joined import Values, View, whole
 
 Config = Mapping[str, Any]
 Plain = Mapping[str, str]
 Row = tuple[tuple[str, View, Values | None], ...]
-
-
-def whole(x: NDArray[Any], config: Config) -> NDArray[Any]:
-    """All of it."""
-    return x
 
 
 def taps(x: NDArray[Any], config: Config) -> NDArray[Any]:

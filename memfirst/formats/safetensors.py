@@ -16,6 +16,7 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError
+from memfirst.formats.checkpoint import Extent
 from memfirst.formats.json_file import parse_object
 from memfirst.formats.mapped import MappedFile
 
@@ -59,6 +60,11 @@ class SafetensorsFile:
         """The tensor's bytes, flat, read-only, on the map."""
         tensor = self.tensors[name]
         return self._file.view(tensor.start, tensor.nbytes)
+
+    def extent(self, name: str) -> Extent:
+        """Where the tensor lies in the file."""
+        tensor = self.tensors[name]
+        return self._file.extent(tensor.start, tensor.nbytes)
 
     def release(self, name: str) -> None:
         """Drop the whole pages that the tensor fills from this process."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from memfirst.graph.types import (
     BLOCK,
+    DISK,
+    FAST,
     RELEASED,
+    SLOW,
     Cache,
     CacheGroup,
     Graph,
@@ -21,7 +24,10 @@ from memfirst.graph.types import (
 
 __all__ = [
     "BLOCK",
+    "DISK",
+    "FAST",
     "RELEASED",
+    "SLOW",
     "Cache",
     "CacheGroup",
     "Graph",

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memfirst.graph import KVCache, StateCache, Step, Weight
+from memfirst.graph import DISK, KVCache, StateCache, Step, Weight
 
 WEIGHTS, EMBEDDING, HEAD, EXPERTS = "weights", "embedding", "head", "experts"
 KV_READ, KV_WRITE = "kv_read", "kv_write"
 STATE_READ, STATE_WRITE = "state_read", "state_write"
 COLLECTIVE, ACTIVATIONS = "collective", "activations"
+FROM_DISK = "disk"
+"""Bytes that a step brings from a file to memory, where they are read under their own purpose."""
 
 STREAMED = (WEIGHTS, EMBEDDING, HEAD, EXPERTS, KV_READ, STATE_READ)
 """Purposes whose bytes must come from memory for a token: what is divided by bandwidth."""
@@ -64,6 +66,13 @@ class Traffic:
         """Bytes moved in `step`."""
         raise NotImplementedError
 
+    def with_disk(self, resident: float = 0.0) -> tuple[Traffic, ...]:
+        """It, and the same bytes on their way from disk where they lie there.
+
+        resident  of routed experts, the share that memory keeps from steps before
+        """
+        return (self,)
+
 
 @dataclass(frozen=True)
 class WeightTraffic(Traffic):
@@ -77,8 +86,14 @@ class WeightTraffic(Traffic):
         return HEAD if self.head else WEIGHTS
 
     def amount(self, step: Step) -> Amount:
-        needed = step.logits if self.head else step.tokens
-        return exactly(self.weight.nbytes if needed else 0)
+        return exactly(self.weight.nbytes if self.needed(step) else 0)
+
+    def needed(self, step: Step) -> bool:
+        """Whether the step reads it at all."""
+        return bool(step.logits if self.head else step.tokens)
+
+    def with_disk(self, resident: float = 0.0) -> tuple[Traffic, ...]:
+        return (self, DiskTraffic(self)) if self.weight.tier == DISK else (self,)
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,9 @@ class RowTraffic(Traffic):
 
     def amount(self, step: Step) -> Amount:
         return exactly(step.tokens * self.weight.lookup_bytes)
+
+    def with_disk(self, resident: float = 0.0) -> tuple[Traffic, ...]:
+        return (self, DiskTraffic(self)) if self.weight.tier == DISK else (self,)
 
 
 @dataclass(frozen=True)
@@ -126,6 +144,38 @@ class ExpertTraffic(Traffic):
         size = self.weight.nbytes // self.weight.shape[0]  # a matrix, or a row of the experts' biases
         found = self.distinct(step)
         return Amount(found.mean * size, found.low * size, found.high * size)
+
+    def with_disk(self, resident: float = 0.0) -> tuple[Traffic, ...]:
+        return (self, DiskTraffic(self, resident)) if self.weight.tier == DISK else (self,)
+
+
+@dataclass(frozen=True)
+class DiskTraffic(Traffic):
+    """Bytes of a weight that come from disk before `read`, as a file has them: without padding.
+
+    Of a table that is looked up each token's row alone; of routed experts those that are not in memory from steps
+    before, each with the probability `resident`: exact with the step's recorded counts.
+    """
+
+    read: WeightTraffic | RowTraffic | ExpertTraffic
+    resident: float = 0.0
+
+    @property
+    def purpose(self) -> str:
+        return FROM_DISK
+
+    def amount(self, step: Step) -> Amount:
+        weight = self.read.weight
+        if isinstance(self.read, RowTraffic):
+            return exactly(step.tokens * weight.row_bytes)
+        if isinstance(self.read, WeightTraffic):
+            return exactly(weight.stored_bytes if self.read.needed(step) else 0)
+        size, found = weight.stored_bytes // weight.matrices, self.read.distinct(step)
+        if self.read.op in step.resident:
+            there = step.resident[self.read.op]
+            return Amount((found.mean - there) * size, (found.low - there) * size, (found.high - there) * size)
+        low = 0 if self.resident else found.low * size
+        return Amount(found.mean * (1 - self.resident) * size, low, found.high * size)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,9 @@ BLOCK = 64
 RELEASED = -1
 """A block table's entry for a block that was given back, because no later token attends it."""
 
+FAST, SLOW, DISK = "fast", "slow", "disk"
+"""Where weights live: in the memory that computes on them, in slower memory behind it, or on disk."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -55,7 +58,7 @@ class Weight:
     pack     "plain" as in the file, or "rows16": rows side by side by sixteen
     padding  rows added so that the pack is whole
     shard    the part that this device holds; `shape` is already the part's
-    tier     where the bytes live: "fast" memory, "slow" memory or "disk"
+    tier     where the bytes live: FAST memory, SLOW memory, or DISK, from where each step reads them
     """
 
     name: str
@@ -66,7 +69,7 @@ class Weight:
     padding: int = 0
     shard: Shard | None = None
     device: int = 0
-    tier: str = "fast"
+    tier: str = FAST
 
     @property
     def columns(self) -> int:
@@ -102,6 +105,11 @@ class Weight:
     def nbytes(self) -> int:
         """Bytes of the whole tensor, scales and padding included."""
         return self.matrices * self.matrix_bytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """The same without padding: as a file has it."""
+        return self.matrices * self.rows * self.row_bytes
 
     def packed(self) -> Weight:
         """The same weight with its rows side by side by sixteen."""
@@ -143,11 +151,13 @@ class Step:
 
     capacity  tokens that buffers are sized for (fixed addresses); default the count
     routing   by expert operation, the tokens that each expert received: exact once recorded
+    resident  by operation whose experts are on disk, how many of those that it read were in memory: known once recorded
     """
 
     sequences: tuple[Sequence, ...]
     capacity: int | None = None
     routing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    resident: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -379,7 +389,7 @@ class Graph:
     @property
     def moves(self) -> Iterator[tuple[str, Traffic]]:
         """The traffic of all operations, with weights as stored, each with its operation's name."""
-        return ((op.name, read) for op in self.ops for read in op.traffic())
+        return ((op.name, move) for op in self.ops for read in op.traffic() for move in read.with_disk())
 
     def flops(self, step: Step) -> int:
         """Floating-point operations of a step."""
@@ -388,3 +398,12 @@ class Graph:
     def weights(self) -> dict[str, Weight]:
         """Every stored tensor once, by name; an alias is not stored."""
         return {w.name: w for op in self.ops for w in op.weights if not w.alias}
+
+    def with_tiers(self, tiers: Mapping[str, str]) -> Graph:
+        """The same graph with the named tensors, and those that share their bytes, in other tiers."""
+
+        def moved(op: Op) -> Op:
+            stored = {w.name: tiers[w.alias or w.name] for w in op.weights if (w.alias or w.name) in tiers}
+            return op.with_weights({w.name: replace(w, tier=stored[w.name]) for w in op.weights if w.name in stored})
+
+        return replace(self, ops=tuple(moved(op) for op in self.ops)) if tiers else self

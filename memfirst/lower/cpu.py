@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
-from memfirst.graph import Graph
+from memfirst.graph import DISK, Graph
 from memfirst.graph.ops.experts import Experts
 from memfirst.lower import attention, delta, experts, latent, rwkv, ssm  # noqa: F401  (their lowerings)
 from memfirst.lower.buffers import Assigned, assign
@@ -14,8 +16,9 @@ from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse
 from memfirst.lower.nodes import COLUMNS, EXPERTS, SEQUENCES, TOKENS, UNITS, Moves, Node
 from memfirst.lower.phases import Stage, stages
-from memfirst.lower.program import Call, Output, Phase, Program, Task
+from memfirst.lower.program import Call, Output, Phase, Program, Streaming, Task
 from memfirst.lower.step_fields import MAX_GROUPS, MAX_ROUTED
+from memfirst.lower.streaming import streaming
 
 INLINE_TOKENS = 2
 """Tokens of a step up to which each worker prepares inputs for itself, which is cheaper than a barrier."""
@@ -36,14 +39,17 @@ class Lowering:
     Args:
         graph: What is run.
         context: Positions of a sequence at most.
+        expert_cache: Bytes for routed experts that lie on disk, see `memfirst.lower.placement`.
 
     Raises:
         UnsupportedError: An operation, an attribute or a codec has no kernel.
     """
 
-    def __init__(self, graph: Graph, context: int) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, context: int, expert_cache: int = 0) -> None:
+        self.graph, self.context, self._expert_cache = graph, context, expert_cache
         self._programs: dict[tuple[int, int], Program] = {}
+        self._streaming: Streaming | None = None
+        self._both: list[Program] = []
         try:
             _check_kinds(graph)
             _check_codecs(graph)
@@ -62,8 +68,23 @@ class Lowering:
         """For steps of up to `capacity` tokens by `workers` threads; made once."""
         made = self._programs.get((capacity, workers))
         if made is None:
-            made = self._programs[capacity, workers] = self._program(capacity, workers)
+            made = self._program(capacity, workers)
+            if any(weight.tier == DISK for weight in self._weights.values()):
+                made = replace(made, streaming=self.streaming())
+            self._programs[capacity, workers] = made
         return made
+
+    def streaming(self, names: Sequence[str] | None = None, expert_cache: int = 0) -> Streaming:
+        """How its programs read the weights that lie on disk; or those of `names`, if they lay there."""
+        if names is None and self._streaming is not None:
+            return self._streaming
+        if not self._both:
+            # Phases are the same for all steps whose workers do not prepare inputs for themselves.
+            self._both = [self._program(capacity, 1) for capacity in (1, CAPACITIES[-1])]
+        found = streaming(self._both, names, self._expert_cache if names is None else expert_cache)
+        if names is None:
+            self._streaming = found
+        return found
 
     def _program(self, capacity: int, workers: int) -> Program:
         room = next(r for r in ROOMS if r >= capacity)

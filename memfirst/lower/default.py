@@ -53,6 +53,7 @@ from memfirst.lower.packing import cpu_weights, family, float_tile, int8_tile, k
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import SPLIT, count_of, in_group
+from memfirst.lower.streaming import looked_up
 
 LOGITS = "logits"
 STEP = Ref("step", "step")
@@ -216,8 +217,7 @@ def lowered(kind: type[Op]) -> bool:
 @lower.register
 def _(op: Embed, d: Default) -> Value:
     out = d.new(op.output, op.weight.columns)
-    args: Args = {"w": weight_ref(op.weight), "tokens": Ref("step", "tokens"), "x": out.place}
-    args |= {"cols": op.weight.columns, "scale": op.scale}
+    args: Args = {**looked_up(op.weight), "x": out.place, "cols": op.weight.columns, "scale": op.scale}
     calls = [KERNELS[f"embed.{kernel_of(op.weight)}"].call(args, op.name, EMBEDDING, CODEC=op.weight.codec)]
     d.tokens(op.name, op, calls, [], [out], TOKENS, d.moves(op))
     return out

@@ -7,7 +7,7 @@ prices is what the other runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from memfirst.graph import Graph, Step, Weight
@@ -44,7 +44,7 @@ class Ref(NamedTuple):
     offset  items of the array before the operand's first: how a kernel gets a part of a fused tensor
     """
 
-    space: str  # "buffer", "weight", "cache", "step", "table"
+    space: str  # "buffer", "weight", "cache", "step", "table"; "rows": those that a step looked up in a table on disk
     name: str
     offset: int = 0
 
@@ -101,6 +101,101 @@ class Phase:
     """Units of the prologue's range for each of `prologue_per`."""
 
 
+READERS, SLICE, PAGE = 4, 1 << 20, 4096
+"""Threads that read from disk at once, the bytes that each asks for at a time, and what its requests are aligned to."""
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """One weight's place.
+
+    nbytes  as packed; `at`: where it begins in the ring
+    behind  so many weights before it, one lies whose bytes it overwrites
+    head    only a step that asks for logits reads it
+    """
+
+    name: str
+    nbytes: int
+    at: int
+    behind: int
+    head: bool
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Places in memory for experts of one size: `slots` of `nbytes` each, shared by `experts` of all layers."""
+
+    nbytes: int
+    slots: int
+    experts: int
+
+
+@dataclass(frozen=True)
+class RoutedFromDisk:
+    """One operation's routed experts, of which a pool holds some.
+
+    tensors  stored names of its matrices, in the order in which phases come to them; offsets: of each in a slot
+    pool     which of `Streaming.pools`
+    first    its first expert's number among all of the pool; counts: where its own begin in the step's `routing`
+    """
+
+    op: str
+    experts: int
+    tensors: tuple[str, ...]
+    offsets: tuple[int, ...]
+    pool: int
+    first: int
+    counts: int
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """What a program reads from disk in each step, see `memfirst.lower.streaming`.
+
+    weights  in the order in which a step reads them; ring: bytes that they pass through
+    request  bytes that a reader asks for at a time, at most
+    tables   bytes by name: room for the rows that a step looks up in a table
+    routed   experts that are read when a router picked them, and kept in `pools`
+    """
+
+    weights: tuple[Streamed, ...] = ()
+    ring: int = 0
+    request: int = 0
+    tables: Mapping[str, int] = field(default_factory=dict)
+    routed: tuple[RoutedFromDisk, ...] = ()
+    pools: tuple[Pool, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that it takes: the ring, pools, rows, and what the readers read into and pack from."""
+        staging = READERS * (2 * self.request + 2 * PAGE) if self.request else 0
+        return self.ring + self.cached + sum(self.tables.values()) + staging
+
+    @property
+    def cached(self) -> int:
+        """Bytes of the pools."""
+        return sum(pool.slots * pool.nbytes for pool in self.pools)
+
+    def resident(self) -> dict[str, float]:
+        """By operation of routed experts on disk, the share of them that memory holds."""
+        return {r.op: self.pools[r.pool].slots / self.pools[r.pool].experts for r in self.routed}
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Phases `start` to `end`, the last excluded, that are walked without a stop.
+
+    needs, frees  they need the first `needs` of the streamed weights, and leave the first `frees` of them behind
+    routed        stored names of experts' matrices that they need
+    """
+
+    start: int
+    end: int
+    needs: int = 0
+    frees: int = 0
+    routed: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class Output:
     """The buffer that holds the logits, and the items from one row to the next."""
@@ -113,8 +208,9 @@ class Output:
 class Program:
     """One target's execution of a graph for steps of up to `capacity` tokens.
 
-    weights  as packed for the target, by name
-    room     tokens that its buffers are for: programs of the same room share them, and their calls' operands
+    weights    as packed for the target, by name
+    room       tokens that its buffers are for: programs of the same room share them, and their calls' operands
+    streaming  how those weights that lie on disk come to memory
     """
 
     target: str
@@ -125,6 +221,7 @@ class Program:
     weights: Mapping[str, Weight]
     output: Output
     room: int
+    streaming: Streaming = Streaming()
 
     def buffer_bytes(self, workers: int) -> int:
         """Bytes of all buffers; that of the logits exists twice, so that they outlive the next step."""
@@ -149,7 +246,13 @@ class Program:
     @property
     def moves(self) -> Iterator[tuple[str, Traffic]]:
         """The traffic of all tasks, each with the name of the operation that it belongs to."""
-        return (move for task in self.tasks for move in task.moves)
+        resident = self.streaming.resident()
+        return (
+            (op, move)
+            for task in self.tasks
+            for op, read in task.moves
+            for move in read.with_disk(resident.get(op, 0.0))
+        )
 
     def flops(self, step: Step) -> int:
         """Floating-point operations of a step, from the graph."""

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import __version__
+from memfirst.backends.base import observed
 from memfirst.backends.cpu.backend import CpuBackend
 from memfirst.errors import CapacityError
 from memfirst.formats.checkpoint import Checkpoint
@@ -29,6 +30,9 @@ from memfirst.predict.measured import Comparison, measured_parts, predicted_part
 from memfirst.predict.measured import load as load_rates
 from memfirst.progress import Progress, Silent
 from memfirst.runtime.model import Model, load
+from memfirst.runtime.placing import Limit
+from memfirst.runtime.report import DiskUse
+from memfirst.runtime.request import Timing
 
 SEED = 20260101
 """Of the prompt's token ids: any ids cost the same."""
@@ -93,6 +97,8 @@ class Measured:
     experts: Distinct | None = None
     """Routed experts of a layer that a token's step reads; None for a model without them."""
     prompt_experts: Distinct | None = None
+    disk: DiskUse | None = None
+    """What a decoded token reads from disk; None where all weights are in memory."""
     """The same of the first step of the prompt."""
 
     @property
@@ -114,6 +120,7 @@ class Measured:
             "prefill_tok_s": self.prefill_tok_s, "decode_tok_s": self.decode_tok_s,
             "decode_GBps": self.decode_rate / 1e9,
             "decode_bandwidth_fraction": self.decode_rate / self.read_bandwidth,
+            "disk": self.disk.json(self.decode_tok_s) if self.disk else None,
             "distinct_experts": vars(self.experts) if self.experts else None,
             "distinct_experts_of_prompt": vars(self.prompt_experts) if self.prompt_experts else None,
             "bytes_per_token": _purposes(self.predicted),
@@ -161,15 +168,18 @@ def bench(
     generate: int = 128,
     ctx: int | None = None,
     kv: str = "f16",
+    memory: Limit | None = None,
     profile: bool = False,
     progress: Progress | None = None,
 ) -> Measured:
     """Prefill `prompt` tokens, decode `generate` more, with fixed token ids; read bandwidth before and after.
 
+    memory   bytes that the process may take, or "auto": weights beyond them stay on disk
     profile  then log a decoded token and a step of the prompt, phase by phase and call by call
     """
     progress = progress or Silent()
-    with load(source, threads=threads, ctx=ctx or _context(prompt + generate), kv=kv, progress=progress) as model:
+    context = ctx or _context(prompt + generate)
+    with load(source, threads=threads, ctx=context, kv=kv, progress=progress, memory=memory) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
             raise CapacityError("nothing to measure", "the cpu backend")
@@ -206,14 +216,15 @@ class Bench:
         self.prefill()
         prefill_s = time.perf_counter() - start
         before = backend.counted()
-        times = self.decode(self.prompt, self.generate)
+        timing = Timing()
+        times = self.decode(self.prompt, self.generate, timing)
         moved = backend.moved(before, backend.counted())
         spent = self.spent()
         ops = tuple(self.ops(moved, spent))
         ceilings.append(backend.read_bandwidth(0.25))
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)
         result = backend.step(last, self.ids[-1:])
-        last = replace(last, routing=backend.routing(result))
+        last = observed(backend, last, result)
         return Measured(
             self.model.checkpoint.path or _made_as(self.model.checkpoint), backend.options.threads,
             self.prompt, self.generate, median(ceilings), self.prompt / prefill_s, len(times) / sum(times),
@@ -222,7 +233,7 @@ class Bench:
             len(backend.library.compiled), resident, *_stored(self.model.graph),
             self.compared(sum(times) / len(times), spent, median(ceilings)),
             read_pattern=backend.read_pattern, peak=memory_peak(), experts=distinct_experts(self.model.graph, last),
-            prompt_experts=self.prompt_experts(),
+            prompt_experts=self.prompt_experts(), disk=self.model.disk_use(timing),
         )  # fmt: skip
 
     def prompt_experts(self) -> Distinct | None:
@@ -268,13 +279,16 @@ class Bench:
             self.backend.step(self.step(start, end - start, end == self.prompt), self.ids[start:end])
             self.progress.update("prefill", end, self.prompt, unit="")
 
-    def decode(self, past: int, count: int) -> list[float]:
-        """Seconds of each of `count` steps of one token."""
+    def decode(self, past: int, count: int, timing: Timing | None = None) -> list[float]:
+        """Seconds of each of `count` steps of one token; `timing` is told what they read from disk."""
         times = []
         for i in range(past, past + count):
             start = time.perf_counter()
-            self.backend.step(self.step(i, 1, True), self.ids[i : i + 1])
+            result = self.backend.step(self.step(i, 1, True), self.ids[i : i + 1])
             times.append(time.perf_counter() - start)
+            if timing is not None:
+                timing.add_disk(result.disk)
+                timing.decode_steps += 1
         return times
 
     def ops(self, moved: NDArray[np.int64], spent: dict[int, float]) -> Iterator[OpRow]:

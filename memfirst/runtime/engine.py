@@ -216,6 +216,7 @@ class Engine:
                 if decoding:
                     request.last_step = step, index, result
                     self._counted(request, step, result)
+                    request.timing.add_disk(result.disk)
                 if request.done:
                     self.scheduler.remove(request)
             w.done = True

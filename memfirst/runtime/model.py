@@ -10,14 +10,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-from memfirst.backends.base import Backend
+import numpy as np
+
+from memfirst.backends.base import Backend, observed
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
-from memfirst.ledger import Ledger, Memory, distinct_experts, required, share
+from memfirst.ledger import Ledger, Memory, distinct_experts, share
+from memfirst.lower.cpu import Lowering
 from memfirst.models import build
 from memfirst.progress import Progress, Silent, usual
 from memfirst.runtime.arguments import check_max_tokens, check_messages, check_stops, is_list, sampling_params
@@ -26,8 +29,9 @@ from memfirst.runtime.engine import Engine
 from memfirst.runtime.generation import Generation, Start
 from memfirst.runtime.grammar import Constraint, Grammar, Grammars, grammar_of
 from memfirst.runtime.logprobs import check_logprobs
-from memfirst.runtime.report import Report, drafts_of
-from memfirst.runtime.request import MOST_AHEAD, Request
+from memfirst.runtime.placing import Limit, check_limit, check_memory, needed, within
+from memfirst.runtime.report import DiskUse, Report, drafts_of
+from memfirst.runtime.request import MOST_AHEAD, Request, Timing
 from memfirst.runtime.sampling import Sampler, SamplingParams
 from memfirst.runtime.sharing import Sharing, check_memory, check_sequences, longest, sequences_of, sharing_of
 from memfirst.runtime.speculation import AUTO, check_speculate
@@ -316,7 +320,7 @@ class Model:
         ledger = recorded = experts = None
         if request.last_step is not None:
             step, index, result = request.last_step
-            step = replace(step, routing=self.backend.routing(result))
+            step = observed(self.backend, step, result)
             ledger = share(graph, self.engine.predicted(step), step, index)
             recorded = share(graph, self.backend.recorded(step, result), step, index)
             experts = distinct_experts(graph, step)
@@ -327,7 +331,16 @@ class Model:
             self.stages.since_start(generation.first_token_at),
             {"model": self.checkpoint.path, "context": self.context, "notes": list(self.notes)}, experts,
             drafts_of(request, self.backend, self.context),
+            self.disk_use(request.timing),
         )  # fmt: skip
+
+    def disk_use(self, timing: Timing) -> DiskUse | None:
+        """What an answer's steps read from disk; None where all weights are in memory."""
+        if not timing.disk_bytes or not timing.decode_steps:
+            return None
+        needed = timing.experts_found + timing.experts_missing
+        found = timing.experts_found / needed if needed else None
+        return DiskUse(timing.disk_bytes / timing.decode_steps, self.backend.disk_bandwidth, found)
 
 
 def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
@@ -350,6 +363,7 @@ def load(
     speculate: str = AUTO,
     spill: int | Literal["auto"] | None = None,
     keep_kv: bool = False,
+    memory: Limit | None = None,
 ) -> Model:
     """Load a model to run it.
 
@@ -370,6 +384,9 @@ def load(
             computed; "auto": as many as the KV cache has. Default none, or with `keep_kv` "auto".
         keep_kv: Keep that file, so that a later process with the same model goes on from prompts and conversations of
             this one.
+        memory: Bytes that the process may take, "auto": most of what is free. Weights that do not fit stay in the
+            file, and each step reads them from there: the same answers, at the disk's speed. Default: a model that
+            does not fit is refused.
 
     Returns:
         The model, ready to generate.
@@ -390,8 +407,8 @@ def load(
     workers = check_threads(threads)
     most = check_sequences(sequences) or sequences_of(graph)
     sharing = sharing_of(graph, context, most, kv_memory)
-    made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages)
-    loaded = Model(checkpoint, graph, made, context, stages)
+    made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages, check_limit(memory))
+    loaded = Model(checkpoint, made.graph, made, context, stages)
     loaded.speculate = speculate
     if spill or keep_kv:
         from memfirst.runtime.kept import open_page_file  # what most starts do not need
@@ -432,8 +449,10 @@ def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -> Che
 
 def _backend(
     name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, sharing: Sharing, progress: Progress,
-    stages: Stages,
+    stages: Stages, limit: Limit | None,
 ) -> Any:  # fmt: skip
+    if limit is not None and name != "cpu":
+        raise ConfigError(f"a limit on memory with the {name} backend", "the cpu backend")
     if name == "reference":
         from memfirst.backends.reference.generating import SlowBackend, slow_memory
 
@@ -443,18 +462,16 @@ def _backend(
         raise ConfigError(f"the backend {name!r}", "cpu or reference")
     if host.visible_gpu():
         progress.note("a GPU is visible; it is not used yet")
-    from memfirst.lower.cpu import CAPACITIES, Lowering
-
     lowering = Lowering(graph, context)
-    need = required(lowering.program(1, threads), [context], threads, CAPACITIES[-1])
-    states = sum(cache.allocated_bytes(context) for cache in graph.states)
-    check_memory(replace(need, kv_allocated=states + sharing.nbytes(graph)), context)
+    if limit is not None:
+        lowering = within(lowering, checkpoint, sharing, threads, limit)
+    check_memory(needed(lowering, sharing, threads), context)
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
     options = CpuOptions(
         threads, context, sharing.sequences, drafts=True, given=sharing.blocks, snapshots=sharing.snapshots
     )
-    return CpuBackend(graph, checkpoint, options, lowering, progress, stages.done)
+    return CpuBackend(lowering.graph, checkpoint, options, lowering, progress, stages.done)
 
 
 def check_context(asked: int | None, trained: int) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.backends.base import Backend, StepResult
+from memfirst.backends.base import Backend, FromDisk, StepResult, observed
 from memfirst.codecs.base import F32
 from memfirst.graph import Step
 from memfirst.ledger import Ledger, share
@@ -84,9 +84,9 @@ class Token:
         as integers. Nothing for a token without a step of its own."""
         if self._origin is None:
             return Ledger((), 0)
-        backend = self._origin.backend
-        step = replace(self._origin.step, routing=backend.routing(self._origin.result))
-        return share(backend.graph, backend.predicted(step), step, self._origin.index)
+        of = self._origin
+        step = observed(of.backend, of.step, of.result)
+        return share(of.backend.graph, of.backend.predicted(step), step, of.index)
 
     @property
     def recorded(self) -> Ledger:
@@ -119,6 +119,17 @@ class Timing:
     drafted: int = 0
     kept: int = 0
     forced: int = 0
+    disk_bytes: int = 0
+    """Read from disk by its steps after the first token, also for others."""
+    experts_found: int = 0
+    experts_missing: int = 0
+    """Of the routed experts on disk that these steps needed, those that memory held and those that it did not."""
+
+    def add_disk(self, read: FromDisk) -> None:
+        """What one more of these steps read from disk."""
+        self.disk_bytes += read.total
+        self.experts_found += sum(read.resident.values())
+        self.experts_missing += read.missing
 
     @property
     def decoded(self) -> int:

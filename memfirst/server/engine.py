@@ -51,6 +51,7 @@ class Loading:
     speculate: str = AUTO
     spill: int | Literal["auto"] = "auto"
     keep_kv: bool = False
+    memory: int | Literal["auto"] | None = None
 
 
 class Reports:
@@ -76,7 +77,7 @@ def main(pipe: Connection, loading: Loading) -> None:
             model = load(
                 loading.model, threads=loading.threads, ctx=loading.ctx, kv=loading.kv, progress=Reports(pipe),
                 sequences=loading.sequences, kv_memory=loading.kv_memory, speculate=loading.speculate,
-                spill=loading.spill, keep_kv=loading.keep_kv,
+                spill=loading.spill, keep_kv=loading.keep_kv, memory=loading.memory,
             )  # fmt: skip
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))

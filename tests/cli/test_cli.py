@@ -189,14 +189,34 @@ def test_run_hands_over_what_was_asked() -> None:
         "--threads",
         "2",
     ]
-    ran = command(FAKE, "run", "m.gguf", "--system", "Be brief.", *options, "--ctx", "99", "--json", stdin="hë\n")
+    ran = command(
+        FAKE,
+        "run",
+        "m.gguf",
+        "--system",
+        "Be brief.",
+        *options,
+        "--ctx",
+        "99",
+        "--memory",
+        "4G",
+        "--json",
+        stdin="hë\n",
+    )
     asked = json.loads(ran.stdout)
     user = {"role": "user", "content": "hë"}
     assert asked["prompt"] == [{"role": "system", "content": "Be brief."}, user]
     assert asked["params"].startswith("SamplingParams(temperature=0.5, top_k=3, top_p=0.95")
     assert "seed=7" in asked["params"]
     assert asked["stop"] == ["a", "b"] and asked["max_tokens"] is None
-    assert asked["options"] == {"path": "m.gguf", "threads": 2, "ctx": 99, "kv": "f16", "backend": "cpu"}
+    assert asked["options"] == {
+        "path": "m.gguf",
+        "threads": 2,
+        "ctx": 99,
+        "kv": "f16",
+        "backend": "cpu",
+        "memory": 4_000_000_000,
+    }
     raw = json.loads(command(FAKE, "run", "m.gguf", "--raw", "-p", "Once", "--json").stdout)
     assert raw["prompt"] == "Once"
 

@@ -64,7 +64,7 @@ def test_a_log_changes_no_bit_and_has_every_chunk_once(
         numbers = {n for c, n in zip(work["call"], work["number"], strict=True) if trace.phase_of[c] == phase}
         assert numbers == set(range(count)), backend.program(step.tokens).program.phases[phase].name
     assert log.phases(0)["chunks"].sum() > 0
-    at = [id(call) for call in backend.calls()].index(id(log.bound.calls[0]))
+    at = [id(call) for call in backend.calls()].index(id(log.bound.operands.calls[0]))
     assert trace.bytes.tolist() == moved[at : at + len(log.bound.calls)].tolist()
 
 
@@ -75,7 +75,7 @@ def test_a_worker_that_wakes_late_does_not_touch_a_log_that_is_gone(backends: di
         time.sleep(0.001)  # beyond the time that workers wait awake
         log, _ = logged(backend, STEP)
         assert not backend._logs
-        log._words[:] = log._walk[:] = 1  # as if the memory were another's by now
+        log._words[:] = log.walks[0][:] = 1  # as if the memory were another's by now
     slot = RING + backend.pool._epoch % EPOCHS * SLOT
     assert backend.pool.control[slot] == 0
 

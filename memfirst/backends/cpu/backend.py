@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult, Storage, routing_of
+from memfirst.backends.base import STATES_PER_SEQUENCE, FromDisk, StepResult, Storage, routing_of
 from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts, Operands
+from memfirst.backends.cpu.from_disk import Disk
 from memfirst.backends.cpu.pack import pack_weights
 from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
@@ -26,6 +27,7 @@ from memfirst.graph import Graph, Step
 from memfirst.graph.traffic import (
     EMBEDDING,
     EXPERTS,
+    FROM_DISK,
     HEAD,
     KV_READ,
     KV_WRITE,
@@ -121,18 +123,20 @@ class CpuBackend:
         }
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
         self._tables: dict[str, NDArray[Any]] = {**rope_tables(graph, options.context), **expert_tables(program)}
+        self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
+        self._disk = Disk(program, checkpoint, self._arrays.arrays["routing"])
         self.pool = self.make_pool(options.threads, self.library)
         # However the backend goes, its threads end before the memory that they read is unmapped.
-        self._end = weakref.finalize(self, _end, self._background, self.pool)
+        self._end = weakref.finalize(self, _end, self._background, self.pool, self._disk)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
         self._logs: list[StepLog] = []
         self._purpose_of = np.zeros(0, np.intp)
         self._counted: NDArray[np.int64] | None = None  # as the last step left them: one copy a step, not two
-        self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         self._bind(program)
         stage("program")
         touching.stop()
         pack_weights(program, checkpoint, places, options.threads, self._progress)
+        self._disk.start()
         stage("weights")
 
     def _kernels(self, program: Program) -> frozenset[Key]:
@@ -169,7 +173,7 @@ class CpuBackend:
         entries = self.library.load(program.kernels, self._compiling)
         arrays: dict[tuple[str, str], NDArray[Any]] = {("cache", name): a for name, a in self._caches.items()}
         arrays |= {("weight", name): a for name, a in self._weights.items()}
-        arrays |= {("table", name): a for name, a in self._tables.items()}
+        arrays |= {("table", name): a for name, a in self._tables.items()} | self._disk.places
         arrays |= {("step", name): a for name, a in self._arrays.arrays.items()}
         operands = self._operands.get(program.room)
         if operands is None:
@@ -232,13 +236,23 @@ class CpuBackend:
         self.pool.begin()
         bound.operands.alternate()
         rows = self._arrays.fill(step, tokens, self.options.threads)
-        if log is None:
-            self.pool.run(bound.walk_args, len(bound.program.phases))
-        else:
+        if log is not None:
             self._logs.append(log)  # a worker that comes late may still write it
-            self.pool.run(log.walk_args, len(bound.program.phases), log=True)
+        disk = self._walk(bound, step, tokens, log)
         self._counted = after = self._counts.copy()
-        return StepResult(bound.logits(rows), (before, after), self._arrays.routed())
+        return StepResult(bound.logits(rows), (before, after), self._arrays.routed(), disk)
+
+    def _walk(
+        self, bound: Bound, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None
+    ) -> FromDisk:
+        """All phases, stretch by stretch as weights come from disk; what came."""
+        with self._disk.step(step, tokens) as coming:
+            for stretch, walk in zip(bound.stretches, (bound if log is None else log).walks, strict=True):
+                coming.wait(stretch)
+                self.pool.begin()
+                self.pool.run(walk.ctypes.data, stretch.end - stretch.start, log is not None)
+                coming.free(stretch)
+        return coming.read
 
     def quiesce(self) -> None:
         """After logged steps: returns once no worker writes a log any more."""
@@ -268,7 +282,9 @@ class CpuBackend:
 
     def recorded(self, step: Step, result: StepResult) -> Ledger:
         """What the kernels read in a step, by operation and purpose."""
-        return ledger_of(self.calls(), self.moved(*result.counts), step.tokens)
+        counted = ledger_of(self.calls(), self.moved(*result.counts), step.tokens)
+        disk = tuple(Entry(op, FROM_DISK, exactly(n)) for op, n in result.disk.bytes.items())
+        return replace(counted, entries=counted.entries + disk)
 
     def by_purpose(self, result: StepResult) -> dict[str, int]:
         """What the kernels read in a step, by purpose: 15 µs where `recorded` takes 300."""
@@ -276,7 +292,8 @@ class CpuBackend:
         if len(moved) != len(self._purpose_of):
             self._purpose_of = np.array([_PURPOSES.index(call.purpose) for call in self.calls()], np.intp)
         sums = np.bincount(self._purpose_of, moved, len(_PURPOSES)).tolist()  # float64: exact below 2^53
-        return {purpose: int(n) for purpose, n in zip(_PURPOSES, sums, strict=True) if purpose and n}
+        found = {purpose: int(n) for purpose, n in zip(_PURPOSES, sums, strict=True) if purpose and n}
+        return found | ({FROM_DISK: result.disk.total} if result.disk.bytes else {})
 
     def routing(self, result: StepResult) -> Mapping[str, tuple[int, ...]]:
         """By operation of routed experts, the tokens that each expert got."""
@@ -294,10 +311,14 @@ class CpuBackend:
     def read_bandwidth(self, seconds: float = 0.33) -> float:
         """Measured read bandwidth of as many threads, bytes/s: of the fastest pattern, `read_pattern`."""
         if self._read_probe is None:
-            self._read_probe = ReadProbe(self.library, self.options.threads, self._memory)
+            self._read_probe = ReadProbe(self.library, self.options.threads, self._memory, self._disk.reads)
         found = self._read_probe.measure(seconds)
         self.read_pattern = found.pattern
         return found.rate
+
+    def disk_bandwidth(self, seconds: float = 0.33) -> float | None:
+        """Measured read bandwidth of the disk that weights are streamed from, bytes/s; None where all are in memory."""
+        return self._disk.bandwidth(seconds)
 
     def multiply_rates(self, seconds: float = 0.1) -> dict[str, float]:
         """Measured multiply-adds a second of the pool's threads, of values in registers: int8 and f32."""
@@ -308,9 +329,10 @@ class CpuBackend:
         self._end()
 
 
-def _end(background: Background, pool: ThreadPool) -> None:
+def _end(background: Background, pool: ThreadPool, disk: Disk) -> None:
     background.close()
     pool.close()
+    disk.close()
 
 
 def ledger_of(calls: Sequence[Call], moved: NDArray[np.int64], tokens: int) -> Ledger:

@@ -45,18 +45,23 @@ class ReadBandwidth:
 
 
 class ReadProbe:
-    """Measures how fast `threads` threads read `memory`, or memory of its own where that is too small."""
+    """Measures how fast `threads` threads read `memory`, or memory of its own where that is too small.
 
-    def __init__(self, library: Library, threads: int, memory: NDArray[np.uint8] | None = None) -> None:
+    frugal  memory is limited: what is given serves from LEAST on, though caches may hold it, and own memory is LEAST
+    """
+
+    def __init__(
+        self, library: Library, threads: int, memory: NDArray[np.uint8] | None = None, frugal: bool = False
+    ) -> None:
         key = ("probe.read", ())
         self._library = library  # owns the code
         self._read: Native = native(library.load([key])[key])
         self.threads, self._frequency = threads, cycles_per_second(library)
-        beyond = BEYOND * host.last_level_cache() >> 20
+        beyond = 0 if frugal else BEYOND * host.last_level_cache() >> 20
         self._given = memory if memory is not None and memory.nbytes >> 20 >= max(LEAST, beyond) else None
         free = host.available_memory() >> 20
         whole = CHUNK * threads
-        own = max(LEAST, whole, min(max(OWN, 2 * beyond), LARGEST_OWN, free // SHARE_OWN))
+        own = max(LEAST, whole, 0 if frugal else min(max(OWN, 2 * beyond), LARGEST_OWN, free // SHARE_OWN))
         there = own if self._given is None else self._given.nbytes >> 20
         self.size = min(there, max(MOST, 2 * beyond)) // whole * whole
         self._own = own << 20

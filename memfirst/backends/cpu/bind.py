@@ -17,11 +17,13 @@ from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import ThreadPool, bits
 from memfirst.lower.program import Call, Operand, Phase, Program, Ref
 from memfirst.lower.step_fields import count_of
+from memfirst.lower.streaming import stretches
 
-COUNTERS = 16  # words of a phase's counters, as in `walk`
+COUNTERS, PHASE = 16, 8  # words of a phase's counters, and of its row, as in `walk`
 
-LOG = 14
-"""The words of the walk's arguments that are the address and size of its log."""
+PHASES, PHASE_COUNTERS, LOG, FIRST = 2, 8, 14, 18
+"""The words of the walk's arguments that are the address and size of its phases, of their counters, and of its log; and
+the number of its first phase."""
 
 ROOM = 16
 """Times the first program's counters that there is room for: those of three rooms have about as many calls each."""
@@ -187,15 +189,29 @@ class Bound:
                  operands.read.reshape(-1), no_log)  # fmt: skip
         words = [word for part in parts for word in (part.ctypes.data, part.size)]
         self._keep = parts  # the walk has their addresses
-        self._walk = np.array([*words, pool.patience, pool.threads], np.int64)
-        self.walk_args: int = self._walk.ctypes.data
-        """Address of the walk's arguments."""
+        self._walk = np.array([*words, pool.patience, pool.threads, 0], np.int64)
+        self.stretches = stretches(program)
+        """Phases that are walked without a stop."""
+        self.walks = self._walks(self._walk)
+        """The walk's arguments for each stretch."""
 
-    def logging(self, log: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The arguments of a walk that writes `log`."""
+    def logging(self, log: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """The arguments of walks that write `log`, one for each stretch."""
         words = self._walk.copy()
         words[LOG : LOG + 2] = log.ctypes.data, log.size
-        return words
+        return self._walks(words)
+
+    def _walks(self, whole: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Of the arguments of a walk over all phases those of its stretches."""
+        found = []
+        for stretch in self.stretches:
+            words, phases = whole.copy(), stretch.end - stretch.start
+            for at, width in ((PHASES, PHASE), (PHASE_COUNTERS, COUNTERS)):
+                words[at] += stretch.start * width * words.itemsize
+                words[at + 1] = phases * width
+            words[FIRST] = stretch.start
+            found.append(words)
+        return found
 
     def logits(self, rows: int) -> F32:
         """The last step's logits [rows, vocab]."""

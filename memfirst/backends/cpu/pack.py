@@ -15,7 +15,7 @@ from memfirst import codecs
 from memfirst.codecs import Codec
 from memfirst.codecs.base import ROWS
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.graph import Weight
+from memfirst.graph import DISK, Weight
 from memfirst.kernels.cpu import arena
 from memfirst.lower.program import Program
 from memfirst.progress import Delayed, Progress, Silent
@@ -28,12 +28,12 @@ MOST_THREADS = 16
 
 
 def places(program: Program) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
-    """One stretch of memory for all weights, in the order in which a step reads them, and each one's part of it."""
-    ends = [0, *accumulate(-(-w.nbytes // 64) * 64 for w in program.weights.values())]
+    """One stretch of memory for all weights that are not on disk, in the order in which a step reads them, and each
+    one's part of it."""
+    here = {name: w for name, w in program.weights.items() if w.tier != DISK}
+    ends = [0, *accumulate(-(-w.nbytes // 64) * 64 for w in here.values())]
     memory = arena.allocate(ends[-1])
-    return memory, {
-        name: memory[at : at + w.nbytes] for at, (name, w) in zip(ends[:-1], program.weights.items(), strict=True)
-    }
+    return memory, {name: memory[at : at + w.nbytes] for at, (name, w) in zip(ends[:-1], here.items(), strict=True)}
 
 
 def pack_weights(
@@ -43,7 +43,7 @@ def pack_weights(
     threads: int,
     progress: Progress | None = None,
 ) -> None:
-    """Pack all weights into their places.
+    """Pack all weights that have places into them.
 
     Each thread takes the next slice of `PACK_BYTES` when it is done with one, and a weight's pages of the file are
     released with its last slice: file and packed form are never both in memory whole.
@@ -118,15 +118,25 @@ def _packing_matrix(
 ) -> Iterator[Callable[[], object]]:
     """The same of one matrix, blocks [rows, blocks, block_bytes]."""
     packed = out.reshape(-1, blocks.shape[1], ROWS * codec.block_bytes)
-    step = max(1, PACK_BYTES // (ROWS * weight.row_bytes))
-    whole = weight.rows // ROWS
-    for i in range(0, whole, step):
-        j = min(i + step, whole)
-        yield partial(codec.pack, blocks[i * ROWS : j * ROWS], out=packed[i:j])
-    if weight.padding:
-        last = np.zeros((ROWS, *blocks.shape[1:]), np.uint8)
-        last[: weight.rows % ROWS] = blocks[whole * ROWS :]
-        yield partial(codec.pack, last, out=packed[whole:])
+    step = groups_in(weight, PACK_BYTES)
+    for i in range(0, len(packed), step):
+        yield partial(pack_rows, codec, blocks[i * ROWS : (i + step) * ROWS], packed[i : i + step])
+
+
+def groups_in(weight: Weight, nbytes: int) -> int:
+    """Groups of rows in about so many bytes, at least one."""
+    return max(1, nbytes // (ROWS * weight.row_bytes))
+
+
+def pack_rows(codec: Codec, rows: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """rows [n, blocks, block_bytes] side by side by sixteen into `out`; zeros for those that the last group lacks."""
+    whole, rest = divmod(len(rows), ROWS)
+    if whole:
+        codec.pack(rows[: whole * ROWS], out=out[:whole])
+    if rest:
+        last = np.zeros((ROWS, *rows.shape[1:]), np.uint8)
+        last[:rest] = rows[whole * ROWS :]
+        codec.pack(last, out=out[whole : whole + 1])
 
 
 def _widen(codec: Codec, raw: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:

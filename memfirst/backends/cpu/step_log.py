@@ -34,9 +34,8 @@ class StepLog:
         self._words = np.full((threads, self._head + CALL_LOG * most), -1, np.int64)  # all pages are there already
         self._words[:, : self._head] = 0
         self._words[:, 0] = self._head
-        self._walk = bound.logging(self._words.reshape(-1))
-        self.walk_args: int = self._walk.ctypes.data
-        """Address of the walk's arguments."""
+        self.walks = bound.logging(self._words.reshape(-1))
+        """The walk's arguments for each stretch of phases."""
 
     def cycles(self) -> NDArray[np.int64]:
         """In each of the program's calls, all workers together."""

@@ -67,6 +67,9 @@ class SlowBackend:
     def top(self) -> None:
         """NumPy does it."""
 
+    def disk_bandwidth(self, seconds: float = 0.33) -> None:
+        """All is in memory."""
+
     def read_bandwidth(self, seconds: float = 0.33) -> None:
         """Not measured: time goes into arithmetic here."""
 

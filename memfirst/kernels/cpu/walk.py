@@ -111,7 +111,8 @@ def _stamp(log, at):
 @kernel
 def walk(
     control: "i64", phases: "i64", tasks: "i64", calls: "i64", counters: "i64", step: "i64",
-    read: "i64", log: "i64", patience: "int", workers: "int", worker, lo, hi, *, PROFILE,
+    read: "i64", log: "i64", patience: "int", workers: "int", first_phase: "int", worker, lo, hi, *,
+    PROFILE,
 ):  # fmt: skip
     """Works on the phases from `lo` on, for epoch `hi`; returns how many phases are behind it.
 
@@ -121,6 +122,7 @@ def walk(
     calls   rows (address of the kernel, address of its arguments)
     read    bytes read [workers, calls], added up
     log     where PROFILE is set [workers, words]: every phase and every call; else the clock is read for patience only
+    first_phase  number of the first of `phases` in the log
     Returns early after `patience` cycles at a barrier, when STOP is set, and worker 0 after five times that: Python
     must get to see signals.
     """
@@ -144,7 +146,7 @@ def walk(
         if atomic_load(control, STOP) or (worker == 0 and cycles() - started > 5 * patience):
             return phase
         if PROFILE:
-            row = base + 1 + phase * PHASE_LOG
+            row = base + 1 + (first_phase + phase) * PHASE_LOG
             _stamp(log, row + STARTED)
             log[row + CHUNKS] = chunks
         claimed, count = _claim(counters, phase * COUNTERS, hi, chunks, SHARE * workers)

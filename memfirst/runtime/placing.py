@@ -1,0 +1,72 @@
+"""Where a model's weights go when a limit on memory was given: what does not fit stays on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from memfirst.errors import CapacityError, ConfigError
+from memfirst.formats.checkpoint import Checkpoint
+from memfirst.hardware import host
+from memfirst.ledger import Memory, required
+from memfirst.lower.cpu import CAPACITIES, Lowering
+from memfirst.lower.placement import place, unreadable
+from memfirst.runtime.sharing import Sharing
+
+Limit = int | Literal["auto"]
+"""Bytes of memory, or all that is free but `SPARE`."""
+
+SPARE = 0.1
+"""Of the free memory, what "auto" leaves to everything else."""
+
+
+def check_limit(memory: Limit | None) -> Limit | None:
+    """ConfigError for what is no number of bytes."""
+    whole = isinstance(memory, int) and not isinstance(memory, bool)
+    if memory not in (None, "auto") and not (whole and memory > 0):  # type: ignore[operator]
+        raise ConfigError(f"memory is {memory!r}", 'bytes, as 4_000_000_000, or "auto"')
+    return memory
+
+
+def within(lowering: Lowering, checkpoint: Checkpoint, sharing: Sharing, threads: int, limit: Limit) -> Lowering:
+    """The same model with as many of its weights in memory as fit `limit` with all else that it needs.
+
+    Raises:
+        CapacityError: Not even what must be in memory fits.
+    """
+    program = lowering.program(1, threads)
+    need = needed(lowering, sharing, threads)
+    bytes_ = int(host.available_memory() * (1 - SPARE)) if limit == "auto" else limit
+    beside = need.total - need.weights
+    found = place(lowering, bytes_ - beside, unreadable(program, checkpoint))
+    if found.missing:
+        raise CapacityError(
+            f"{bytes_ / 1e9:.2f} GB of memory",
+            f"{(found.memory + beside) / 1e9:.2f} GB or more (KV cache"
+            f" {need.kv_allocated / 1e9:.2f}, weights that must be there and room for the others"
+            f" {found.memory / 1e9:.2f})",
+            "give it more memory, or a smaller ctx",
+            "raise --memory, or shorten the context with --ctx",
+        )
+    return found.of(lowering)
+
+
+def needed(lowering: Lowering, sharing: Sharing, threads: int) -> Memory:
+    """What the process holds when it runs the model."""
+    graph, context = lowering.graph, lowering.context
+    need = required(lowering.program(1, threads), [context], threads, CAPACITIES[-1])
+    states = sum(cache.allocated_bytes(context) for cache in graph.states)
+    return replace(need, kv_allocated=states + sharing.nbytes(graph))
+
+
+def check_memory(need: Memory, context: int) -> None:
+    """CapacityError for a model that the machine (or the control group) cannot hold, before it is read."""
+    free = host.available_memory()
+    if need.total > free:
+        raise CapacityError(
+            f"{need.total / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
+            f" tokens {need.kv_allocated / 1e9:.2f})",
+            f"at most the {free / 1e9:.1f} GB that are free",
+            'choose a smaller codec or a smaller ctx, or memory="auto": weights that do not fit are read from disk',
+            "choose a smaller codec, a shorter context with --ctx, or --memory auto: the rest is read from disk",
+        )
