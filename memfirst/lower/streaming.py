@@ -137,16 +137,16 @@ def _pools(program: Program, names: set[str], cache: int) -> tuple[tuple[RoutedF
     counted: Counter[int] = Counter()
     counts = 0
     for op in (op for op in program.graph.ops if isinstance(op, Experts)):
-        tensors = [w.alias or w.name for w in (op.gate, op.up, op.down)]
-        if set(tensors) <= names:
+        tensors = [w.alias or w.name for w in (*op.inner, op.down)]
+        if set(tensors) <= names and op.gate is not None:
             each = [_aligned(program.weights[name].matrix_bytes) for name in tensors]
             if sum(each) not in sizes:
                 sizes.append(sum(each))
-            pool, experts = sizes.index(sum(each)), op.gate.shape[0]
+            pool, experts = sizes.index(sum(each)), op.up.shape[0]
             offsets = tuple(accumulate(each, initial=0))[:-1]
             routed.append(RoutedFromDisk(op.name, experts, tuple(tensors), offsets, pool, counted[pool], counts))
             counted[pool] += experts
-        counts += op.gate.shape[0]
+        counts += op.up.shape[0]
     least = [max(r.experts for r in routed if r.pool == pool) for pool in range(len(sizes))]
     more = max(0, cache - sum(n * size for n, size in zip(least, sizes, strict=True)))
     beyond = sum((counted[pool] - n) * sizes[pool] for pool, n in enumerate(least))

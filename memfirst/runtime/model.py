@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
-import numpy as np
-
 from memfirst.backends.base import Backend, observed
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
@@ -33,7 +31,7 @@ from memfirst.runtime.placing import Limit, check_limit, check_memory, needed, w
 from memfirst.runtime.report import DiskUse, Report, drafts_of
 from memfirst.runtime.request import MOST_AHEAD, Request, Timing
 from memfirst.runtime.sampling import Sampler, SamplingParams
-from memfirst.runtime.sharing import Sharing, check_memory, check_sequences, longest, sequences_of, sharing_of
+from memfirst.runtime.sharing import Sharing, check_sequences, longest, sequences_of, sharing_of
 from memfirst.runtime.speculation import AUTO, check_speculate
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer

@@ -8,7 +8,6 @@ from memfirst.backends.base import STATES_PER_SEQUENCE
 from memfirst.errors import CapacityError, ConfigError
 from memfirst.graph import Graph
 from memfirst.hardware import host
-from memfirst.ledger import Memory
 
 SEQUENCES = 8
 """Sequences of one step at most: one tile of the matmul kernels, so a step for eight reads no weight twice. They share
@@ -110,16 +109,3 @@ def sequences_of(graph: Graph) -> int:
     """Sequences of one step: as many as `STATE_ROOM` has slots of recurrent state for."""
     state = STATES_PER_SEQUENCE * sum(cache.state_bytes for cache in graph.states)
     return SEQUENCES if not state else max(1, min(SEQUENCES, STATE_ROOM // state))
-
-
-def check_memory(need: Memory, context: int) -> None:
-    """CapacityError for a model that the machine (or the control group) cannot hold, before it is read."""
-    free = host.available_memory()
-    if need.total > free:
-        raise CapacityError(
-            f"{need.total / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
-            f" tokens {need.kv_allocated / 1e9:.2f})",
-            f"at most the {free / 1e9:.1f} GB that are free",
-            "choose a smaller codec, or a smaller ctx",
-            "choose a smaller codec, or a shorter context with --ctx",
-        )
