@@ -110,6 +110,7 @@ class Serving:
         self._model.backend.warm_up()  # no request waits for a kernel
         self._measure()
         self._pipe.send_bytes(messages.encoded(messages.LOADED, self._loaded()))
+        self._tell(now=True)
         while not self._closing or self._live or self._compiling:
             self._receive()
             self._begin_compiled()
