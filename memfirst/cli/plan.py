@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memfirst.cli.options import MODEL_HELP, Json, Offline, tokens
+from memfirst.cli.options import MODEL_HELP, Json, Memory, Offline, tokens
 from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
@@ -77,6 +77,13 @@ Host = Annotated[
         help="Memory beside a GPU and its bandwidth, as in 64GB@90: its CPU computes what the GPU has no room for.",
     ),
 ]  # fmt: skip
+Disk = Annotated[
+    str,
+    typer.Option(
+        "--disk", metavar="GB/S", show_default="measured here, else the machine's row",
+        help="Read bandwidth of the disk that memfirst reads weights from which do not fit.",
+    ),
+]  # fmt: skip
 Speculate = Annotated[
     str,
     typer.Option(
@@ -116,6 +123,8 @@ def plan(
     parallel: Parallel = "",
     threads: Threads = 0,
     host: Host = "",
+    memory: Memory = None,
+    disk: Disk = "",
     speculate: Speculate = "",
     sweep: Sweep = None,
     plot: Plot = None,
@@ -140,7 +149,8 @@ def plan(
         drafts = sources.speculation(speculate)
         chosen = codec, kv.lower(), ctx, batch, prompt, engine.lower()
         beside, rate = sources.host(host)
-        options = Options(*chosen, devices, parallel, threads, drafts, rate, beside)
+        limit, far = sources.limit(memory), sources.disk(disk)
+        options = Options(*chosen, devices, parallel, threads, drafts, rate, beside, limit, far)
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     where = sources.places(on or [])

@@ -10,9 +10,11 @@ from typing import Any
 
 from memfirst.cli.display import gib, printable, size, table, width
 from memfirst.cli.wrap import fold
+from memfirst.graph import decode
 from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
 from memfirst.plan import Options, Place, Plan, Prediction
 from memfirst.plan.advice import Advice
+from memfirst.plan.from_disk import FromDisk
 from memfirst.plan.options import DEFAULT_CONTEXT
 from memfirst.plan.rank import quality
 
@@ -28,7 +30,7 @@ _PURPOSES = {WEIGHTS: "weights", EXPERTS: "routed experts", HEAD: "head", KV_REA
 TERMS = {
     "weights": "reading weights", "experts": "reading routed experts", "KV": "reading the context kept (KV)",
     "compute": "arithmetic", "overhead": "fixed costs of each layer and token", "link": "exchange between devices",
-    "draft": "the drafting model", "capacity": "memory: it does not fit",
+    "draft": "the drafting model", "disk": "reading weights from disk", "capacity": "memory: it does not fit",
 }  # fmt: skip
 """What binds, in words."""
 
@@ -78,6 +80,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if room := _room(plan):
         yield "room", room
     yield "read", _read(plan)
+    if plan.disk:
+        yield "disk", _disk(plan, plan.disk)
     if plan.distinct:
         yield "experts", _experts(plan)
     if plan.growth or plan.overtakes:
@@ -114,13 +118,19 @@ def _fits(plan: Plan) -> str:
         return f"{gib(total)} in all; the memory of {plan.place.machine.name} is not known"
     allocator, share = plan.memory.allocator, plan.memory.allocator.share
     have = f"{gib(total)}{each} of {gib(plan.available)}"
-    have += (
-        f" that macOS lends of {gib(whole)}" if (whole := plan.place.machine.memory) != plan.available and whole else ""
-    )
+    have += _of(plan)
     have += f", of which {allocator.name} takes {100 * share:.0f} %" if share < 1 else ""
     if plan.fits:
         return f"{have}: {'tight' if plan.tight else 'fits'}, {gib(plan.memory.spare)} to spare"
     return f"{have}: does not fit, {gib(-plan.memory.spare)} too much"
+
+
+def _of(plan: Plan) -> str:
+    """Why that is not all of the machine's memory."""
+    if plan.options.memory and plan.available == plan.options.memory:
+        return " (--memory)"
+    whole = plan.place.machine.memory
+    return f" that macOS lends of {gib(whole)}" if whole and whole != plan.available else ""
 
 
 def _room(plan: Plan) -> str:
@@ -149,6 +159,16 @@ def _read(plan: Plan) -> str:
     elif plan.options.batch > 1:
         whole += f" tokens, {size(plan.nbytes)} each"
     return f"{whole}: {', '.join(parts)}"
+
+
+def _disk(plan: Plan, disk: FromDisk) -> str:
+    read = disk.reads(decode(plan.context - 1, plan.options.batch))
+    most = "" if read.exact else f" expected, at most {size(read.high)}"
+    kept = f"; memory keeps {100 * disk.experts:.0f} % of the experts there" if disk.experts is not None else ""
+    return (
+        f"{size(disk.on_disk)} of the weights stay there; {size(read.mean)} a step{most}, at"
+        f" {disk.bandwidth / 1e9:.1f} GB/s ({disk.source}){kept}"
+    )
 
 
 def _experts(plan: Plan) -> str:

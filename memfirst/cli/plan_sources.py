@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
 from memfirst.errors import MemfirstError
 from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, find, make, place, this_machine
+from memfirst.plan.options import MOST_MEMORY
 from memfirst.plan.place import cards
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}
@@ -34,6 +35,20 @@ def host(text: str) -> tuple[int, float]:
     if text and (not found or not (found[1] or found[2])):
         raise typer.BadParameter(f"--host is {text[:40]!r}: give its memory and bandwidth in GB/s, as in 64GB@90")
     return (int(float(found[1] or 0) * 2**30), 1e9 * float(found[2] or 0)) if found else (0, 0.0)
+
+
+def limit(memory: int | Literal["auto"] | None) -> int:
+    """Bytes of memory to use at most; "auto" is all that a plan knows of: 0."""
+    return MOST_MEMORY if memory == "auto" else memory or 0
+
+
+def disk(text: str) -> float:
+    """Bytes/s of a disk given in GB/s; 0 where not said."""
+    word = text.lower().removesuffix("/s").removesuffix("gb").strip()
+    try:
+        return 1e9 * float(word) if text else 0.0
+    except ValueError:
+        raise typer.BadParameter(f"--disk is {text[:40]!r}: give its read bandwidth in GB/s, as in 3.5") from None
 
 
 @contextmanager

@@ -177,6 +177,7 @@ def memfirst(plan: Plan) -> str:
     words += ["--ctx", str(plan.context)] * bool(options.context)
     words += ["--kv", options.kv] * (options.kv != "f16")
     words += ["--threads", str(options.threads)] * bool(options.threads)
+    words += ["--memory", str(options.memory)] * bool(options.memory)
     return shlex.join(words)
 
 

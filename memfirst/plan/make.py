@@ -15,6 +15,7 @@ from memfirst.graph.traffic import KV_READ
 from memfirst.lower.cpu import lower
 from memfirst.lower.program import Program
 from memfirst.plan.fit import Allocator, Memfirst, MemoryPlan, plan_memory
+from memfirst.plan.from_disk import FromDisk, streamed
 from memfirst.plan.limits import most_sequences
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
@@ -55,17 +56,20 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     memory = _memory(model, drafter, place, options, context)
     last = decode_step(context - 1, options.batch)
     fits = not memory.memories or memory.fits
+    disk = streamed(model, place, options, context) if options.memory and not fits else None
+    if disk:
+        memory, fits = _on_disk(disk, memory, place, options, context), True
     weights, kv = _split(priced, last)
     notes = _notes(model, place, options, memory, context) + waiting
     return Plan(
         model, place, options, context, prompt, priced.amounts(last), memory,
         memory.memories[0] if memory.memories else None,
-        _decode(priced, drafter, place, options, context).widened(model.widening) if fits else None,
-        _decode(priced, drafter, place, options, 1).widened(model.widening) if fits else None,
-        _prefill(priced, place, options, prompt).widened(model.widening) if fits else None,
+        _decode(priced, drafter, place, options, context, disk).widened(model.widening) if fits else None,
+        _decode(priced, drafter, place, options, 1, disk).widened(model.widening) if fits else None,
+        _prefill(priced, place, options, prompt, disk).widened(model.widening) if fits else None,
         priced.kv(decode_step(context)) - priced.kv(decode_step(context - 1)),
         _overtakes(priced, options.batch, weights) if kv else None,
-        _distinct(priced, options), notes, _exact(model, place, options), asked,
+        _distinct(priced, options), notes, _exact(model, place, options), asked, disk,
     )  # fmt: skip
 
 
@@ -125,6 +129,15 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
     return replace(found, devices=(both, *found.devices[1:]))
 
 
+def _on_disk(disk: FromDisk, memory: MemoryPlan, place: Place, options: Options, context: int) -> MemoryPlan:
+    """What is held, where some of the weights are not."""
+    contexts, workers = [context] * options.batch, place.threads(options)
+    return plan_memory(
+        disk.program, contexts, allocator=memory.allocator, kv=options.codecs, memories=memory.memories,
+        workers=workers,
+    )  # fmt: skip
+
+
 def _exact(model: Subject, place: Place, options: Options) -> Callable[[int, int], int] | None:
     """What memfirst needs, to the byte; None of others."""
     if not isinstance(place.allocator(options), Memfirst) or options.devices > 1:
@@ -152,12 +165,14 @@ def _program(graph: Graph, allocator: Allocator, options: Options, context: int,
         return graph
 
 
-def _decode(priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int) -> Prediction:
+def _decode(
+    priced: Priced, drafter: Priced | None, place: Place, options: Options, context: int, disk: FromDisk | None
+) -> Prediction:
     """A step that brings each sequence to `context` tokens, and with speculation beyond."""
     speculation = options.speculation
     if speculation is not None:
         return _speculated(priced, drafter, place, options, context, speculation)
-    return _timed(priced, place, options, decode_step(context - 1, options.batch), float(options.batch))
+    return _timed(priced, place, options, decode_step(context - 1, options.batch), float(options.batch), disk)
 
 
 def _speculated(
@@ -173,13 +188,17 @@ def _speculated(
     return speculative(checked, drafts, place.bandwidth(options))
 
 
-def _prefill(priced: Priced, place: Place, options: Options, prompt: int) -> Prediction:
-    return _timed(priced, place, options, prefill_step(prompt), float(prompt))
+def _prefill(priced: Priced, place: Place, options: Options, prompt: int, disk: FromDisk | None) -> Prediction:
+    return _timed(priced, place, options, prefill_step(prompt), float(prompt), disk)
 
 
-def _timed(priced: Priced, place: Place, options: Options, step: Step, tokens: float) -> Prediction:
+def _timed(
+    priced: Priced, place: Place, options: Options, step: Step, tokens: float, disk: FromDisk | None = None
+) -> Prediction:
     nbytes = sum(amount.mean for amount in priced.amounts(step).values())
-    return place.time(priced, step, options).of(tokens, nbytes, place.bandwidth(options))
+    found = place.time(priced, step, options)
+    found = disk.time(found, step) if disk else found
+    return found.of(tokens, nbytes, place.bandwidth(options))
 
 
 def _split(priced: Priced, step: Step) -> tuple[float, float]:

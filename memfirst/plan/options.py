@@ -56,6 +56,8 @@ class Options:
     threads  of a processor; 0: all
     host_bandwidth  bytes/s of the memory beside a GPU; 0: as the machine's row says, else assumed
     host_memory     bytes of that memory; 0: enough
+    memory   bytes of each device to use at most; 0: all. What does not fit memfirst reads from disk
+    disk     bytes/s of the disk that it reads from; 0: measured here, else as the machine's row says, or assumed
     """
 
     codec: str = ""
@@ -70,6 +72,8 @@ class Options:
     speculation: Speculation | None = None
     host_bandwidth: float = 0.0
     host_memory: int = 0
+    memory: int = 0
+    disk: float = 0.0
 
     def __post_init__(self) -> None:
         _within("batch", self.batch, 1, MOST_SEQUENCES)
@@ -80,6 +84,9 @@ class Options:
         if not 0 <= self.host_bandwidth <= MOST_BANDWIDTH:
             raise ConfigError(f"a host of {self.host_bandwidth / 1e9:g} GB/s", f"0 to {MOST_BANDWIDTH / 1e9:g}")
         _within("the host's memory", self.host_memory, 0, MOST_MEMORY)
+        _within("memory", self.memory, 0, MOST_MEMORY)
+        if not 0 <= self.disk <= MOST_BANDWIDTH:
+            raise ConfigError(f"a disk of {self.disk / 1e9:g} GB/s", f"0 to {MOST_BANDWIDTH / 1e9:g}")
         if self.codec:
             object.__setattr__(self, "codec", format_name(self.codec))
         for codec in self.codecs:

@@ -54,9 +54,9 @@ class Place:
     def memory(self, options: Options) -> int | None:
         """Bytes of a device that an engine may use: of a Mac, what its system lends a GPU; None where nobody said."""
         whole = self.machine.memory
-        if whole is None or not self.lends(options):
-            return whole
-        return int(whole * MACOS_LENDS[whole > LARGE_MAC])
+        if whole is not None and self.lends(options):
+            whole = int(whole * MACOS_LENDS[whole > LARGE_MAC])
+        return min(whole or options.memory, options.memory) if options.memory else whole
 
     def lends(self, options: Options) -> bool:
         """Whether the system lends the GPU a part of the memory only."""

@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from memfirst.graph import decode as decode_step
 from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.framework import Framework
+from memfirst.plan.from_disk import FromDisk
 from memfirst.plan.limits import Limits, limits
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
@@ -67,6 +69,8 @@ class Plan:
     """(tokens, sequences) -> bytes needed, of an engine whose needs the graph alone does not tell to the byte."""
     asked: int = 1
     """Sequences that were asked for; `options.batch` of them run at a time, where the engine lets the others wait."""
+    disk: FromDisk | None = None
+    """Where memory was limited and does not hold all weights."""
 
     @property
     def engine(self) -> str:
@@ -95,7 +99,10 @@ class Plan:
 
     @cached_property
     def limits(self) -> Limits | None:
-        """The longest context and the most sequences that fit; None where the machine's memory is not known."""
+        """The longest context and the most sequences that fit; None where the machine's memory is not known, and where
+        a longer context only moves more of the weights to disk."""
+        if self.disk:
+            return None
         graph = self.subject.priced(self.options.kv).graph
         return limits(graph, self.memory, self.context, self.options, self.exact)
 
@@ -163,8 +170,19 @@ class Plan:
                 "state": needs.state_read, "state_allocated": needs.state_allocated,
                 "buffers": vars(needs.buffers), "overhead": vars(needs.overhead),
             },
+            "disk": self._disk(),
             "decode": _speed(self.decode), "decode_at_empty_context": _speed(self.empty),
             "prefill": _speed(self.prefill), "binding": self.binding, "notes": list(self.notes),
+        }  # fmt: skip
+
+    def _disk(self) -> dict[str, Any] | None:
+        """What lies on disk, and what the last step that fits the context reads there."""
+        if self.disk is None:
+            return None
+        read = self.disk.reads(decode_step(self.context - 1, self.options.batch))
+        return {
+            "weights": self.disk.on_disk, "step_bytes": _amount(read), "experts_in_memory": self.disk.experts,
+            "bandwidth": self.disk.bandwidth, "bandwidth_source": self.disk.source,
         }  # fmt: skip
 
     def row(self) -> dict[str, Any]:

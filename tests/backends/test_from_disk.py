@@ -15,12 +15,12 @@ import pytest
 from memfirst.backends.base import observed
 from memfirst.backends.cpu import bind
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
-from memfirst.backends.cpu.disk import Reader
 from memfirst.backends.cpu.expert_cache import Residents
 from memfirst.errors import BackendError, FormatError
 from memfirst.formats.checkpoint import Extent
 from memfirst.graph import DISK, Graph, Sequence, Step
 from memfirst.graph.traffic import ACTIVATIONS, FROM_DISK
+from memfirst.hardware.disk import Reader
 from memfirst.kernels.cpu import walk
 from memfirst.ledger import Ledger
 from memfirst.lower.cpu import Lowering

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from memfirst import codecs
 from memfirst.backends.base import NO_DISK, FromDisk
-from memfirst.backends.cpu.disk import Reader, read_rate
 from memfirst.backends.cpu.expert_cache import ExpertCache
 from memfirst.backends.cpu.pack import pack_rows
 from memfirst.backends.cpu.readers import Readers
@@ -20,6 +19,7 @@ from memfirst.codecs.base import ROWS
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Step, Weight
 from memfirst.graph.traffic import DiskTraffic, RowTraffic, WeightTraffic
+from memfirst.hardware.disk import Reader, read_rate
 from memfirst.kernels.cpu import arena
 from memfirst.lower.program import Program, Stretch
 

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
-from memfirst.backends.cpu.disk import Reader
 from memfirst.backends.cpu.pack import groups_in, pack_rows
 from memfirst.codecs import Codec
 from memfirst.codecs.base import ROWS
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Weight
+from memfirst.hardware.disk import Reader
 from memfirst.lower.program import READERS, SLICE
 
 

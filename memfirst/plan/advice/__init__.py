@@ -21,11 +21,12 @@ def advise(plan: Plan) -> tuple[Advice, ...]:
     """Changes, the best first: for a model that does not fit, those after which it does.
 
     The same model, machine and use before others, then by gain. What gains less than LITTLE comes last. Where there was
-    no speed to gain on, what changes least comes first.
+    no speed to gain on, what changes least comes first: weights on disk before fewer bits where they are faster.
     """
     near = fitting(plan) if plan.fits is False else same(plan)
     found = [a for a in (*near, *elsewhere(plan)) if a.after is None or a.after.fits is not False]
-    return tuple(sorted(found, key=_order))
+    fewer_bits = max((a.rate or 0.0 for a in found if a.kind == CODEC), default=0.0)
+    return tuple(sorted(found, key=lambda advice: _order(advice, fewer_bits)))
 
 
 def best(found: tuple[Advice, ...], count: int) -> tuple[Advice, ...]:
@@ -38,7 +39,9 @@ def best(found: tuple[Advice, ...], count: int) -> tuple[Advice, ...]:
     return tuple(first.values())[:count]
 
 
-def _order(advice: Advice) -> tuple[int, float]:
+def _order(advice: Advice, fewer_bits: float) -> tuple[int, float]:
     if advice.gain is None:  # it had no speed before: what changes least comes first
+        if advice.kind == SLOW and (advice.rate or 0.0) > fewer_bits > 0:
+            return _LEAST_CHANGE.index(CODEC), -1.0
         return _LEAST_CHANGE.index(advice.kind), 0.0
     return 2 if advice.gain < LITTLE else int(advice.kind in ELSEWHERE), -advice.gain

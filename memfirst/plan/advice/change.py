@@ -109,7 +109,7 @@ def _chosen(plan: Plan, options: Options) -> list[str]:
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine")]
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "threads")]
     pairs.append(("parallel", options.parallel if options.devices > 1 else "", plan.framework.parallel))
-    pairs.append(("host", host(options), ""))
+    pairs += [("host", host(options), ""), ("memory", options.memory, 0), ("disk", options.disk / 1e9, 0.0)]
     return [
         word
         for name, value, usual in pairs

@@ -14,15 +14,13 @@ from memfirst.plan.advice.same import bits
 from memfirst.plan.commands import NO_ROOM
 from memfirst.plan.fit import largest_context, place
 from memfirst.plan.framework import CODEC, CONTEXT, DEVICES, KV, ON_GPU
+from memfirst.plan.from_disk import ASSUMED
 from memfirst.plan.offload import Offload, offloaded
 from memfirst.plan.subject import mix_bytes
 from memfirst.predict.fitted import TENSOR
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 """From many bits to few."""
-
-DISK = 7e9
-"""Bytes/s of a fast NVMe drive on PCIe 4.0: assumed where a machine's row does not say."""
 
 MOST_DEVICES, MOST_MOVED = 16, 2 << 40
 """Of one machine: GPUs, and bytes of slower memory."""
@@ -101,7 +99,24 @@ def _slower(plan: Plan) -> Iterator[Advice]:
         return
     step = decode_step(plan.context - 1, plan.options.batch)
     found = offloaded(plan.subject, plan.place, plan.options, plan.context, step)
-    yield from [_on_host(plan, found)] if found else _streamed(plan)
+    if plan.engine == "memfirst":
+        yield from _on_disk(plan)
+    else:
+        yield from [_on_host(plan, found)] if found else _streamed(plan)
+
+
+def _on_disk(plan: Plan) -> Iterator[Advice]:
+    """The rest read from disk in each step, which memfirst does."""
+    after = attempt(plan.subject, plan.place, replace(plan.options, memory=plan.available or 0))
+    if after and after.disk:
+        read = after.disk.reads(decode_step(plan.context - 1, plan.options.batch))
+        kept = after.disk.experts
+        what = "of the weights" if kept is None else f"of experts, {100 * kept:.0f} % of them in memory,"
+        change = (
+            f"{after.disk.on_disk / 1e9:.1f} GB {what} on disk, {read.mean / 1e9:.2g} GB read in each step at"
+            f" {after.disk.bandwidth / 1e9:.1f} GB/s ({after.disk.source})"
+        )
+        yield changed(SLOW, change, EXACT, plan, after)
 
 
 def _on_host(plan: Plan, found: Offload) -> Advice:
@@ -141,7 +156,7 @@ def _streamed(plan: Plan) -> Iterator[Advice]:
     flag = plan.framework.line(SLOW, plan)
     if not found.fits or found.moved > (plan.options.host_memory or MOST_MOVED) or not flag:
         return  # nothing streams so there
-    rate = machine.slow_bandwidth or machine.disk_bandwidth or DISK
+    rate = machine.slow_bandwidth or machine.disk_bandwidth or ASSUMED
     reads = found.reads(decode_step(plan.context - 1, plan.options.batch))
     seconds = reads["fast"].mean / (plan.place.bandwidth(plan.options) or rate) + reads[tier].mean / rate
     where = f"behind the bus ({rate / 1e9:.1f} GB/s)" if tier == "slow" else f"on disk (read at {rate / 1e9:.1f} GB/s)"

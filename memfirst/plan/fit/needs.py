@@ -119,7 +119,7 @@ def _required(program: Program, contexts: Sequence[int], workers: int) -> Needs:
     state = len(contexts) * sum(c.allocated_bytes(1) for c in graph.states)
     return Needs(
         engine="memfirst",
-        weights=found.weights,
+        weights=found.weights + found.streaming,
         host=0,
         kv_read=sum(c.read_bytes(Tokens(n - 1)) for c in kv_reads(graph) for n in contexts),
         kv_held=sum(c.held_bytes(n) for c in kv_caches(graph) for n in contexts),

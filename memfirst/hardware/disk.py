@@ -90,6 +90,21 @@ class Reader:
         return FileIO(path)
 
 
+def file_rate(path: str, seconds: float = 0.3) -> float:
+    """The same of a model's file, or of the largest file of its folder.
+
+    Raises:
+        MemfirstError: It cannot be read.
+    """
+    try:
+        files = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
+        info, largest = max(((os.stat(file), file) for file in files), key=lambda found: found[0].st_size)
+    except (OSError, ValueError) as error:
+        raise BackendError(f"{path} cannot be read: {error}") from error
+    whole = Extent(largest, 0, info.st_size, (info.st_dev, info.st_ino, info.st_size))
+    return read_rate([whole], seconds)
+
+
 def read_rate(extents: Sequence[Extent], seconds: float) -> float:
     """Bytes per second that `READERS` threads together read of these extents in about `seconds`, `SLICE` at a time."""
     total = sum(extent.nbytes for extent in extents)
