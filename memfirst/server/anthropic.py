@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from memfirst.errors import MemfirstError
 from memfirst.runtime.request import CONTEXT, LENGTH, STOP
 from memfirst.server.answers import bytes_read, new_id
 from memfirst.server.anthropic_turns import Turn, choice, functions
+from memfirst.server.calls import arguments_of
 from memfirst.server.chat import ask_chat
 from memfirst.server.failures import status_of
 from memfirst.server.fields import Chat, Message, Name, Open, Parts, StopList, Text
@@ -156,20 +156,11 @@ async def _whole(job: Job) -> dict[str, Any]:
     thought, text = "".join(d.reasoning for d in deltas), "".join(d.content for d in deltas)
     content = [{"type": "thinking", "thinking": thought, "signature": ""}] if thought else []
     used = [
-        {"type": "tool_use", "id": call.id, "name": call.name, "input": _object(call.arguments)}
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": arguments_of(call.arguments)}
         for call in joined_calls(deltas)
     ]
     content += [{"type": "text", "text": text}] if text.strip() or not used else []
     return job.frame([*content, *used], ended, parser.called)
-
-
-def _object(arguments: str) -> dict[str, Any]:
-    """Arguments that were cut off are none."""
-    try:
-        made = json.loads(arguments)
-    except ValueError:
-        return {}
-    return made if isinstance(made, dict) else {}
 
 
 async def _guarded(job: Job) -> AsyncIterator[str]:

@@ -39,6 +39,15 @@ class CallDelta:
         return {"index": self.index, **begun, "function": function}
 
 
+def arguments_of(text: str) -> dict[str, Any]:
+    """Arguments as an object; those that were cut off are none."""
+    try:
+        made = json.loads(text)
+    except ValueError:
+        return {}
+    return made if isinstance(made, dict) else {}
+
+
 class Thought(str):
     """Text that is no part of the answer."""
 

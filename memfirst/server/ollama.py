@@ -15,13 +15,14 @@ from fastapi.responses import JSONResponse
 from memfirst import __version__
 from memfirst.errors import MemfirstError
 from memfirst.server.answers import chat_logprobs, finish_reason
+from memfirst.server.calls import arguments_of
 from memfirst.server.chat import ask_chat
 from memfirst.server.fields import Sampled
 from memfirst.server.link import Answer
 from memfirst.server.messages import End, Piece
 from memfirst.server.ollama_fields import Asked, Chatted, Generated, Shown
 from memfirst.server.prompt import asks_of
-from memfirst.server.reply import Delta, reply_parser
+from memfirst.server.reply import Delta, joined_calls, reply_parser
 from memfirst.server.service import Service, ignored, merged, service
 from memfirst.server.stream import LINES, Stream, compact, unless_gone
 
@@ -117,6 +118,8 @@ class Job:
     chat: bool
     model: str
     _unsaid: list[dict[str, Any]] = field(default_factory=list)
+    _parts: list[Delta] = field(default_factory=list)
+    """Of a call that is not whole yet: this API has whole ones only."""
 
     def frame(self, delta: Delta, **more: Any) -> dict[str, Any]:
         """One line: what came, and at the end what it cost."""
@@ -136,10 +139,30 @@ class Job:
         deltas = [Delta(content=text)] if self.parser is None and text else []
         if self.parser is not None:
             deltas = self.parser.push(text) + (self.parser.end() if last else [])
-        lines = [self.frame(delta) for delta in deltas]
+        lines: list[dict[str, Any]] = []
+        for delta in deltas:
+            if delta.call is None or delta.call.name:
+                lines += self._called()
+            if delta.call is None:
+                lines.append(self.frame(delta))
+            else:
+                self._parts.append(delta)
+        lines += self._called() if last else []
         if lines and self._unsaid:
             lines[-1]["logprobs"], self._unsaid = self._unsaid, []
         return lines
+
+    def _called(self) -> list[dict[str, Any]]:
+        """The line of the call that is whole now."""
+        calls, self._parts = joined_calls(self._parts), []
+        if not calls:
+            return []
+        line = self.frame(Delta())
+        line["message"]["tool_calls"] = [
+            {"id": one.id, "function": {"index": one.index, "name": one.name, "arguments": arguments_of(one.arguments)}}
+            for one in calls
+        ]
+        return [line]
 
 
 @router.post("/chat")
@@ -185,17 +208,20 @@ async def _answered(job: Job, request: Request) -> Response:
 
 async def _whole(job: Job) -> dict[str, Any]:
     """All lines as one."""
-    said, thought, listed, last = "", "", list[Any](), dict[str, Any]()
+    said, thought, listed, last, calls = "", "", list[Any](), dict[str, Any](), list[Any]()
     async with aclosing(_events(job)) as events:  # type: ignore[type-var]
         async for one in events:
             part = one["message"] if job.chat else one
             said += part["content" if job.chat else "response"]
             thought += part.get("thinking", "")
+            calls += part.get("tool_calls", ())
             listed += one.get("logprobs", ())
             last = one
     whole = last | job.frame(Delta(said)) | {"done": True}
     if thought:
         (whole["message"] if job.chat else whole)["thinking"] = thought.strip("\n")
+    if calls:
+        whole["message"] |= {"tool_calls": calls, "content": said.strip()}
     return whole | ({"logprobs": listed} if job.asked.logprobs else {})
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from memfirst.errors import ConfigError
 from memfirst.server.answers import new_id
+from memfirst.server.calls import CallDelta
 from memfirst.server.fields import Message, Name, Part, Text
 from memfirst.server.reply import Delta
 from memfirst.server.settings import MOST_MESSAGES
@@ -107,19 +108,40 @@ class Output:
 
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []
-        self._open = ""
+        self._open = self._blank = ""
 
     def push(self, delta: Delta, logprobs: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
-        """What a piece of the answer does to the items."""
+        """What a piece of the answer does to the items. White space alone begins no message: a call may follow."""
         if delta.reasoning:
             yield from self._turn_to(THOUGHT)
             yield from self._grow("response.reasoning_text.delta", delta.reasoning)
-        if delta.content or logprobs:
+        if delta.call is not None:
+            yield from self._call(delta.call)
+        elif self._open != MESSAGE and not delta.content.strip() and not logprobs:
+            self._blank += delta.content
+        elif delta.content or logprobs:
+            delta = Delta(self._blank + delta.content)
+            self._blank = ""
             yield from self._turn_to(MESSAGE)
             part = self.items[-1]["content"][0]
             part["logprobs"] += logprobs
             listed = [_without_bytes(one) for one in logprobs]
             yield from self._grow("response.output_text.delta", delta.content, logprobs=listed)
+
+    def _call(self, part: CallDelta) -> Iterator[dict[str, Any]]:
+        """A part of a call: what has a name begins one."""
+        if part.name:
+            yield from self._end("completed")
+            self._open, self._blank = CALL, ""
+            item = {
+                "id": new_id("fc", "_"), "type": CALL, "status": "in_progress", "call_id": part.id, "name": part.name,
+                "arguments": "",
+            }  # fmt: skip
+            self.items.append(item)
+            yield self._event("response.output_item.added", item=dict(item))
+        if part.arguments:
+            self.items[-1]["arguments"] += part.arguments
+            yield self._event("response.function_call_arguments.delta", delta=part.arguments)
 
     def close(self, status: str = "completed") -> Iterator[dict[str, Any]]:
         """The end of the last item; an answer without any is an empty message."""
@@ -141,17 +163,21 @@ class Output:
     def _end(self, status: str) -> Iterator[dict[str, Any]]:
         if not self._open:
             return
-        item = self.items[-1]
-        item["status"] = status
+        item, kind = self.items[-1], self._open
+        item["status"], self._open = status, ""
+        if kind == CALL:
+            said = {"name": item["name"], "arguments": item["arguments"]}
+            yield self._event("response.function_call_arguments.done", **said)
+            yield self._event("response.output_item.done", item=item)
+            return
         part = item["content"][0]
-        if self._open == THOUGHT:
+        if kind == THOUGHT:
             yield self._event("response.reasoning_text.done", content_index=0, text=part["text"])
         else:
             listed = [_without_bytes(one) for one in part["logprobs"]]
             yield self._event("response.output_text.done", content_index=0, text=part["text"], logprobs=listed)
         yield self._part("response.content_part.done")
         yield self._event("response.output_item.done", item=item)
-        self._open = ""
 
     def _grow(self, kind: str, text: str, **more: Any) -> Iterator[dict[str, Any]]:
         self.items[-1]["content"][0]["text"] += text

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+
+from memfirst.server.calls import CallDelta
+from memfirst.server.messages import Piece
+from memfirst.server.ollama import Job
+from memfirst.server.reply import Delta
 
 MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 GREEDY = {"temperature": 0, "num_predict": 24}
@@ -95,3 +101,21 @@ def test_what_is_wrong_is_said_in_its_form(
 def test_nothing_is_deleted(http: httpx.Client) -> None:
     assert http.request("DELETE", "/api/delete", json={"model": "tested"}).status_code == 404
     assert http.request("DELETE", "/api/tags", json={"model": "tested"}).status_code == 405
+
+
+def test_calls_come_whole() -> None:
+    """A line for each, once its arguments are complete; what was cut off has none."""
+    said = [
+        [Delta("Let me see."), Delta(call=CallDelta(0, "a", "one"))],
+        [Delta(call=CallDelta(0, arguments='{"x": ')), Delta(call=CallDelta(0, arguments="1}"))],
+        [Delta(call=CallDelta(1, "b", "two", '{"y"'))],
+    ]
+    parser: Any = SimpleNamespace(push=lambda text: said[int(text)], end=list)
+    service: Any = SimpleNamespace(prompts=SimpleNamespace(tokenizer=None))
+    job = Job(service, service, service, parser, True, "m")
+    lines = [line for i in range(3) for line in job.grown([Piece(0, str(i), 0, None)], i == 2)]
+    messages = [line["message"] for line in lines]
+    assert [m.get("content") for m in messages] == ["Let me see.", "", ""]
+    assert [m.get("tool_calls", [{}])[0].get("function") for m in messages] == [
+        None, {"index": 0, "name": "one", "arguments": {"x": 1}}, {"index": 1, "name": "two", "arguments": {}},
+    ]  # fmt: skip

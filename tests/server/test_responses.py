@@ -12,6 +12,7 @@ from openai.types.responses import Response, ResponseCompletedEvent, ResponseStr
 from pydantic import TypeAdapter
 
 from memfirst.errors import ConfigError
+from memfirst.server.calls import CallDelta
 from memfirst.server.reply import Delta
 from memfirst.server.responses_items import Item, Output, conversation
 from tests.support.serving import Served
@@ -179,3 +180,37 @@ def test_what_was_thought_is_an_item_of_its_own() -> None:
     kinds: TypeAdapter[ResponseStreamEvent] = TypeAdapter(ResponseStreamEvent)
     for number, one in enumerate(events):
         kinds.validate_python(one | {"sequence_number": number}, strict=True)
+
+
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
+WEATHER: Any = {"type": "function", "name": "get_weather", "parameters": PARAMETERS}
+
+
+def test_a_call_is_an_item_whole_and_streamed(client: openai.OpenAI) -> None:
+    asked = ASKED | {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False}
+    (call,) = client.responses.create(**asked).output
+    assert call.type == "function_call" and call.name == "get_weather" and call.call_id and call.status == "completed"
+    with client.responses.stream(**asked) as stream:
+        kinds = [event.type for event in stream]
+        (streamed,) = stream.get_final_response().output
+    assert streamed.type == "function_call" and streamed.arguments == call.arguments
+    assert kinds[2] == "response.output_item.added" and "response.output_text.delta" not in kinds
+    assert kinds[-3:-1] == ["response.function_call_arguments.done", "response.output_item.done"]
+
+
+def test_calls_stand_behind_what_was_said_and_white_space_is_no_message() -> None:
+    out, events = Output(), list[dict[str, Any]]()
+    parts = [
+        Delta("\n"), Delta(call=CallDelta(0, "a", "one")), Delta(call=CallDelta(0, arguments='{"x":')),
+        Delta(call=CallDelta(0, arguments="1}")), Delta(" "), Delta(call=CallDelta(1, "b", "two", "{}")), Delta("done"),
+    ]  # fmt: skip
+    for part in parts:
+        events += out.push(part)
+    events += out.close()
+    assert [item["type"] for item in out.items] == ["function_call", "function_call", "message"]
+    assert [item.get("arguments") for item in out.items] == ['{"x":1}', "{}", None]
+    assert out.items[2]["content"][0]["text"] == "done" and all(item["status"] == "completed" for item in out.items)
+    done = [one["arguments"] for one in events if one["type"] == "response.function_call_arguments.done"]
+    assert done == ['{"x":1}', "{}"] and [one["output_index"] for one in events] == sorted(
+        one["output_index"] for one in events
+    )
