@@ -8,7 +8,6 @@ from functools import lru_cache
 from memfirst.errors import MemfirstError, UnsupportedError
 from memfirst.graph import Step
 from memfirst.graph.traffic import Amount
-from memfirst.hardware.disk import file_rate
 from memfirst.ledger import required
 from memfirst.lower.cpu import CAPACITIES, Lowering
 from memfirst.lower.placement import place as placed
@@ -84,6 +83,8 @@ def disk_rate(model: Subject, place: Place, options: Options) -> tuple[float, st
 @lru_cache(8)
 def _measured(path: str) -> float:
     """Once for each file: a plan is made some ten times for its advice."""
+    from memfirst.hardware.disk import file_rate  # needed for files alone
+
     try:
         return file_rate(path)
     except MemfirstError:  # who runs it is told; a plan does without

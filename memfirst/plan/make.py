@@ -239,8 +239,8 @@ def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, c
     notes = [*model.notes]
     if context > model.graph.context:
         notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
-    if options.speculation and place.engine(options) == "memfirst":
-        notes.append("memfirst does not speculate yet: this is what it would reach")
+    if options.speculation and options.speculation.draft and place.engine(options) == "memfirst":
+        notes.append("memfirst drafts from the text alone, with no model yet: this is what one would reach")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
     if place.lends(options) and memory.memories and memory.spare < MARGIN:

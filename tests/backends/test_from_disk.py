@@ -164,14 +164,14 @@ def broken_once(backend: CpuBackend, break_it: pytest.MonkeyPatch, what: str, er
 
 @pytest.mark.parametrize(
     ("what", "error"),
-    [("disk.Reader.read", BackendError), ("readers.Readers.wait", KeyboardInterrupt)],
+    [("hardware.disk.Reader.read", BackendError), ("backends.cpu.readers.Readers.wait", KeyboardInterrupt)],
 )
 def test_a_step_that_breaks_leaves_a_backend_that_works(
     made: list[CpuBackend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, error: type[BaseException]
 ) -> None:
     graph = routed_graph("qwen3_moe", "q4_k_m", layers=3)
     backend = from_disk(made, graph, TensorFile(Coded(graph), tmp_path / "weights"))
-    broken_once(backend, monkeypatch, f"memfirst.backends.cpu.{what}", error)
+    broken_once(backend, monkeypatch, f"memfirst.{what}", error)
 
 
 def test_a_file_that_is_cut_is_an_error(made: list[CpuBackend], tmp_path: Path) -> None:

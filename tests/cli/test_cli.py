@@ -216,6 +216,7 @@ def test_run_hands_over_what_was_asked() -> None:
         "kv": "f16",
         "backend": "cpu",
         "memory": 4_000_000_000,
+        "speculate": "auto",
     }
     raw = json.loads(command(FAKE, "run", "m.gguf", "--raw", "-p", "Once", "--json").stdout)
     assert raw["prompt"] == "Once"

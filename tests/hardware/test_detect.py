@@ -108,5 +108,5 @@ def test_here_is_planned_by_assumed_rates_and_says_so(linux: Path) -> None:
     assert "ryzen-7950x" in plan.notes[0] and "memfirst machine" in plan.notes[0]
     mixture = make(subject("qwen3:30b-a3b"), here, Options())
     assert mixture.rate and mixture.fits
-    priced = make(subject("mamba:130m"), here, Options())  # no kernels yet
-    assert priced.rate is None and priced.decode and "memfirst does not run it" in priced.decode.notes[0]
+    recurrent = make(subject("mamba:130m"), here, Options())
+    assert recurrent.rate and recurrent.fits

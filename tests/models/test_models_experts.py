@@ -527,7 +527,7 @@ def test_v3s_further_layers_and_fp8_scales_are_left_alone(tmp_path: Path) -> Non
         (lambda a: a.update({"model.layers.1.self_attn.kv_b_proj.weight": np.zeros((55, 16), "f2")}), "has shape"),
         (lambda a: a.update({"model.layers.1.self_attn.kv_b_proj.weight": np.zeros(56, "f2")}), "has shape"),
         (lambda a: a.update({"model.layers.1.mlp.experts.x.up_proj.weight": np.zeros((12, 32), "f2")}), "not part of"),
-        (lambda a: a.pop("model.layers.1.mlp.gate.e_score_correction_bias"), "exp_probs_b"),
+        (lambda a: a.pop("model.layers.1.mlp.gate.e_score_correction_bias"), "e_score_correction_bias"),
     ],
 )
 def test_folders_whose_pieces_do_not_fit_are_refused(change: Callable[[Any], Any], says: str, tmp_path: Path) -> None:

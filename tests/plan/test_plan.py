@@ -439,7 +439,9 @@ def test_this_machine_is_the_default_and_its_rates_are_assumed_until_measured(
 
 def test_what_our_engine_does_not_run_here_has_no_speed(folder: Path) -> None:
     measured(folder)
-    plan = make(known("mamba:130m"), place("here"), Options())
+    config = dict(find_config("llama-3.2:1b").config) | {"model_type": "novel"}
+    (folder / "config.json").write_text(json.dumps(config))
+    plan = make(subject(str(folder / "config.json")), place("here"), Options())
     assert plan.fits and plan.decode and plan.decode.tokens_per_second is None and plan.decode.ceiling
     assert "memfirst does not run it" in plan.decode.notes[0]
     with pytest.raises(ConfigError, match="2 of this machine"):
@@ -450,8 +452,10 @@ def test_what_our_engine_does_not_run_here_has_no_speed(folder: Path) -> None:
 
 def test_speculation_that_our_engine_does_not_do_is_said(folder: Path) -> None:
     measured(folder)
-    plan = make(known("llama-3.2:1b"), place("here"), Options(speculation=Speculation(4, 0.5)))
-    assert "memfirst does not speculate yet" in plan.notes[0]
+    by_a_model = make(known("llama-3.2:1b"), place("here"), Options(speculation=Speculation(4, 0.5, "smollm2:135m")))
+    assert "memfirst drafts from the text alone" in by_a_model.notes[0]
+    free = make(known("llama-3.2:1b"), place("here"), Options(speculation=Speculation(4, 0.5)))
+    assert not any("drafts" in note for note in free.notes)
 
 
 @pytest.mark.parametrize("shape", NAMED)

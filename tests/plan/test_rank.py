@@ -75,8 +75,7 @@ def test_without_a_machine_it_is_this_one(
     monkeypatch.setenv("MEMFIRST_CONFIG_DIR", str(tmp_path))
     monkeypatch.setenv("MEMFIRST_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(detect, "gpus", lambda: ())
-    monkeypatch.setattr("memfirst.plan.rank.rank.__defaults__", (("smollm2:135m", "mamba:130m"), None))
+    monkeypatch.setattr("memfirst.plan.rank.rank.__defaults__", (("smollm2:135m",), None))
     assert run_command(["plan"]) == 0
     page = capsys.readouterr().out
     assert page.startswith("what fits this machine (") and "· memfirst ·" in page and "smollm2:135m" in page
-    assert "mamba" not in page, "memfirst does not run it here"

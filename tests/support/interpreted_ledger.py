@@ -265,6 +265,7 @@ def stored_by(log: Log, purpose: str) -> dict[str, int]:
     return {o[0]: int((t.stores > 0).sum()) for (o, array), t in log.items() if o and o[1] == purpose}
 
 
+@pytest.mark.parametrize("name", ["decode", "prefill"])
 def test_a_log_has_room_for_all_of_a_step(name: str) -> None:
     """Out of bounds would raise; the bits are the same."""
     made, step = backend("llama", "q4_0", threads=2), STEPS[name]

@@ -76,14 +76,14 @@ WINDOWS = (
 )  # fmt: skip
 
 WEIGHTS = (
-    Mutant("the head without logits", f"{TRAFFIC}:WeightTraffic.amount", "step.logits if self.head else step.tokens",
+    Mutant("the head without logits", f"{TRAFFIC}:WeightTraffic.needed", "step.logits if self.head else step.tokens",
            "step.tokens", "llama", "head"),
     Mutant("each token reads the weights", f"{TRAFFIC}:WeightTraffic.amount", "self.weight.nbytes if",
            "step.tokens * self.weight.nbytes if", "llama", "weights head"),
     Mutant("each sequence reads the weights", f"{TRAFFIC}:WeightTraffic.amount", "self.weight.nbytes if",
            "len(step.sequences) * self.weight.nbytes if", "llama", "weights head"),
-    Mutant("each row of logits reads the head", f"{TRAFFIC}:WeightTraffic.amount", "self.weight.nbytes if needed",
-           "self.weight.nbytes * (needed if self.head else 1) if needed", "llama", "head"),
+    Mutant("each row of logits reads the head", f"{TRAFFIC}:WeightTraffic.amount", "self.weight.nbytes if",
+           "self.weight.nbytes * (step.logits if self.head else 1) if", "llama", "head"),
     Mutant("a tied head is free", f"{OPS}.linear:Linear.traffic", "for w in self.weights)",
            "for w in self.weights if not w.alias)", "llama", "head"),
     Mutant("a tied table is stored twice", f"{GRAPH}:Graph.weights", "if not w.alias", "", "llama",
@@ -152,8 +152,8 @@ EXPERTS = (
            "mixtral, recorded", "experts experts_least experts_most"),
     Mutant("what was recorded is ignored", f"{TRAFFIC}:ExpertTraffic.distinct", "self.op in step.routing", "False",
            "mixtral, recorded", "experts_least experts_most"),
-    Mutant("down is not an expert's", f"{OPS}.experts:Experts.weights", "self.gate, self.up, self.down, *",
-           "self.gate, self.up, *", "mixtral", "experts parameters"),
+    Mutant("down is not an expert's", f"{OPS}.experts:Experts.weights", "*self.inner, self.down, *",
+           "*self.inner, *", "mixtral", "experts parameters"),
     Mutant("experts' biases are free", f"{OPS}.experts:Experts.weights", "if b is not None", "if False",
            "gpt-oss", "experts parameters"),
     Mutant("the router is free", f"{OPS}.experts:Router.traffic", "*(WeightTraffic(w) for w in self.weights)", "*()",
@@ -227,8 +227,8 @@ STATE = (
 UNITS = (
     Mutant("MiB for MB", "memfirst.runtime.report:Report._bytes", "1e6", "2**20", "line", "by_token weights head"),
     Mutant("KiB for kB", "memfirst.runtime.report:_size", "1e3", "2**10", "line", "growth"),
-    Mutant("a line without the head", "memfirst.runtime.report:Report._bytes", "if p in purposes",
-           'if p in purposes and p != "head"', "line", "head"),
+    Mutant("a line without the head", "memfirst.runtime.report:Report._bytes", "if p in read",
+           'if p in read and p != "head"', "line", "head"),
 )  # fmt: skip
 
 HARMLESS = (
