@@ -23,7 +23,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "serve.md").read_text(enc
 
 @pytest.fixture(scope="module")
 def served(smollm2: Path) -> Iterator[Served]:
-    with Served(smollm2, ["--name", "smollm2:135m", "--ctx", "2048"]) as found:
+    with Served(smollm2, ["--name", "smollm2:135m", "--ctx", "2048", "--speculate", "off"]) as found:
         yield found
 
 

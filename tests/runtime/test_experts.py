@@ -55,7 +55,7 @@ def test_a_benchmark_says_how_many_experts_were_read() -> None:
     assert found.experts and found.prompt_experts
     assert (found.experts.recorded, found.experts.expected) == (PICKED, PICKED)
     assert PICKED < found.prompt_experts.recorded <= EXPERTS_OF_LAYER
-    assert f"experts  4 of 20 a layer; a step of the prompt: {found.prompt_experts}" in page(found, 0)
+    assert f"4 of 20 a layer; a step of the prompt: {found.prompt_experts}" in page(found, 0)
     assert found.report()["distinct_experts_of_prompt"]["recorded"] == found.prompt_experts.recorded
     assert all(profile.bytes_as_predicted for profile in found.profiles)
     experts = [op for phase in found.profiles[0].phases for op in phase.ops if op.op == "ffn_exps" and op.values]
