@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memfirst.cli.display import gib, printable, size, table, width
 from memfirst.cli.wrap import fold
@@ -14,9 +14,11 @@ from memfirst.graph import decode
 from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
 from memfirst.plan import Options, Place, Plan, Prediction
 from memfirst.plan.advice import Advice
-from memfirst.plan.from_disk import FromDisk
 from memfirst.plan.options import DEFAULT_CONTEXT
 from memfirst.plan.rank import quality
+
+if TYPE_CHECKING:
+    from memfirst.plan.from_disk import FromDisk
 
 WIDTH, LABEL = 110, 9
 """Characters of a line at most, and of the words at the left."""

@@ -9,7 +9,6 @@ import csv
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +123,8 @@ def _said(command: Sequence[str]) -> str:
     """What a tool prints; "" where there is none, or it fails."""
     if shutil.which(command[0]) is None:
         return ""
+    import subprocess  # 3 ms that a plan for another machine does without
+
     try:
         ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     except (OSError, ValueError, subprocess.SubprocessError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph, Step
@@ -15,7 +16,6 @@ from memfirst.graph.traffic import KV_READ
 from memfirst.lower.cpu import lower
 from memfirst.lower.program import Program
 from memfirst.plan.fit import Allocator, Memfirst, MemoryPlan, plan_memory
-from memfirst.plan.from_disk import FromDisk, streamed
 from memfirst.plan.limits import most_sequences
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
@@ -25,6 +25,9 @@ from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
 from memfirst.predict.prediction import Prediction, speculative
 from memfirst.transform.weight_formats import SCHEMES
+
+if TYPE_CHECKING:
+    from memfirst.plan.from_disk import FromDisk
 
 APPLE = "what macOS lends its GPU can be raised: sudo sysctl iogpu.wired_limit_mb"
 
@@ -56,7 +59,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     memory = _memory(model, drafter, place, options, context)
     last = decode_step(context - 1, options.batch)
     fits = not memory.memories or memory.fits
-    disk = streamed(model, place, options, context) if options.memory and not fits else None
+    disk = _streamed(model, place, options, context) if options.memory and not fits else None
     if disk:
         memory, fits = _on_disk(disk, memory, place, options, context), True
     weights, kv = _split(priced, last)
@@ -127,6 +130,12 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
         state_read=first.state_read + more.state_read, state_allocated=first.state_allocated + more.state_allocated,
     )  # fmt: skip
     return replace(found, devices=(both, *found.devices[1:]))
+
+
+def _streamed(model: Subject, place: Place, options: Options, context: int) -> FromDisk | None:
+    from memfirst.plan.from_disk import streamed  # what most plans do without
+
+    return streamed(model, place, options, context)
 
 
 def _on_disk(disk: FromDisk, memory: MemoryPlan, place: Place, options: Options, context: int) -> MemoryPlan:

@@ -122,7 +122,12 @@ def _signature(op: Op) -> Hashable:
     return (type(op), *(_nameless(value) for name, value in vars(op).items() if name not in _NAMES))
 
 
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+
+
 def _nameless(value: object) -> Hashable:
+    if type(value) in _PLAIN:  # most are: an abstract class takes a tenth of a plan's time to ask
+        return value
     if isinstance(value, Weight):
         return (value.shape, value.codec, bool(value.alias), value.pack, value.padding, value.tier)
     if isinstance(value, KVCache | StateCache):

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memfirst.graph import decode as decode_step
 from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.framework import Framework
-from memfirst.plan.from_disk import FromDisk
 from memfirst.plan.limits import Limits, limits
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.subject import Subject
 from memfirst.predict.fitted.predict import CEILING
 from memfirst.predict.prediction import Prediction
+
+if TYPE_CHECKING:
+    from memfirst.plan.from_disk import FromDisk
 
 MARGIN = 1 << 30
 """Bytes to spare below which a fit is tight: a desktop, a browser or a longer prompt takes as much."""

@@ -132,8 +132,13 @@ def subject(
 
 def mix_bytes(graph: Graph, mix: str) -> int:
     """Bytes of all weights in a mix, without making the graph."""
-    codec = codecs_of(mix, graph)
-    return sum(replace(w, codec=codec(w.name, w.shape)).nbytes for w in graph.weights().values())
+    codec_of, sizes, total = codecs_of(mix, graph), dict[tuple[tuple[int, ...], str], int](), 0
+    for weight in graph.weights().values():
+        key = weight.shape, codec_of(weight.name, weight.shape)
+        if key not in sizes:  # layers are alike
+            sizes[key] = replace(weight, codec=key[1]).nbytes
+        total += sizes[key]
+    return total
 
 
 def same_name(one: str, other: str) -> bool:

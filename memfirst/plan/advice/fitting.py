@@ -14,7 +14,6 @@ from memfirst.plan.advice.same import bits
 from memfirst.plan.commands import NO_ROOM
 from memfirst.plan.fit import largest_context, place
 from memfirst.plan.framework import CODEC, CONTEXT, DEVICES, KV, ON_GPU
-from memfirst.plan.from_disk import ASSUMED
 from memfirst.plan.offload import Offload, offloaded
 from memfirst.plan.subject import mix_bytes
 from memfirst.predict.fitted import TENSOR
@@ -156,6 +155,8 @@ def _streamed(plan: Plan) -> Iterator[Advice]:
     flag = plan.framework.line(SLOW, plan)
     if not found.fits or found.moved > (plan.options.host_memory or MOST_MOVED) or not flag:
         return  # nothing streams so there
+    from memfirst.plan.from_disk import ASSUMED  # what most plans do without
+
     rate = machine.slow_bandwidth or machine.disk_bandwidth or ASSUMED
     reads = found.reads(decode_step(plan.context - 1, plan.options.batch))
     seconds = reads["fast"].mean / (plan.place.bandwidth(plan.options) or rate) + reads[tier].mean / rate
