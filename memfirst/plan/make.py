@@ -44,7 +44,10 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     """
     if place.count > 1 and options.devices == 1:
         options = replace(options, devices=place.count)
-    if place.framework(options).gguf and model.codec in SCHEMES:
+    asked_for = (
+        model.graph is not model.origin
+    )  # a config that states its own scheme is priced in it, whatever the engine
+    if asked_for and place.framework(options).gguf and model.codec in SCHEMES:
         found = f"{place.engine(options)} with weights in {model.codec.upper()}"
         raise UnsupportedError(found, "a mix of GGUF files such as q4_k_m, or --engine vllm, sglang or mlx")
     if not options.parallel:

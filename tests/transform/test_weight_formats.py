@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
+from memfirst.catalog.configs import find_config
 from memfirst.convert.mixes import PRICED
 from memfirst.errors import UnsupportedError
 from memfirst.plan import Options, make, place, subject
@@ -61,6 +65,13 @@ def test_a_scheme_runs_on_the_engine_that_reads_it() -> None:
     assert make(subject("qwen3:8b", "mlx-4bit"), place("m3 max"), Options(codec="4bit")).engine == "mlx"
     with pytest.raises(UnsupportedError, match="mix of GGUF files"):
         make(model, place("rtx-3090"), Options(codec="awq", engine="llama.cpp"))
+
+
+def test_a_config_that_states_its_scheme_is_priced_in_it_whatever_the_engine(tmp_path: Path) -> None:
+    config = dict(find_config("qwen3:8b").config) | {"quantization_config": dict(SCHEMES["awq"])}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan = make(subject(str(tmp_path / "config.json")), place("rtx-4090"), Options(engine="llama.cpp"))
+    assert plan.subject.codec == "awq" and plan.fits and plan.rate
 
 
 def test_dynamic_mixes_say_so_and_widen_the_interval() -> None:
