@@ -126,7 +126,7 @@ class PrefixCache:
             self._snapshots[page] = None
 
     def touch(self, pages: Sequence[Page]) -> None:
-        """They were needed just now, each the next one's parent: what nothing hangs on goes first where all positions
+        """Mark pages as used, each the next one's parent: a page without children goes first where all positions
         are attended, what lies furthest back where a window is."""
         for group, (cache, order) in enumerate(zip(self._caches, self._orders, strict=True)):
             for page in pages if cache.window is not None else reversed(pages):
