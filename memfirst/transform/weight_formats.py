@@ -93,11 +93,6 @@ def format_name(text: str) -> str:
     raise UnsupportedError(f"no codec mix is called {text[:40]!r}", expected)
 
 
-def is_mix(name: str) -> bool:
-    """Whether it is a mix of GGUF files; else a scheme of safetensors."""
-    return name in PRICED
-
-
 def codecs_of(name: str, graph: Graph) -> CodecOf:
     """The codec of each tensor of the model in that format, by its name and shape.
 

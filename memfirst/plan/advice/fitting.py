@@ -112,7 +112,7 @@ def _on_disk(plan: Plan) -> Iterator[Advice]:
         kept = after.disk.experts
         what = "of the weights" if kept is None else f"of experts, {100 * kept:.0f} % of them in memory,"
         change = (
-            f"{after.disk.on_disk / 1e9:.1f} GB {what} on disk, {_few(read.mean / 1e9)} GB read in each step at"
+            f"{after.disk.on_disk / 1e9:.1f} GB {what} on disk, {read.mean / 1e9:.1f} GB read in each step at"
             f" {after.disk.bandwidth / 1e9:.1f} GB/s ({after.disk.source})"
         )
         yield changed(SLOW, change, EXACT, plan, after)
@@ -168,8 +168,3 @@ def _streamed(plan: Plan) -> Iterator[Advice]:
         SLOW, f"{moved} {where}: {there}", EXACT, plan.nbytes, None, found.fast.total, command(plan), None, most,
         f"{flag} --cpu-offload-gb {-(-found.moved >> 30)}" if plan.engine.startswith("vllm") else flag,
     )  # fmt: skip
-
-
-def _few(value: float) -> str:
-    """Two digits, or all before the point."""
-    return f"{value:.2g}" if value < 10 else f"{value:,.0f}"
