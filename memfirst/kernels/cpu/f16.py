@@ -5,6 +5,7 @@ from memfirst.kernels.cpu.simd import load_f16
 
 STRIDE = 32
 AHEAD = 4608
+AHEAD_ONE = 2304  # with one token, which takes all 16 rows in one pass: 4,608 reads 0.87 to 0.94 as fast
 
 
 @inline

@@ -222,30 +222,39 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
 
 @macro
 def floats_tile(w, base, lo, hi, x, at, cols, y, to, left, share, add_to, CODEC, TILE, SUM):
-    """For F32, F16 and BF16, with float activations; four sums, over columns 4i, 4i + 1, …"""
+    """For F32, F16 and BF16, with float activations; four sums, over columns 4i, 4i + 1, …
+
+    With one token all 16 rows are taken in one pass: 1.4 to 1.5 times as fast, from memory, as one for each half, as
+    a group of 2,048 columns is 64 kB, more than the first level of cache. With more, the sums of 8 rows fill registers.
+    """
     group = cols * CODEC.STRIDE
-    AHEAD = DISTANCE or CODEC.AHEAD
+    AHEAD = DISTANCE or (CODEC.AHEAD_ONE if TILE == 1 else CODEC.AHEAD)
+    SIDE = PARTS if TILE == 1 else 1
     for r in range(lo, hi, PACK):
-        for part in range(PARTS):
+        for first in range(0, PARTS, SIDE):
             p = base + r // PACK * group
-            acc = lanes(4 * TILE)
-            for t in static(4 * TILE):
-                acc[t] = splat(0.0)
+            acc = lanes(4 * SIDE * TILE)
+            for i in static(4 * SIDE * TILE):
+                acc[i] = splat(0.0)
             whole = cols // 4 * 4
             for c in range(0, whole, 4):
-                for k in static(CODEC.STRIDE // 16):  # 4 columns are CODEC.STRIDE / 16 lines
-                    prefetch(w, p + AHEAD + 64 * k)
+                for k in static(CODEC.STRIDE // 16 if AHEAD else 0):  # 4 columns are CODEC.STRIDE / 16 lines
+                    _prefetch(w, p + AHEAD + 64 * k, TILE)
                 for k in static(4):
-                    v = CODEC.value(w, p + k * CODEC.STRIDE, part)
-                    for t in static(TILE):
-                        acc[4 * t + k] = fma(v, splat_at(x, at[t] + c + k), acc[4 * t + k])
+                    for side in static(SIDE):
+                        v = CODEC.value(w, p + k * CODEC.STRIDE, first + side)
+                        for t in static(TILE):
+                            AT = 4 * (SIDE * t + side) + k
+                            acc[AT] = fma(v, splat_at(x, at[t] + c + k), acc[AT])
                 p += 4 * CODEC.STRIDE
             for k in static(3):
                 if whole + k < cols:
-                    v = CODEC.value(w, p + k * CODEC.STRIDE, part)
-                    for t in static(TILE):
-                        acc[4 * t + k] = fma(v, splat_at(x, at[t] + whole + k), acc[4 * t + k])
-            sums = lanes(TILE)
-            for t in static(TILE):
-                sums[t] = add(add(acc[4 * t], acc[4 * t + 1]), add(acc[4 * t + 2], acc[4 * t + 3]))
-            _store_tile(sums, y, to, left, share, r, part, add_to, TILE, 1, SUM)
+                    for side in static(SIDE):
+                        v = CODEC.value(w, p + k * CODEC.STRIDE, first + side)
+                        for t in static(TILE):
+                            AT = 4 * (SIDE * t + side) + k
+                            acc[AT] = fma(v, splat_at(x, at[t] + whole + k), acc[AT])
+            sums = lanes(SIDE * TILE)
+            for i in static(SIDE * TILE):
+                sums[i] = add(add(acc[4 * i], acc[4 * i + 1]), add(acc[4 * i + 2], acc[4 * i + 3]))
+            _store_tile(sums, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
