@@ -22,6 +22,7 @@ from memfirst import codecs
 from memfirst.backends.base import StepResult
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.cpu.bind import Bound
+from memfirst.backends.cpu.pack import by_numpy
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError
@@ -143,6 +144,7 @@ class InterpretedBackend(CpuBackend):
 
     make_pool = Workers
     make_native = staticmethod(lambda entry: interpreted_kernels[entry.address])
+    make_pack = staticmethod(lambda library: by_numpy)
 
     def __init__(self, graph: Graph, checkpoint: Checkpoint, options: CpuOptions) -> None:
         nothing_compiled()

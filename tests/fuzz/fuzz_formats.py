@@ -35,7 +35,7 @@ from tests.fuzz.fuzz_changes import Whole, config_of, gguf_file, mutate, safeten
 from tests.fuzz.runner import Survivor, Tally
 
 CONTEXT = 64
-ALWAYS = (WALK, *((name, ()) for name in ("walk.serve", "walk.read_cycles", "probe.read", "topk.topk")))
+ALWAYS = (WALK, *((name, ()) for name in ("walk.serve", "walk.read_cycles", "probe.read", "topk.topk", "pack.pack")))
 """Kernels that every model needs."""
 
 

@@ -14,7 +14,8 @@ from memfirst.backends.base import STATES_PER_SEQUENCE, FromDisk, StepResult, St
 from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts, Operands
 from memfirst.backends.cpu.from_disk import Disk
-from memfirst.backends.cpu.pack import pack_weights
+from memfirst.backends.cpu.pack import KEY as PACK_KERNEL
+from memfirst.backends.cpu.pack import Compiled, Pack, pack_weights
 from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
 from memfirst.backends.cpu.step import StepArrays
@@ -86,6 +87,7 @@ class CpuBackend:
     make_library: Callable[[], Any] = Library  # the interpreted backend has its own
     make_pool: Callable[[int, Any], Any] = ThreadPool
     make_native: Callable[[Any], Native] = staticmethod(native)
+    make_pack: Callable[[Any], Pack] = staticmethod(Compiled)
 
     def __init__(
         self,
@@ -124,7 +126,8 @@ class CpuBackend:
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
         self._tables: dict[str, NDArray[Any]] = {**rope_tables(graph, options.context), **expert_tables(program)}
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
-        self._disk = Disk(program, checkpoint, self._arrays.arrays["routing"])
+        pack = self.make_pack(self.library)
+        self._disk = Disk(program, checkpoint, self._arrays.arrays["routing"], pack)
         self.pool = self.make_pool(options.threads, self.library)
         # However the backend goes, its threads end before the memory that they read is unmapped.
         self._end = weakref.finalize(self, _end, self._background, self.pool, self._disk)
@@ -135,14 +138,14 @@ class CpuBackend:
         self._bind(program)
         stage("program")
         touching.stop()
-        pack_weights(program, checkpoint, places, options.threads, self._progress)
+        pack_weights(program, checkpoint, places, options.threads, self._progress, pack)
         self._disk.start()
         stage("weights")
 
     def _kernels(self, program: Program) -> frozenset[Key]:
         """What a start needs; where it must compile, also what prompts will need: waiting once is better than twice."""
         always = ("walk.serve", "walk.read_cycles", "probe.read")
-        keys = program.kernels | {(name, ()) for name in always} | {WALK, *COMPILED}
+        keys = program.kernels | {(name, ()) for name in always} | {WALK, PACK_KERNEL, *COMPILED}
         if self.library.has(keys):
             return keys
         return keys | self._lowering.program(CAPACITIES[-1], self.options.threads).kernels

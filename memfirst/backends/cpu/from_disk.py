@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memfirst import codecs
 from memfirst.backends.base import NO_DISK, FromDisk
 from memfirst.backends.cpu.expert_cache import ExpertCache
-from memfirst.backends.cpu.pack import pack_rows
+from memfirst.backends.cpu.pack import Pack, pack_rows
 from memfirst.backends.cpu.readers import Readers
 from memfirst.backends.cpu.stream import Stream
 from memfirst.codecs.base import ROWS
@@ -29,7 +29,8 @@ Tokens = Sequence[int] | NDArray[np.int32]
 class Rows:
     """Rows of tables on disk, as steps look them up: those of a step's tokens one behind the other, packed."""
 
-    def __init__(self, program: Program, checkpoint: Checkpoint) -> None:
+    def __init__(self, program: Program, checkpoint: Checkpoint, pack: Pack) -> None:
+        self._pack = pack
         self._weights = {name: program.weights[name] for name in program.streaming.tables}
         self.places = {name: arena.allocate(n, huge=False) for name, n in program.streaming.tables.items()}
         """Where they are put."""
@@ -47,7 +48,7 @@ class Rows:
         for row, token in zip(rows, tokens.tolist(), strict=True):
             row.reshape(-1)[:] = self._reader.read(self._extents[name], token * size, size)
         packed = self.places[name].reshape(-1, rows.shape[1], ROWS * codec.block_bytes)
-        pack_rows(codec, rows, packed)
+        pack_rows(codec, rows, packed, self._pack)
         return len(tokens) * size
 
     def close(self) -> None:
@@ -58,11 +59,11 @@ class Rows:
 class Disk:
     """What steps wait for. Nothing, where all weights are in memory."""
 
-    def __init__(self, program: Program, checkpoint: Checkpoint, routing: NDArray[np.int32]) -> None:
+    def __init__(self, program: Program, checkpoint: Checkpoint, routing: NDArray[np.int32], pack: Pack) -> None:
         streaming = program.streaming
-        self._rows = Rows(program, checkpoint)
+        self._rows = Rows(program, checkpoint, pack)
         self._stream, self._experts = Stream(program, checkpoint), ExpertCache(program, checkpoint, routing)
-        self._readers = Readers(streaming.request, [self._experts, self._stream])
+        self._readers = Readers(streaming.request, [self._experts, self._stream], pack)
         self.reads = bool(streaming.weights or streaming.routed)
         """Whether steps wait for weights."""
         names = [w.name for w in streaming.weights] + [name for r in streaming.routed for name in r.tensors]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from itertools import accumulate
 
 import numpy as np
@@ -13,10 +14,16 @@ from numpy.typing import NDArray
 
 from memfirst import codecs
 from memfirst.codecs import Codec
-from memfirst.codecs.base import ROWS
+from memfirst.codecs.base import ROWS, U8
+from memfirst.codecs.block32 import fifth_bits_by_lane
+from memfirst.codecs.interleave import Field
+from memfirst.codecs.k256 import scales_by_lane
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import DISK, Weight
 from memfirst.kernels.cpu import arena
+from memfirst.kernels.cpu.library import Library
+from memfirst.kernels.cpu.sources import Key
+from memfirst.kernels.cpu.thread_pool import native
 from memfirst.lower.program import Program
 from memfirst.progress import Delayed, Progress, Silent
 
@@ -25,6 +32,54 @@ PACK_BYTES = 2 << 20
 
 MOST_THREADS = 16
 """More do not pack faster: copying is bound by memory."""
+
+KEY: Key = ("pack.pack", ())
+AS_IT_IS, SCALES, FIFTH_BITS, FIELD = 0, 1, 2, 4
+"""What the kernel does to a field's bits, and words of a field."""
+_BITS: Mapping[Callable[[U8], U8] | None, int] = {
+    None: AS_IT_IS, scales_by_lane: SCALES, fifth_bits_by_lane: FIFTH_BITS,
+}  # fmt: skip
+
+Pack = Callable[[Codec, U8, U8], object]
+"""Rows u8 [16 n, blocks, block_bytes] side by side by sixteen into u8 [n, blocks, 16 * block_bytes]."""
+
+
+def by_numpy(codec: Codec, rows: U8, out: U8) -> None:
+    """The definition: `codec.pack`."""
+    codec.pack(rows, out=out)
+
+
+class Compiled:
+    """The same by the kernel; the library stays loaded as long as this is there."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._call = native(library.load([KEY])[KEY])
+
+    def __call__(self, codec: Codec, rows: U8, out: U8) -> None:
+        """Pack; ValueError for arrays that are not contiguous, or of other shapes."""
+        groups, rest = divmod(len(rows), ROWS)
+        expected = groups, rows.shape[1], ROWS * codec.block_bytes
+        if rest or rows.shape[2] != codec.block_bytes or out.shape != expected:
+            raise ValueError(f"rows {rows.shape} of {codec.name} cannot be packed into {out.shape}")
+        if not rows.flags.c_contiguous or not out.flags.c_contiguous:
+            raise ValueError(f"rows of {codec.name} or their place are not contiguous")
+        fields, blocks, width = field_table(codec.name), rows.shape[1], codec.block_bytes
+        if fields.size == FIELD:  # floats: a row of blocks is one field as a block is
+            at, _, unit, bits = fields.tolist()
+            blocks, width = 1, blocks * width
+            fields = np.array([at, width, unit, bits], np.int64)
+        arrays = ((a.ctypes.data, a.size) for a in (rows, out, fields))
+        args = np.array([*(word for pair in arrays for word in pair), blocks, width], np.int64)
+        self._call(args.ctypes.data, 0, 0, groups)
+
+
+@cache
+def field_table(codec: str) -> NDArray[np.int64]:
+    """A codec's packed layout as the kernel reads it, see `kernels.cpu.pack.pack`."""
+    layout: tuple[Field, ...] = import_module(f"memfirst.codecs.{codec}").LAYOUT
+    words = [word for f in layout for word in (f.at, f.width, f.unit, _BITS[f.encode])]
+    return np.array(words, np.int64)
 
 
 def places(program: Program) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
@@ -42,13 +97,14 @@ def pack_weights(
     places: Mapping[str, NDArray[np.uint8]],
     threads: int,
     progress: Progress | None = None,
+    pack: Pack = by_numpy,
 ) -> None:
     """Pack all weights that have places into them.
 
     Each thread takes the next slice of `PACK_BYTES` when it is done with one, and a weight's pages of the file are
     released with its last slice: file and packed form are never both in memory whole.
     """
-    work = Slices(program, checkpoint, places)
+    work = Slices(program, checkpoint, places, pack)
     total = sum(place.nbytes for place in places.values())
     shown = Delayed(progress or Silent(), "reading weights", total)
     with ThreadPoolExecutor(MOST_THREADS) as pool:
@@ -65,8 +121,10 @@ def pack_weights(
 class Slices:
     """Slices of weights to pack, for several threads."""
 
-    def __init__(self, program: Program, checkpoint: Checkpoint, places: Mapping[str, NDArray[np.uint8]]) -> None:
-        self._weights, self._checkpoint, self._places = program.weights, checkpoint, places
+    def __init__(
+        self, program: Program, checkpoint: Checkpoint, places: Mapping[str, NDArray[np.uint8]], pack: Pack
+    ) -> None:
+        self._weights, self._checkpoint, self._places, self._pack = program.weights, checkpoint, places, pack
         self._lock = threading.Lock()
         self._next = self._each()
         self._left = dict.fromkeys(places, 0)
@@ -92,13 +150,13 @@ class Slices:
     def _each(self) -> Iterator[tuple[str, Callable[[], object]]]:
         for name, place in self._places.items():
             codec = self._checkpoint.tensors[name].codec
-            slices = [*_packing(self._weights[name], self._checkpoint.read(name), codec, place)]
+            slices = [*_packing(self._weights[name], self._checkpoint.read(name), codec, place, self._pack)]
             self._left[name] = len(slices)
             yield from ((name, one) for one in slices)
 
 
 def _packing(
-    weight: Weight, raw: NDArray[np.uint8], codec_name: str, out: NDArray[np.uint8]
+    weight: Weight, raw: NDArray[np.uint8], codec_name: str, out: NDArray[np.uint8], pack: Pack
 ) -> Iterator[Callable[[], object]]:
     """What packs a weight, in slices that may be done in any order."""
     codec = codecs.get(codec_name)
@@ -110,17 +168,17 @@ def _packing(
         codec, raw = codecs.get(weight.codec), widened.reshape(-1).view(np.uint8)
     matrices = raw.reshape(weight.matrices, weight.rows, -1, codec.block_bytes)
     for blocks, packed in zip(matrices, out.reshape(weight.matrices, -1), strict=True):
-        yield from _packing_matrix(weight, codec, blocks, packed)
+        yield from _packing_matrix(weight, codec, blocks, packed, pack)
 
 
 def _packing_matrix(
-    weight: Weight, codec: Codec, blocks: NDArray[np.uint8], out: NDArray[np.uint8]
+    weight: Weight, codec: Codec, blocks: NDArray[np.uint8], out: NDArray[np.uint8], pack: Pack
 ) -> Iterator[Callable[[], object]]:
     """The same of one matrix, blocks [rows, blocks, block_bytes]."""
     packed = out.reshape(-1, blocks.shape[1], ROWS * codec.block_bytes)
     step = groups_in(weight, PACK_BYTES)
     for i in range(0, len(packed), step):
-        yield partial(pack_rows, codec, blocks[i * ROWS : (i + step) * ROWS], packed[i : i + step])
+        yield partial(pack_rows, codec, blocks[i * ROWS : (i + step) * ROWS], packed[i : i + step], pack)
 
 
 def groups_in(weight: Weight, nbytes: int) -> int:
@@ -128,15 +186,15 @@ def groups_in(weight: Weight, nbytes: int) -> int:
     return max(1, nbytes // (ROWS * weight.row_bytes))
 
 
-def pack_rows(codec: Codec, rows: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+def pack_rows(codec: Codec, rows: NDArray[np.uint8], out: NDArray[np.uint8], pack: Pack = by_numpy) -> None:
     """rows [n, blocks, block_bytes] side by side by sixteen into `out`; zeros for those that the last group lacks."""
     whole, rest = divmod(len(rows), ROWS)
     if whole:
-        codec.pack(rows[: whole * ROWS], out=out[:whole])
+        pack(codec, rows[: whole * ROWS], out[:whole])
     if rest:
         last = np.zeros((ROWS, *rows.shape[1:]), np.uint8)
         last[:rest] = rows[whole * ROWS :]
-        codec.pack(last, out=out[whole : whole + 1])
+        pack(codec, last, out[whole : whole + 1])
 
 
 def _widen(codec: Codec, raw: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:

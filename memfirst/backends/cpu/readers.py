@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
-from memfirst.backends.cpu.pack import groups_in, pack_rows
+from memfirst.backends.cpu.pack import Pack, groups_in, pack_rows
 from memfirst.codecs import Codec
 from memfirst.codecs.base import ROWS
 from memfirst.formats.checkpoint import Checkpoint
@@ -49,10 +49,10 @@ class Source:
             start, nbytes = begin + first * weight.row_bytes, (last - first) * weight.row_bytes
             yield Slice(start, nbytes, last - first, packed[i : i + step])
 
-    def bring(self, part: Slice, reader: Reader) -> None:
+    def bring(self, part: Slice, reader: Reader, pack: Pack) -> None:
         """Read a slice and pack it."""
         raw = reader.read(self._extents, part.start, part.nbytes)
-        pack_rows(self._codec, raw.reshape(part.rows, self._blocks, self._codec.block_bytes), part.out)
+        pack_rows(self._codec, raw.reshape(part.rows, self._blocks, self._codec.block_bytes), part.out, pack)
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Queue(Protocol):
 class Readers:
     """The threads. They ask the queues in their order, so that what a step waits for goes before reading ahead."""
 
-    def __init__(self, request: int, queues: list[Queue]) -> None:
-        self._request, self._queues = request, queues
+    def __init__(self, request: int, queues: list[Queue], pack: Pack) -> None:
+        self._request, self._queues, self._pack = request, queues, pack
         self._lock = threading.Lock()
         self._work, self._arrived = threading.Condition(self._lock), threading.Condition(self._lock)
         self._error: BaseException | None = None
@@ -140,7 +140,7 @@ class Readers:
             while (job := self._take()) is not None:
                 error: BaseException | None = None
                 try:
-                    job.source.bring(job.part, reader)
+                    job.source.bring(job.part, reader, self._pack)
                 except BaseException as met:  # whoever steps raises it
                     error = met
                 self._done(job, error)

@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from memfirst.kernels.cpu import isa
-from memfirst.kernels.cpu.emit import I8, I32, I64, ISA, LANES, Emitter
+from memfirst.kernels.cpu.emit import I8, I16, I32, I64, ISA, LANES, Emitter
 from memfirst.kernels.cpu.instructions import load_vector
 
 V = ir.VectorType
@@ -39,6 +39,30 @@ def or_(e: Emitter, a: Any, b: Any) -> Any:
 
 def xor(e: Emitter, a: Any, b: Any) -> Any:
     return e.builder.xor(a, b)
+
+
+def load_u8(e: Emitter, x: Any, offset: Any) -> Any:
+    return e.builder.zext(e.builder.load(e.at(x, 0, offset, I8), align=1), I64)
+
+
+def load_u16(e: Emitter, x: Any, offset: Any) -> Any:
+    return e.builder.zext(e.builder.load(e.at(x, 0, offset, I16), align=1), I64)
+
+
+def load_u32(e: Emitter, x: Any, offset: Any) -> Any:
+    return e.builder.zext(e.builder.load(e.at(x, 0, offset, I32), align=1), I64)
+
+
+def store_u8(e: Emitter, x: Any, offset: Any, word: Any) -> None:
+    e.builder.store(e.builder.trunc(word, I8), e.at(x, 0, offset, I8), align=1)
+
+
+def store_u16(e: Emitter, x: Any, offset: Any, word: Any) -> None:
+    e.builder.store(e.builder.trunc(word, I16), e.at(x, 0, offset, I16), align=1)
+
+
+def store_u32(e: Emitter, x: Any, offset: Any, word: Any) -> None:
+    e.builder.store(e.builder.trunc(word, I32), e.at(x, 0, offset, I32), align=1)
 
 
 def table16(e: Emitter, v: Any, t: Any) -> Any:

@@ -312,6 +312,42 @@ def load_f16_at(w, offset):
     return read_bytes(w, offset, 2).view(np.float16)[0].astype(np.float32)
 
 
+@op(emission("load_u8"), "int")
+def load_u8(x, offset):
+    """The byte at an offset."""
+    return int(read_bytes(x, offset, 1)[0])
+
+
+@op(emission("load_u16"), "int")
+def load_u16(x, offset):
+    """The two bytes at a byte offset, little-endian."""
+    return int(read_bytes(x, offset, 2).view(np.uint16)[0])
+
+
+@op(emission("load_u32"), "int")
+def load_u32(x, offset):
+    """The four bytes at a byte offset, little-endian."""
+    return int(read_bytes(x, offset, 4).view(np.uint32)[0])
+
+
+@op(emission("store_u8"), "void")
+def store_u8(x, offset, word):
+    """The low byte of a word at an offset."""
+    put(x, offset, np.array([word & 0xFF], np.uint8))
+
+
+@op(emission("store_u16"), "void")
+def store_u16(x, offset, word):
+    """The low two bytes of a word at a byte offset."""
+    put(x, offset, np.array([word & 0xFFFF], np.uint16).view(np.uint8))
+
+
+@op(emission("store_u32"), "void")
+def store_u32(x, offset, word):
+    """The low four bytes of a word at a byte offset."""
+    put(x, offset, np.array([word & 0xFFFFFFFF], np.uint32).view(np.uint8))
+
+
 @op(emission("div"), "same")
 def div(a, b):
     """a / b."""
