@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from memfirst.cli import streams
+from memfirst.cli import load, streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Memory, Offline, Threads
 from memfirst.progress import Progress
 
@@ -84,13 +84,41 @@ def bench(
     trace: Trace = None,
     explain: Explain = None,
     text: Text = None,
+    serve: load.Serve = None,
+    clients: load.Clients = "1,4,8,16",
+    rate: load.Rate = "",
+    requests: load.Requests = 0,
+    seconds: load.Seconds = 120,
+    prefix: load.Prefix = 0,
+    lengths: load.Lengths = "fixed",
+    seed: load.Seed = 0,
+    slo: load.SloOf = "",
+    served: load.Served = "",
+    api_key: load.Key = "",
+    on: load.On = "",
     as_json: Json = False,
 ) -> None:
-    """Measure a model on this machine.
+    """Measure a model on this machine, or a server under load.
 
     Prefill, decode and start-up, each operation's bytes and its share of the bandwidth, beside what the
-    memory delivers in the same run.
+    memory delivers in the same run. With --serve: tokens per second, time to the first token and between tokens
+    of many clients, beside what is predicted of them.
     """
+    if serve is not None:
+        alone = {
+            "--synthetic": synthetic, "--layers": layers, "--write": write, "--llama-bench": llama_bench,
+            "--profile": profile, "--trace": trace, "--explain": explain, "--text": text,
+        }  # fmt: skip
+        if given := [name for name, value in alone.items() if value]:
+            raise typer.BadParameter(f"--serve measures a server, {given[0]} a model by itself: give one of them")
+        how = {
+            "threads": threads, "prompt": prompt, "generate": generate, "ctx": ctx, "kv": kv, "memory": memory,
+            "offline": offline, "clients": clients, "rate": rate, "requests": requests, "seconds": seconds,
+            "prefix": prefix, "lengths": lengths, "seed": seed, "slo": slo, "served": served, "api_key": api_key,
+            "on": on,
+        }  # fmt: skip
+        load.serve_load(model, serve, as_json, how)
+        return
     if (model is None) == (synthetic is None):
         raise typer.BadParameter("give a MODEL or --synthetic NAME, one of the two")
     if (write or layers) and not synthetic:

@@ -10,7 +10,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "memfirst plan llama-3.3:70b --on h100-80gb --engine vllm --batch 16 --ctx 8k",
         "memfirst plan qwen3:32b --on m4-max --sweep ctx=4k,16k,64k",
     ),
-    "bench": ("memfirst bench smollm2:135m", "memfirst bench --synthetic llama-3.2:1b --codec q4_0 --profile"),
+    "bench": (
+        "memfirst bench smollm2:135m",
+        "memfirst bench --synthetic llama-3.2:1b --codec q4_0 --profile",
+        "memfirst bench --serve smollm2:135m --clients 1,4,8,16",
+    ),
     "machine": ("memfirst machine", "memfirst machine list"),
     "doctor": ("memfirst doctor", "memfirst doctor --json"),
     "probe": (

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-TILE = 8
-"""Rows that one reading of a weight from cache serves."""
+from memfirst.predict import tiles
+from memfirst.predict.tiles import whole
 
 LEARNS = 0.25
 """Weight of the newest step of a size: contexts grow, and neighbours come and go."""
@@ -46,20 +46,10 @@ class Pace:
         return self._seconds[low] + max(0.0, slope) * (size - low)
 
     def beside(self, decoding: int, most: int, gap: float) -> int:
-        """Prompt tokens for a step with `decoding` rows: whole tiles with them, as many as keep the step within `gap`
-        times that of the rows alone; at least one tile, so that prompts go on, and `most` at most."""
-        target = gap * self.seconds(decoding)
-        rows = whole(decoding + TILE)
-        while rows + TILE <= decoding + most and self.seconds(rows + TILE) <= target:
-            rows += TILE
-        return min(most, rows - decoding)
+        """Prompt tokens for a step with `decoding` rows, as `predict.tiles.beside`, by what was measured."""
+        return tiles.beside(self.seconds, decoding, most, gap)
 
     @property
     def token(self) -> float:
         """Seconds of a prompt's token in the largest step that was measured."""
         return self._seconds[self._sizes[-1]] / self._sizes[-1] if self._sizes else 0.0
-
-
-def whole(rows: int) -> int:
-    """Rows in whole tiles; fewer than one tile cost each their own."""
-    return rows if rows < TILE else -(-rows // TILE) * TILE

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.predict.tiles import whole
 from memfirst.runtime.engine import Engine
-from memfirst.runtime.pace import Pace, whole
+from memfirst.runtime.pace import Pace
 from tests.runtime.test_engine import CONTEXT, Counting
 from tests.support.requests import alone, drain, request
 from tests.support.tiny_models import tiny

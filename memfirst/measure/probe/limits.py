@@ -16,10 +16,10 @@ class TimeUpError(ProbeError):
 
 
 class Limits:
-    """Seconds and requests that are left; `stop` makes every thread leave its stream."""
+    """Seconds and requests that are left, and a stream's patience; `stop` makes every thread leave its stream."""
 
-    def __init__(self, seconds: float, requests: int) -> None:
-        self.seconds, self.requests = seconds, requests
+    def __init__(self, seconds: float, requests: int, stall_s: float = STALL_S) -> None:
+        self.seconds, self.requests, self.stall_s = seconds, requests, stall_s
         self.deadline = time.monotonic() + seconds
         self.stop = threading.Event()
         self._left = requests
@@ -67,14 +67,14 @@ class Watch:
         self._until: float | None = None
 
     def progressed(self) -> None:
-        """A token came: the next one has STALL_S."""
-        self._until = time.monotonic() + STALL_S
+        """A token came: the next one has as long again."""
+        self._until = time.monotonic() + self.limits.stall_s
 
     def check(self) -> None:
         """TimeUpError, or ProbeError for a stream that stands still."""
         if self._until is not None and time.monotonic() >= self._until:
             raise ProbeError(
-                f"the stream stalled: no token for {STALL_S:g} s",
+                f"the stream stalled: no token for {self.limits.stall_s:g} s",
                 "a token now and then",
                 "look at the server's log",
             )

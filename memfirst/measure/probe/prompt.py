@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-_WORDS = (
+WORDS = (
     "time year people way day man thing woman life child world school state family student group country problem "
     "hand part place case week company system program question work government number night point home water room "
     "mother area money story fact month lot right study book eye job word business issue side kind head house "
@@ -13,7 +13,7 @@ _WORDS = (
 )
 """75 words, each one token with its space in the vocabularies of 30 000 and more that models have."""
 
-_ASK = " Write on without end: the next words, then the next, never a last one."
+ASK = " Write on without end: the next words, then the next, never a last one."
 """Chat models stop early unless told not to."""
 
 
@@ -31,8 +31,8 @@ class Prompts:
     def make(self, words: int) -> str:
         """`words` words at random: two prompts share their first four once in 75⁴ = 32 million pairs."""
         chosen = random.Random(1) if self.same else random.SystemRandom()
-        text = " ".join(chosen.choices(_WORDS.split(), k=words))
-        return f"{text}.{_ASK}" if self.chat else text
+        text = " ".join(chosen.choices(WORDS.split(), k=words))
+        return f"{text}.{ASK}" if self.chat else text
 
     def learn(self, words: int, tokens: int) -> None:
         """A prompt of `words` words came to `tokens` tokens."""

@@ -95,8 +95,7 @@ class _Seen:
 
 def read_stream(answer: Answer, most: int) -> Stream:
     """Read a completion of at most `most` tokens. ProbeError for whatever is not one, or does not end."""
-    if "html" in answer.kind:
-        raise ProbeError("the server answers a completion with an HTML page", "a stream of events")
+    check_kind(answer)
     seen = _Seen()
     for now, line in lines(answer):
         answer.watch.check()
@@ -110,6 +109,36 @@ def read_stream(answer: Answer, most: int) -> Stream:
     if seen.begun:
         _take(seen, answer.watch.limits.now(), b"")
     return _finish(seen, answer.sent)
+
+
+def collected(answer: Answer) -> list[tuple[float, bytes]]:
+    """A stream's lines up to its end, each with the time when it came: looked at by `stream_of` once nothing is timed
+    any more, as reading the JSON of many streams takes from the processor that the server may be using."""
+    check_kind(answer)
+    found = []
+    for now, line in lines(answer):
+        found.append((now, line))
+        if line.startswith(b"data:"):
+            answer.watch.progressed()
+            if line[5:].strip() == b"[DONE]":
+                break
+    return found
+
+
+def stream_of(found: list[tuple[float, bytes]], sent: float) -> Stream:
+    """What `collected` lines say. ProbeError as of `read_stream`."""
+    seen = _Seen()
+    for now, line in found:
+        _take(seen, now, line)
+    if seen.begun:
+        _take(seen, found[-1][0], b"")
+    return _finish(seen, sent)
+
+
+def check_kind(answer: Answer) -> None:
+    """ProbeError for a page where a stream was asked for."""
+    if "html" in answer.kind:
+        raise ProbeError("the server answers a completion with an HTML page", "a stream of events")
 
 
 def _take(seen: _Seen, now: float, line: bytes) -> bool:
