@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -27,7 +27,7 @@ from memfirst.runtime.engine import Engine
 from memfirst.runtime.generation import Generation, Start
 from memfirst.runtime.grammar import Constraint, Grammar, Grammars, grammar_of
 from memfirst.runtime.logprobs import check_logprobs
-from memfirst.runtime.placing import Limit, check_limit, check_memory, needed, within
+from memfirst.runtime.placing import Limit, check_limit, check_memory, from_disk, needed, within
 from memfirst.runtime.report import DiskUse, Report, drafts_of
 from memfirst.runtime.request import MOST_AHEAD, Request, Timing
 from memfirst.runtime.sampling import Sampler, SamplingParams
@@ -463,7 +463,8 @@ def _backend(
     lowering = Lowering(graph, context)
     if limit is not None:
         lowering = within(lowering, checkpoint, sharing, threads, limit)
-    check_memory(needed(lowering, sharing, threads), context)
+    offer = partial(from_disk, lowering, checkpoint, sharing, threads) if limit is None else lambda: None
+    check_memory(needed(lowering, sharing, threads), context, offer)
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
     options = CpuOptions(

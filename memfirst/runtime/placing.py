@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
-from memfirst.errors import CapacityError, ConfigError
+from memfirst.errors import BackendError, CapacityError, ConfigError
 from memfirst.formats.checkpoint import Checkpoint
+from memfirst.graph import decode
 from memfirst.hardware import host
 from memfirst.ledger import Memory, required
 from memfirst.lower.cpu import CAPACITIES, Lowering
@@ -59,14 +61,45 @@ def needed(lowering: Lowering, sharing: Sharing, threads: int) -> Memory:
     return replace(need, kv_allocated=states + sharing.nbytes(graph))
 
 
-def check_memory(need: Memory, context: int) -> None:
-    """CapacityError for a model that the machine (or the control group) cannot hold, before it is read."""
+def check_memory(need: Memory, context: int, offer: Callable[[], str | None] = lambda: None) -> None:
+    """CapacityError for a model that the machine (or the control group) cannot hold, before it is read.
+
+    offer  says what reading the rest from disk would give; asked only where the model is refused
+    """
     free = host.available_memory()
     if need.total > free:
+        disk = offer()
         raise CapacityError(
             f"{need.total / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
             f" tokens {need.kv_allocated / 1e9:.2f})",
             f"at most the {free / 1e9:.1f} GB that are free",
-            'choose a smaller codec or a smaller ctx, or memory="auto": weights that do not fit are read from disk',
-            "choose a smaller codec, a shorter context with --ctx, or --memory auto: the rest is read from disk",
+            "choose a smaller codec or a smaller ctx" + (f', or memory="auto": {disk}' if disk else ""),
+            "choose a smaller codec, a shorter context with --ctx"
+            + (f", or --memory auto: {disk}" if disk else ", or free some memory"),
         )
+
+
+def from_disk(lowering: Lowering, checkpoint: Checkpoint, sharing: Sharing, threads: int) -> str | None:
+    """What `memory="auto"` would give here: bytes that a token reads from disk, and its speed as `plan` predicts it.
+
+    None where not even what must be in memory fits.
+    """
+    try:
+        found = within(lowering, checkpoint, sharing, threads, "auto")
+    except CapacityError:
+        return None
+    from memfirst.hardware.disk import file_rate  # a model that fits does without all this
+    from memfirst.plan import Options, Priced, this_machine
+    from memfirst.predict.disk import disk_bytes
+    from memfirst.predict.disk import from_disk as with_disk
+
+    program, step = found.program(1, threads), decode(lowering.context // 2)
+    read = sum(amount.mean for amount in disk_bytes(program, [step]))
+    said = f"{read / 1e9:.2g} GB a token are read from disk then"
+    try:
+        rate = file_rate(checkpoint.path)
+    except BackendError:  # no file of its own, as a checkpoint that a program made: it says what is known
+        return said
+    options = Options(engine="memfirst", threads=threads)
+    speed = with_disk(this_machine().time(Priced(lowering.graph), step, options), program, step, rate).tokens_per_second
+    return f"{said}, at {rate / 1e9:.1f} GB/s as measured: about {speed:.2g} tokens/s" if speed else said

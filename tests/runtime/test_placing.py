@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from memfirst.convert.synthetic import synthetic, write
 from memfirst.convert.synthetic_shapes import SyntheticShape
 from memfirst.errors import CapacityError, ConfigError
 from memfirst.graph import DISK
+from memfirst.hardware import host
+from memfirst.runtime.placing import SPARE
 
 SHAPE = SyntheticShape("llama", 512, 12, 8, 2, 2048, 4096, max_position_embeddings=512)
 """42 million weights."""
@@ -66,6 +69,32 @@ def test_more_memory_reads_less(file: Path) -> None:
         with load(file, memory=memory) as model:
             read.append(int(model.price().from_disk))
     assert read[0] > read[1] > read[2] == 0
+
+
+def test_a_refusal_says_what_reading_from_disk_would_give(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes are those of the model that the option loads; their speed is what a plan would say."""
+    free = int((least(file) + 2_000_000) / (1 - SPARE))
+    monkeypatch.setattr(host, "available_memory", lambda: free)
+    monkeypatch.setattr("memfirst.hardware.disk.file_rate", lambda path: 1e9)
+    with pytest.raises(CapacityError, match="are needed") as refused:
+        load(file)
+    found = re.search(
+        r"--memory auto: ([\d.]+) GB a token are read from disk then, at 1.0 GB/s as measured: about ([\d.]+) tok",
+        refused.value.at_a_prompt(),
+    )
+    assert found, refused.value.at_a_prompt()
+    with load(file, memory="auto") as model:
+        read = int(model.price().from_disk) / 1e9
+    assert float(found[1]) == pytest.approx(read, rel=0.05)
+    assert 0 < float(found[2]) <= 1 / read * 1.05
+
+
+def test_a_refusal_offers_no_disk_where_that_does_not_do(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "available_memory", lambda: 50_000_000)
+    for options in ({}, {"backend": "reference"}, {"memory": least(file)}):
+        with pytest.raises(CapacityError, match="are needed") as refused:
+            load(file, **options)
+        assert "disk" not in str(refused.value)
 
 
 @pytest.mark.parametrize("memory", [0, -1, True, 1.5, "4G", "most"])
