@@ -1,6 +1,6 @@
 """Fit the planner's constants to published speeds, and measure it on sources that the fit has not seen.
 
-    OPENBLAS_NUM_THREADS=1 python -m benchmarks.fit_timing     # evaluate, print, write memfirst/catalog/priors.json
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.fit_timing     # evaluate, print, write priors.json and published.json
     python -m benchmarks.fit_timing --check --quick            # evaluate and print only, in seconds
 
 Each author's rows are left out in turn; their predictions come from a fit to all other authors' rows, and
@@ -24,7 +24,9 @@ from benchmarks.measured_rows import DATA, Left, Row, prompts, read
 from memfirst.predict.fitted.predict import CEILING, INSIDE_80
 from memfirst.predict.fitted.priors import UNIT
 
-PRIORS = Path(__file__).parent.parent / "memfirst" / "catalog" / "priors.json"
+CATALOG = Path(__file__).parent.parent / "memfirst" / "catalog"
+MADE = "python -m benchmarks.fit_timing, from benchmarks/data/measured_*.csv"
+PRIORS, PUBLISHED = CATALOG / "priors.json", CATALOG / "published.json"
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float) -> None
     """The constants with their spread, for `memfirst.predict.fitted`."""
     whole = np.round(fitted.covariance * UNIT).astype(int)
     data = {
-        "made": "python -m benchmarks.fit_timing, from benchmarks/data/measured_*.csv", "rows": len(t.y),
+        "made": MADE, "rows": len(t.y),
         "widen": round(widen, 3), "widen_known": round(widen_known, 3), "row": tm.ROW,
         "machine_all": tm.MACHINE_ALL, "source_all": tm.SOURCE_ALL, "before": tm.BEFORE, "machine": tm.MACHINE,
         "source": tm.SOURCE,
@@ -178,6 +180,28 @@ def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float) -> None
     }  # fmt: skip
     lines = (f"  {json.dumps(key)}: {_line(value)}" for key, value in data.items())
     PRIORS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def published(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, int]]]:
+    """How many rows there are of each engine, machine and source: what `plan --explain` names."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for row in rows:
+        of = found.setdefault(row.how.family, {}).setdefault(row.machine.name, {})
+        of[row.source] = of.get(row.source, 0) + 1
+    return {
+        engine: {m: dict(sorted(of.items())) for m, of in sorted(ms.items())} for engine, ms in sorted(found.items())
+    }
+
+
+def write_published(rows: Sequence[Row]) -> None:
+    """One line a machine."""
+    lines = ["{", f'  "made": {json.dumps(MADE)},', '  "rows": {']
+    counted = published(rows)
+    for engine, machines in counted.items():
+        each = [f"      {json.dumps(m)}: {json.dumps(sources)}" for m, sources in machines.items()]
+        end = "" if engine == list(counted)[-1] else ","
+        lines += [f"    {json.dumps(engine)}: {{", ",\n".join(each), f"    }}{end}"]
+    PUBLISHED.write_text("\n".join([*lines, "  }", "}", ""]), encoding="utf-8")
 
 
 def _line(value: object) -> str:
@@ -240,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.check:
         t, among = tm.table(rows), np.arange(scored)
         out = leave_out(t)
+        write_published(rows)
         write(t, tm.fit(t, np.arange(len(rows))), *(ask(t, out, among).widening for ask in (unknown, one_known)))
 
 

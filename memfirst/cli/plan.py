@@ -84,6 +84,20 @@ Disk = Annotated[
         help="Read bandwidth of the disk that memfirst reads weights from which do not fit.",
     ),
 ]  # fmt: skip
+Bandwidth = Annotated[
+    str,
+    typer.Option(
+        "--bandwidth", metavar="GB/S", show_default="the data sheet's",
+        help="Memory bandwidth of the machine, where it is less (or more) than its data sheet says.",
+    ),
+]  # fmt: skip
+PowerCap = Annotated[
+    str,
+    typer.Option(
+        "--power-cap", metavar="W", show_default="as it is sold",
+        help="Power that a GPU may draw, as set with nvidia-smi -pl: its arithmetic slows first.",
+    ),
+]  # fmt: skip
 Speculate = Annotated[
     str,
     typer.Option(
@@ -94,6 +108,10 @@ Speculate = Annotated[
 Sweep = Annotated[
     list[str] | None,
     typer.Option("--sweep", metavar="NAME=V,V…", help="A table over ctx=, batch=, codec=, kv=, devices=. Repeatable."),
+]
+Compare = Annotated[bool, typer.Option("--compare", help="Plans side by side, with bars of speed and memory.")]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Where each figure comes from: files, published rows, fitted priors.")
 ]
 Plot = Annotated[
     Path | None,
@@ -125,8 +143,12 @@ def plan(
     host: Host = "",
     memory: Memory = None,
     disk: Disk = "",
+    bandwidth: Bandwidth = "",
+    power_cap: PowerCap = "",
     speculate: Speculate = "",
     sweep: Sweep = None,
+    compare: Compare = False,
+    explain: Explain = False,
     plot: Plot = None,
     verify: Verify = False,
     as_json: Json = False,
@@ -140,8 +162,8 @@ def plan(
     its 80 % interval and what binds it, and what to change first. No weights are downloaded: of a repository on
     the hub that the catalogue does not have, its config.json or the header of its GGUF file is read.
     """
-    if as_csv and (as_json or verify):
-        raise typer.BadParameter("--csv prints rows of plans only: give it without --json and --verify")
+    if as_csv and (as_json or verify or compare or explain):
+        raise typer.BadParameter("--csv prints rows of plans only: give no --json, --verify, --compare or --explain")
     from memfirst.cli import plan_sources as sources
     from memfirst.plan import Options
 
@@ -149,31 +171,33 @@ def plan(
         drafts = sources.speculation(speculate)
         chosen = codec, kv.lower(), ctx, batch, prompt, engine.lower()
         beside, rate = sources.host(host)
-        limit, far = sources.limit(memory), sources.disk(disk)
+        limit, far = sources.limit(memory), sources.rate("--disk", disk)
         options = Options(*chosen, devices, parallel, threads, drafts, rate, beside, limit, far)
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
-    where = sources.places(on or [])
+    where = sources.places(on or [], bandwidth, power_cap)
     if not models:
-        if axes or plot or verify:
-            raise typer.BadParameter("--sweep, --plot and --verify need a model")
+        if axes or plot or verify or compare or explain:
+            raise typer.BadParameter("--sweep, --compare, --explain, --plot and --verify need a model")
         _rank(where, options, as_json, as_csv)
         return
     found = sources.plans(models, where, rows, allow_unknown, offline)
+    _check_shown(len(found), compare, explain)
     if plot:
-        if len(found) > 1:
-            raise typer.BadParameter(f"--plot draws one plan, and {len(found)} were asked for: name one of them")
+        if len(found) > 1 and not compare:
+            said = f"--plot draws one plan, and {len(found)} were asked for: name one of them, or add --compare"
+            raise typer.BadParameter(said)
         from memfirst.plan.plots import draw
 
-        draw(found[0], plot)
+        draw(found, plot)
     from memfirst.cli.display import width
     from memfirst.cli.wrap import fold_page
 
     if not as_json:
-        _print(found, bool(axes), as_csv)
+        _print(found, bool(axes), as_csv, compare, explain)
     ran = sources.verified(found[0], quiet=as_json) if verify else None
     if as_json:
-        _print_json(found, ran, bool(axes))
+        _print_json(found, ran, bool(axes), compare, explain)
     elif ran:
         write("\n" + fold_page(ran.page(), width()))
 
@@ -195,22 +219,56 @@ def _rank(where: list[Place], options: Options, as_json: bool, as_csv: bool) -> 
         write("\n\n".join(ranking(ranked, place, options) for place, ranked in found))
 
 
-def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool) -> None:
+def _check_shown(plans: int, compare: bool, explain: bool) -> None:
+    if compare and plans < 2:
+        raise typer.BadParameter("--compare needs two plans: name models, repeat --on, or give --sweep")
+    if explain and plans > 1:
+        raise typer.BadParameter(f"--explain is of one plan, and {plans} were asked for: name one of them")
+
+
+def _print(found: tuple[Plan, ...], swept: bool, as_csv: bool, compare: bool, explain: bool) -> None:
     from memfirst.cli.plan_page import FITTING, comparison, csv_rows, page
     from memfirst.plan.advice import advise, best
 
     if as_csv:
         write(csv_rows([p.row() for p in found]))
+    elif compare:
+        from memfirst.cli.plan_compare import side_by_side
+
+        write(side_by_side(found))
     elif swept or len(found) > 1:
         write(comparison(found))
+    elif explain:
+        from memfirst.cli.plan_explain import explanation
+
+        write(f"{page(found[0], [])}\n\n{explanation(found[0])}")
     else:
         write(page(found[0], best(advise(found[0]), FITTING if found[0].fits is False else 3)))
 
 
-def _print_json(found: tuple[Plan, ...], ran: Any, swept: bool) -> None:
-    """Advice takes as long as ten plans: none for the rows of a sweep."""
+def _print_json(found: tuple[Plan, ...], ran: Any, swept: bool, compare: bool, explain: bool) -> None:
+    """Advice takes as long as ten plans: none for the rows of a sweep, and of a comparison."""
     from memfirst.cli.display import print_json
     from memfirst.plan.advice import advise
 
+    swept = swept or compare
     plans = [p.json() | ({} if swept else {"advice": [a.json() for a in advise(p)]}) for p in found]
-    print_json({"plans": plans} | ({"verified": ran.json()} if ran else {}))
+    if explain:
+        from memfirst.plan.explain import explained
+
+        plans[0]["explain"] = explained(found[0]).json()
+    more = {"comparison": _relative(found)} if compare else {}
+    print_json({"plans": plans} | more | ({"verified": ran.json()} if ran else {}))
+
+
+def _relative(found: tuple[Plan, ...]) -> list[dict[str, Any]]:
+    """Each plan's speed and memory over the first's; None where one of them has no speed."""
+    first = found[0]
+    return [
+        {
+            "model": p.subject.name, "machine": p.place.machine.name,
+            "speed": p.rate / first.rate if p.rate and first.rate else None,
+            "memory": p.memory.needs.total / first.memory.needs.total,
+        }
+        for p in found
+    ]  # fmt: skip

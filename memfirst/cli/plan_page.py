@@ -198,20 +198,20 @@ def _growth(plan: Plan) -> str:
 
 def _decode(plan: Plan, found: Prediction) -> str:
     if found.tokens_per_second is None:
-        bound = f"; at most {_rate(plan.most)} tok/s by its bandwidth" if plan.most else ""
+        bound = f"; at most {rate(plan.most)} tok/s by its bandwidth" if plan.most else ""
         return f"no number: what it rests on is not known{bound}"
-    total = f" in all, {_rate(plan.each)} each" if plan.options.batch > 1 else ""
-    line = f"{_rate(found.tokens_per_second)} tok/s{total} (80 %: {_rate(found.slowest)}–{_rate(found.fastest)})"
+    total = f" in all, {rate(plan.each)} each" if plan.options.batch > 1 else ""
+    line = f"{rate(found.tokens_per_second)} tok/s{total} (80 %: {rate(found.slowest)}–{rate(found.fastest)})"
     if found.ceiling:
-        line += f" of at most {_rate(found.ceiling)} that {_bandwidth(plan)} allow"
+        line += f" of at most {rate(found.ceiling)} that {_bandwidth(plan)} allow"
     if plan.empty and plan.empty.tokens_per_second and plan.empty.tokens_per_second > 1.02 * found.tokens_per_second:
-        line += f"; {_rate(plan.empty.tokens_per_second)} at an empty context"
+        line += f"; {rate(plan.empty.tokens_per_second)} at an empty context"
     return line
 
 
 def _bandwidth(plan: Plan) -> str:
-    rate = plan.place.bandwidth(plan.options) or 0.0
-    return f"{rate / 1e9:,.0f} GB/s{_known(plan)}" if rate >= 1e10 else f"{rate / 1e9:.1f} GB/s{_known(plan)}"
+    found = plan.place.bandwidth(plan.options) or 0.0
+    return f"{found / 1e9:,.0f} GB/s{_known(plan)}" if found >= 1e10 else f"{found / 1e9:.1f} GB/s{_known(plan)}"
 
 
 def _known(plan: Plan) -> str:
@@ -235,13 +235,14 @@ def _percent(share: float) -> str:
 
 
 def _prompt(plan: Plan, found: Prediction) -> str:
-    low, high = _seconds(found.low), _seconds(found.high)
-    line = f"{plan.prompt:,} tokens in {_seconds(found.seconds)} (80 %: {low}–{high}) to the first token"
-    line += f", {_rate(found.tokens_per_second)} tok/s; bound by {TERMS[found.binding]}"
+    low, high = seconds(found.low), seconds(found.high)
+    line = f"{plan.prompt:,} tokens in {seconds(found.seconds)} (80 %: {low}–{high}) to the first token"
+    line += f", {rate(found.tokens_per_second)} tok/s; bound by {TERMS[found.binding]}"
     return line + (f" · MFU {_percent(found.mfu)}" if found.mfu is not None else "")
 
 
-def _seconds(value: float | None) -> str:
+def seconds(value: float | None) -> str:
+    """Two digits: "61 ms", "2.5 s", "130 s"."""
     if value is None:
         return "?"
     if value < 1:
@@ -249,7 +250,7 @@ def _seconds(value: float | None) -> str:
     return f"{value:.2g} s" if value < 10 else f"{value:,.0f} s"
 
 
-def _rate(value: float | None) -> str:
+def rate(value: float | None) -> str:
     """Three digits: "0.123", "12.3", "1,230"."""
     if value is None:
         return "?"
@@ -259,8 +260,8 @@ def _rate(value: float | None) -> str:
 
 
 def _advice(number: int, advice: Advice, most: int) -> Iterator[str]:
-    between = f" (80 %: {_rate(advice.interval[0])}–{_rate(advice.interval[1])})" if advice.interval else ""
-    speed = f"{_rate(advice.rate)} tok/s{between}" if advice.rate else f"at most {_rate(advice.most)} tok/s"
+    between = f" (80 %: {rate(advice.interval[0])}–{rate(advice.interval[1])})" if advice.interval else ""
+    speed = f"{rate(advice.rate)} tok/s{between}" if advice.rate else f"at most {rate(advice.most)} tok/s"
     if advice.rate is None and advice.most is None:
         speed = "no speed known"
     gain = f"×{advice.gain:.2f}, " if advice.gain is not None else ""
@@ -306,9 +307,9 @@ def _row(plan: Plan) -> tuple[str, ...]:
     return (
         plan.subject.name, plan.subject.codec.upper(), plan.place.machine.name, plan.engine, options.kv,
         f"{plan.context:,}", _batch(plan), str(options.devices), gib(plan.memory.needs.total), spare,
-        size(plan.nbytes), _rate(fast.tokens_per_second) if fast else "–",
-        f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–", _rate(fast.ceiling) if fast else "–",
-        plan.binding or "?", _seconds(first.seconds) if first else "–",
+        size(plan.nbytes), rate(fast.tokens_per_second) if fast else "–",
+        f"{rate(fast.slowest)}–{rate(fast.fastest)}" if fast else "–", rate(fast.ceiling) if fast else "–",
+        plan.binding or "?", seconds(first.seconds) if first else "–",
     )  # fmt: skip
 
 
@@ -340,8 +341,8 @@ def ranking(plans: Sequence[Plan], place: Place, options: Options, most: int = 2
 def _ranked(plan: Plan, loose: str) -> tuple[str, ...]:
     fast, limits = plan.decode, plan.limits
     return (
-        plan.subject.name, plan.subject.codec.upper(), _rate(plan.rate),
-        f"{_rate(fast.slowest)}–{_rate(fast.fastest)}" if fast else "–",
+        plan.subject.name, plan.subject.codec.upper(), rate(plan.rate),
+        f"{rate(fast.slowest)}–{rate(fast.fastest)}" if fast else "–",
         gib(plan.memory.needs.total) + (TIGHT if plan.tight else loose), f"{limits.context:,}" if limits else "?",
         quality(plan),
     )  # fmt: skip

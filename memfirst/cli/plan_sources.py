@@ -12,8 +12,9 @@ from typing import Any, Literal
 import typer
 
 from memfirst.errors import MemfirstError
+from memfirst.hardware.throttled import Throttle
 from memfirst.plan import HERE, Options, Place, Plan, Speculation, Subject, find, make, place, this_machine
-from memfirst.plan.options import MOST_MEMORY
+from memfirst.plan.options import MOST_BANDWIDTH, MOST_MEMORY
 from memfirst.plan.place import cards
 
 AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devices": "devices"}
@@ -22,9 +23,30 @@ AXES = {"ctx": "context", "batch": "batch", "codec": "codec", "kv": "kv", "devic
 MOST_ROWS, MOST_VALUES = 1024, 64
 
 
-def places(names: Sequence[str]) -> list[Place]:
-    """The machines called so; without a name this one: its processor, and its GPUs where it has any."""
-    return [place(name) for name in names] if names else [this_machine(), *cards()]
+def places(names: Sequence[str], bandwidth: str = "", cap: str = "") -> list[Place]:
+    """The machines called so; without a name this one: its processor, and its GPUs where it has any.
+
+    bandwidth, cap  GB/s and watts of the one machine, below what it is sold with; "" as it is sold
+    """
+    with usage():
+        throttle = Throttle(rate("--bandwidth", bandwidth), _watts(cap))
+    found = [place(name) for name in names] if names else [this_machine(), *cards()]
+    if throttle and len(found) > 1:
+        raise typer.BadParameter(
+            f"--bandwidth and --power-cap are of one machine, of {len(found)} here: name one, --on"
+        )
+    return [one.throttled(throttle) for one in found]
+
+
+def _watts(text: str) -> float:
+    word = text.lower().removesuffix("w").strip()
+    try:
+        found = float(word) if text else 0.0
+    except ValueError:
+        found = -1.0
+    if text and not 0 < found < 1e6:
+        raise typer.BadParameter(f"--power-cap is {text[:40]!r}: give watts, as in 250")
+    return found
 
 
 def host(text: str) -> tuple[int, float]:
@@ -42,13 +64,16 @@ def limit(memory: int | Literal["auto"] | None) -> int:
     return MOST_MEMORY if memory == "auto" else memory or 0
 
 
-def disk(text: str) -> float:
-    """Bytes/s of a disk given in GB/s; 0 where not said."""
+def rate(option: str, text: str) -> float:
+    """Bytes/s of what an option gives in GB/s; 0 where not said."""
     word = text.lower().removesuffix("/s").removesuffix("gb").strip()
     try:
-        return 1e9 * float(word) if text else 0.0
+        found = 1e9 * float(word) if text else 0.0
     except ValueError:
-        raise typer.BadParameter(f"--disk is {text[:40]!r}: give its read bandwidth in GB/s, as in 3.5") from None
+        found = -1.0
+    if text and not 0 < found <= MOST_BANDWIDTH:
+        raise typer.BadParameter(f"{option} is {text[:40]!r}: give a read bandwidth in GB/s, as in 3.5")
+    return found
 
 
 @contextmanager

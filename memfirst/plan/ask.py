@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 
+from memfirst.hardware.throttled import Throttle
 from memfirst.plan.find import find
 from memfirst.plan.make import make
 from memfirst.plan.options import Options
@@ -23,6 +24,8 @@ def ask(
     batch: int = 1,
     engine: str = "",
     devices: int = 1,
+    bandwidth: float = 0.0,
+    power_cap: float = 0.0,
     offline: bool = False,
 ) -> Plan:
     """Say what a model needs, reads and reaches on a machine, before anything is downloaded.
@@ -37,6 +40,8 @@ def ask(
         batch: Sequences at a time.
         engine: "memfirst", "llama.cpp", "vllm", …; by default memfirst on this machine and llama.cpp elsewhere.
         devices: Machines of this kind that share it.
+        bandwidth: GB/s of the machine's memory, as measured there; the data sheet's by default.
+        power_cap: Watts that its board may draw; as many as it is sold with by default.
         offline: Ask no hub; what was read once is still known.
 
     Returns:
@@ -48,7 +53,8 @@ def ask(
     options = Options(
         codec=codec.lower(), kv=kv.lower(), context=ctx, batch=batch, engine=engine.lower(), devices=devices
     )
-    where = place(on) if on else this_machine()
+    throttle = Throttle(1e9 * bandwidth, power_cap)
+    where = (place(on) if on else this_machine()).throttled(throttle)
     asking = nullcontext(usual())
     found = find(os.fspath(model), options.codec, options.engine, offline=offline, progress=asking)
     return make(found, where, options)

@@ -248,7 +248,7 @@ def _distinct(priced: Priced, options: Options) -> Distinct | None:
 
 
 def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, context: int) -> tuple[str, ...]:
-    notes = [*model.notes]
+    notes = [*model.notes, *place.throttle.said(place.sold or place.machine)]
     if context > model.graph.context:
         notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
     if options.speculation and options.speculation.draft and place.engine(options) == "memfirst":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from memfirst.errors import UnsupportedError
+from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Step
 from memfirst.hardware import detect, host
 from memfirst.hardware.detect import HERE
 from memfirst.hardware.machines import Machine, find_machine
 from memfirst.hardware.spelling import counted
+from memfirst.hardware.throttled import AS_SOLD, Throttle
 from memfirst.plan.fit import Allocator
 from memfirst.plan.framework import ON_GPU, Framework, framework
 from memfirst.plan.options import Options
@@ -34,14 +35,30 @@ LARGE_MAC = 36 << 30
 class Place:
     """A machine; with `rates`, this one as measured.
 
-    count  devices of this kind, as in 8xh100
-    here   it is this machine
+    count     devices of this kind, as in 8xh100
+    here      it is this machine
+    throttle  below what it is sold with; `machine` is as it is then, `sold` as it is sold
     """
 
     machine: Machine
     rates: Rates | None = None
     count: int = 1
     here: bool = False
+    throttle: Throttle = AS_SOLD
+    sold: Machine | None = None
+
+    def throttled(self, by: Throttle) -> Place:
+        """Below what it is sold with; ConfigError for a machine whose rates were measured: they hold any limit."""
+        if not by:
+            return self
+        if self.rates:
+            raise ConfigError("limits of this machine, whose rates memfirst machine has measured", "one of --on")
+        return replace(self, machine=by.of(self.machine), throttle=by, sold=self.machine)
+
+    @property
+    def source(self) -> str:
+        """Of its bandwidth."""
+        return "--bandwidth" if self.throttle.bandwidth else self.machine.source
 
     def engine(self, options: Options) -> str:
         """Whose speed and memory is asked for."""

@@ -6,6 +6,7 @@ when something is drawn; what is drawn is computed apart, as plain data.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -105,11 +106,11 @@ def _binds(plan: Plan, batch: int, context: int) -> str:
     return make(plan.subject, plan.place, options).binding
 
 
-def draw(plan: Plan, path: Path) -> None:
-    """Write the pictures. UnsupportedError for another format, or without matplotlib."""
+def draw(plans: Sequence[Plan], path: Path) -> None:
+    """Write the pictures of one plan, or bars of several. UnsupportedError for other formats, or without matplotlib."""
     if path.suffix.lower() not in FORMATS:
         raise UnsupportedError(f"a picture as {path.name!r}", f"a name that ends in {', '.join(FORMATS)}")
-    drawn = figure(plan)
+    drawn = figure(plans[0]) if len(plans) == 1 else compared(plans)
     try:
         drawn.savefig(path, dpi=110)
     except OSError as error:
@@ -118,18 +119,53 @@ def draw(plan: Plan, path: Path) -> None:
 
 def figure(plan: Plan) -> Any:
     """The three pictures side by side, as matplotlib's Figure."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnsupportedError("drawing needs matplotlib", do='pip install "memfirst[plot]"') from error
-    drawn = Figure(figsize=(17, 6.2), layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = _empty(17, 6.2)
     axes = drawn.subplots(1, 3)
     _roofline(axes[0], plan)
     _growth(axes[1], plan)
     _map(axes[2], plan)
     drawn.suptitle(_title(plan))
+    return drawn
+
+
+def _empty(wide: float, high: float) -> Any:
+    """A Figure of so many inches."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UnsupportedError("drawing needs matplotlib", do='pip install "memfirst[plot]"') from error
+    drawn = Figure(figsize=(wide, high), layout="constrained")
+    FigureCanvasAgg(drawn)
+    return drawn
+
+
+def compared(plans: Sequence[Plan]) -> Any:
+    """Bars of each plan's speed, with the 80 % interval, and of what it holds beside what there is."""
+    drawn = _empty(13, 1.8 + 0.5 * len(plans))
+    speed, memory = drawn.subplots(1, 2)
+    at = range(len(plans))
+    rates = [p.rate or 0.0 for p in plans]
+    ends = [(p.decode.slowest or 0.0, p.decode.fastest or 0.0) if p.decode and p.rate else (0.0, 0.0) for p in plans]
+    reach = [[r - low for r, (low, _) in zip(rates, ends, strict=True)]]
+    reach.append([high - r for r, (_, high) in zip(rates, ends, strict=True)])
+    speed.barh(at, rates, xerr=reach, color="0.7", edgecolor="black", capsize=4)
+    speed.set(xlabel="tokens/s, and the interval that holds 80 % (no bar: no speed)")
+    needs, left = [p.memory.needs for p in plans], [0.0] * len(plans)
+    kept = [n.kv_allocated + n.state_allocated for n in needs]
+    rest = [n.buffers.nbytes + n.overhead.nbytes for n in needs]
+    for label, values, grey in (("weights", [n.weights for n in needs], "0.55"), ("KV and state", kept, "0.75"),
+                                ("buffers and overhead", rest, "0.92")):  # fmt: skip
+        sizes = [v / 2**30 for v in values]
+        memory.barh(at, sizes, left=left, color=grey, edgecolor="black", label=label)
+        left = [a + b for a, b in zip(left, sizes, strict=True)]
+    memory.set(xlabel="GiB held on the fullest device")
+    names = [f"{p.subject.name} {p.subject.codec.upper()}\n{p.place.machine.name}, {p.engine}" for p in plans]
+    speed.set_yticks(list(at), names)
+    memory.set_yticks(list(at), ["fits" if p.fits else "does not fit" if p.fits is False else "?" for p in plans])
+    for axes in (speed, memory):
+        axes.invert_yaxis()
+    memory.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=3, fontsize="small", frameon=False)
     return drawn
 
 

@@ -128,14 +128,14 @@ def test_files(tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
     plan = make(subject("llama-3.2:1b"), place("rtx-4090"), Options())
     path = tmp_path / f"picture{suffix}"
-    plots.draw(plan, path)
+    plots.draw([plan], path)
     assert path.read_bytes()[:4] in (b"\x89PNG", b"<?xm", b"%PDF")
 
 
 def test_other_formats_and_folders_are_refused(tmp_path: Path) -> None:
     plan = make(subject("llama-3.2:1b"), place("rtx-4090"), Options())
     with pytest.raises(UnsupportedError, match=r"\.png, \.svg, \.pdf"):
-        plots.draw(plan, tmp_path / "picture.bmp")
+        plots.draw([plan], tmp_path / "picture.bmp")
     pytest.importorskip("matplotlib")
     with pytest.raises(Exception, match="cannot write"):
-        plots.draw(plan, tmp_path / "no folder" / "picture.png")
+        plots.draw([plan], tmp_path / "no folder" / "picture.png")

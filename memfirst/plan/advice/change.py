@@ -109,6 +109,8 @@ def _chosen(plan: Plan, options: Options) -> list[str]:
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine")]
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "threads")]
     pairs.append(("parallel", options.parallel if options.devices > 1 else "", plan.framework.parallel))
+    limits = plan.place.throttle
+    pairs += [("bandwidth", limits.bandwidth / 1e9, 0.0), ("power-cap", limits.power, 0.0)]
     pairs += [("host", host(options), ""), ("memory", options.memory, 0), ("disk", options.disk / 1e9, 0.0)]
     return [
         word
