@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from memfirst.graph import DISK, Graph, Step
 from memfirst.graph.traffic import (
+    DRAFT,
     EMBEDDING,
     EXPERTS,
     FROM_DISK,
@@ -24,7 +25,7 @@ from memfirst.graph.traffic import (
 from memfirst.lower.program import Program
 
 _COLOURS = {WEIGHTS: "#4e79a7", HEAD: "#f28e2b", EXPERTS: "#59a14f", KV_READ: "#e15759", STATE_READ: "#b07aa1",
-            EMBEDDING: "#9c755f"}  # fmt: skip
+            EMBEDDING: "#9c755f", DRAFT: "#edc948"}  # fmt: skip
 _BAR = "display:flex;height:1em;width:100%;max-width:40em"
 _SEGMENT = '<div title="{0} {1:.1f} %" style="width:{1:.2f}%;background:{2}"></div>'
 _ROW = (
@@ -122,6 +123,16 @@ def share(graph: Graph, ledger: Ledger, step: Step, index: int) -> Ledger:
 
     parts = (Entry(e.op, e.purpose, _part(e.amount, weights(e), index)) for e in ledger.entries)
     return Ledger(tuple(e for e in parts if e.amount.high), sequences[index].new)
+
+
+def with_drafts(ledger: Ledger, drafts: Iterable[Ledger]) -> Ledger:
+    """The ledger of a step and of the draft model's steps before it; what these streamed has one purpose, `DRAFT`."""
+    sums: dict[tuple[str, str], Amount] = {}
+    for entry in (entry for draft in drafts for entry in draft.entries):
+        key = f"draft.{entry.op}", DRAFT if entry.purpose in STREAMED else entry.purpose
+        sums[key] = sums.get(key, NOTHING) + entry.amount
+    more = tuple(Entry(op, purpose, amount) for (op, purpose), amount in sums.items())
+    return replace(ledger, entries=ledger.entries + more) if more else ledger
 
 
 def _part(amount: Amount, weights: list[int], index: int) -> Amount:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.cli import load, streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Memory, Offline, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Threads
 from memfirst.progress import Progress
 
 MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -84,6 +84,7 @@ def bench(
     trace: Trace = None,
     explain: Explain = None,
     text: Text = None,
+    draft: Draft = None,
     serve: load.Serve = None,
     clients: load.Clients = "1,4,8,16",
     rate: load.Rate = "",
@@ -107,7 +108,7 @@ def bench(
     if serve is not None:
         alone = {
             "--synthetic": synthetic, "--layers": layers, "--write": write, "--llama-bench": llama_bench,
-            "--profile": profile, "--trace": trace, "--explain": explain, "--text": text,
+            "--profile": profile, "--trace": trace, "--explain": explain, "--text": text, "--draft": draft,
         }  # fmt: skip
         if given := [name for name, value in alone.items() if value]:
             raise typer.BadParameter(f"--serve measures a server, {given[0]} a model by itself: give one of them")
@@ -130,9 +131,9 @@ def bench(
     if explain is not None:
         _explained(model or "", explain, offline, as_json)
         return
-    if text is not None:
+    if text is not None or draft is not None:
         how = {"threads": threads, "generate": generate, "ctx": ctx, "kv": kv}
-        _of_text(model or "", text, offline, as_json, how)
+        _of_text(model or "", text, draft, offline, as_json, how)
         return
     from memfirst.cli.display import print_json, progress
 
@@ -156,11 +157,15 @@ def bench(
         _write_page(measured)
 
 
-def _of_text(model: str, file: Path, offline: bool, as_json: bool, how: dict[str, Any]) -> None:
+def _of_text(
+    model: str, file: Path | None, draft: str | None, offline: bool, as_json: bool, how: dict[str, Any]
+) -> None:  # fmt: skip
     """Drafts on a text, instead of the page."""
     from memfirst.cli.display import print_json, progress
     from memfirst.errors import MemfirstError
 
+    if file is None:
+        raise typer.BadParameter("--draft proposes tokens of a text: give one with --text FILE")
     if not model:
         raise typer.BadParameter("--text needs a MODEL with a tokenizer")
     try:
@@ -169,7 +174,8 @@ def _of_text(model: str, file: Path, offline: bool, as_json: bool, how: dict[str
         raise MemfirstError(f"{file} cannot be read as UTF-8 text: {error}") from error
     measure: Any = import_module("memfirst.measure.drafts")
     with progress(quiet=as_json) as report:
-        found = measure.measure(_resolved(model, offline, report), text, progress=report, **how)
+        small = _resolved(draft, offline, report) if draft else None
+        found = measure.measure(_resolved(model, offline, report), text, draft=small, progress=report, **how)
     if as_json:
         print_json(found.report())
     else:

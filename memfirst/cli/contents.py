@@ -19,7 +19,7 @@ from memfirst.lower import cpu
 from memfirst.lower.program import Program
 from memfirst.models import build
 from memfirst.models.unknown import unknown
-from memfirst.runtime.model import DEFAULT_CONTEXT
+from memfirst.runtime.arguments import DEFAULT_CONTEXT
 
 NOT_KNOWN: Mapping[str, Any] = {"bytes_per_token": {}, "bytes_per_token_of_context": None}
 

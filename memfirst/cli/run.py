@@ -13,7 +13,7 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Json, Kv, Memory, Offline, Quiet, Speculate, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Quiet, Speculate, Threads
 from memfirst.cli.wrap import Wrapper
 
 FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
@@ -119,6 +119,7 @@ def run(
     memory: Memory = None,
     backend: Backend = "cpu",
     speculate: Speculate = "auto",
+    draft: Draft = None,
     schema: Schema = None,
     grammar: Grammar = None,
     regex: Regex = None,
@@ -155,7 +156,7 @@ def run(
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw, followed(schema, grammar, regex))
     with engine.loaded(
         model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet,
-        speculate=speculate, memory=memory,
+        speculate=speculate, memory=memory, draft=draft,
     ) as loaded:  # fmt: skip
         if not (as_json or quiet):
             engine.say_notes(loaded)

@@ -12,7 +12,7 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Kv, Memory, Offline, Speculate, Threads, memory_bytes
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Kv, Memory, Offline, Speculate, Threads, memory_bytes
 from memfirst.errors import ConfigError, UnsupportedError
 
 
@@ -102,6 +102,7 @@ def serve(
     ctx: Ctx = None,
     kv: Kv = "f16",
     speculate: Speculate = "auto",
+    draft: Draft = None,
     max_sequences: Sequences = None,
     kv_memory: KvMemory = None,
     spill: Spill = None,
@@ -138,6 +139,7 @@ def serve(
     with progress(notes=True) as report:
         listening = listen(host, port)
         path = os.path.abspath(engine.path_of(model, offline, report))
+        small = os.path.abspath(engine.path_of(draft, offline, report)) if draft else None
         names = tuple(name or (model if not os.path.exists(model) else Path(model).stem,))
         settings = Settings(
             names[0], (*names[1:], "default"), keys, tuple(allow_host or ()), tuple(allow_origin or ()), max_queue,
@@ -146,7 +148,7 @@ def serve(
         report.note(f"loading {names[0]}; until it is ready /health says 503")
         loading = Loading(
             path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto", speculate,
-            "auto" if spill is None else spill, keep_kv, memory,
+            "auto" if spill is None else spill, keep_kv, memory, small,
         )  # fmt: skip
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))

@@ -15,10 +15,12 @@ WEIGHTS, EMBEDDING, HEAD, EXPERTS = "weights", "embedding", "head", "experts"
 KV_READ, KV_WRITE = "kv_read", "kv_write"
 STATE_READ, STATE_WRITE = "state_read", "state_write"
 COLLECTIVE, ACTIVATIONS = "collective", "activations"
+DRAFT = "draft"
+"""All that a draft model reads from memory for a step, whatever for."""
 FROM_DISK = "disk"
 """Bytes that a step brings from a file to memory, where they are read under their own purpose."""
 
-STREAMED = (WEIGHTS, EMBEDDING, HEAD, EXPERTS, KV_READ, STATE_READ)
+STREAMED = (WEIGHTS, EMBEDDING, HEAD, EXPERTS, KV_READ, STATE_READ, DRAFT)
 """Purposes whose bytes must come from memory for a token: what is divided by bandwidth."""
 
 

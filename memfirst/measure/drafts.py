@@ -54,6 +54,7 @@ class DraftsMeasured:
     plain, fast     tokens a second without and with drafts; ratio: the median of both by turns
     steps, drafted, kept  of the answer with drafts, in the last round
     plain_bytes, fast_bytes  streamed bytes a token, as counted
+    draft_steps  of a draft model, in the same
     """
 
     model: str
@@ -68,6 +69,7 @@ class DraftsMeasured:
     kept: int
     plain_bytes: float
     fast_bytes: float
+    draft_steps: int = 0
 
     def report(self) -> dict[str, Any]:
         """For JSON."""
@@ -76,7 +78,8 @@ class DraftsMeasured:
     def page(self) -> str:
         """A line for each, and what drafts gave."""
         fewer = f", {self.plain_bytes / self.fast_bytes:.2f} times fewer" if self.fast_bytes else ""
-        kept = f"{self.steps} steps, {self.kept} of {self.drafted} drafts kept"
+        model = f", {self.draft_steps} of the draft model" if self.draft_steps else ""
+        kept = f"{self.steps} steps{model}, {self.kept} of {self.drafted} drafts kept"
         head = f"{Path(self.model).name}, {self.threads} threads: {self.answer} tokens after {self.prompt}"
         rows = [
             f"{name:5} {speed:7.1f} tok/s {each / 1e6:8.1f} MB a token"
@@ -93,16 +96,18 @@ def measure(
     generate: int = 256,
     ctx: int | None = None,
     kv: str = "f16",
+    draft: str | os.PathLike[str] | Checkpoint | None = None,
     progress: Progress | None = None,
 ) -> DraftsMeasured:
     """Decode up to `generate` tokens of the text's second half after its first; ConfigError for a text too short.
 
     Args:
         source: As for `load`.
+        draft: As for `load`.
         text: Of a kind that the model will be asked to write: an answer with the prompt that it is for.
     """
     progress = progress or Silent()
-    with load(source, threads=threads, ctx=ctx, kv=kv, progress=progress) as model:
+    with load(source, threads=threads, ctx=ctx, kv=kv, draft=draft, progress=progress) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
             raise ConfigError("nothing to measure", "the cpu backend")
@@ -113,6 +118,8 @@ def measure(
         prompt, answer = ids[:half], ids[half : half + generate]
         progress.note("compiling what is left of the kernels for small steps")
         backend.finish_compiling()
+        if model.engine.speculation.model is not None:
+            model.engine.speculation.model.backend.finish_compiling()
         runs: list[tuple[float, float]] = []
         for i in range(ROUNDS):
             (plain, before), (fast, after) = (_answer(model, prompt, answer, on) for on in (False, True))
@@ -125,6 +132,7 @@ def measure(
             model.checkpoint.path or "synthetic", backend.options.threads, len(prompt), len(answer),
             count / plain_s, count / fast_s, median(a / b for a, b in runs), timing.decode_steps, timing.drafted,
             timing.kept, _bytes(model, before), sum(drafts.per_token.values()) if drafts else _bytes(model, after),
+            timing.draft_steps,
         )  # fmt: skip
 
 

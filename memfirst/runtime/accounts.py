@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Graph, KVCache, Step
-from memfirst.graph.traffic import HEAD, KV_READ, KV_WRITE, STATE_READ, STATE_WRITE
+from memfirst.graph.traffic import DRAFT, HEAD, KV_READ, KV_WRITE, STATE_READ, STATE_WRITE
 from memfirst.runtime.request import Request
 
 
@@ -42,6 +42,11 @@ class Accounts:
         self.prompt_tokens += sum(s.new for s in step.sequences if s.new > max(1, len(s.logit_rows)))
         for request, part in zip(requests, self._parts(step, read), strict=True):
             request.bytes.update(part)
+
+    def add_draft(self, request: Request, nbytes: int) -> None:
+        """A draft model read so many bytes for a request."""
+        self.bytes[DRAFT] += nbytes
+        request.bytes[DRAFT] += nbytes
 
     def _parts(self, step: Step, read: dict[str, int]) -> list[dict[str, int]]:
         """Each sequence's part of what was read by purpose."""

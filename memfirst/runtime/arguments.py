@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from memfirst.errors import ConfigError
+from memfirst.hardware import host
 from memfirst.runtime.sampling import SamplingParams
+
+DEFAULT_CONTEXT = 8192
+"""Positions that are provided for unless asked otherwise (or what the model was trained for, if less)."""
+
+THREADS_PER_CORE, LEAST_THREADS = 4, 64
+"""More threads than this are refused as a mistake."""
 
 
 def sampling_params(params: SamplingParams | None, given: Mapping[str, Any]) -> SamplingParams:
@@ -63,3 +71,23 @@ def _message(message: object) -> Mapping[str, Any]:
         if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
             raise ConfigError(f"a part of content {part!r:.80}", 'one of text, like {"type": "text", "text": "…"}')
     return message
+
+
+def check_context(asked: int | None, trained: int) -> int:
+    """Positions to provide for; ConfigError for more than the model was trained for: what it says there is noise."""
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int)):
+        raise ConfigError(f"a context of {asked!r} tokens", f"a whole number from 1 to {trained}")
+    if asked is not None and not 0 < asked <= trained:
+        raise ConfigError(f"a context of {asked} tokens", f"1 to {trained}, which the model was trained for")
+    return asked or min(trained, DEFAULT_CONTEXT)
+
+
+def check_threads(asked: int | None) -> int:
+    """Worker threads; ConfigError for numbers that could only wait for each other."""
+    most = max(LEAST_THREADS, THREADS_PER_CORE * (os.cpu_count() or 1))
+    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int)):
+        raise ConfigError(f"{asked!r} threads", f"a whole number from 1 to {most}")
+    if asked is not None and not 0 < asked <= most:
+        expected, do = f"1 to {most} on this machine", "leave {} out: one a core is best"
+        raise ConfigError(f"{asked} threads", expected, do.format("threads"), do.format("--threads"))
+    return asked or host.default_threads()

@@ -26,7 +26,8 @@ from memfirst.runtime.kv_memory import SequenceState
 from memfirst.runtime.logprobs import logprobs
 from memfirst.runtime.request import Counted, Origin, Request, Token
 from memfirst.runtime.scheduler import Scheduler, Work
-from memfirst.runtime.speculation import Speculation, alike, forget
+from memfirst.runtime.speculation import Speculation, forget
+from memfirst.speculate.account import alike
 
 ARRAYS = 64
 """Arrays of logits whose rows are known: a backend gives the same few again and again, two for each number of rows."""
@@ -139,6 +140,11 @@ class Engine:
         with self._turn(closed=True):
             return self.backend.predicted(step)
 
+    def ledgers(self, origin: Origin) -> tuple[Ledger, Ledger]:
+        """What a step moved for one of its sequences, predicted and recorded."""
+        with self._turn(closed=True):
+            return origin.predicted, origin.recorded
+
     def close(self) -> None:
         """End all requests with an error, then the backend. A second call does nothing."""
         with self._turn(closed=True):
@@ -150,6 +156,8 @@ class Engine:
                 request.error = _closed()
                 self.scheduler.remove(request)
             self.scheduler.memory.close()
+            if self.speculation.model is not None:
+                self.speculation.model.close()
             self.backend.close()
 
     # --- one step
@@ -177,6 +185,7 @@ class Engine:
             stepped = True
             self._steps += 1
             after = time.perf_counter()
+            self._take_drafts(work)
             self._record(work, step, result)
             self.speculation.learn(work, after - before)
             end = time.perf_counter()
@@ -211,22 +220,37 @@ class Engine:
             decoding = request.generated > 0
             self.scheduler.commit(w)
             if w.last:
-                self._choose_rows(w, rows[at : at + 1 + len(w.draft)], step, index, result)
+                origin = Origin(step, index, self.backend, result, w.drafts)
+                self._choose_rows(w, rows[at : at + 1 + len(w.draft)], origin)
                 at += 1 + len(w.draft)
                 if decoding:
-                    request.last_step = step, index, result
+                    request.last_step = origin
                     self._counted(request, step, result)
                     request.timing.add_disk(result.disk)
                 if request.done:
                     self.scheduler.remove(request)
             w.done = True
 
-    def _choose_rows(self, w: Work, rows: list[F32], step: Step, index: int, result: StepResult) -> None:
+    def _take_drafts(self, work: list[Work]) -> None:
+        """What a draft model read for this step's requests."""
+        model = self.speculation.model
+        at = {w.request.number: w for w in work}
+        for step in model.taken() if model is not None else ():
+            for origin, request, nbytes in zip(step.origins, step.requests, step.parts, strict=True):
+                if self.accounts is not None:
+                    self.accounts.add_draft(request, nbytes)
+                if request.number in at:
+                    at[request.number].drafts += (origin,)
+                if request.generated:
+                    request.timing.draft_steps += 1
+                    request.timing.draft_bytes += nbytes
+
+    def _choose_rows(self, w: Work, rows: list[F32], origin: Origin) -> None:
         """The token after the last certain one; then, as long as drafted ones are what came, those after them."""
         request, start = w.request, w.past + w.new
         came: list[int] = []
         while len(came) == w.kept and not request.done:
-            self._choose(request, rows[len(came)], step, index, result)
+            self._choose(request, rows[len(came)], origin)
             came = request.ids[start:]
             w.kept = alike(came, w.draft)
         if w.kept:
@@ -239,7 +263,7 @@ class Engine:
         shared = had.shared or len(step.sequences) > 1
         request.counted = Counted(had.before, had.first, after, self._steps, shared)
 
-    def _choose(self, request: Request, row: F32, step: Step, index: int, result: StepResult) -> None:
+    def _choose(self, request: Request, row: F32, origin: Origin) -> None:
         """The token that a step's logits give, and those behind it that a grammar leaves no choice of."""
         try:
             id = request.choose(row)
@@ -247,7 +271,7 @@ class Engine:
             named = () if wanted is None else logprobs(row, id, wanted, request.tokenizer)
             text = request.accept(id)
             if text is not None:
-                request.give(Token(text, id, Origin(step, index, self.backend, result), named))
+                request.give(Token(text, id, origin, named))
             while (forced := request.forced()) is not None:
                 request.timing.forced += 1
                 text = request.accept(forced)

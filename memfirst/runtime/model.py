@@ -17,11 +17,19 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.hardware import host
-from memfirst.ledger import Ledger, Memory, distinct_experts, share
+from memfirst.ledger import Ledger, Memory, distinct_experts
 from memfirst.lower.cpu import Lowering
 from memfirst.models import build
 from memfirst.progress import Progress, Silent, usual
-from memfirst.runtime.arguments import check_max_tokens, check_messages, check_stops, is_list, sampling_params
+from memfirst.runtime.arguments import (
+    check_context,
+    check_max_tokens,
+    check_messages,
+    check_stops,
+    check_threads,
+    is_list,
+    sampling_params,
+)
 from memfirst.runtime.conversation import Conversation
 from memfirst.runtime.engine import Engine
 from memfirst.runtime.generation import Generation, Start
@@ -38,15 +46,10 @@ from memfirst.text import Tokenizer
 from memfirst.transform.recode import parse_kv, with_kv
 
 if TYPE_CHECKING:
+    from memfirst.runtime.draft import Opened
     from memfirst.text.chat import ChatTemplate
 
 Messages = Sequence[Mapping[str, Any]]
-
-DEFAULT_CONTEXT = 8192
-"""Positions that are provided for unless asked otherwise (or what the model was trained for, if less)."""
-
-THREADS_PER_CORE, LEAST_THREADS = 4, 64
-"""More threads than this are refused as a mistake."""
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -120,7 +123,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Rebuilt from the model's own metadata."""
-        made = tokenizer_of(self.checkpoint)
+        made = Tokenizer.of(self.checkpoint)
         self.stages.done("tokenizer")
         return made
 
@@ -317,11 +320,8 @@ class Model:
         request, graph = generation.request, self.graph
         ledger = recorded = experts = None
         if request.last_step is not None:
-            step, index, result = request.last_step
-            step = observed(self.backend, step, result)
-            ledger = share(graph, self.engine.predicted(step), step, index)
-            recorded = share(graph, self.backend.recorded(step, result), step, index)
-            experts = distinct_experts(graph, step)
+            ledger, recorded = self.engine.ledgers(request.last_step)
+            experts = distinct_experts(graph, observed(self.backend, request.last_step.step, request.last_step.result))
         caches = [c for c in graph.caches if isinstance(c, KVCache)]
         return Report(
             generation, ledger, recorded, self.memory([request.cached]),
@@ -341,13 +341,6 @@ class Model:
         return DiskUse(timing.disk_bytes / timing.decode_steps, self.backend.disk_bandwidth, found)
 
 
-def tokenizer_of(checkpoint: Checkpoint) -> Tokenizer:
-    """A model's tokenizer, from its own file or folder; TokenizerError where that cannot be made."""
-    if checkpoint.kind == "gguf":
-        return Tokenizer.from_gguf(checkpoint.metadata)
-    return Tokenizer.from_file(Path(checkpoint.path) / "tokenizer.json")
-
-
 def load(
     model: str | os.PathLike[str] | Checkpoint,
     *,
@@ -362,6 +355,7 @@ def load(
     spill: int | Literal["auto"] | None = None,
     keep_kv: bool = False,
     memory: Limit | None = None,
+    draft: str | os.PathLike[str] | Checkpoint | None = None,
 ) -> Model:
     """Load a model to run it.
 
@@ -385,6 +379,8 @@ def load(
         memory: Bytes that the process may take, "auto": most of what is free. Weights that do not fit stay in the
             file, and each step reads them from there: the same answers, at the disk's speed. Default: a model that
             does not fit is refused.
+        draft: A model of the same vocabulary, named as `model` is, that proposes tokens where the text suggests none.
+            Exact; it pays if the model reads eight times as much a token, and is left alone where it does not.
 
     Returns:
         The model, ready to generate.
@@ -405,9 +401,16 @@ def load(
     workers = check_threads(threads)
     most = check_sequences(sequences) or sequences_of(graph)
     sharing = sharing_of(graph, context, most, kv_memory)
-    made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages, check_limit(memory))
+    words = small = None
+    if draft is not None:
+        from memfirst.runtime.draft import opened
+
+        small, words = opened(_open(draft, report), checkpoint, graph, context, (most, workers), backend, speculate)
+    made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages, check_limit(memory), small)
     loaded = Model(checkpoint, made.graph, made, context, stages)
     loaded.speculate = speculate
+    if small is not None and words is not None:
+        loaded.tokenizer, loaded.engine.speculation.model = words, small.load(made, report)
     if spill or keep_kv:
         from memfirst.runtime.kept import open_page_file  # what most starts do not need
 
@@ -447,7 +450,7 @@ def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -> Che
 
 def _backend(
     name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, sharing: Sharing, progress: Progress,
-    stages: Stages, limit: Limit | None,
+    stages: Stages, limit: Limit | None, draft: Opened | None = None,
 ) -> Any:  # fmt: skip
     if limit is not None and name != "cpu":
         raise ConfigError(f"a limit on memory with the {name} backend", "the cpu backend")
@@ -461,33 +464,14 @@ def _backend(
     if host.visible_gpu():
         progress.note("a GPU is visible; it is not used yet")
     lowering = Lowering(graph, context)
+    beside = 0 if draft is None else draft.need.total
     if limit is not None:
-        lowering = within(lowering, checkpoint, sharing, threads, limit)
-    offer = partial(from_disk, lowering, checkpoint, sharing, threads) if limit is None else lambda: None
-    check_memory(needed(lowering, sharing, threads), context, offer)
+        lowering = within(lowering, checkpoint, sharing, threads, limit, beside)
+    offer = partial(from_disk, lowering, checkpoint, sharing, threads, beside) if limit is None else lambda: None
+    check_memory(needed(lowering, sharing, threads), context, offer, beside)
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 
     options = CpuOptions(
         threads, context, sharing.sequences, drafts=True, given=sharing.blocks, snapshots=sharing.snapshots
     )
     return CpuBackend(lowering.graph, checkpoint, options, lowering, progress, stages.done)
-
-
-def check_context(asked: int | None, trained: int) -> int:
-    """Positions to provide for; ConfigError for more than the model was trained for: what it says there is noise."""
-    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int)):
-        raise ConfigError(f"a context of {asked!r} tokens", f"a whole number from 1 to {trained}")
-    if asked is not None and not 0 < asked <= trained:
-        raise ConfigError(f"a context of {asked} tokens", f"1 to {trained}, which the model was trained for")
-    return asked or min(trained, DEFAULT_CONTEXT)
-
-
-def check_threads(asked: int | None) -> int:
-    """Worker threads; ConfigError for numbers that could only wait for each other."""
-    most = max(LEAST_THREADS, THREADS_PER_CORE * (os.cpu_count() or 1))
-    if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int)):
-        raise ConfigError(f"{asked!r} threads", f"a whole number from 1 to {most}")
-    if asked is not None and not 0 < asked <= most:
-        expected, do = f"1 to {most} on this machine", "leave {} out: one a core is best"
-        raise ConfigError(f"{asked} threads", expected, do.format("threads"), do.format("--threads"))
-    return asked or host.default_threads()

@@ -30,8 +30,12 @@ def check_limit(memory: Limit | None) -> Limit | None:
     return memory
 
 
-def within(lowering: Lowering, checkpoint: Checkpoint, sharing: Sharing, threads: int, limit: Limit) -> Lowering:
+def within(
+    lowering: Lowering, checkpoint: Checkpoint, sharing: Sharing, threads: int, limit: Limit, beside: int = 0
+) -> Lowering:
     """The same model with as many of its weights in memory as fit `limit` with all else that it needs.
+
+    beside  bytes that something else takes
 
     Raises:
         CapacityError: Not even what must be in memory fits.
@@ -39,7 +43,7 @@ def within(lowering: Lowering, checkpoint: Checkpoint, sharing: Sharing, threads
     program = lowering.program(1, threads)
     need = needed(lowering, sharing, threads)
     bytes_ = int(host.available_memory() * (1 - SPARE)) if limit == "auto" else limit
-    beside = need.total - need.weights
+    beside += need.total - need.weights
     found = place(lowering, bytes_ - beside, unreadable(program, checkpoint))
     if found.missing:
         raise CapacityError(
@@ -61,17 +65,21 @@ def needed(lowering: Lowering, sharing: Sharing, threads: int) -> Memory:
     return replace(need, kv_allocated=states + sharing.nbytes(graph))
 
 
-def check_memory(need: Memory, context: int, offer: Callable[[], str | None] = lambda: None) -> None:
+def check_memory(
+    need: Memory, context: int, offer: Callable[[], str | None] = lambda: None, draft: int = 0
+) -> None:  # fmt: skip
     """CapacityError for a model that the machine (or the control group) cannot hold, before it is read.
 
     offer  says what reading the rest from disk would give; asked only where the model is refused
+    draft  bytes of a draft model besides
     """
     free = host.available_memory()
-    if need.total > free:
+    if need.total + draft > free:
         disk = offer()
+        beside = f", a draft model {draft / 1e9:.2f}" if draft else ""
         raise CapacityError(
-            f"{need.total / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
-            f" tokens {need.kv_allocated / 1e9:.2f})",
+            f"{(need.total + draft) / 1e9:.1f} GB are needed (weights {need.weights / 1e9:.2f}, KV of {context}"
+            f" tokens {need.kv_allocated / 1e9:.2f}{beside})",
             f"at most the {free / 1e9:.1f} GB that are free",
             "choose a smaller codec or a smaller ctx" + (f', or memory="auto": {disk}' if disk else ""),
             "choose a smaller codec, a shorter context with --ctx"
@@ -79,13 +87,15 @@ def check_memory(need: Memory, context: int, offer: Callable[[], str | None] = l
         )
 
 
-def from_disk(lowering: Lowering, checkpoint: Checkpoint, sharing: Sharing, threads: int) -> str | None:
+def from_disk(
+    lowering: Lowering, checkpoint: Checkpoint, sharing: Sharing, threads: int, beside: int = 0
+) -> str | None:  # fmt: skip
     """What `memory="auto"` would give here: bytes that a token reads from disk, and its speed as `plan` predicts it.
 
     None where not even what must be in memory fits.
     """
     try:
-        found = within(lowering, checkpoint, sharing, threads, "auto")
+        found = within(lowering, checkpoint, sharing, threads, "auto", beside)
     except CapacityError:
         return None
     from memfirst.hardware.disk import file_rate  # a model that fits does without all this

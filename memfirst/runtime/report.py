@@ -9,13 +9,14 @@ from typing import Any
 
 from memfirst.backends.base import Backend
 from memfirst.graph import decode
-from memfirst.graph.traffic import EXPERTS, HEAD, KV_READ, STATE_READ, STREAMED, WEIGHTS
+from memfirst.graph.traffic import DRAFT, EXPERTS, HEAD, KV_READ, STATE_READ, STREAMED, WEIGHTS
 from memfirst.hardware.memory_modules import memory_peak
 from memfirst.ledger import Distinct, Ledger, Memory
 from memfirst.runtime.generation import Generation
 from memfirst.runtime.request import Request
 
-_NAMES = {WEIGHTS: "weights", EXPERTS: "experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state"}
+_NAMES = {WEIGHTS: "weights", EXPERTS: "experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state",
+          DRAFT: "draft"}  # fmt: skip
 
 
 def rate(count: float, seconds: float) -> float:
@@ -30,6 +31,7 @@ class Drafts:
     steps    steps that it took; drafted, kept: tokens checked besides, and how many of them the answer has
     bytes    that kernels counted in all of its steps, by purpose; empty where steps were shared with others
     alone    streamed bytes of a step of one token, in the middle of the answer
+    model_steps  of a draft model
     """
 
     steps: int
@@ -37,6 +39,7 @@ class Drafts:
     kept: int
     bytes: dict[str, int]
     alone: float
+    model_steps: int = 0
 
     @property
     def tokens(self) -> int:
@@ -66,11 +69,14 @@ def drafts_of(request: Request, backend: Backend, context: int) -> Drafts | None
     if not timing.drafted or counted is None or request.last_step is None:
         return None
     alone = not counted.shared and counted.steps == timing.decode_steps
-    moved = replace(request.last_step[2], counts=(counted.before, counted.after))
+    moved = replace(request.last_step.result, counts=(counted.before, counted.after))
+    read = backend.by_purpose(moved) if alone else {}
+    if timing.draft_bytes and alone:
+        read[DRAFT] = timing.draft_bytes
     middle = min(context - 1, len(request.prompt) + timing.decoded // 2)
     one = backend.predicted(decode(middle)).streamed.mean
     return Drafts(
-        timing.decode_steps, timing.drafted, timing.kept, backend.by_purpose(moved) if alone else {}, one
+        timing.decode_steps, timing.drafted, timing.kept, read, one, timing.draft_steps
     )  # fmt: skip
 
 

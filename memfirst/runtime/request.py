@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from memfirst.backends.base import Backend, FromDisk, StepResult, observed
 from memfirst.codecs.base import F32
 from memfirst.graph import Step
-from memfirst.ledger import Ledger, share
+from memfirst.ledger import Ledger, share, with_drafts
 from memfirst.runtime.allowed import Allowed
 from memfirst.runtime.grammar import Constraint
 from memfirst.runtime.kv_memory import SequenceState
@@ -31,12 +31,27 @@ MOST_AHEAD = 8
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The step that gave a token: its sequence there, the backend, and what the step gave."""
+    """The step that gave a token: its sequence there, the backend, and what the step gave; and the steps of a draft
+    model since the one before."""
 
     step: Step
     index: int
     backend: Backend
     result: StepResult
+    drafts: tuple[Origin, ...] = ()
+
+    @property
+    def predicted(self) -> Ledger:
+        """The sequence's share of the price, once it is known what was left to chance."""
+        step = observed(self.backend, self.step, self.result)
+        own = share(self.backend.graph, self.backend.predicted(step), step, self.index)
+        return with_drafts(own, (draft.predicted for draft in self.drafts))
+
+    @property
+    def recorded(self) -> Ledger:
+        """Its share of what the kernels counted."""
+        own = share(self.backend.graph, self.backend.recorded(self.step, self.result), self.step, self.index)
+        return with_drafts(own, (draft.recorded for draft in self.drafts))
 
 
 class Token:
@@ -82,19 +97,12 @@ class Token:
         """Where its step's bytes go, from the program and the recorded routing; of a step for several sequences this
         one's share: its own KV cache and state, and its part of what is read once for all. The shares sum to the step,
         as integers. Nothing for a token without a step of its own."""
-        if self._origin is None:
-            return Ledger((), 0)
-        of = self._origin
-        step = observed(of.backend, of.step, of.result)
-        return share(of.backend.graph, of.backend.predicted(step), step, of.index)
+        return self._origin.predicted if self._origin else Ledger((), 0)
 
     @property
     def recorded(self) -> Ledger:
         """Where they went, counted by the kernels that ran; shared as `predicted`. Empty where nothing is counted."""
-        if self._origin is None:
-            return Ledger((), 0)
-        of = self._origin
-        return share(of.backend.graph, of.backend.recorded(of.step, of.result), of.step, of.index)
+        return self._origin.recorded if self._origin else Ledger((), 0)
 
 
 @dataclass
@@ -106,6 +114,7 @@ class Timing:
     decode_s   of its steps after that, sampling and text included; steps_s: of these, in the backend
     drafted    tokens that were checked beside those of decode_steps; kept: of these, tokens of the answer
     forced     tokens without a step that ends in their logits, as a grammar left no choice
+    draft_steps, draft_bytes  of a draft model since the first token, and its part of what they read from memory
     """
 
     prompt_tokens: int = 0
@@ -119,6 +128,8 @@ class Timing:
     drafted: int = 0
     kept: int = 0
     forced: int = 0
+    draft_steps: int = 0
+    draft_bytes: int = 0
     disk_bytes: int = 0
     """Read from disk by its steps after the first token, also for others."""
     experts_found: int = 0
@@ -206,8 +217,8 @@ class Request:
     cached: int = 0
     """Positions that it had cached after its last step; `reached`: after any."""
     reached: int = 0
-    last_step: tuple[Step, int, StepResult] | None = None
-    """The last step that decoded a token of it, its index there, and what the step gave."""
+    last_step: Origin | None = None
+    """The last step that decoded a token of it."""
     bytes: Counter[str] = field(default_factory=Counter)
     """Its part of what its steps read, by purpose, where accounts are kept."""
     submitted_at: float = 0.0

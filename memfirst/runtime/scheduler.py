@@ -21,7 +21,7 @@ from memfirst.graph import Sequence as Row
 from memfirst.runtime.kv_memory import KVMemory, SequenceState
 from memfirst.runtime.pace import Pace
 from memfirst.runtime.prefixes import Match
-from memfirst.runtime.request import Request
+from memfirst.runtime.request import Origin, Request
 
 PROMPT_CHUNK = 64
 """Tokens of prompts in a step that also decodes: who is being answered waits for no more than that of another's."""
@@ -48,6 +48,10 @@ class Work:
     """Tokens after these that may come; `match`: what they are taken from, and `kept`: how many did come."""
     match: int = 0
     kept: int = 0
+    each: float = 0.0
+    """What a draft model took for each of them, where t(1) is 1."""
+    drafts: tuple[Origin, ...] = ()
+    """Its steps for this one."""
 
 
 class Scheduler:

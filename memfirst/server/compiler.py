@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from memfirst.errors import BackendError, ConfigError
 from memfirst.formats.open import open_checkpoint
 from memfirst.runtime.grammar import Grammar, Grammars
-from memfirst.runtime.model import tokenizer_of
+from memfirst.text import Tokenizer
 
 COMPILE_SECONDS = 2.0
 START_SECONDS = 60.0
@@ -117,7 +117,7 @@ def main(pipe: Connection, model_path: str) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         checkpoint = open_checkpoint(model_path)
-        tokenizer = tokenizer_of(checkpoint)
+        tokenizer = Tokenizer.of(checkpoint)
         checkpoint.close()
         grammars = Grammars(tokenizer, tokenizer.vocab_size)
         grammars.warm_up()

@@ -16,8 +16,9 @@ from typing import Any, Literal
 
 from memfirst.errors import CapacityError, MemfirstError
 from memfirst.runtime.accounts import Accounts, position_bytes
+from memfirst.runtime.arguments import check_threads
 from memfirst.runtime.grammar import Grammar
-from memfirst.runtime.model import Model, check_threads, load
+from memfirst.runtime.model import Model, load
 from memfirst.runtime.request import Request
 from memfirst.runtime.speculation import AUTO
 from memfirst.server import messages
@@ -52,6 +53,7 @@ class Loading:
     spill: int | Literal["auto"] = "auto"
     keep_kv: bool = False
     memory: int | Literal["auto"] | None = None
+    draft: str | None = None
 
 
 class Reports:
@@ -78,6 +80,7 @@ def main(pipe: Connection, loading: Loading) -> None:
                 loading.model, threads=loading.threads, ctx=loading.ctx, kv=loading.kv, progress=Reports(pipe),
                 sequences=loading.sequences, kv_memory=loading.kv_memory, speculate=loading.speculate,
                 spill=loading.spill, keep_kv=loading.keep_kv, memory=loading.memory,
+                draft=loading.draft,
             )  # fmt: skip
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))
@@ -108,6 +111,8 @@ class Serving:
     def run(self) -> None:
         """Until the pipe says close, and all requests have ended."""
         self._model.backend.warm_up()  # no request waits for a kernel
+        if (draft := self._engine.speculation.model) is not None:
+            draft.backend.warm_up()
         self._measure()
         self._pipe.send_bytes(messages.encoded(messages.LOADED, self._loaded()))
         self._tell(now=True)

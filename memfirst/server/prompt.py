@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 from memfirst.errors import CapacityError, ConfigError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.runtime.grammar import Grammar
-from memfirst.runtime.model import tokenizer_of
 from memfirst.runtime.sampling import SamplingParams
 from memfirst.server.families import Family, family_of
 from memfirst.server.fields import Chat, Message, Sampled
 from memfirst.server.messages import Ask, fields_of
 from memfirst.server.tools import check_tools, described
+from memfirst.text import Tokenizer
 from memfirst.text.chat import ChatTemplate
 
 OFF_LOOP = 10_000
@@ -30,7 +30,7 @@ class Prompts:
     """The model's tokenizer and template."""
 
     def __init__(self, checkpoint: Checkpoint, context: Callable[[], int | None] = lambda: None) -> None:
-        self.tokenizer, self._context = tokenizer_of(checkpoint), context
+        self.tokenizer, self._context = Tokenizer.of(checkpoint), context
 
     @cached_property
     def template(self) -> ChatTemplate:

@@ -18,11 +18,15 @@ LENGTHS = (1, 2, 3, 5, 9, 17)
 PRIOR = (0.25, 0.45, 0.6, 0.8, 0.9, 0.93)
 """The share of drafted tokens accepted there, until it is known better: of one model's answers to twelve prompts."""
 
+MODEL, MODEL_PRIOR = -1, 0.7
+"""What stands for a match where a draft model proposes, and the share of its tokens accepted until it is known."""
+
 WEIGHT, MEMORY = 3.0, 0.98
 """Drafted tokens that the prior counts for, and what is left of a count with each later draft."""
 
-LOSS, GRANT = 0.01, 0.5
-"""What an answer may lose at most: a share of its time, and steps that may be risked before anything was won."""
+LOSS, GRANT, MODEL_GRANT = 0.01, 0.5, 2.0
+"""What an answer may lose at most: a share of its time, and steps that may be risked before anything was won. With a
+draft model a failed first draft costs 0.3 to 0.5: two steps are enough to know its share by."""
 
 WORTH = 1.01
 """A row more must raise tokens per time by this: less is noise."""
@@ -47,6 +51,11 @@ class Costs:
         self._unit = 0.0
         self._count = 0
 
+    @property
+    def unit(self) -> float:
+        """t(1) in seconds; 0 until it was measured."""
+        return self._unit
+
     def of(self, rows: int) -> float:
         """t(rows)."""
         return 1.0 if rows < 2 else 1.0 + self.slope * (rows - FIRST)
@@ -64,18 +73,22 @@ class Costs:
 
 
 class Account:
-    """One answer's: what share of drafts is accepted, and what drafts have won and lost so far."""
+    """One answer's: what share of drafts is accepted, and what drafts have won and lost so far.
 
-    def __init__(self, loss: float = LOSS, grant: float = GRANT) -> None:
+    model  the share of a draft model's tokens, as far as other answers say
+    """
+
+    def __init__(self, loss: float = LOSS, grant: float = GRANT, model: float = MODEL_PRIOR) -> None:
         self._loss, self._grant = loss, grant
-        self._hits = [WEIGHT * share for share in PRIOR]
-        self._misses = [WEIGHT * (1 - share) for share in PRIOR]
+        priors = (*PRIOR, model)  # the last is MODEL's: index -1
+        self._hits = [WEIGHT * share for share in priors]
+        self._misses = [WEIGHT * (1 - share) for share in priors]
         self.plain = self.won = 0.0
         """What the tokens so far would have taken one at a time, and how much less they took."""
 
     def share(self, match: int) -> float:
         """The chance that a drafted token is accepted, given that all before it were."""
-        i = bisect_right(LENGTHS, match) - 1
+        i = _kind(match)
         return self._hits[i] / (self._hits[i] + self._misses[i])
 
     @property
@@ -91,24 +104,46 @@ class Account:
         self.plain += each * (accepted + 1)
         self.won += each * accepted - cost
         if drafted:
-            i = bisect_right(LENGTHS, match) - 1
+            i = _kind(match)
             self._hits[i] = self._hits[i] * MEMORY + accepted
             self._misses[i] = self._misses[i] * MEMORY + (accepted < drafted)
 
 
+def alike(came: Sequence[int], draft: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    return next((n for n, (a, b) in enumerate(zip(came, draft, strict=False)) if a != b), min(len(came), len(draft)))
+
+
+def _kind(match: int) -> int:
+    """Of a match's length; -1, the last, of `MODEL`."""
+    return bisect_right(LENGTHS, match) - 1
+
+
 class Offer(NamedTuple):
-    """A sequence's draft: how many tokens there are, of a match of what length."""
+    """A sequence's draft: how many tokens there are, of a match of what length, or of `MODEL`; and what each takes to
+    be made, besides its row."""
 
     account: Account
     match: int
     tokens: int
+    each: float = 0.0
+
+
+def worth(offer: Offer, rows: int, most: int, costs: Costs) -> float:
+    """The most tokens a time that a step of `rows` rows gives with some of this draft, where t(1) is 1."""
+    best, tokens, chance = rows / costs.of(rows), float(rows), 1.0
+    for k in range(1, min(offer.tokens, most - rows) + 1 if offer.match else 1):
+        chance *= offer.account.share(offer.match)
+        tokens += chance
+        best = max(best, tokens / (costs.of(rows + k) + k * offer.each))
+    return best
 
 
 def sizes(offers: Sequence[Offer], rows: int, most: int, costs: Costs) -> list[int]:
     """How many tokens of each draft to check in a step of `rows` rows and up to `most`.
 
     Rows go to the sequences by falling chance that they give a token, p^j for the j-th of a draft, and as many are
-    taken as give the most tokens a second: (rows + Σ p^j) / t(rows + k).
+    taken as give the most tokens a second: (rows + Σ p^j) / (t(rows + k) + what k tokens take to be drafted).
     """
     chances: list[tuple[float, int]] = []
     for i, offer in enumerate(offers):
@@ -116,16 +151,17 @@ def sizes(offers: Sequence[Offer], rows: int, most: int, costs: Costs) -> list[i
             continue
         share = chance = offer.account.share(offer.match)
         for j in range(1, min(offer.tokens, most - rows) + 1):
-            if costs.of(rows + j) - costs.of(rows) > offer.account.allowed:
+            if costs.of(rows + j) - costs.of(rows) + j * offer.each > offer.account.allowed:
                 break
             chances.append((chance, i))
             chance *= share
     chances.sort(key=lambda one: -one[0])  # stable: of a draft the first comes first
-    best, tokens, taken = rows / costs.of(rows), float(rows), 0
-    for k, (chance, _) in enumerate(chances[: most - rows], 1):
-        tokens += chance
-        if tokens / costs.of(rows + k) > best * WORTH:
-            best, taken = tokens / costs.of(rows + k), k
+    best, tokens, taken, drafting = rows / costs.of(rows), float(rows), 0, 0.0
+    for k, (chance, i) in enumerate(chances[: most - rows], 1):
+        tokens, drafting = tokens + chance, drafting + offers[i].each
+        rate = tokens / (costs.of(rows + k) + drafting)
+        if rate > best * WORTH:
+            best, taken = rate, k
     counts = [0] * len(offers)
     for _, i in chances[:taken]:
         counts[i] += 1

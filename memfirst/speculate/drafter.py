@@ -19,10 +19,13 @@ class Drafter:
 
     prompt      tokens that it begins behind
     prediction  tokens of what the answer may be like, from whoever asks: drafted from as from the prompt
+    account     what drafts win and lose; default one that knows of no draft model
     """
 
-    def __init__(self, prompt: Sequence[int], prediction: Sequence[int] = ()) -> None:
-        self.account = Account()
+    def __init__(
+        self, prompt: Sequence[int], prediction: Sequence[int] = (), account: Account | None = None
+    ) -> None:  # fmt: skip
+        self.account = account or Account()
         self._text = SuffixAutomaton()
         self._before = [*prompt[-OPENING:], *prediction] if prediction else []
         self._taken = 0

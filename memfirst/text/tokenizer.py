@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from memfirst.errors import TokenizerError
+from memfirst.formats.checkpoint import Checkpoint
 from memfirst.text import vocabulary
 from memfirst.text.build import Encoder, Parts, parts_of
 from memfirst.text.bytes_of_tokens import byte_alphabet, byte_level, escaped, plain, sentence_piece
@@ -66,6 +67,13 @@ class Tokenizer:
         self._added_ids = {token.text: token.id for token in parts.added}
         self._pieces: dict[int, bytes] = {}
         self.vocab_size = len(parts.tokens)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """Build from a model's own file or folder; TokenizerError where that cannot be made."""
+        if checkpoint.kind == "gguf":
+            return cls.from_gguf(checkpoint.metadata)
+        return cls.from_file(Path(checkpoint.path) / "tokenizer.json")
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Self:

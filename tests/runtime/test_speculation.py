@@ -21,8 +21,8 @@ from memfirst.runtime.accounts import Accounts
 from memfirst.runtime.engine import Engine
 from memfirst.runtime.request import CONTEXT, EOS, LENGTH, STOP, Request
 from memfirst.runtime.sampling import GREEDY, Sampler, SamplingParams
-from memfirst.runtime.speculation import MOST_ROWS, alike, check_speculate
-from memfirst.speculate.account import Costs
+from memfirst.runtime.speculation import MOST_ROWS, check_speculate
+from memfirst.speculate.account import Costs, alike
 from memfirst.transform.recode import with_kv
 from tests.lower.graphs import window
 from tests.runtime.test_engine import Counting, Ctrl, nothing_held, recurrent

@@ -97,7 +97,13 @@ class CpuBackend:
         lowering: Lowering | None = None,
         progress: Progress | None = None,
         stage: Callable[[str], None] = lambda name: None,
+        pool: ThreadPool | None = None,
     ) -> None:
+        """Load a model.
+
+        pool  threads of another backend, as many as `options.threads`, for who steps both by turns; they end with
+              whichever is closed first
+        """
         self.graph, self.options, self._progress = graph, options, progress or Silent()
         self._lowering = lowering or Lowering(graph, options.context)
         program = self._lowering.program(1, options.threads)
@@ -128,7 +134,7 @@ class CpuBackend:
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         pack = self.make_pack(self.library)
         self._disk = Disk(program, checkpoint, self._arrays.arrays["routing"], pack)
-        self.pool = self.make_pool(options.threads, self.library)
+        self.pool = pool or self.make_pool(options.threads, self.library)
         # However the backend goes, its threads end before the memory that they read is unmapped.
         self._end = weakref.finalize(self, _end, self._background, self.pool, self._disk)
         self._counts = Counts(ROOM * options.threads * len(program.calls))
