@@ -83,14 +83,31 @@ AccessLog = Annotated[
         "--access-log", metavar="FILE", help="A line of JSON for each request, never what was said; -: standard error."
     ),
 ]
+Replicas = Annotated[
+    list[str] | None,
+    _list(
+        "--replica",
+        metavar="URL",
+        help="Serve no model here: hand requests to servers that run, the one that is free first.",
+    ),
+]
 NoPage = Annotated[bool, _option("--no-page", help="No live page at /.")]
 
 SEQUENCES = 16
 
 
+OF_A_MODEL = (
+    "model", "name", "threads", "ctx", "kv", "speculate", "max_sequences", "kv_memory", "spill", "keep_kv", "memory",
+    "max_queue", "max_wait", "offline",
+)  # fmt: skip
+"""Options that a front door's replicas have, each its own."""
+
+
 def serve(
+    context: typer.Context,
     model: MaybeModel = DEFAULT_MODEL,
     *,
+    replica: Replicas = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
     api_key: Keys = None,
@@ -122,6 +139,7 @@ def serve(
     \b
     memfirst serve smollm2:135m                         http://127.0.0.1:8080/v1
     memfirst serve smollm2:135m --port 0 --ctx 4096
+    memfirst serve --replica http://10.0.0.2:8080 --replica http://10.0.0.3:8080
     """
     keys = keys_of(api_key or [])
     check_exposed(host, keys, no_auth)
@@ -131,6 +149,10 @@ def serve(
         raise UnsupportedError(
             f"the server needs {error.name}", "fastapi, uvicorn and prometheus-client", "pip install 'memfirst[serve]'"
         ) from None
+    if replica:
+        _check_front(context)
+        _front(replica, host, port, keys, allow_host, allow_origin, not no_page, access_log)
+        return
     from memfirst.cli import engine
     from memfirst.cli.display import progress
     from memfirst.server.engine import Loading
@@ -152,6 +174,40 @@ def serve(
         )  # fmt: skip
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))
+    streams.note("memfirst: stopped")
+
+
+def _check_front(context: typer.Context) -> None:
+    """BadParameter for an option that has a meaning only where a model runs."""
+    sources = {name: context.get_parameter_source(name) for name in OF_A_MODEL}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    if given:
+        said = "MODEL" if given[0] == "model" else f"--{given[0].replace('_', '-')}"
+        raise typer.BadParameter(f"{said} is for a server of a model: give it to the replicas, not beside --replica")
+
+
+def _front(
+    urls: list[str], host: str, port: int, keys: tuple[str, ...], hosts: list[str] | None, origins: list[str] | None,
+    page: bool, access_log: str,
+) -> None:  # fmt: skip
+    """Serve by replicas until a signal."""
+    from memfirst.cli.display import progress
+    from memfirst.server.front.run import FrontServer
+    from memfirst.server.run import listen
+    from memfirst.server.settings import Settings
+
+    settings = Settings("", (), keys, tuple(hosts or ()), tuple(origins or ()), page=page, access_log=access_log)
+    shown = f"[{host}]" if ":" in host else host
+
+    def said(made: FrontServer) -> None:
+        up = sum(replica.up for replica in made.door.replicas)
+        streams.note(f"{up} of {len(urls)} replicas on http://{shown}:{made.port}/v1{' (with a key)' if keys else ''}")
+
+    async def main() -> None:
+        await FrontServer(urls, settings, listen(host, port), report).run(said)
+
+    with progress(notes=True) as report:
+        asyncio.run(main())
     streams.note("memfirst: stopped")
 
 

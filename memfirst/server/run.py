@@ -57,6 +57,36 @@ def digest_of(checkpoint: Checkpoint) -> str:
     return made.hexdigest()
 
 
+class Http:
+    """An ASGI application behind a socket, with limits of ours and without uvicorn's handling of signals."""
+
+    def __init__(self, application: Any, listening: socket.socket) -> None:
+        self._listening = listening
+        config = uvicorn.Config(
+            application, http=LimitedProtocol, ws="none", lifespan="off", log_config=None,
+            access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, server_header=False, date_header=True,
+            h11_max_incomplete_event_size=MOST_HEADER_BYTES, limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=int(DRAIN_SECONDS),
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+
+    async def run(self) -> None:
+        """Serve until `stop`."""
+        config = self._server.config
+        if not config.loaded:
+            config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[self._listening])
+        await self._server.main_loop()
+        await self._server.shutdown(sockets=[self._listening])
+
+    def stop(self, now: bool = False) -> None:
+        """Let answers end within `DRAIN_SECONDS`; `now`: at once."""
+        self._server.should_exit = True
+        if now:
+            self._server.force_exit = True
+
+
 class Server:
     """A server of one model.
 
@@ -72,13 +102,7 @@ class Server:
         prompts, compiler = Prompts(checkpoint, self._context), Compiler(loading.model)
         self.service = Service(settings, self.link, prompts, int(time.time()), compiler)
         checkpoint.close()
-        config = uvicorn.Config(
-            application(self.service), http=LimitedProtocol, ws="none", lifespan="off", log_config=None,
-            access_log=False, timeout_keep_alive=KEEP_ALIVE_SECONDS, server_header=False, date_header=True,
-            h11_max_incomplete_event_size=MOST_HEADER_BYTES, limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=int(DRAIN_SECONDS),
-        )  # fmt: skip
-        self._http = uvicorn.Server(config)
+        self._http = Http(application(self.service), listening)
         self._stopped = asyncio.Event()
 
     def _context(self) -> int | None:
@@ -112,26 +136,17 @@ class Server:
             self._listening.close()
 
     async def _serve(self, ready: Any) -> None:
-        http = asyncio.ensure_future(self._main())
+        http = asyncio.ensure_future(self._http.run())
         if ready is not None:
             ready(self)
         await self._stopped.wait()
         await self.link.close(DRAIN_SECONDS)
-        self._http.should_exit = True
+        self._http.stop()
         await http
-
-    async def _main(self) -> None:
-        config = self._http.config
-        if not config.loaded:
-            config.load()
-        self._http.lifespan = config.lifespan_class(config)
-        await self._http.startup(sockets=[self._listening])
-        await self._http.main_loop()
-        await self._http.shutdown(sockets=[self._listening])
 
     def stop(self) -> None:
         """As a signal does: finish what runs, within `DRAIN_SECONDS`; a second one ends it now."""
         if self._stopped.is_set():
-            self._http.force_exit = True
+            self._http.stop(now=True)
             self.link.kill()
         self._stopped.set()

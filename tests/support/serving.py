@@ -16,8 +16,9 @@ READY = re.compile(r"on (http://[^ ]+)/v1")
 class Served:
     """`memfirst serve` on a free port; `url` is where."""
 
-    def __init__(self, model: Path, options: Sequence[str] = ()) -> None:
-        command = [sys.executable, "-m", "memfirst", "serve", str(model), "--port", "0", "--name", "tested", *options]
+    def __init__(self, model: Path | None, options: Sequence[str] = (), port: int = 0) -> None:
+        of_model = [] if model is None else [str(model), "--name", "tested"]  # None: a front door
+        command = [sys.executable, "-m", "memfirst", "serve", *of_model, "--port", str(port), *options]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         self.lines: list[str] = []
         self.url = self._wait()

@@ -1,0 +1,1 @@
+"""`memfirst serve --replica URL …`: one address for several servers of a model."""
