@@ -121,7 +121,7 @@ def _spread(units: list[Unit], wanted: int) -> tuple[Unit, ...]:
 def _routed(program: Program, keep: Collection[str]) -> Iterator[str]:
     """Matrices of routed experts, of operations all of whose can be read from disk."""
     for op in program.graph.ops:
-        if isinstance(op, Experts) and op.gate is not None:  # ungated ones are read from memory only
+        if isinstance(op, Experts):
             names = [w.alias or w.name for w in (*op.inner, op.down)]
             if not set(names) & set(keep):
                 yield from names

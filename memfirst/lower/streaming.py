@@ -138,7 +138,7 @@ def _pools(program: Program, names: set[str], cache: int) -> tuple[tuple[RoutedF
     counts = 0
     for op in (op for op in program.graph.ops if isinstance(op, Experts)):
         tensors = [w.alias or w.name for w in (*op.inner, op.down)]
-        if set(tensors) <= names and op.gate is not None:
+        if set(tensors) <= names:
             each = [_aligned(program.weights[name].matrix_bytes) for name in tensors]
             if sum(each) not in sizes:
                 sizes.append(sum(each))

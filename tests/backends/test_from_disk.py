@@ -25,6 +25,7 @@ from memfirst.kernels.cpu import walk
 from memfirst.ledger import Ledger
 from memfirst.lower.cpu import Lowering
 from memfirst.lower.placement import Placement, place, unreadable
+from tests.lower.test_rwkv_models import opened
 from tests.support.tensor_file import TensorFile
 from tests.support.tiny_configs import Coded
 from tests.support.tiny_experts import CODECS as EXPERT_CODECS
@@ -135,6 +136,16 @@ def test_mixtures(made: list[CpuBackend], tmp_path: Path, kind: str, codecs: str
     backend = from_disk(made, graph, checkpoint, share)
     assert any("_exps" in name and w.tier == DISK for name, w in backend.graph.weights().items())
     assert same(run(backend), run(in_memory(made, graph, checkpoint)))
+
+
+def test_experts_without_a_gate(made: list[CpuBackend], tmp_path: Path) -> None:
+    """Nemotron 3: two matrices an expert, on a latent, between Mamba-2's layers."""
+    graph, file = opened("nemotron_h_moe", tmp_path, "q8_0")
+    checkpoint = TensorFile(file, tmp_path / "weights")
+    lowering, found = placed(graph, checkpoint, 0.0)
+    assert any("ffn_up_exps" in name for name in found.on_disk)
+    assert {len(r.tensors) for r in lowering.program(1, 1).streaming.routed} == {2}
+    assert same(run(from_disk(made, graph, checkpoint)), run(in_memory(made, graph, checkpoint)))
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------
