@@ -53,10 +53,12 @@ def from_disk(found: Prediction, program: Program, step: Step, bandwidth: float)
     if found.seconds is None or found.low is None or found.high is None or not (streamed.high or experts.high):
         return found
     ahead, then = streamed.mean / bandwidth, experts.mean / bandwidth
-    seconds = max(found.seconds, ahead) + then
+    # The mean is of a router that likes no expert more than others; one that does finds more of them in memory: of
+    # random weights of Qwen3-30B-A3B 97 to 99 % with 56 % of the experts there. So the least may be read, not the mean.
+    seconds, least = max(found.seconds, ahead) + then, experts.low / bandwidth
     terms = (*found.terms, Term(DISK, seconds - found.seconds))
     return replace(
-        found, seconds=seconds, low=max(found.low, ahead / REACH) + then / REACH,
+        found, seconds=seconds, low=max(found.low, ahead / REACH) + least / REACH,
         high=max(found.high, ahead * REACH) + then * REACH, terms=terms,
         binding=max(terms, key=lambda term: term.seconds).name, mbu=found.mbu and found.mbu * found.seconds / seconds,
         mfu=found.mfu and found.mfu * found.seconds / seconds,

@@ -76,11 +76,11 @@ def from_disk(
 
 def steps(backend: CpuBackend) -> Iterator[tuple[Step, np.ndarray[Any, np.dtype[np.int32]]]]:
     """A prompt in two parts, the first without logits, then tokens one by one."""
-    tables = backend.own_tables()
-    yield Step((Sequence(0, 33, tables, logits=()),)), PROMPT[:33]
-    yield Step((Sequence(33, 7, tables, logits=(0, 6)),)), PROMPT[33:40]
+    tables, prompt = backend.own_tables(), PROMPT % backend.graph.vocab_size
+    yield Step((Sequence(0, 33, tables, logits=()),)), prompt[:33]
+    yield Step((Sequence(33, 7, tables, logits=(0, 6)),)), prompt[33:40]
     for at in range(40, 46):
-        yield Step((Sequence(at, 1, tables),)), PROMPT[at : at + 1]
+        yield Step((Sequence(at, 1, tables),)), prompt[at : at + 1]
 
 
 def run(backend: CpuBackend) -> list[F32]:

@@ -55,6 +55,9 @@ def test_experts_are_expected_in_memory_by_their_share() -> None:
     streamed, experts = disk_bytes(found.disk.program, [decode(100)])
     assert streamed.high < 1e6  # rows of the embedding
     assert experts.mean == pytest.approx((1 - found.disk.experts) * experts.high, rel=0.02)
+    assert experts.low == 0  # a router may like those that are in memory: then it costs what reading none does
+    assert found.decode.low and found.decode.seconds
+    assert found.decode.low < found.decode.seconds - 0.99 * experts.mean / found.disk.bandwidth
 
 
 def test_too_little_memory_does_not_fit() -> None:
