@@ -114,9 +114,9 @@ def test_a_step_without_weights_on_disk_is_as_it_was() -> None:
 
 @pytest.mark.parametrize(("text", "rate"), [("", 0.0), ("3.5", 3.5e9), ("7GB/s", 7e9)])
 def test_disks_are_typed_in_gigabytes(text: str, rate: float) -> None:
-    assert sources.disk(text) == rate
+    assert sources.rate("--disk", text) == rate
 
 
 def test_what_is_no_disk_is_refused() -> None:
     with pytest.raises(typer.BadParameter, match="--disk"):
-        sources.disk("fast")
+        sources.rate("--disk", "fast")
