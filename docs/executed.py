@@ -100,12 +100,13 @@ def executed(page: str, slow: bool) -> str:
 
 
 def same(shown: str, printed: str) -> bool:
-    """Whether two outputs are one but for numbers, and what aligns them."""
+    """Whether two outputs are one but for numbers, the lengths of bars, and what aligns them."""
     return _shape(shown) == _shape(printed)
 
 
 def _shape(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"[-−+]?\d[\d,.]*", "0", text)).strip()
+    bars = re.sub(r"[█▓▒░▚▞]+", "█", text)
+    return re.sub(r"\s+", " ", re.sub(r"[-−+]?\d[\d,.]*", "0", bars)).strip()
 
 
 if __name__ == "__main__":

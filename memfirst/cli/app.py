@@ -62,17 +62,18 @@ _BAD_USAGE: type[Exception] = typer.BadParameter.__mro__[1]
 def command(names: Iterable[str] = COMMANDS) -> Any:
     """The parser of the command line, with all commands or some of them."""
     app = typer.Typer(name="memfirst", add_completion=False, rich_markup_mode=None, context_settings=_HELP)
-    app.callback()(_about)
+    app.callback(epilog=epilog("memfirst"))(_about)
     for name in names:
         app.command(name, context_settings=_HELP, epilog=epilog(name))(COMMANDS[name])
     return typer.main.get_command(app)
 
 
 def _about() -> None:
-    """Language-model inference that counts its bytes.
+    """Run, plan and serve language models, and see which bytes each token reads.
 
-    MODEL is a path (a GGUF file, a safetensors folder, a config.json), a catalogue name
-    (smollm2:135m), or hf:owner/repo[:QUANT]. `memfirst --version` prints the version.
+    MODEL is a path (a GGUF file, a safetensors folder, a config.json), a name
+    (smollm2:135m, llama3.1:8b), or a repository of the Hugging Face hub
+    (owner/repo[:QUANT]). `memfirst --version` prints the version.
     """
 
 

@@ -18,7 +18,7 @@ LABEL, WIDTH = 11, 110
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine is to memfirst, and what would make it faster.
+    """Describe this machine for a bug report.
 
     Processor, instructions, memory, limits, versions and caches, and how fast memory is read right now, in ten lines
     to paste into a bug report; then commands, where something slows it down. Takes two seconds.

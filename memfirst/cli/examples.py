@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
+    "memfirst": (
+        "memfirst run",
+        'memfirst run smollm2:135m "Why is the sky blue?"',
+        "memfirst plan llama3.1:8b --on rtx-4090",
+        "memfirst serve smollm2:135m",
+    ),
     "inspect": ("memfirst inspect smollm2:135m", "memfirst inspect model.gguf --json"),
     "plan": (
         "memfirst plan llama-3.1:8b --on rtx-4090",

@@ -17,7 +17,7 @@ Tensors = Annotated[bool, typer.Option("--tensors", help="List every tensor too.
 
 
 def inspect(model: Model, tensors: Tensors = False, offline: Offline = False, as_json: Json = False) -> None:
-    """Show what is in a model file, and what a token reads of it.
+    """Show a model file: tensors, codecs, bytes.
 
     Tensors by group and by codec, bits per weight, bytes on disk, bytes read per token, hyperparameters;
     also of models that cannot be run here, with the reason.
@@ -55,6 +55,7 @@ def page(facts: Mapping[str, Any]) -> str:
 
 def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The answers, before the tables."""
+    from memfirst.cli.bar import bar
     from memfirst.cli.display import brief, size
 
     bits = facts["bits_per_weight"]
@@ -64,6 +65,7 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("on disk", f"{size(facts['file_bytes'])} ({facts['file_bytes']:,} bytes)"),
         ("weights", f"{facts['weights']:,} in {size(facts['tensor_bytes'])}: {bits:.2f} bits each"),
         ("a token reads", _reads(facts)),
+        *([("", drawn)] if (drawn := bar(facts["bytes_per_token"])) else []),
         *([("left out", facts["left_out"])] if facts["left_out"] else []),
     ]
     if parts := facts["unread"]:

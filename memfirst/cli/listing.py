@@ -18,7 +18,10 @@ Catalogue = Annotated[bool, typer.Option("--catalogue", help="List the models th
 
 
 def list_models(catalogue: Catalogue = False, as_json: Json = False) -> None:
-    """List the models of the cache: name, size, path."""
+    """List pulled models, or those with a name.
+
+    Name, size and path of what is in the cache; with --catalogue all that can be named, and what runs them.
+    """
     if catalogue:
         _print_catalogue(as_json)
     else:

@@ -48,7 +48,7 @@ What = Annotated[
 
 
 def machine(action: What = Action.measure, *, as_json: Json = False) -> None:
-    """Measure this machine, so that plan can say what it will reach.
+    """Measure this machine, for plan to use.
 
     Streams by threads, every kernel in cache, attention, barriers; kept with its date beside your own machines, and
     used until the hardware changes. `memfirst machine list` shows the catalogue that `plan --on` takes.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-MODEL_HELP = "A path, a catalogue name (smollm2:135m) or hf:owner/repo[:QUANT]."
+MODEL_HELP = "A path, a name (smollm2:135m; `memfirst list --catalogue`) or owner/repo[:QUANT] of the hub."
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from memfirst.cli.bar import bar
 from memfirst.cli.display import gib, printable, size, table, width
 from memfirst.cli.wrap import fold
 from memfirst.graph import decode
@@ -82,6 +83,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     if room := _room(plan):
         yield "room", room
     yield "read", _read(plan)
+    if drawn := bar({purpose: amount.mean for purpose, amount in plan.amounts.items()}):
+        yield "", drawn
     if plan.disk:
         yield "disk", _disk(plan, plan.disk)
     if plan.distinct:
@@ -322,7 +325,7 @@ def ranking(plans: Sequence[Plan], place: Place, options: Options, most: int = 2
     machine, many = place.machine, max(place.count, options.devices)
     where = f"this machine ({machine.title})" if place.here else machine.name
     room = place.memory(options)
-    memory = f" ({gib(room)} to use)" if room else ""
+    memory = f" · {gib(room)} to use" if room else ""
     tokens = f"{options.context or DEFAULT_CONTEXT:,} tokens"
     title = f"what fits {f'{many} × ' if many > 1 else ''}{where}{memory} · {place.engine(options)} · context {tokens}"
     if place.here and not place.rates:

@@ -7,7 +7,7 @@ from memfirst.cli.streams import write
 
 
 def pull(model: Model, offline: Offline = False, as_json: Json = False) -> None:
-    """Fetch a model into the cache and print its path.
+    """Fetch a model, and print its path.
 
     The model's license is shown first. An interrupted download resumes where it stopped; what arrives is
     checked against its digest.

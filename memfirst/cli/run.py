@@ -14,7 +14,7 @@ import typer
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
 from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Quiet, Speculate, Threads
-from memfirst.cli.wrap import Wrapper
+from memfirst.cli.wrap import Wrapper, fold
 
 FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 PIPE_SECONDS = 1
@@ -26,7 +26,7 @@ def _option(*names: str, help: str, default: str | bool = False, **more: Any) ->
 
 
 if TYPE_CHECKING:
-    from memfirst import Model
+    from memfirst import Generation, Model
     from memfirst.cli import engine
 
 MaybeModel = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=True)]
@@ -130,10 +130,10 @@ def run(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Generate text from a prompt, or chat on a terminal.
+    """Generate text from a prompt, or chat.
 
     The prompt is PROMPT or -p, with piped text after it; without one it is all of standard input, and on a terminal
-    a chat. The answer goes to stdout, and a line that says how fast it was and what each token read to stderr.
+    a chat. The answer goes to stdout; how fast it was, and what each token read, to stderr.
 
     \b
     memfirst run smollm2:135m "Why is the sky blue?"    ask
@@ -239,5 +239,14 @@ def answer(model: Model, prompt: str | engine.Messages, request: engine.Request,
         return
     streams.write("", flush=True)
     if not quiet:
-        streams.note(generation.line())
+        say_cost(generation)
         engine.say_if_full(generation)
+
+
+def say_cost(generation: Generation) -> None:
+    """Speed and bytes of an answer on stderr, and where the bytes went as a bar."""
+    from memfirst.cli.bar import bar
+
+    streams.note(generation.line())
+    if drawn := bar(generation.token_bytes(), sys.stderr):
+        streams.note("\n".join(fold(drawn, streams.columns(sys.stderr))))

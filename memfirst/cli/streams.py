@@ -96,10 +96,10 @@ def dim(text: str) -> str:
     return f"\x1b[2m{text}\x1b[0m" if draws() else text
 
 
-def can_show(text: str) -> bool:
-    """Whether stdout's encoding has every character."""
+def can_show(text: str, stream: TextIO | None = None) -> bool:
+    """Whether the encoding of `stream` (stdout) has every character."""
     try:
-        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+        text.encode(getattr(stream or sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         return False
     return True

@@ -23,6 +23,10 @@ FROM_DISK = "disk"
 STREAMED = (WEIGHTS, EMBEDDING, HEAD, EXPERTS, KV_READ, STATE_READ, DRAFT)
 """Purposes whose bytes must come from memory for a token: what is divided by bandwidth."""
 
+SHORT_NAMES = {WEIGHTS: "weights", EXPERTS: "experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state",
+               DRAFT: "draft"}  # fmt: skip
+"""What they are called in a line; the embedding's few rows are not among them."""
+
 
 @dataclass(frozen=True, repr=False)
 class Amount:

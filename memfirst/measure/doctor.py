@@ -103,7 +103,9 @@ class Diagnosis:
         yield "reads", f"{by_threads} now · memfirst machine: {self.measured or 'never run'}"
         writable = "" if self.cache_writable else ", which cannot be written"
         settings = "".join(f" · {name}={value}" for name, value in self.settings.items())
-        yield "cache", f"{self.kernels} kernels, {self.kernel_bytes / 1e6:.1f} MB in {self.cache}{writable}{settings}"
+        home = str(Path.home())
+        where = self.cache.replace(home, "~", 1) if self.cache.startswith(home + os.sep) else self.cache
+        yield "cache", f"{self.kernels} kernels, {self.kernel_bytes / 1e6:.1f} MB in {where}{writable}{settings}"
 
 
 def diagnose(progress: Progress | None = None) -> Diagnosis:

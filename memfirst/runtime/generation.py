@@ -139,6 +139,10 @@ class Generation:
         """The answer's cost in one line; its ceiling is measured once the answer is complete."""
         return self._report().line()
 
+    def token_bytes(self) -> dict[str, float]:
+        """Bytes that had to come from memory for a token, by purpose; empty before a token was decoded."""
+        return self._report().token_bytes()
+
     def _begun(self) -> Answer:
         """The answer so far, computed where nobody has begun to read it."""
         if not self._answer.begun:

@@ -87,8 +87,21 @@ def test_help_ends_with_examples(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     screen = io.StringIO()
     monkeypatch.setenv("COLUMNS", "60")
     with contextlib.redirect_stdout(screen):
-        assert run_command([name, "--help"]) == 0
+        assert run_command([name, "--help"] if name != "memfirst" else []) == 0
     assert screen.getvalue().splitlines()[-len(EXAMPLES[name]) :] == [f"    {line}" for line in EXAMPLES[name]]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_first_page_says_each_command_whole(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memfirst.cli import run_command
+
+    screen = io.StringIO()
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with contextlib.redirect_stdout(screen):
+        assert run_command([]) == 0
+    lines = screen.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns and "..." not in screen.getvalue()
+    assert all(any(re.match(rf"  {name} +[A-Z].*\.$", line) for line in lines) for name in COMMANDS)
 
 
 def parses(line: str) -> None:

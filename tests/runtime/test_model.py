@@ -50,6 +50,20 @@ def test_no_tokens_are_none(model: memfirst.Model) -> None:
     assert "KV 0 B held" in generation.line()
 
 
+@pytest.mark.parametrize(("ceiling", "said"), [(1e15, "0 % of 1000000.0 GB/s"), (1.0, "other work was running")])
+def test_no_answer_reads_faster_than_memory(
+    model: memfirst.Model, monkeypatch: pytest.MonkeyPatch, ceiling: float, said: str
+) -> None:
+    """A ceiling below what was decoded was measured beside other work: no share of it is printed."""
+    monkeypatch.setattr(model.backend, "read_bandwidth", lambda: ceiling)
+    generation = model.generate("abc", max_tokens=4, temperature=0)
+    assert str(generation) is not None and generation.timing.tokens == 4
+    assert said in generation.line() and ("%" in generation.line()) == (ceiling > 1)
+    assert sum(generation.token_bytes().values()) == generation.report()["predicted_bytes"]["weights"] + sum(
+        generation.report()["predicted_bytes"][purpose] for purpose in ("embedding", "head", "kv_read")
+    )
+
+
 MISTAKES: dict[str, tuple[Callable[[memfirst.Model], object], str]] = {
     "negative": (lambda m: m.generate("a", max_tokens=-1), "max_tokens is -1"),
     "half": (lambda m: m.generate("a", max_tokens=2.5), "max_tokens is 2.5"),  # type: ignore[arg-type]

@@ -62,6 +62,9 @@ class FakeGeneration:
         moved = {"weights": 66_493_440, "head": 30_083_328, "kv_read": 829_440, "kv_write": 23_040}
         return {"text": "".join(words()), "predicted_bytes": moved, "recorded_bytes": moved, **self.asked}
 
+    def token_bytes(self) -> dict[str, float]:
+        return {"weights": 66_493_440, "head": 30_083_328, "kv_read": 829_440}
+
     def line(self) -> str:
         return "100 tok/s · 10.0 GB/s · KV 1.0 MB held"
 

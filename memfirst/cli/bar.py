@@ -1,0 +1,43 @@
+"""Where a token's bytes go, as a bar of text: weights | experts | head | KV | state | draft."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TextIO
+
+from memfirst.cli.streams import can_show
+from memfirst.cli.wrap import NBSP
+from memfirst.graph.traffic import SHORT_NAMES, STREAMED
+
+CELLS = 32
+"""With what it says of three purposes a line of 80 columns."""
+
+_BLOCKS = "█▓▒░▚▞"
+_LETTERS = "WXHKSD"
+"""Where an encoding has no blocks."""
+
+
+def bar(read: Mapping[str, float], stream: TextIO | None = None) -> str:
+    """One line: a cell for each 1/32 of the bytes, and the share of each purpose; "" where nothing is read.
+
+    `read` is bytes by purpose; what is less than 1/200 of those from memory is left out. What belongs together is
+    joined by NO-BREAK SPACE: `fold` breaks the line elsewhere, and turns them into spaces.
+    """
+    glyphs = _BLOCKS if can_show(_BLOCKS, stream or sys.stdout) else _LETTERS
+    drawn = dict(zip(SHORT_NAMES, glyphs, strict=True))
+    total = sum(n for purpose, n in read.items() if purpose in STREAMED)
+    shares = {purpose: read.get(purpose, 0) / total for purpose in SHORT_NAMES} if total else {}
+    shown = {purpose: share for purpose, share in shares.items() if share >= 0.005}
+    cells = _cells(list(shown.values()))
+    line = "".join(drawn[purpose] * n for purpose, n in zip(shown, cells, strict=True))
+    said = (f"{drawn[p]} {SHORT_NAMES[p]} {100 * share:.0f} %".replace(" ", NBSP) for p, share in shown.items())
+    return f"{line}  {' · '.join(said)}" if line else ""
+
+
+def _cells(shares: list[float]) -> list[int]:
+    """Cells of each share, at least one: those that are over or missing are of the largest."""
+    found = [max(1, round(CELLS * share)) for share in shares]
+    if found:
+        found[found.index(max(found))] += CELLS - sum(found)
+    return found
