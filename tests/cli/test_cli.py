@@ -171,7 +171,9 @@ def test_json_is_one_object_and_nothing_else(tmp_path: Path, smollm2: Path) -> N
 def test_run_prints_the_answer_and_what_it_cost() -> None:
     ran = command(FAKE, "run", "m.gguf", "-p", "hi", "-n", "3")
     assert (ran.returncode, ran.stdout) == (0, "Memory is the\n")
-    assert ran.stderr == "100 tok/s · 10.0 GB/s · KV 1.0 MB held\nclosed\n"
+    line, bar, *rest = ran.stderr.splitlines()
+    assert line == "100 tok/s · 10.0 GB/s · KV 1.0 MB held" and rest == ["closed"]
+    assert bar.endswith("  █ weights 68 % · ▒ head 31 % · ░ KV 1 %")
 
 
 def test_run_hands_over_what_was_asked() -> None:

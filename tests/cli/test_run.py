@@ -74,7 +74,8 @@ def test_an_answer_and_its_line(real: Path) -> None:
     ran = run(real, "-n", 24, "--temperature", 0, stdin="What is the capital of France, and what is it known for?\n")
     assert ran.returncode == 0
     assert "Paris" in ran.stdout and ran.stdout.endswith("\n")
-    assert " tok/s · " in ran.stderr and ran.stderr.count("\n") == 1
+    line, bar, *more = ran.stderr.splitlines()
+    assert " tok/s · " in line and "█ weights 6" in bar and not more
 
 
 def test_a_model_without_attention_answers(tmp_path: Path) -> None:
