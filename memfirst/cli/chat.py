@@ -24,11 +24,16 @@ FREE = 4
 
 @dataclass(frozen=True)
 class ChatOptions:
-    """How a chat behaves, besides what is asked of the model; `private`: nothing typed is written to disk."""
+    """How a chat behaves, besides what is asked of the model.
+
+    private  nothing typed is written to disk
+    name     what the model was called on the command line; "": what its file calls it
+    """
 
     on_full: str = DROP
     private: bool = False
     quiet: bool = False
+    name: str = ""
 
 
 @dataclass
@@ -157,7 +162,7 @@ def chat(model: Model, request: engine.Request, system: str | None, options: Cha
     talk = Chat(model, request, system, options)
     messages = reader(options.private, NAMES)
     commands = Commands(talk, messages)
-    streams.write(wrapped(header(model), "  "))
+    streams.write(wrapped(header(model, options.name), "  "))
     streams.write(streams.dim("/? for help, Ctrl-D to leave"), flush=True)
     draws = streams.draws()
     try:
@@ -195,7 +200,7 @@ def _turn(talk: Chat, messages: Reader, commands: Commands) -> bool:
     return True
 
 
-def header(model: Model) -> str:
+def header(model: Model, name: str = "") -> str:
     """Which model it is, how long a conversation may be, and what memory that takes."""
     from memfirst.cli.about import about
     from memfirst.cli.display import size
@@ -203,7 +208,7 @@ def header(model: Model) -> str:
     found = about(model)
     held = model.memory([model.context])
     return (
-        f"{found.name}: {found.architecture}, {found.weights / 1e6:,.1f} M weights in {found.codec}\n"
+        f"{name or found.name}: {found.architecture}, {found.weights / 1e6:,.1f} M weights in {found.codec}\n"
         f"context {model.context:,} tokens · memory {size(held.total)}: weights {size(held.weights)},"
         f" KV cache up to {size(held.kv_allocated)}"
     )

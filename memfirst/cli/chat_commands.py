@@ -150,12 +150,12 @@ class Commands:
 
     def _info(self) -> None:
         from memfirst.cli.about import about
-        from memfirst.cli.display import size
+        from memfirst.cli.display import brief, size
 
         model = self._chat.model
         found, held = about(model), model.memory([model.context])
         say(definitions([
-            ("model", found.name), ("file", str(model.checkpoint.path)), ("architecture", found.architecture),
+            ("model", found.name), ("file", brief(model.checkpoint.path)), ("architecture", found.architecture),
             ("weights", f"{found.weights:,}, most in {found.codec}: {size(held.weights)}"),
             ("context", f"{model.context:,} tokens of {model.graph.context:,} that it was trained for"),
             ("memory", f"{size(held.total)}, {size(held.kv_allocated)} of it for the KV cache"),

@@ -163,7 +163,8 @@ def run(
         if text is None:
             from memfirst.cli.chat import ChatOptions, chat
 
-            chat(loaded, request, system, ChatOptions(on_full, private, quiet))
+            name = "" if os.path.exists(model) or model.endswith(".gguf") else model
+            chat(loaded, request, system, ChatOptions(on_full, private, quiet, name))
         else:
             answer(loaded, engine.prompt_of(loaded, system, text, request, quiet or as_json), request, as_json, quiet)
 

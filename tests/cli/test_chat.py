@@ -290,7 +290,7 @@ def test_a_conversation_is_saved_and_loaded(tmp_path: Path) -> None:
         assert [line for line in shown.splitlines() if line.split() == ["seed", "7"]]
         assert "no saved chat nothing" in terminal.ask("/load nothing")
         assert "expected letters" in terminal.ask("/save ..")
-        assert "No such file" in terminal.ask(f"/save {tmp_path}/no/such/folder/x")
+        assert "there is no folder" in terminal.ask(f"/save {tmp_path}/no/such/folder/x")
 
 
 @pytest.mark.parametrize(
