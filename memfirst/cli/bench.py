@@ -99,7 +99,7 @@ def bench(
     on: load.On = "",
     as_json: Json = False,
 ) -> None:
-    """Measure a model on this machine, or a server under load.
+    """Measure a model, alone or served.
 
     Prefill, decode and start-up, each operation's bytes and its share of the bandwidth, beside what the
     memory delivers in the same run. With --serve: tokens per second, time to the first token and between tokens

@@ -9,7 +9,7 @@ from typing import Any
 
 from memfirst.backends.base import Backend
 from memfirst.graph import decode
-from memfirst.graph.traffic import SHORT_NAMES, STREAMED
+from memfirst.graph.traffic import DRAFT, SHORT_NAMES, STREAMED
 from memfirst.hardware.memory_modules import memory_peak
 from memfirst.ledger import Distinct, Ledger, Memory
 from memfirst.runtime.generation import Generation

@@ -7,7 +7,7 @@ import io
 from memfirst.cli.bar import CELLS, bar
 from memfirst.cli.wrap import NBSP, fold
 
-PURPOSES = ("weights", "experts", "head", "kv_read", "state_read")
+PURPOSES = ("weights", "experts", "head", "kv_read", "state_read", "draft")
 
 
 def text(read: dict[str, float], encoding: str = "utf-8") -> str:
@@ -20,7 +20,7 @@ def test_cells_are_shares_and_each_purpose_is_named() -> None:
 
 
 def test_all_purposes_fill_the_bar_whatever_their_shares() -> None:
-    for parts in ([1, 1, 1, 1, 1], [1000, 10, 10, 10, 10], [0, 5, 0, 0, 3], [10**9, 1, 0, 0, 0]):
+    for parts in ([1, 1, 1, 1, 1, 1], [1000, 10, 10, 10, 10, 10], [0, 5, 0, 0, 3, 0], [10**9, 1, 0, 0, 0, 0]):
         line, _, said = text(dict(zip(PURPOSES, parts, strict=True))).partition("  ")
         assert len(line) == CELLS and len(set(line)) == len(said.split(" · "))
 
