@@ -89,12 +89,14 @@ class StepResult:
     routed  tokens that each expert got, of one operation of routed experts after the other, for `Backend.routing`; None
             where there are none
     disk    what was read from disk for it
+    aside   by look-up in a table in 12 bits, the blocks that lay aside of its rows
     """
 
     logits: F32
     counts: tuple[NDArray[np.int64], NDArray[np.int64]]
     routed: NDArray[np.int32] | None = None
     disk: FromDisk = NO_DISK
+    aside: Mapping[str, int] = field(default_factory=dict)
 
 
 def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:
@@ -106,8 +108,8 @@ def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:
 
 def observed(backend: Backend, step: Step, result: StepResult) -> Step:
     """The step with what was left to chance before it ran, so that its price is exact: which experts tokens were routed
-    to, and how many of those on disk were in memory."""
-    return replace(step, routing=backend.routing(result), resident=result.disk.resident)
+    to, how many of those on disk were in memory, and what lay aside of the rows that were looked up."""
+    return replace(step, routing=backend.routing(result), resident=result.disk.resident, aside=result.aside)
 
 
 class Backend(Protocol):

@@ -24,6 +24,7 @@ from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.cpu.bind import Bound
 from memfirst.backends.cpu.pack import by_numpy
 from memfirst.backends.cpu.step_log import StepLog
+from memfirst.backends.cpu.twelve_bits import NOTHING, Found
 from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint
@@ -146,11 +147,13 @@ class InterpretedBackend(CpuBackend):
     make_native = staticmethod(lambda entry: interpreted_kernels[entry.address])
     make_pack = staticmethod(lambda library: by_numpy)
 
-    def __init__(self, graph: Graph, checkpoint: Checkpoint, options: CpuOptions) -> None:
+    def __init__(
+        self, graph: Graph, checkpoint: Checkpoint, options: CpuOptions, twelve_bits: Found = NOTHING
+    ) -> None:  # fmt: skip
         nothing_compiled()
         self.log = SpanLog()
         self.make_library = partial(Kernels, self.log)
-        super().__init__(graph, checkpoint, options)
+        super().__init__(graph, checkpoint, options, twelve_bits=twelve_bits)
         for name, array in self._weights.items():
             self.log.watch(name, array, _blocks(self.program(1).program.weights[name]))
         for name, storage in self._caches.items():
@@ -175,7 +178,7 @@ class InterpretedBackend(CpuBackend):
 
 def _blocks(weight: Weight) -> Block | None:
     """Blocks of a packed matrix; a vector has none."""
-    if weight.pack == "plain":
+    if weight.pack == "plain" or weight.twelve_bits:
         return None
     codec = codecs.get(weight.codec)
     return by_rows(ROWS * weight.row_bytes, ROWS * codec.block_bytes)

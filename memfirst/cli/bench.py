@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.cli import load, streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Pack, Threads
 from memfirst.progress import Progress
 
 MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -74,6 +74,7 @@ def bench(
     ctx: Ctx = None,
     kv: Kv = "f16",
     memory: Memory = None,
+    pack: Pack = "auto",
     synthetic: Synthetic = None,
     layers: Layers = None,
     codec: Codec = "q4_k_m",
@@ -132,7 +133,7 @@ def bench(
         _explained(model or "", explain, offline, as_json)
         return
     if text is not None or draft is not None:
-        how = {"threads": threads, "generate": generate, "ctx": ctx, "kv": kv}
+        how = {"threads": threads, "generate": generate, "ctx": ctx, "kv": kv, "pack": pack}
         _of_text(model or "", text, draft, offline, as_json, how)
         return
     from memfirst.cli.display import print_json, progress
@@ -142,7 +143,7 @@ def bench(
         source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers or 0, write)
         measured = measure.bench(
             source,
-            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv, memory=memory,
+            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv, memory=memory, pack=pack,
             profile=profile or trace is not None, progress=report,
         )  # fmt: skip
     if trace is not None:

@@ -48,7 +48,7 @@ def sampling(given: dict[str, float | int | None]) -> SamplingParams:
 @contextmanager
 def loaded(
     model: str, *, threads: int | None, ctx: int | None, kv: str, backend: str, offline: bool, quiet: bool,
-    speculate: str = "auto", memory: Limit | None = None, draft: str | None = None,
+    speculate: str = "auto", memory: Limit | None = None, draft: str | None = None, pack: str = "auto",
 ) -> Iterator[Model]:  # fmt: skip
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
@@ -56,7 +56,7 @@ def loaded(
     with progress(quiet) as report:
         found = memfirst.load(
             path_of(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report,
-            speculate=speculate, memory=memory, draft=path_of(draft, offline, report) if draft else None,
+            speculate=speculate, memory=memory, draft=path_of(draft, offline, report) if draft else None, pack=pack,
         )  # fmt: skip
     try:
         yield found

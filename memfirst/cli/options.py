@@ -86,6 +86,14 @@ Draft = Annotated[
         show_default=False,
     ),
 ]
+Pack = Annotated[
+    str,
+    typer.Option(
+        "--pack",
+        metavar="auto|plain",
+        help="BF16 weights in memory: in 12 bits (auto: exact, a quarter smaller, faster), or as in the file.",
+    ),
+]
 Ctx = Annotated[
     int | None,
     typer.Option(

@@ -13,7 +13,7 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Quiet, Speculate, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Pack, Quiet, Speculate, Threads
 from memfirst.cli.wrap import Wrapper, fold
 
 FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
@@ -117,6 +117,7 @@ def run(
     ctx: Ctx = None,
     kv: Kv = "f16",
     memory: Memory = None,
+    pack: Pack = "auto",
     backend: Backend = "cpu",
     speculate: Speculate = "auto",
     draft: Draft = None,
@@ -156,7 +157,7 @@ def run(
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw, followed(schema, grammar, regex))
     with engine.loaded(
         model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet,
-        speculate=speculate, memory=memory, draft=draft,
+        speculate=speculate, memory=memory, draft=draft, pack=pack,
     ) as loaded:  # fmt: skip
         if not (as_json or quiet):
             engine.say_notes(loaded)

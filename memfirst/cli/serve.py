@@ -12,7 +12,7 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Kv, Memory, Offline, Speculate, Threads, memory_bytes
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Kv, Memory, Offline, Pack, Speculate, Threads, memory_bytes
 from memfirst.errors import ConfigError, UnsupportedError
 
 
@@ -125,6 +125,7 @@ def serve(
     spill: Spill = None,
     keep_kv: KeepKv = False,
     memory: Memory = None,
+    pack: Pack = "auto",
     max_queue: Queue = 256,
     max_wait: Wait = 120,
     no_page: NoPage = False,
@@ -170,7 +171,7 @@ def serve(
         report.note(f"loading {names[0]}; until it is ready /health says 503")
         loading = Loading(
             path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto", speculate,
-            "auto" if spill is None else spill, keep_kv, memory, small,
+            "auto" if spill is None else spill, keep_kv, memory, small, pack,
         )  # fmt: skip
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))

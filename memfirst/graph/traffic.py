@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from memfirst.codecs import bf12
 from memfirst.graph import DISK, KVCache, StateCache, Step, Weight
 
 WEIGHTS, EMBEDDING, HEAD, EXPERTS = "weights", "embedding", "head", "experts"
@@ -59,6 +60,12 @@ def exactly(n: int) -> Amount:
 NOTHING = exactly(0)
 
 
+def _weight_bytes(weight: Weight) -> Amount:
+    """Bytes of a whole weight; bounds where what lies aside is not counted yet."""
+    low, high = (weight.nbytes + (n - weight.aside) * bf12.ASIDE_BYTES for n in weight.aside_bounds)
+    return Amount(weight.nbytes, low, high)
+
+
 @dataclass(frozen=True)
 class Traffic:
     """One kind of traffic of one operation."""
@@ -92,7 +99,9 @@ class WeightTraffic(Traffic):
         return HEAD if self.head else WEIGHTS
 
     def amount(self, step: Step) -> Amount:
-        return exactly(self.weight.nbytes if self.needed(step) else 0)
+        if not self.needed(step):
+            return NOTHING
+        return _weight_bytes(self.weight)
 
     def needed(self, step: Step) -> bool:
         """Whether the step reads it at all."""
@@ -104,16 +113,27 @@ class WeightTraffic(Traffic):
 
 @dataclass(frozen=True)
 class RowTraffic(Traffic):
-    """One row of an embedding for each token, with those packed beside it: they share cache lines."""
+    """One row of an embedding for each token, with those packed beside it: they share cache lines.
+
+    Of BF16 in 12 bits, what of these rows lies aside is known once it was recorded for `op`.
+    """
 
     weight: Weight
+    op: str = ""
 
     @property
     def purpose(self) -> str:
         return EMBEDDING
 
     def amount(self, step: Step) -> Amount:
-        return exactly(step.tokens * self.weight.lookup_bytes)
+        w, rows = self.weight, step.tokens * self.weight.lookup_bytes
+        if not w.twelve_bits:
+            return exactly(rows)
+        if self.op in step.aside:
+            return exactly(rows + step.aside[self.op] * bf12.ASIDE_BYTES)
+        most = step.tokens * min(w.columns // bf12.COLUMNS, w.aside_bounds[1]) * bf12.ASIDE_BYTES
+        mean = rows + step.tokens * w.aside / w.groups * bf12.ASIDE_BYTES
+        return Amount(mean if most else rows, rows, rows + most)
 
     def with_disk(self, resident: float = 0.0) -> tuple[Traffic, ...]:
         return (self, DiskTraffic(self)) if self.weight.tier == DISK else (self,)

@@ -15,6 +15,7 @@ from math import ceil, prod
 from typing import TYPE_CHECKING, Any
 
 from memfirst import codecs
+from memfirst.codecs import bf12
 
 if TYPE_CHECKING:
     from memfirst.codecs.base import F32
@@ -55,8 +56,10 @@ class Weight:
     shape    logical, last axis contiguous: (rows out, columns in), (experts, rows, columns) or (n,)
     codec    a name of `memfirst.codecs`
     alias    the tensor whose bytes these are, if stored once for two uses (tied embeddings)
-    pack     "plain" as in the file, or "rows16": rows side by side by sixteen
+    pack     "plain" as in the file, or "rows16": rows side by side by sixteen; "bf12", "rows16/bf12": BF16 in 12 bits
+             (`memfirst.codecs.bf12`)
     padding  rows added so that the pack is whole
+    aside    of BF16 in 12 bits, the blocks whose high bytes lie aside; counted: False where that many are expected
     shard    the part that this device holds; `shape` is already the part's
     tier     where the bytes live: FAST memory, SLOW memory, or DISK, from where each step reads them
     """
@@ -70,6 +73,8 @@ class Weight:
     shard: Shard | None = None
     device: int = 0
     tier: str = FAST
+    aside: int = 0
+    counted: bool = True
 
     @property
     def columns(self) -> int:
@@ -93,12 +98,17 @@ class Weight:
 
     @property
     def lookup_bytes(self) -> int:
-        """Bytes that looking up one row moves: a packed row lies among 15 others, on their cache lines."""
+        """Bytes that looking up one row moves: a packed row lies among 15 others, on their cache lines. What of these
+        lies aside comes besides."""
+        if self.twelve_bits:
+            return bf12.matrix_bytes(1, self.columns, 0)
         return self.row_bytes * (PACK if self.pack != "plain" else 1)
 
     @property
     def matrix_bytes(self) -> int:
         """Bytes of one matrix, padding included."""
+        if self.twelve_bits:
+            return bf12.matrix_bytes(self.groups, self.columns, self.aside)
         return codecs.sized(self.codec).matrix_bytes(self.rows + self.padding, self.columns)
 
     @property
@@ -107,13 +117,28 @@ class Weight:
         return self.matrices * self.matrix_bytes
 
     @property
+    def twelve_bits(self) -> bool:
+        """Whether it is BF16, packed in 12 bits."""
+        return self.pack.endswith("bf12")
+
+    @property
+    def groups(self) -> int:
+        """Groups of sixteen rows of one matrix."""
+        return -(-self.rows // PACK)
+
+    @property
+    def aside_bounds(self) -> tuple[int, int]:
+        """The fewest and the most blocks aside: as counted, or none up to what is packed so at most."""
+        return (self.aside, self.aside) if self.counted else (0, bf12.most_aside(self.groups, self.columns))
+
+    @property
     def stored_bytes(self) -> int:
         """The same without padding: as a file has it."""
         return self.matrices * self.rows * self.row_bytes
 
     def packed(self) -> Weight:
         """The same weight with its rows side by side by sixteen."""
-        return replace(self, pack=f"rows{PACK}", padding=-self.rows % PACK)
+        return replace(self, pack=f"rows{PACK}{'/bf12' * self.twelve_bits}", padding=-self.rows % PACK)
 
 
 @dataclass(frozen=True)
@@ -151,6 +176,7 @@ class Step:
 
     capacity  tokens that buffers are sized for (fixed addresses); default the count
     routing   by expert operation, the tokens that each expert received: exact once recorded
+    aside     by look-up, the blocks that lay aside of the rows that were looked up: known once recorded
     resident  by operation whose experts are on disk, how many of those that it read were in memory: known once recorded
     """
 
@@ -158,6 +184,7 @@ class Step:
     capacity: int | None = None
     routing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     resident: Mapping[str, int] = field(default_factory=dict)
+    aside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -398,6 +425,22 @@ class Graph:
     def weights(self) -> dict[str, Weight]:
         """Every stored tensor once, by name; an alias is not stored."""
         return {w.name: w for op in self.ops for w in op.weights if not w.alias}
+
+    def in_twelve_bits(self, aside: Mapping[str, int], counted: bool = True) -> Graph:
+        """The same graph with the named BF16 matrices, and those that share their bytes, packed in 12 bits, of which so
+        many blocks lie aside."""
+
+        def packed(op: Op) -> Op:
+            stored = {w.name: aside[w.alias or w.name] for w in op.weights if (w.alias or w.name) in aside}
+            return op.with_weights(
+                {
+                    w.name: replace(w, pack="bf12", aside=stored[w.name], counted=counted)
+                    for w in op.weights
+                    if w.name in stored
+                }
+            )
+
+        return replace(self, ops=tuple(packed(op) for op in self.ops)) if aside else self
 
     def with_tiers(self, tiers: Mapping[str, str]) -> Graph:
         """The same graph with the named tensors, and those that share their bytes, in other tiers."""

@@ -49,7 +49,7 @@ from memfirst.lower.nodes import (
     Touch,
     Value,
 )
-from memfirst.lower.packing import cpu_weights, family, float_tile, int8_tile, kernel_of
+from memfirst.lower.packing import cpu_weights, family, kernel_of, look_up, matmul_operands, reader, tile_of
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import SPLIT, count_of, in_group
@@ -216,9 +216,10 @@ def lowered(kind: type[Op]) -> bool:
 
 @lower.register
 def _(op: Embed, d: Default) -> Value:
-    out = d.new(op.output, op.weight.columns)
-    args: Args = {**looked_up(op.weight), "x": out.place, "cols": op.weight.columns, "scale": op.scale}
-    calls = [KERNELS[f"embed.{kernel_of(op.weight)}"].call(args, op.name, EMBEDDING, CODEC=op.weight.codec)]
+    w, out = op.weight, d.new(op.output, op.weight.columns)
+    operands, codec = look_up(w)
+    args: Args = {**looked_up(w), "x": out.place, "cols": w.columns, "scale": op.scale, **operands}
+    calls = [KERNELS[f"embed.{kernel_of(w)}"].call(args, op.name, EMBEDDING, **codec)]
     d.tokens(op.name, op, calls, [], [out], TOKENS, d.moves(op))
     return out
 
@@ -310,7 +311,7 @@ def _(op: Linear, d: Default) -> Value:
 def matmul(op: Op, d: Default, w: Weight, x: Value, y: Value, purpose: str) -> tuple[NodeCall, list[Value]]:
     """The call that multiplies an operation's first input, which lies at `x`, and what it reads."""
     args: Args = {"w": weight_ref(w), "y": y.place, "step": STEP, "count": count_of(x.rows), "cols": w.columns}
-    args |= {"stride": y.stride, "add_to": 0}
+    args |= {"stride": y.stride, "add_to": 0, **matmul_operands(w)}
     kernel, reads = KERNELS[f"matmul.{kernel_of(w)}"], [x]
     if family(w) == "float":
         args |= {"x": x.place, "stride_x": x.stride, "private": PrivateStride(x.storage)}
@@ -318,8 +319,7 @@ def matmul(op: Op, d: Default, w: Weight, x: Value, y: Value, purpose: str) -> t
         int8 = quantized(op, d, x)
         args |= {name: int8[name] for name in kernel.operands if name in int8}
         reads = [Value(f"{op.inputs[0]}.int8", 0, 0)]
-    tile = float_tile if family(w) == "float" else int8_tile
-    return kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile), reads
+    return kernel.call(args, op.name, purpose, CODEC=reader(w), TILE=tile_of(w)), reads
 
 
 def _after(op: Linear, y: Value, count: int, purpose: str) -> list[NodeCall]:

@@ -80,8 +80,12 @@ def _part(node: Node, weights: Mapping[str, Weight], part: Touch, index: int) ->
 
 
 def _shifted(call: NodeCall, weights: Mapping[str, Weight], columns: int) -> NodeCall:
+    whole = any(name == "first" for name, _ in call.args)  # its kernel is told which rows of the matrix it computes
+
     def moved(name: str, operand: NodeOperand) -> NodeOperand:
-        if name == "w" and isinstance(operand, Ref):
+        if name == "first" and isinstance(operand, int):
+            return operand + columns
+        if name == "w" and isinstance(operand, Ref) and not whole:
             return operand._replace(offset=operand.offset + columns // PACK * rows16_bytes(weights[operand.name]))
         if name in ("y", "bias") and isinstance(operand, Place | Ref):
             return operand._replace(offset=operand.offset + columns)

@@ -14,6 +14,7 @@ from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.wkv6 import Wkv6
+from memfirst.lower.nodes import NodeOperand, NodeStatic, OfCapacity, Scratch
 
 ELEMENTWISE = (RMSNorm, SelectiveScan, TokenLerp, Wkv6)
 """Operations whose weights of several axes are vectors side by side, and no matrices."""
@@ -40,7 +41,30 @@ def family(weight: Weight) -> str:
 def kernel_of(weight: Weight) -> str:
     """The kernel of its family: Q6_K's scales differ from those of the other K-quants."""
     kind = family(weight)
+    if weight.twelve_bits:
+        return "bf12"
     return {"float": "floats", "k256": "q6_k" if weight.codec == "q6_k" else "k256"}.get(kind, kind)
+
+
+def matmul_operands(weight: Weight) -> dict[str, NodeOperand]:
+    """What a matmul of BF16 in 12 bits takes besides: the matrix is given whole, and rows are unpacked."""
+    if not weight.twelve_bits:
+        return {}
+    return {
+        "groups": weight.groups,
+        "first": 0,
+        "unpacked": Scratch("unpacked", "u8", rows16_bytes(weight)),
+    }
+
+
+def reader(weight: Weight) -> str:
+    """What reads a matrix's rows in a matmul: of BF16 in 12 bits, unpacked ones."""
+    return "bf12_words" if weight.twelve_bits else weight.codec
+
+
+def look_up(weight: Weight) -> tuple[dict[str, NodeOperand], dict[str, NodeStatic]]:
+    """Operands of a look-up besides the table, and its codec: BF16 in 12 bits has a kernel of its own."""
+    return ({"groups": weight.groups}, {}) if weight.twelve_bits else ({}, {"CODEC": weight.codec})
 
 
 def rows16_bytes(weight: Weight) -> int:
@@ -56,6 +80,11 @@ def int8_tile(capacity: int) -> int:
 def float_tile(capacity: int) -> int:
     """The same where activations are float32."""
     return capacity if capacity <= 4 else 3 if capacity <= 6 else 4
+
+
+def tile_of(weight: Weight) -> OfCapacity:
+    """Which of both a matmul takes."""
+    return float_tile if family(weight) == "float" else int8_tile
 
 
 def routed_tile(capacity: int) -> int:

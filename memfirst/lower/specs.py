@@ -81,6 +81,12 @@ def _matmul(args: Mapping[str, object], statics: Mapping[str, object], n: Counts
     return Work(0.0, float(n.rows * _int(args, "cols") * -(-n.tokens // tile)))
 
 
+def _unpacked(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """The same, and with several tokens, weights that are unpacked once for all of their tiles."""
+    tile, weights = _int(statics, "TILE"), float(n.rows * _int(args, "cols"))
+    return Work(weights if tile > 1 else 0.0, weights * -(-n.tokens // tile))
+
+
 def _columns(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     return Work(0.0, float(n.rows * n.tokens))
 
@@ -211,6 +217,7 @@ KERNELS: Mapping[str, KernelSpec] = {
             for kind in ("block32", "k256", "q6_k")
         ),
         _spec("embed.floats", TOKENS, "w tokens x cols scale", "CODEC", _embed),
+        _spec("embed.bf12", TOKENS, "w tokens x cols groups scale", "", _embed),
         _spec("activations.rms_norm", TOKENS, "x w out rows width stride eps offset private", "", _width),
         _spec("activations.norm_groups", TOKENS, "x w out width group stride eps private_x private", "WEIGHT", _width),
         _spec("activations.layer_norm", TOKENS, "x w bias out rows width stride eps private", "BIAS", _width),
@@ -222,6 +229,13 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("matmul.k256", COLUMNS, _INT8.format("am"), "CODEC TILE", _matmul),
         _spec("matmul.q6_k", COLUMNS, _INT8.format("ap"), "CODEC TILE", _matmul),
         _spec("matmul.floats", COLUMNS, "w x y step count cols stride_x stride private add_to", "CODEC TILE", _matmul),
+        _spec(
+            "matmul.bf12",
+            COLUMNS,
+            "w x y unpacked step count cols groups first stride_x stride private add_to",
+            "CODEC TILE",
+            _unpacked,
+        ),
         _spec("elementwise.add_bias", COLUMNS, f"y bias {_AFTER}", "", _columns),
         _spec("elementwise.add", COLUMNS, _PAIR, "", _columns),
         _spec("elementwise.multiply", COLUMNS, _PAIR, "", _columns),

@@ -169,17 +169,19 @@ def bench(
     ctx: int | None = None,
     kv: str = "f16",
     memory: Limit | None = None,
+    pack: str = "auto",
     profile: bool = False,
     progress: Progress | None = None,
 ) -> Measured:
     """Prefill `prompt` tokens, decode `generate` more, with fixed token ids; read bandwidth before and after.
 
     memory   bytes that the process may take, or "auto": weights beyond them stay on disk
+    pack     "auto", or "plain": BF16 as in the file
     profile  then log a decoded token and a step of the prompt, phase by phase and call by call
     """
     progress = progress or Silent()
     context = ctx or _context(prompt + generate)
-    with load(source, threads=threads, ctx=context, kv=kv, progress=progress, memory=memory) as model:
+    with load(source, threads=threads, ctx=context, kv=kv, progress=progress, memory=memory, pack=pack) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
             raise CapacityError("nothing to measure", "the cpu backend")

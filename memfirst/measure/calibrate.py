@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.backends.cpu.twelve_bits import NOTHING, measure
 from memfirst.convert.mixes import mix
 from memfirst.convert.synthetic import SyntheticCheckpoint
 from memfirst.convert.synthetic_shapes import SyntheticShape
@@ -28,6 +29,7 @@ from memfirst.measure.profile import time_calls
 from memfirst.models import build
 from memfirst.predict.measured import Rate, Rates, Work, fingerprint, program_for, step_time, works
 from memfirst.progress import Progress, Silent
+from memfirst.transform.twelve_bits import packable
 
 REPEATS = 7
 """Of a step's time; the median counts."""
@@ -35,8 +37,25 @@ REPEATS = 7
 ROUNDS, IN_ROUND = 3, 3
 """Of the kernels: all are visited three times, as a neighbour who comes for ten seconds would slow those of one."""
 
-MIXES = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k_s", "q5_k_s", "q6_k", "iq4_nl")
-"""Codec mixes that together use every codec with a kernel."""
+TWELVE_BITS = "bf12"
+"""BF16 as it is packed when it is loaded."""
+
+MIXES = (
+    "f32",
+    "f16",
+    "bf16",
+    TWELVE_BITS,
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+    "q8_0",
+    "q4_k_s",
+    "q5_k_s",
+    "q6_k",
+    "iq4_nl",
+)
+"""Codec mixes, and a packing of one, that together use every codec with a kernel."""
 
 HEADS = ((64, 8, 8), (64, 8, 2), (128, 8, 2), (128, 8, 1))
 """Attention that is measured: values of a head, query heads, KV heads."""
@@ -122,10 +141,13 @@ class Small:
     def __init__(
         self, shape: SyntheticShape | Mapping[str, Any], codec: str, threads: int, context: int, sequences: int = 1
     ) -> None:
-        checkpoint = SyntheticCheckpoint(shape, mix(codec), 0, "small")
-        self.graph: Graph = build(checkpoint)
+        checkpoint = SyntheticCheckpoint(shape, mix("bf16" if codec == TWELVE_BITS else codec), 0, "small")
+        graph = build(checkpoint)
+        found = measure(packable(graph), checkpoint, threads) if codec == TWELVE_BITS else NOTHING
+        self.graph: Graph = graph.in_twelve_bits(found.aside)
         self.threads, self.context = threads, context
-        self.backend = CpuBackend(self.graph, checkpoint, CpuOptions(threads, context, sequences))
+        options = CpuOptions(threads, context, sequences)
+        self.backend = CpuBackend(self.graph, checkpoint, options, twelve_bits=found)
 
     def __enter__(self) -> Small:
         return self

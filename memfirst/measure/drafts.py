@@ -97,6 +97,7 @@ def measure(
     ctx: int | None = None,
     kv: str = "f16",
     draft: str | os.PathLike[str] | Checkpoint | None = None,
+    pack: str = "auto",
     progress: Progress | None = None,
 ) -> DraftsMeasured:
     """Decode up to `generate` tokens of the text's second half after its first; ConfigError for a text too short.
@@ -107,7 +108,7 @@ def measure(
         text: Of a kind that the model will be asked to write: an answer with the prompt that it is for.
     """
     progress = progress or Silent()
-    with load(source, threads=threads, ctx=ctx, kv=kv, draft=draft, progress=progress) as model:
+    with load(source, threads=threads, ctx=ctx, kv=kv, draft=draft, progress=progress, pack=pack) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
             raise ConfigError("nothing to measure", "the cpu backend")

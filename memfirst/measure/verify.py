@@ -22,6 +22,7 @@ from memfirst.plan import Place, Plan, make
 from memfirst.plan.advice import advise
 from memfirst.predict import measured as rates
 from memfirst.progress import Progress
+from memfirst.transform.twelve_bits import expected
 
 PROMPT, GENERATED = 256, 32
 """Tokens that are run: the context is predicted for the same."""
@@ -130,7 +131,7 @@ def _run(change: str, plan: Plan, source: Path | Checkpoint, here: Place, progre
     prompt = max(1, min(PROMPT, plan.context - GENERATED))
     threads = plan.options.threads or None
     found = bench(source, threads=threads, prompt=prompt, generate=GENERATED, progress=progress)
-    graph, bandwidth = plan.subject.graph, found.read_bandwidth
+    graph, bandwidth = expected(plan.subject.graph), found.read_bandwidth
     step = decode_step(prompt + GENERATED // 2)
     token = rates.step_time(graph, step, stored, found.threads, bandwidth)
     first = rates.prefill(graph, prompt, stored, found.threads, bandwidth)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from memfirst.codecs import bf12
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph, Step
 from memfirst.graph import Sequence as Tokens
@@ -57,7 +58,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     context = options.reached(model.graph.context)
     asked = options.batch
     options, waiting = _at_once(model, place, options, context)
-    prompt, priced = options.prompted(context), model.priced(options.kv)
+    prompt, priced = options.prompted(context), _priced(model, place, options)
     drafter = _drafter(options)
     memory = _memory(model, drafter, place, options, context)
     last = decode_step(context - 1, options.batch)
@@ -65,6 +66,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     disk = _streamed(model, place, options, context) if options.memory and not fits else None
     if disk:
         memory, fits = _on_disk(disk, memory, place, options, context), True
+        priced = model.priced(options.kv)  # what comes from disk is not packed
     weights, kv = _split(priced, last)
     notes = _notes(model, place, options, memory, context) + waiting
     return Plan(
@@ -97,12 +99,17 @@ def _at_once(model: Subject, place: Place, options: Options, context: int) -> tu
     memory = _memory(model, None, place, options, context)
     if not memory.memories or memory.fits:
         return options, ()
-    each = most_sequences(model.priced(options.kv).graph, memory, context, options)
+    each = most_sequences(_priced(model, place, options).graph, memory, context, options)
     if not each:
         return options, ()
     fit = f"{each} of {context:,} tokens fit, {each * context:,} tokens in all"
     said = f"of {options.batch} sequences {fit}; the others wait, and take turns"
     return replace(options, batch=each), (said,)
+
+
+def _priced(model: Subject, place: Place, options: Options) -> Priced:
+    """As its engine keeps it in memory: memfirst packs BF16 in 12 bits."""
+    return model.priced(options.kv, isinstance(place.allocator(options), Memfirst) and options.devices == 1)
 
 
 def _drafter(options: Options) -> Priced | None:
@@ -119,7 +126,7 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
     each = place.memory(options)
     memories = [each] * options.devices if each else []
     kv, workers = options.codecs, place.threads(options)
-    run = _program(model.priced(options.kv).graph, allocator, options, context, workers)
+    run = _program(_priced(model, place, options).graph, allocator, options, context, workers)
     found = plan_memory(
         run, contexts, allocator=allocator, kv=kv, memories=memories, parallel=options.parallel, workers=workers
     )
@@ -156,7 +163,7 @@ def _exact(model: Subject, place: Place, options: Options) -> Callable[[int, int
         return None
 
     allocator, workers = place.allocator(options), place.threads(options)
-    graph = model.priced(options.kv).graph
+    graph = _priced(model, place, options).graph
     run = lru_cache(2)(lambda tokens: _program(graph, allocator, options, tokens, workers))
 
     def total(tokens: int, sequences: int) -> int:
@@ -255,6 +262,11 @@ def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, c
         notes.append("memfirst drafts from the text alone, with no model yet: this is what one would reach")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
+    packed = [w for w in _priced(model, place, options).graph.weights().values() if w.twelve_bits]
+    if packed:
+        less = sum((w.nbytes - w.aside * bf12.ASIDE_BYTES) for w in packed)
+        more = sum(w.nbytes + (w.aside_bounds[1] - w.aside) * bf12.ASIDE_BYTES for w in packed)
+        notes.append(f"BF16 matrices are kept in 12 bits: {less / 1e6:,.0f} to {more / 1e6:,.0f} MB, known when loaded")
     if place.lends(options) and memory.memories and memory.spare < MARGIN:
         notes.append(APPLE)
     if place.here and not place.rates:

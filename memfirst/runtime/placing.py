@@ -22,12 +22,27 @@ SPARE = 0.1
 """Of the free memory, what "auto" leaves to everything else."""
 
 
+PACK_AUTO, PACK_PLAIN = "auto", "plain"
+"""BF16 matrices in 12 bits, or as in the file."""
+
+
+def check_pack(pack: str) -> None:
+    """ConfigError for what is neither "auto" nor "plain"."""
+    if pack not in (PACK_AUTO, PACK_PLAIN):
+        raise ConfigError(f"pack is {pack!r}", '"auto" or "plain"')
+
+
 def check_limit(memory: Limit | None) -> Limit | None:
     """ConfigError for what is no number of bytes."""
     whole = isinstance(memory, int) and not isinstance(memory, bool)
     if memory not in (None, "auto") and not (whole and memory > 0):  # type: ignore[operator]
         raise ConfigError(f"memory is {memory!r}", 'bytes, as 4_000_000_000, or "auto"')
     return memory
+
+
+def bytes_of(limit: Limit) -> int:
+    """A limit in bytes."""
+    return int(host.available_memory() * (1 - SPARE)) if limit == "auto" else limit
 
 
 def within(
@@ -42,7 +57,7 @@ def within(
     """
     program = lowering.program(1, threads)
     need = needed(lowering, sharing, threads)
-    bytes_ = int(host.available_memory() * (1 - SPARE)) if limit == "auto" else limit
+    bytes_ = bytes_of(limit)
     beside += need.total - need.weights
     found = place(lowering, bytes_ - beside, unreadable(program, checkpoint))
     if found.missing:

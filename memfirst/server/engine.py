@@ -54,6 +54,7 @@ class Loading:
     keep_kv: bool = False
     memory: int | Literal["auto"] | None = None
     draft: str | None = None
+    pack: str = "auto"
 
 
 class Reports:
@@ -80,7 +81,7 @@ def main(pipe: Connection, loading: Loading) -> None:
                 loading.model, threads=loading.threads, ctx=loading.ctx, kv=loading.kv, progress=Reports(pipe),
                 sequences=loading.sequences, kv_memory=loading.kv_memory, speculate=loading.speculate,
                 spill=loading.spill, keep_kv=loading.keep_kv, memory=loading.memory,
-                draft=loading.draft,
+                draft=loading.draft, pack=loading.pack,
             )  # fmt: skip
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 
 from memfirst import ledger, models
-from memfirst.backends.base import StepResult
+from memfirst.backends.base import StepResult, observed
+from memfirst.backends.cpu.twelve_bits import measure
 from memfirst.backends.interpreted import InterpretedBackend
 from memfirst.convert.mixes import mix
 from memfirst.convert.synthetic import SyntheticCheckpoint
@@ -43,6 +44,7 @@ from memfirst.kernels.cpu.simd import bits, load_w
 from memfirst.kernels.cpu.spans import Owner, Span, SpanLog, Touched
 from memfirst.lower.packing import family, int8_tile
 from memfirst.lower.program import Program
+from memfirst.transform.twelve_bits import packable
 from tests.support.tiny_configs import Coded
 from tests.support.tiny_experts import routed_graph
 from tests.support.tiny_models import ARCHITECTURES, CODECS, STEPS, apart, fill_cache, options, tiny
@@ -180,6 +182,26 @@ def test_the_likeliest_tokens_interpreted() -> None:
         assert ties == (scores == scores[order[-1]]).sum() - values.count(values[-1])
     logits[149] = np.nan
     assert top(logits, window, 3, 5, 1.5)[2] == -1
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("name", ["decode", "prefill", "batch"])
+def test_bf16_in_twelve_bits_is_loaded_once_whatever_the_tokens(name: str, tied: bool) -> None:
+    """What lies aside too; of look-ups it is known once it is recorded, and within its bounds before."""
+    graph, checkpoint = tiny("llama", "bf16", tied)
+    found = measure(packable(graph), checkpoint, 1)
+    assert found.plain == 0 < sum(found.aside.values())
+    graph = graph.in_twelve_bits(found.aside)
+    made, step = InterpretedBackend(graph, checkpoint, options(1), found), STEPS[name]
+    fill_cache(made)
+    result = made.step(step, apart(step))
+    known, log, program = observed(made, step, result), made.log.touched, made.program(step.tokens).program
+    assert moved(log) == price(program, known) == made_ledger(made, step, result)
+    before, after = (ledger.price(program, s).by_purpose()[EMBEDDING] for s in (step, known))
+    assert before.low <= after.low == after.high <= before.high
+    for op in (op for op in graph.ops if isinstance(op, Linear)):
+        name_of, purpose = op.weight.alias or op.weight.name, HEAD if op.head else WEIGHTS
+        assert loads(log, op.name, purpose, name_of) == {1}, op.name
 
 
 @pytest.mark.parametrize("name", ["decode", "prefill", "batch"])

@@ -22,9 +22,11 @@ from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.backends.cpu.tables import expert_tables, rope_tables
 from memfirst.backends.cpu.topk import COMPILED, TopK
+from memfirst.backends.cpu.twelve_bits import NOTHING, Found, LookUps
 from memfirst.errors import BackendError, CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
+from memfirst.graph.ops.embed import Embed
 from memfirst.graph.traffic import (
     EMBEDDING,
     EXPERTS,
@@ -98,11 +100,13 @@ class CpuBackend:
         progress: Progress | None = None,
         stage: Callable[[str], None] = lambda name: None,
         pool: ThreadPool | None = None,
+        twelve_bits: Found = NOTHING,
     ) -> None:
         """Load a model.
 
-        pool  threads of another backend, as many as `options.threads`, for who steps both by turns; they end with
-              whichever is closed first
+        pool         threads of another backend, as many as `options.threads`, for who steps both by turns; they end
+                     with whichever is closed first
+        twelve_bits  the matrices that `graph` has in 12 bits, as `measure` found them
         """
         self.graph, self.options, self._progress = graph, options, progress or Silent()
         self._lowering = lowering or Lowering(graph, options.context)
@@ -132,6 +136,8 @@ class CpuBackend:
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
         self._tables: dict[str, NDArray[Any]] = {**rope_tables(graph, options.context), **expert_tables(program)}
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
+        tables = {op.name: op.weight.alias or op.weight.name for op in graph.ops if isinstance(op, Embed)}
+        self._look_ups = LookUps(tables, twelve_bits.packed)
         pack = self.make_pack(self.library)
         self._disk = Disk(program, checkpoint, self._arrays.arrays["routing"], pack)
         self.pool = pool or self.make_pool(options.threads, self.library)
@@ -144,7 +150,7 @@ class CpuBackend:
         self._bind(program)
         stage("program")
         touching.stop()
-        pack_weights(program, checkpoint, places, options.threads, self._progress, pack)
+        pack_weights(program, checkpoint, places, options.threads, self._progress, pack, twelve_bits.packed)
         self._disk.start()
         stage("weights")
 
@@ -249,7 +255,8 @@ class CpuBackend:
             self._logs.append(log)  # a worker that comes late may still write it
         disk = self._walk(bound, step, tokens, log)
         self._counted = after = self._counts.copy()
-        return StepResult(bound.logits(rows), (before, after), self._arrays.routed(), disk)
+        aside = self._look_ups.of(tokens)
+        return StepResult(bound.logits(rows), (before, after), self._arrays.routed(), disk, aside)
 
     def _walk(
         self, bound: Bound, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None

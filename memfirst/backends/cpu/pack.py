@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
+from memfirst.backends.cpu.twelve_bits import NOTHING, Measured, packing
 from memfirst.codecs import Codec
 from memfirst.codecs.base import ROWS, U8
 from memfirst.codecs.block32 import fifth_bits_by_lane
@@ -98,13 +99,14 @@ def pack_weights(
     threads: int,
     progress: Progress | None = None,
     pack: Pack = by_numpy,
+    twelve_bits: Mapping[str, Measured] = NOTHING.packed,
 ) -> None:
-    """Pack all weights that have places into them.
+    """Pack all weights that have places into them; `twelve_bits` are BF16 matrices as they were measured.
 
     Each thread takes the next slice of `PACK_BYTES` when it is done with one, and a weight's pages of the file are
     released with its last slice: file and packed form are never both in memory whole.
     """
-    work = Slices(program, checkpoint, places, pack)
+    work = Slices(program, checkpoint, places, pack, twelve_bits)
     total = sum(place.nbytes for place in places.values())
     shown = Delayed(progress or Silent(), "reading weights", total)
     with ThreadPoolExecutor(MOST_THREADS) as pool:
@@ -122,9 +124,11 @@ class Slices:
     """Slices of weights to pack, for several threads."""
 
     def __init__(
-        self, program: Program, checkpoint: Checkpoint, places: Mapping[str, NDArray[np.uint8]], pack: Pack
-    ) -> None:
+        self, program: Program, checkpoint: Checkpoint, places: Mapping[str, NDArray[np.uint8]], pack: Pack,
+        twelve_bits: Mapping[str, Measured],
+    ) -> None:  # fmt: skip
         self._weights, self._checkpoint, self._places, self._pack = program.weights, checkpoint, places, pack
+        self._twelve_bits = twelve_bits
         self._lock = threading.Lock()
         self._next = self._each()
         self._left = dict.fromkeys(places, 0)
@@ -149,8 +153,11 @@ class Slices:
 
     def _each(self) -> Iterator[tuple[str, Callable[[], object]]]:
         for name, place in self._places.items():
-            codec = self._checkpoint.tensors[name].codec
-            slices = [*_packing(self._weights[name], self._checkpoint.read(name), codec, place, self._pack)]
+            weight, raw = self._weights[name], self._checkpoint.read(name)
+            if weight.twelve_bits:
+                slices = [*packing(weight, raw, self._twelve_bits[name], place)]
+            else:
+                slices = [*_packing(weight, raw, self._checkpoint.tensors[name].codec, place, self._pack)]
             self._left[name] = len(slices)
             yield from ((name, one) for one in slices)
 

@@ -29,7 +29,7 @@ class Embed(Op):
         return self.weight.columns
 
     def traffic(self) -> tuple[Traffic, ...]:
-        return RowTraffic(self.weight), ActivationTraffic(self.width)
+        return RowTraffic(self.weight, self.name), ActivationTraffic(self.width)
 
     def flops(self, step: Step) -> int:
         return step.tokens * self.width if self.scale != 1 else 0

@@ -3,10 +3,22 @@
 A row lies among the 15 it is packed with, on the same cache lines: a look-up reads all 16, and says so.
 """
 
-from memfirst.kernels.cpu.lang import kernel, static
+from memfirst.kernels.cpu.bf12 import (
+    ASIDE,
+    BLOCK_BYTES,
+    BYTES,
+    aside_bytes,
+    coded_bytes,
+    low_bytes,
+    table_at,
+    unpacked_columns,
+    word_at,
+)
+from memfirst.kernels.cpu.lang import kernel, lanes, static
 from memfirst.kernels.cpu.simd import LANES, PACK, add, brought, column, mul, signed_column, splat_i, sub, to_float
 from memfirst.kernels.cpu.simd16 import lane
 from memfirst.kernels.cpu.simd_dot import half_pair
+from memfirst.kernels.cpu.tiles import PARTS
 
 
 @kernel
@@ -87,3 +99,34 @@ def floats(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker
             brought(w, p + c * CODEC.STRIDE, CODEC.STRIDE)
             x[t * cols + c] = lane(CODEC.value(w, p + c * CODEC.STRIDE, part), k) * scale
     return (hi - lo) * cols * CODEC.STRIDE
+
+
+@kernel
+def bf12(w: "u8", tokens: "i32", x: "f32", cols: "int", groups: "int", scale: "float", worker, lo, hi):
+    """As `block32` for BF16 in 12 bits: what lies aside of the 16 rows is read, too.
+
+    w  `groups` of 16 rows, as in `memfirst.codecs.bf12`
+    """
+    read = (hi - lo) * (cols + 1) * BYTES
+    low = lanes(PARTS)
+    high = lanes(PARTS)
+    v = lanes(4 * PARTS)
+    for t in range(lo, hi):
+        group, k, part = tokens[t] // PACK, tokens[t] % LANES, tokens[t] % PACK // LANES
+        p, head = group * cols * BYTES, (groups * cols + group) * BYTES
+        records, table = groups * (cols + 1) * BYTES, table_at(w, head)
+        n, last = word_at(w, head + 16), word_at(w, head + 20)
+        read += (last - n) * ASIDE
+        for c in range(0, cols, 4):
+            low_bytes(w, p, low)
+            if n < last and word_at(w, records + n * ASIDE + 64) == c:
+                aside_bytes(w, records + n * ASIDE, p, high)
+                n += 1
+            else:
+                coded_bytes(w, p, table, high)
+            unpacked_columns(low, high, v)
+            for i in static(4 * PARTS):
+                if part == i % PARTS:
+                    x[t * cols + c + i // PARTS] = lane(v[i], k) * scale
+            p += BLOCK_BYTES
+    return read

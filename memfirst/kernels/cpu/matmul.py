@@ -1,5 +1,6 @@
 """Matmuls of packed weights and activations: y[t, r] = Σ_c W[r, c] · x[t, c], PACK rows at a time, in `tiles`."""
 
+from memfirst.kernels.cpu.bf12 import BYTES, bf12_tile, bf12_unpack
 from memfirst.kernels.cpu.lang import kernel, lanes, macro, static
 from memfirst.kernels.cpu.simd import PACK
 from memfirst.kernels.cpu.tiles import block32_tile, floats_tile, k256_tile, q6_k_tile
@@ -82,3 +83,36 @@ def floats(
             _rows_of_tile(at, to, worker, private, t0, tokens, stride_x, stride, TILE)
             floats_tile(w, 0, r, r + PACK, x, at, cols, y, to, tokens - t0, at, add_to, CODEC, TILE, 0)
     return (hi - lo) // PACK * cols * CODEC.STRIDE
+
+
+@kernel
+def bf12(
+    w: "u8", x: "f32", y: "f32", unpacked: "u8", step: "i64", count: "int", cols: "int", groups: "int", first: "int",
+    stride_x: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
+):  # fmt: skip
+    """As `floats` for BF16 in 12 bits, to the same bits; returns the bytes of those rows, those aside among them.
+
+    w         a whole matrix as in `memfirst.codecs.bf12`, `groups` of 16 rows; `first` of its rows is y's first
+    unpacked  room for 16 rows of BF16 for each worker, where there are several tokens: a group is unpacked once for all
+              of them. CODEC reads it ("bf12_words")
+    """
+    tokens = step[count]
+    read = (hi - lo) // PACK * (cols + 1) * BYTES
+    for r in range(lo, hi, PACK):
+        group = (first + r) // PACK
+        at = lanes(TILE)
+        to = lanes(TILE)
+        aside = lanes(1)
+        aside[0] = 0
+        if TILE > 1:
+            room = worker * cols * CODEC.STRIDE
+            bf12_unpack(w, group, groups, cols, unpacked, room, aside)
+        for t0 in range(0, tokens, TILE):
+            _rows_of_tile(at, to, worker, private, t0, tokens, stride_x, stride, TILE)
+            if TILE > 1:
+                base = room - r // PACK * cols * CODEC.STRIDE
+                floats_tile(unpacked, base, r, r + PACK, x, at, cols, y, to, tokens - t0, at, add_to, CODEC, TILE, 0)
+            else:
+                bf12_tile(w, group, groups, x, at, cols, y, to, tokens - t0, r, add_to, aside)
+        read += aside[0]
+    return read

@@ -55,7 +55,7 @@ def _prefetch(w, at, TILE):
 
 
 @macro
-def _store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM):
+def store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM):
     """The accumulators of parts first..first + SIDE of 16 rows, by token."""
     for t in static(TILE):
         if t < left:
@@ -107,7 +107,7 @@ def block32_tile(w, base, lo, hi, aq, ad, ao, af, at, cols, y, to, left, share, 
                             total = fma(m, splat_at(af, at[t] + b), total)
                         acc[SIDE * t + side] = total
                 p += CODEC.STRIDE
-            _store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
+            store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
 
 
 @macro
@@ -163,7 +163,7 @@ def k256_tile(w, base, lo, hi, aq, ad, am, at, cols, y, to, left, share, add_to,
                         acc[SIDE * t + side] = fma(to_float(mins[SIDE * t + side]), mul(m, x), acc[SIDE * t + side])
                         acc[SIDE * t + side] = fma(to_float(sums[SIDE * t + side]), mul(d, x), acc[SIDE * t + side])
                 p += CODEC.STRIDE
-            _store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
+            store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
 
 
 @macro
@@ -217,7 +217,7 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
                         scale = mul(d, splat_at(ad, (at[t] + b) * 8))
                         acc[SIDE * t + side] = fma(to_float(sums[SIDE * t + side]), scale, acc[SIDE * t + side])
                 p += CODEC.STRIDE
-            _store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
+            store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
 
 
 @macro
@@ -257,4 +257,4 @@ def floats_tile(w, base, lo, hi, x, at, cols, y, to, left, share, add_to, CODEC,
             sums = lanes(SIDE * TILE)
             for i in static(SIDE * TILE):
                 sums[i] = add(add(acc[4 * i], acc[4 * i + 1]), add(acc[4 * i + 2], acc[4 * i + 3]))
-            _store_tile(sums, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
+            store_tile(sums, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)

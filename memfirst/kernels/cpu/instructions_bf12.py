@@ -1,0 +1,97 @@
+"""The LLVM instructions behind the functions of `bf12`: two planes of bytes become floats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+
+from memfirst.kernels.cpu import isa
+from memfirst.kernels.cpu.emit import F32, I8, I32, I64, ISA, LANES, Emitter
+from memfirst.kernels.cpu.instructions import load_vector
+
+V = ir.VectorType
+
+
+def word_at(e: Emitter, w: Any, offset: Any) -> Any:
+    return e.builder.zext(e.builder.load(e.at(w, 0, offset, I32), align=1), I64)
+
+
+def store_values(e: Emitter, out: Any, offset: Any, v: Any) -> None:
+    e.builder.store(v, e.at(out, 0, offset, v.type), align=1)
+
+
+def table_at(e: Emitter, w: Any, offset: Any) -> Any:
+    once = load_vector(e, w, offset, V(I8, 16))
+    order = [i % 16 for i in range(4 * LANES)]
+    return e.builder.shuffle_vector(once, once, ir.Constant(V(I32, 4 * LANES), order))
+
+
+def codes_at(e: Emitter, w: Any, offset: Any, which: Any) -> Any:
+    """Both nibbles of 32 bytes where a register holds 64, else one of them; `which` is a literal, so LLVM folds it."""
+    both = load_vector(e, w, offset, V(I8, 32))
+    low, four = (ir.Constant(both.type, [n] * 32) for n in (15, 4))
+    if LANES == 16:
+        return e.concat(e.builder.and_(both, low), e.builder.lshr(both, four))
+    shift = e.splat(e.builder.trunc(e.builder.shl(which, I64(2)), I8), 32)
+    return e.builder.and_(e.builder.lshr(both, shift), low)
+
+
+def looked_up(e: Emitter, codes: Any, table: Any) -> Any:
+    """`pshufb` looks up 16 bytes within each 128-bit lane; elsewhere one lookup an element."""
+    if ISA != isa.GENERIC:
+        name = "llvm.x86.avx512.pshuf.b.512" if LANES == 16 else "llvm.x86.avx2.pshuf.b"
+        return e.call(name, codes.type, [table, codes])
+    out = ir.Constant(codes.type, ir.Undefined)
+    for i in range(codes.type.count):
+        index = e.builder.zext(e.builder.extract_element(codes, I32(i)), I32)
+        out = e.builder.insert_element(out, e.builder.extract_element(table, index), I32(i))
+    return out
+
+
+def _column(e: Emitter, low: Any, high: Any, first: int) -> Any:
+    """The words of one column, two in each lane of 32 bits: of rows 0 to 7 the lower ones, of 8 to 15 the upper."""
+    order = [x for i in (*range(8), *range(16, 24)) for x in (first + i, first + i + low.type.count)]
+    return e.builder.bitcast(e.builder.shuffle_vector(low, high, ir.Constant(V(I32, 32), order)), V(I32, 8))
+
+
+def _floats(e: Emitter, words: Any, upper: bool) -> Any:
+    """A bfloat16 is the upper half of a float."""
+    if upper:
+        kept = e.builder.and_(words, ir.Constant(words.type, [-65536] * 8))
+    else:
+        kept = e.builder.shl(words, ir.Constant(words.type, [16] * 8))
+    return e.builder.bitcast(kept, V(F32, 8))
+
+
+def _values(n: int) -> Callable[..., Any]:
+    def emission(e: Emitter, low: Any, high: Any) -> Any:
+        if LANES == 16:
+            words = _column(e, low, high, 32 * (n // 2) + 8 * (n % 2))
+            return e.concat(_floats(e, words, False), _floats(e, words, True))
+        return _floats(e, _column(e, low, high, 8 * (n // 2)), n % 2 == 1)
+
+    return emission
+
+
+def _words(n: int) -> Callable[..., Any]:
+    def emission(e: Emitter, low: Any, high: Any) -> Any:
+        if LANES == 16:
+            return e.concat(_column(e, low, high, 32 * n), _column(e, low, high, 32 * n + 8))
+        return _column(e, low, high, 8 * n)
+
+    return emission
+
+
+def load_words(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    words = load_vector(e, w, offset, V(I32, 8))
+    if LANES == 16:
+        return e.concat(_floats(e, words, False), _floats(e, words, True))
+    shift = e.builder.shl(e.builder.sub(I64(1), part), I64(4))
+    moved = e.builder.shl(words, e.splat(e.builder.trunc(shift, I32), 8))
+    return e.builder.bitcast(e.builder.and_(moved, ir.Constant(words.type, [-65536] * 8)), V(F32, 8))
+
+
+words_0, words_1 = (_words(n) for n in range(2))
+values_0, values_1, values_2, values_3 = (_values(n) for n in range(4))
