@@ -85,6 +85,7 @@ def _words(n: int) -> Callable[..., Any]:
 
 
 def load_words(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
+    """Of the words in 32 bits the lower ones are shifted up, the upper ones stay: with 16 lanes both."""
     words = load_vector(e, w, offset, V(I32, 8))
     if LANES == 16:
         return e.concat(_floats(e, words, False), _floats(e, words, True))
