@@ -262,7 +262,8 @@ def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, c
         notes.append("memfirst drafts from the text alone, with no model yet: this is what one would reach")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
-    packed = [w for w in _priced(model, place, options).graph.weights().values() if w.twelve_bits]
+    ours = _priced(model, place, options) if isinstance(place.allocator(options), Memfirst) else None
+    packed = [w for w in ours.graph.weights().values() if w.twelve_bits] if ours else []
     if packed:
         less = sum((w.nbytes - w.aside * bf12.ASIDE_BYTES) for w in packed)
         more = sum(w.nbytes + (w.aside_bounds[1] - w.aside) * bf12.ASIDE_BYTES for w in packed)
