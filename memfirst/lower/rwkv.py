@@ -14,7 +14,7 @@ from memfirst.lower.default import STEP, Args, Default, lower, matmul, multiple,
 from memfirst.lower.nodes import ROWS, SEQUENCES, NodeCall, PrivateStride, Value
 from memfirst.lower.packing import family, rows16_bytes
 from memfirst.lower.specs import KERNELS
-from memfirst.lower.state import carry, state_call, state_touch
+from memfirst.lower.state import clear, state_call, state_touch
 from memfirst.lower.step_fields import count_of
 
 
@@ -147,7 +147,7 @@ def _scan(
     out = d.new(op.output, op.width, reads[0].rows)
     args: Args = {**{name: value.place for name, value in named.items()}, "out": out.place, "width": op.width}
     scan = state_call(kernel, args, op, op.cache, d, STATE_WRITE, HEAD=head)
-    node = d.columns(op.name, [inputs, carry(op, op.cache, d, head), scan], reads, out, d.moves(op), head)
+    node = d.columns(op.name, [inputs, clear(op, op.cache, d, head), scan], reads, out, d.moves(op), head)
     state = state_touch(op.cache)
     node.reads.append(state)
     node.writes += [*map(touch, made), state]

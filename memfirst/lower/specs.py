@@ -192,7 +192,9 @@ _SHIFT = (
     "private_x private"
 )
 _CARRY = "state state_read state_write sequence_past step sequences slot state_at per"
-_SCAN = "state sequence_at sequence_new state_write step sequences slot state_at width"
+_CLEAR = "state state_write sequence_past step sequences slot state_at per"
+_FROM = "state sequence_at sequence_new sequence_past state_read state_write step sequences slot state_at"
+_SCAN = f"{_FROM} width"
 _SEQUENCES = "state sequence_at sequence_new state_write step sequences slot state_at"
 _RECALL = "state sequence_at sequence_past state_read state_write step sequences slot state_at"
 _BC = "stride_keys stride_queries private_keys private_queries"
@@ -292,7 +294,7 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec(
             "ssm.channels",
             COLUMNS,
-            f"x delta a keys queries out {_SEQUENCES} stride_x stride_delta {_BC} width",
+            f"x delta a keys queries out {_FROM} stride_x stride_delta {_BC} width",
             "STATE",
             _scan,
         ),
@@ -306,12 +308,13 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec(
             "ssm.heads",
             COLUMNS,
-            f"x keys queries delta decay out {_SEQUENCES} stride_x {_BC} stride_delta stride_decay ratio width",
+            f"x keys queries delta decay out {_FROM} stride_x {_BC} stride_delta stride_decay ratio width",
             "HEAD STATE",
             _scan,
         ),
         _spec("ssm.skip", COLUMNS, "x d out step count stride_x width", "HEAD", _columns),
         _spec("state.carry", COLUMNS, _CARRY, "", _carry),
+        _spec("state.clear", COLUMNS, _CLEAR, "", _carry),
         _spec("wkv.wkv6_inputs", COLUMNS, "r k w first decay own step count width", "HEAD", _columns),
         _spec("wkv.wkv6", COLUMNS, f"r k v decay own out {_SCAN}", "HEAD", _scan),
         _spec("wkv.wkv7_inputs", COLUMNS, "w k a removal decay key removed step count width", "HEAD", _columns),

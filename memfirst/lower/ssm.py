@@ -9,13 +9,13 @@ from memfirst.graph.traffic import ACTIVATIONS, STATE_READ, STATE_WRITE, WEIGHTS
 from memfirst.lower.default import STEP, Args, Default, lower, multiple, only, touch, weight_ref
 from memfirst.lower.nodes import ROWS, Moves, PrivateStride, Scratch, Value
 from memfirst.lower.specs import KERNELS
-from memfirst.lower.state import carry, state_call, state_touch
+from memfirst.lower.state import clear, state_call, state_touch
 from memfirst.lower.step_fields import count_of
 
 
 @lower.register
 def _(op: ChannelScan, d: Default) -> Value:
-    """softplus(dt) and d · x, the state to the slot that is written, the scan in place."""
+    """softplus(dt) and d · x, then the scan from the slot that is read to the one that is written."""
     multiple(op, op.width, ROWS)
     x, dt, keys, queries = (d.input(op, i) for i in range(4))
     delta = dt if d.last_use(op, 1) else d.new(f"{op.name}_delta", op.width, dt.rows)
@@ -34,7 +34,7 @@ def _(op: ChannelScan, d: Default) -> Value:
     calls = [
         KERNELS["ssm.channel_inputs"].call(inputs, op.name, WEIGHTS),
         KERNELS["ssm.rates"].call(rates, op.name, WEIGHTS, STATE=states),
-        carry(op, op.cache, d, states),
+        clear(op, op.cache, d, states),
         state_call("ssm.channels", scan, op, op.cache, d, STATE_WRITE, STATE=states),
     ]
     node, state = d.columns(op.name, calls, [x, dt, keys, queries], out, d.moves(op)), state_touch(op.cache)
@@ -71,7 +71,7 @@ def _(op: SelectiveScan, d: Default) -> Value:
         "stride_x": x.stride, "width": op.width,
     }  # fmt: skip
     calls = [
-        carry(op, op.cache, d, op.state),
+        clear(op, op.cache, d, op.state),
         state_call("ssm.heads", args, op, op.cache, d, STATE_WRITE, HEAD=op.head_dim, STATE=op.state),
         KERNELS["ssm.skip"].call(skip, op.name, WEIGHTS, HEAD=op.head_dim),
     ]

@@ -1,7 +1,8 @@
 """Recurrent state in a lowering: where an operation's lies in a slot, and what brings it from slot to slot.
 
-A slot holds the state of all layers of one sequence. A node over columns (heads, channels) begins with `carry`, and a
-kernel behind it works in place in the slot that is written; both count what they read and write.
+A slot holds the state of all layers of one sequence. A scan over columns (heads, channels) reads one slot and writes
+the other; its node begins with `clear`, for new sequences. Where a kernel works in place in the slot that is written,
+the node begins with `carry`. Either counts the bytes that are read, and the kernel behind it those that it writes.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def state_call(
 def carry(op: Op, cache: StateCache, d: Default, per: int) -> NodeCall:
     """Brings the state of a node's columns, `per` floats each, to the slot that is written."""
     return state_call("state.carry", {"per": per}, op, cache, d, STATE_READ)
+
+
+def clear(op: Op, cache: StateCache, d: Default, per: int) -> NodeCall:
+    """Clears the state of a node's columns, `per` floats each, of new sequences."""
+    return state_call("state.clear", {"per": per}, op, cache, d, STATE_READ)
 
 
 def state_touch(cache: StateCache) -> Touch:

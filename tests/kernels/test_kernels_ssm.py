@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from memfirst.kernels.cpu.ssm import WIDE
 from tests.kernels.test_kernels import counts, random
-from tests.kernels.test_kernels_state import AT, sequences
+from tests.kernels.test_kernels_state import AT, from_slot_to_slot, sequences
 from tests.support.kernel_calls import call, guarded, zeros
 
 F32 = NDArray[np.float32]
@@ -87,6 +87,10 @@ def test_the_scan_of_channels(n: int) -> None:
         one = channels({k: v[t : t + 1] for k, v in given.items()}, a, single, **sequences((1, 1, slot, slot)))
         np.testing.assert_array_equal(one[0], found[t])
     np.testing.assert_array_equal(single, state)
+    apart = guarded(begin)
+    again = channels({k: v[:5] for k, v in given.items()}, a, apart, **sequences((5, 1, 2, 1)))
+    np.testing.assert_array_equal(again, found[:5])
+    from_slot_to_slot(begin, state, apart, CHANNELS // 16)
 
     for part, slot in ((range(5), 2), (range(5, 8), 0)):
         old = begin[slot, AT:].reshape(-1, n, 16).swapaxes(1, 2).reshape(CHANNELS, n)
@@ -138,6 +142,10 @@ def test_the_scan_of_heads(head: int, n: int) -> None:
         one = heads({k: v[t : t + 1] for k, v in given.items()}, d, single, head, n, **sequences((1, 1, slot, slot)))
         np.testing.assert_array_equal(one[0], found[t])
     np.testing.assert_array_equal(single, state)
+    apart = guarded(begin)
+    again = heads({k: v[:5] for k, v in given.items()}, d, apart, head, n, **sequences((5, 1, 2, 1)))
+    np.testing.assert_array_equal(again, found[:5])
+    from_slot_to_slot(begin, state, apart, HEADS)
 
     of = np.arange(HEADS) // (HEADS // GROUPS)
     more = ordered(head, n)

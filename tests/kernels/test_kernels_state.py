@@ -42,6 +42,28 @@ def test_state_is_carried_to_the_slot_that_is_written(per: int, lo: int, hi: int
     assert read == 3 * (hi - lo) * per * 4
 
 
+@pytest.mark.parametrize(("per", "lo", "hi"), [(64, 1, 3), (3, 0, 7), (1, 5, 6)])
+def test_state_of_new_sequences_is_cleared(per: int, lo: int, hi: int) -> None:
+    """That of others, and what they read, stays."""
+    slot = AT + 8 * per + 2
+    before = random(4, slot)
+    state = guarded(before)
+    read = call("state.clear", lo, hi, state=state, slot=slot, per=per, **sequences((2, 9, 0, 3), (1, 0, 2, 1)))
+    before[1, AT + lo * per : AT + hi * per] = 0
+    np.testing.assert_array_equal(state.reshape(4, slot), before)
+    assert read == 2 * (hi - lo) * per * 4
+
+
+def from_slot_to_slot(begin: F32, end: F32, apart: F32, parts: int) -> None:
+    """A scan in `apart` that read slot 2 and wrote slot 1 left there what one in place leaves in slot 2 of `end`, of
+    the middle two of `parts`; all else is as it began."""
+    kept = apart.reshape(begin.shape)
+    np.testing.assert_array_equal(kept[[0, 2]], begin[[0, 2]])
+    expected = begin[1].copy()
+    expected[AT:].reshape(parts, -1)[1:3] = end.reshape(begin.shape)[2, AT:].reshape(parts, -1)[1:3]
+    np.testing.assert_array_equal(kept[1], expected)
+
+
 @pytest.mark.parametrize("width", [32, 21])
 def test_token_shift(width: int) -> None:
     """Three sequences of 3, 1 and 2 tokens, the last two new or not; rows 0..4, then 4..6, into a worker's own copy."""
@@ -131,6 +153,11 @@ def test_recurrences(kernel: str, slow: Any, head: int) -> None:
                              **sequences((1, 1, slot, slot)))  # fmt: skip
             np.testing.assert_array_equal(one[0], found[t])
     np.testing.assert_array_equal(single, state)
+
+    apart, first = guarded(begin), {n: x[:5] for n, x in given.items()}
+    again = recurrence(kernel, head, first, w, apart, **sequences((5, 1, 2, 1)))
+    np.testing.assert_array_equal(again, found[:5])
+    from_slot_to_slot(begin, state, apart, HEADS)
 
     for part, slot in ((np.s_[:5], 2), (np.s_[5:], 0)):
         wide = {n: x[part].astype(np.float64).reshape(-1, HEADS, head) for n, x in given.items()}

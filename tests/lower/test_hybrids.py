@@ -175,14 +175,14 @@ def test_phases_of_a_state_space_layer(tmp_path: Path) -> None:
         [["ssm.head_inputs"]],
     ]
     assert [c.kernel for t in program.phases[4].tasks for c in t.calls] == [
-        "matmul.block32", "state.carry", "ssm.heads", "ssm.skip", "elementwise.glu"
+        "matmul.block32", "state.clear", "ssm.heads", "ssm.skip", "elementwise.glu"
     ]  # fmt: skip
     assert [c.kernel for c in program.phases[5].prologue] == ["activations.norm_groups", "activations.quantize"]
     graph, _ = opened("falcon_mamba", tmp_path, "q8_0")
     phase = next(p for p in cpu.lower(graph, 1, CONTEXT, 2).phases if p.name == "blk.0.ssm_dt")
     assert [c.kernel for c in phase.prologue] == ["activations.norm_groups"] * 3
     assert [c.kernel for c in phase.tasks[0].calls] == [
-        "matmul.floats", "elementwise.add_bias", "ssm.channel_inputs", "ssm.rates", "state.carry", "ssm.channels",
+        "matmul.floats", "elementwise.add_bias", "ssm.channel_inputs", "ssm.rates", "state.clear", "ssm.channels",
         "elementwise.glu",
     ]  # fmt: skip
 

@@ -70,7 +70,7 @@ def test_recurrences_do_every_column_of_every_token() -> None:
     model = build(SyntheticCheckpoint(calibrate.RECURRENT[1], mix("q8_0"), 0, ""))
     for step, sequences, tokens in ((decode(9, 3), 3, 3), (prompt(40, 9), 1, 40)):
         assert amounts(model, step, "wkv.wkv7 ") == (2 * 512 * sequences, 2 * 512 * tokens)
-        assert amounts(model, step, "state.carry") == (0.0, 2 * 512 * 64 * sequences)
+        assert amounts(model, step, "state.clear") == (0.0, 2 * 512 * 64 * sequences)
         assert amounts(model, step, "rwkv.keep") == (0.0, 4 * 512 * sequences)
         assert amounts(model, step, "rwkv.lerp") == (0.0, 2 * 7 * 512 * tokens)
 

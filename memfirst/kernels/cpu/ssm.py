@@ -10,8 +10,8 @@ at 64 · 128) stay in the first level of cache from token to token.
     x, out       [tokens, width], rows `stride_x` and `width` apart
     keys, queries  [tokens, STATE] or [tokens, groups · STATE], rows `stride_keys` and `stride_queries` apart: B and C;
                  `private_keys`, `private_queries`: token rows from one worker's own to the next (0: all share one)
-    state        [slots, slot], the operation's from `state_at` on; each sequence's in the slot that it writes, to which
-                 `state.carry` has brought it
+    state        [slots, slot], the operation's from `state_at` on; a sequence's first token in the step reads the slot
+                 `state_read` (of a sequence without a past: `state_write`, cleared), the others what the last one wrote
     sequence_at, sequence_new  a sequence's first token in the step, and how many it has
 """
 
@@ -50,7 +50,8 @@ def rates(a: "u8", copied: "f32", width: "int", worker, lo, hi, *, STATE):
 @kernel
 def channels(
     x: "f32", delta: "f32", a: "f32", keys: "f32", queries: "f32", out: "f32", state: "f32", sequence_at: "i32",
-    sequence_new: "i32", state_write: "i32", step: "i64", sequences: "int", slot: "int", state_at: "int",
+    sequence_new: "i32", sequence_past: "i32", state_read: "i32", state_write: "i32", step: "i64", sequences: "int",
+    slot: "int", state_at: "int",
     stride_x: "int", stride_delta: "int", stride_keys: "int", stride_queries: "int",
     private_keys: "int", private_queries: "int", width: "int", worker, lo, hi, *, STATE,
 ):  # fmt: skip
@@ -60,6 +61,7 @@ def channels(
     for s in range(step[sequences]):
         for c in range(lo, hi, 16):
             base, at = state_write[s] * slot + state_at + c * STATE, mine + c * STATE
+            source = (state_read[s] if sequence_past[s] else state_write[s]) * slot + state_at + c * STATE
             for t in range(sequence_at[s], sequence_at[s] + sequence_new[s]):
                 key, query = (worker * private_keys + t) * stride_keys, (worker * private_queries + t) * stride_queries
                 d = load16(delta, t * stride_delta + c)
@@ -68,10 +70,11 @@ def channels(
                 for n in range(STATE):
                     decay = exp16(mul(load16(a, at + 16 * n), d))
                     b, q = splat16_at(keys, key + n), splat16_at(queries, query + n)
-                    v = fma(decay, load16(state, base + 16 * n), mul(added, b))
+                    v = fma(decay, load16(state, source + 16 * n), mul(added, b))
                     store16(state, base + 16 * n, v)
                     total = fma(v, q, total)
                 store16(out, t * width + c, total)
+                source = base
     return step[sequences] * (hi - lo) * STATE * 4
 
 
@@ -94,7 +97,8 @@ def head_inputs(
 @kernel
 def heads(
     x: "f32", keys: "f32", queries: "f32", delta: "f32", decay: "f32", out: "f32", state: "f32", sequence_at: "i32",
-    sequence_new: "i32", state_write: "i32", step: "i64", sequences: "int", slot: "int", state_at: "int",
+    sequence_new: "i32", sequence_past: "i32", state_read: "i32", state_write: "i32", step: "i64", sequences: "int",
+    slot: "int", state_at: "int",
     stride_x: "int", stride_keys: "int", stride_queries: "int", private_keys: "int", private_queries: "int",
     stride_delta: "int", stride_decay: "int", ratio: "int", width: "int", worker, lo, hi, *, HEAD, STATE,
 ):  # fmt: skip
@@ -107,6 +111,7 @@ def heads(
             group = head // ratio * STATE
             for c in range(h, h + HEAD, 16 * MORE):
                 base = state_write[s] * slot + state_at + c * STATE
+                source = (state_read[s] if sequence_past[s] else state_write[s]) * slot + state_at + c * STATE
                 for t in range(sequence_at[s], sequence_at[s] + sequence_new[s]):
                     decay_t = splat16_at(decay, t * stride_decay + head)
                     delta_t = splat16_at(delta, t * stride_delta + head)
@@ -120,12 +125,13 @@ def heads(
                     for n in range(STATE):
                         b, q = splat16_at(keys, key + n), splat16_at(queries, query + n)
                         for i in static(MORE):
-                            at = base + (n * MORE + i) * 16
-                            v = fma(added[i], b, mul(load16(state, at), decay_t))
-                            store16(state, at, v)
+                            at = (n * MORE + i) * 16
+                            v = fma(added[i], b, mul(load16(state, source + at), decay_t))
+                            store16(state, base + at, v)
                             total[i] = fma(v, q, total[i])
                     for i in static(MORE):
                         store16(out, t * width + c + 16 * i, total[i])
+                    source = base
     return step[sequences] * (hi - lo) * STATE * 4
 
 

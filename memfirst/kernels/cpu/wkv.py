@@ -7,8 +7,8 @@ prompt gives the bits of its tokens one by one. A head's state (16 kB at 64) sta
 Operands of all sequences, heads and tokens:
 
     r, k, v, …   [tokens, width], a head after the other
-    state        [slots, slot], the operation's from `state_at` on; each sequence's in the slot that it writes, to which
-                 `state.carry` has brought it
+    state        [slots, slot], the operation's from `state_at` on; a sequence's first token in the step reads the slot
+                 `state_read` (of a sequence without a past: `state_write`, cleared), the others what the last one wrote
     sequence_at, sequence_new  a sequence's first token in the step, and how many it has
 """
 
@@ -45,7 +45,8 @@ def wkv6_inputs(
 @kernel
 def wkv6(
     r: "f32", k: "f32", v: "f32", decay: "f32", own: "f32", out: "f32", state: "f32", sequence_at: "i32",
-    sequence_new: "i32", state_write: "i32", step: "i64", sequences: "int", slot: "int", state_at: "int", width: "int",
+    sequence_new: "i32", sequence_past: "i32", state_read: "i32", state_write: "i32", step: "i64", sequences: "int",
+    slot: "int", state_at: "int", width: "int",
     worker, lo, hi, *, HEAD,
 ):  # fmt: skip
     """For heads in columns lo..hi: out = r · S + own · v, then S = decay ⊙ S + k ⊗ v. Returns the bytes of S."""
@@ -55,6 +56,7 @@ def wkv6(
         for h in range(lo, hi, HEAD):
             for b in range(0, HEAD, 16 * MORE):
                 base = state_write[s] * slot + state_at + h * HEAD + b
+                source = (state_read[s] if sequence_past[s] else state_write[s]) * slot + state_at + h * HEAD + b
                 for t in range(sequence_at[s], sequence_at[s] + sequence_new[s]):
                     row = t * width + h
                     value = lanes(MORE)
@@ -66,11 +68,12 @@ def wkv6(
                     for j in range(HEAD):
                         rj, kj, dj = splat16_at(r, row + j), splat16_at(k, row + j), splat16_at(decay, row + j)
                         for i in static(MORE):
-                            x = load16(state, base + j * HEAD + 16 * i)
+                            x = load16(state, source + j * HEAD + 16 * i)
                             given[i] = fma(x, rj, given[i])
                             store16(state, base + j * HEAD + 16 * i, fma(value[i], kj, mul(x, dj)))
                     for i in static(MORE):
                         store16(out, row + b + 16 * i, given[i])
+                    source = base
     return step[sequences] * (hi - lo) * HEAD * 4
 
 
@@ -99,8 +102,8 @@ def wkv7_inputs(
 @kernel
 def wkv7(
     r: "f32", k: "f32", v: "f32", decay: "f32", key: "f32", removed: "f32", out: "f32", state: "f32",
-    sequence_at: "i32", sequence_new: "i32", state_write: "i32", step: "i64", sequences: "int", slot: "int",
-    state_at: "int", width: "int", worker, lo, hi, *, HEAD,
+    sequence_at: "i32", sequence_new: "i32", sequence_past: "i32", state_read: "i32", state_write: "i32", step: "i64",
+    sequences: "int", slot: "int", state_at: "int", width: "int", worker, lo, hi, *, HEAD,
 ):  # fmt: skip
     """For heads in columns lo..hi: S = S ⊙ decay + (S · key) ⊗ removed + v ⊗ k, where the decay goes by keys, then
     out = S · r. What S holds for the next token's key is summed while S is written. Returns the bytes of S."""
@@ -110,13 +113,14 @@ def wkv7(
         for h in range(lo, hi, HEAD):
             for b in range(0, HEAD, 16 * MORE):
                 base = state_write[s] * slot + state_at + h * HEAD + b
+                source = (state_read[s] if sequence_past[s] else state_write[s]) * slot + state_at + h * HEAD + b
                 held = lanes(MORE)
                 for i in static(MORE):
                     held[i] = splat16(0.0)
                 for j in range(HEAD):
                     coming = splat16_at(key, sequence_at[s] * width + h + j)
                     for i in static(MORE):
-                        held[i] = fma(load16(state, base + j * HEAD + 16 * i), coming, held[i])
+                        held[i] = fma(load16(state, source + j * HEAD + 16 * i), coming, held[i])
                 for t in range(sequence_at[s], last + 1):
                     row, after = t * width + h, min(t + 1, last) * width + h
                     value = lanes(MORE)
@@ -130,7 +134,7 @@ def wkv7(
                         dj, oj, kj = splat16_at(decay, row + j), splat16_at(removed, row + j), splat16_at(k, row + j)
                         rj, coming = splat16_at(r, row + j), splat16_at(key, after + j)
                         for i in static(MORE):
-                            x = mul(load16(state, base + j * HEAD + 16 * i), dj)
+                            x = mul(load16(state, source + j * HEAD + 16 * i), dj)
                             x = fma(held[i], oj, fma(value[i], kj, x))
                             store16(state, base + j * HEAD + 16 * i, x)
                             given[i] = fma(x, rj, given[i])
@@ -138,4 +142,5 @@ def wkv7(
                     for i in static(MORE):
                         store16(out, row + b + 16 * i, given[i])
                         held[i] = next_held[i]
+                    source = base
     return step[sequences] * (hi - lo) * HEAD * 4
