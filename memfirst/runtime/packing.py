@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from memfirst.backends.cpu.twelve_bits import NOTHING, Found, measure, supported
+from memfirst.backends.cpu.twelve_bits import NOTHING, Compiled, Found, measure, supported
 from memfirst.codecs import bf12
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import DISK, Graph
 from memfirst.hardware import host
+from memfirst.kernels.cpu.library import Library
 from memfirst.lower.cpu import Lowering
 from memfirst.progress import Progress
 from memfirst.runtime.placing import PACK_AUTO, Limit, bytes_of, needed, within
@@ -30,7 +31,9 @@ def lowered(
     room = host.available_memory() if limit is None else bytes_of(limit)
     may = packable(graph) if pack == PACK_AUTO and supported() else {}
     least = sum(w.nbytes for w in expected(graph).weights().values()) if may else 0
-    found = measure(may, checkpoint, threads, progress) if may and least + beside <= room else NOTHING
+    found = NOTHING
+    if may and least + beside <= room:
+        found = measure(may, checkpoint, threads, progress, Compiled(Library()))
     lowering = Lowering(graph.in_twelve_bits(found.aside), context)
     if limit is not None:
         if may and (not found.packed or needed(lowering, sharing, threads).total + beside > room):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from memfirst.backends.cpu.twelve_bits import BY_NUMPY, Compiled
 from memfirst.codecs import bf12, bf16
 from memfirst.codecs.base import ROWS
+from memfirst.errors import FormatError
 from tests.codecs.test_bf12 import U16, every_word, trained
 from tests.kernels.test_kernels import counts, random
-from tests.support.kernel_calls import call, key_of, library, zeros
+from tests.support.kernel_calls import call, guarded, key_of, library, zeros
 
 F32 = NDArray[np.float32]
 TILES = (1, 2, 3, 4)
@@ -93,3 +95,30 @@ def test_look_ups_are_those_of_plain_bf16() -> None:
     assert_same(found, expected)
     aside = bf12.aside_of(words, bf12.table_of(words))[tokens // ROWS]
     assert read == 4 * bf12.matrix_bytes(1, 256, 0) + bf12.ASIDE_BYTES * int(aside.sum())
+
+
+@pytest.mark.parametrize("rows", [64, 37])
+def test_the_packing_kernel_is_the_definition(rows: int) -> None:
+    """Also of rows that fill no group."""
+    for words in (trained(64, 200)[:rows].copy(), every_word()[:rows].copy()):
+        table = bf12.table_of(words)
+        made = []
+        for passes in (BY_NUMPY, Compiled(library())):
+            counts = passes.count(words, table)
+            out = np.zeros((-(-rows // ROWS), words.shape[1] // 4, 96), np.uint8)
+            records = np.zeros((int(counts.sum()), 68), np.uint8)
+            passes.pack(words, table, out, records)
+            made.append((counts, out, records))
+        for expected, found in zip(*made, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_packing_what_is_not_contiguous_or_was_not_counted_is_refused() -> None:
+    words, table = every_word(), bf12.table_of(every_word())
+    passes, rows = Compiled(library()), np.zeros((16, 64, 96), np.uint8)
+    with pytest.raises(ValueError, match="not contiguous"):
+        passes.count(words[:, ::2], table)
+    with pytest.raises(ValueError, match="not contiguous"):
+        passes.pack(words, table, rows[:, :, ::-1], np.zeros((1024, 68), np.uint8))
+    with pytest.raises(FormatError, match="1024 blocks aside"):
+        passes.pack(words, table, rows, guarded(np.zeros((7, 68), np.uint8)).reshape(7, 68))

@@ -150,7 +150,7 @@ class CpuBackend:
         self._bind(program)
         stage("program")
         touching.stop()
-        pack_weights(program, checkpoint, places, options.threads, self._progress, pack, twelve_bits.packed)
+        pack_weights(program, checkpoint, places, options.threads, self._progress, pack, twelve_bits)
         self._disk.start()
         stage("weights")
 

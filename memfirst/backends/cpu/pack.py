@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import codecs
-from memfirst.backends.cpu.twelve_bits import NOTHING, Measured, packing
+from memfirst.backends.cpu.twelve_bits import NOTHING, Found, packing
 from memfirst.codecs import Codec
 from memfirst.codecs.base import ROWS, U8
 from memfirst.codecs.block32 import fifth_bits_by_lane
@@ -99,7 +99,7 @@ def pack_weights(
     threads: int,
     progress: Progress | None = None,
     pack: Pack = by_numpy,
-    twelve_bits: Mapping[str, Measured] = NOTHING.packed,
+    twelve_bits: Found = NOTHING,
 ) -> None:
     """Pack all weights that have places into them; `twelve_bits` are BF16 matrices as they were measured.
 
@@ -125,7 +125,7 @@ class Slices:
 
     def __init__(
         self, program: Program, checkpoint: Checkpoint, places: Mapping[str, NDArray[np.uint8]], pack: Pack,
-        twelve_bits: Mapping[str, Measured],
+        twelve_bits: Found,
     ) -> None:  # fmt: skip
         self._weights, self._checkpoint, self._places, self._pack = program.weights, checkpoint, places, pack
         self._twelve_bits = twelve_bits
@@ -155,7 +155,7 @@ class Slices:
         for name, place in self._places.items():
             weight, raw = self._weights[name], self._checkpoint.read(name)
             if weight.twelve_bits:
-                slices = [*packing(weight, raw, self._twelve_bits[name], place)]
+                slices = [*packing(weight, raw, self._twelve_bits.packed[name], self._twelve_bits.passes, place)]
             else:
                 slices = [*_packing(weight, raw, self._checkpoint.tensors[name].codec, place, self._pack)]
             self._left[name] = len(slices)

@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.codecs import bf12
 from memfirst.codecs.base import ROWS
+from memfirst.errors import FormatError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Weight
 from memfirst.kernels.cpu import isa
+from memfirst.kernels.cpu.library import Library
+from memfirst.kernels.cpu.sources import Key
+from memfirst.kernels.cpu.thread_pool import Native, native
 from memfirst.progress import Delayed, Progress, Silent
 
 U8 = NDArray[np.uint8]
@@ -27,6 +32,60 @@ SAMPLE = 1 << 20
 """Weights that a matrix's table is made from, of rows that are evenly spread: of more weights it is the same."""
 
 MOST_THREADS = 16
+
+COUNT: Key = ("pack_bf12.count", ())
+PACK: Key = ("pack_bf12.pack", ())
+
+
+class Passes(Protocol):
+    """What goes over the weights of some rows, u16 [rows, columns]; the last one stands for those that are missing."""
+
+    def count(self, words: U16, table: U8) -> NDArray[np.int32]:
+        """Blocks aside of each group, i32 [groups]."""
+
+    def pack(self, words: U16, table: U8, rows: U8, records: U8) -> None:
+        """Packed rows u8 [groups, columns/4, 96], and records aside u8 [n, 68]."""
+
+
+class ByNumpy:
+    """The definition: `codecs.bf12`."""
+
+    def count(self, words: U16, table: U8) -> NDArray[np.int32]:
+        return bf12.aside_of(whole_groups(words), table)
+
+    def pack(self, words: U16, table: U8, rows: U8, records: U8) -> None:
+        bf12.write_aside(records, *bf12.pack_groups(whole_groups(words), table, rows))
+
+
+class Compiled:
+    """The same by kernels; the library stays loaded as long as this is there."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        entries = library.load([COUNT, PACK])
+        self._count, self._pack = native(entries[COUNT]), native(entries[PACK])
+
+    def count(self, words: U16, table: U8) -> NDArray[np.int32]:
+        counts: NDArray[np.int32] = np.zeros(-(-len(words) // ROWS), np.int32)
+        self._call(self._count, words, bf12.codes_of(table), counts)
+        return counts
+
+    def pack(self, words: U16, table: U8, rows: U8, records: U8) -> None:
+        found = self._call(self._pack, words, bf12.codes_of(table), rows, records)
+        if found != len(records):
+            raise FormatError(f"{found} blocks aside", f"the {len(records)} that were counted", "load it again")
+
+    def _call(self, kernel: Native, words: U16, *arrays: NDArray[Any]) -> int:
+        """Run one over all groups; ValueError for arrays that are not contiguous."""
+        given = (words, *arrays)
+        if not all(a.flags.c_contiguous for a in given):
+            raise ValueError("BF16 weights or their place are not contiguous")
+        args = np.array([*(n for a in given for n in (a.ctypes.data, a.size)), *words.shape], np.int64)
+        args[1] *= 2  # its bytes
+        return kernel(args.ctypes.data, 0, 0, -(-len(words) // ROWS))
+
+
+BY_NUMPY = ByNumpy()
 
 
 @dataclass(frozen=True)
@@ -48,10 +107,12 @@ class Found:
 
     packed  matrices that are packed in 12 bits, by stored name
     plain   how many are not, as more than `bf12.MOST` of their blocks would lie aside
+    passes  what packs them
     """
 
     packed: Mapping[str, Measured] = field(default_factory=dict)
     plain: int = 0
+    passes: Passes = BY_NUMPY
 
     @property
     def aside(self) -> dict[str, int]:
@@ -68,7 +129,11 @@ def supported() -> bool:
 
 
 def measure(
-    weights: Mapping[str, Weight], checkpoint: Checkpoint, threads: int, progress: Progress | None = None
+    weights: Mapping[str, Weight],
+    checkpoint: Checkpoint,
+    threads: int,
+    progress: Progress | None = None,
+    passes: Passes = BY_NUMPY,
 ) -> Found:
     """Read all of some BF16 matrices once, and say how each is packed."""
     total = sum(w.stored_bytes for w in weights.values())
@@ -78,7 +143,7 @@ def measure(
         for name, weight in weights.items():
             words = words_of(checkpoint.read(name), weight)
             table = bf12.table_of(words[:: max(1, words.size // SAMPLE)])
-            counts = np.concatenate(list(pool.map(partial(_aside_of, table=table), _slices(words))))
+            counts = np.concatenate(list(pool.map(partial(passes.count, table=table), _slices(words))))
             found = Measured(table, counts)
             if found.aside <= bf12.most_aside(weight.groups, weight.columns):
                 packed[name] = found
@@ -86,7 +151,7 @@ def measure(
                 plain += 1
             done += weight.stored_bytes
             shown.done(done)
-    return Found(packed, plain)
+    return Found(packed, plain, passes)
 
 
 def words_of(raw: U8, weight: Weight) -> U16:
@@ -111,11 +176,7 @@ def whole_groups(words: U16) -> U16:
     return np.concatenate([words, np.repeat(words[-1:], missing, axis=0)]) if missing else words
 
 
-def _aside_of(words: U16, table: U8) -> NDArray[np.int32]:
-    return bf12.aside_of(whole_groups(words), table)
-
-
-def packing(weight: Weight, raw: U8, found: Measured, out: U8) -> Iterator[Callable[[], object]]:
+def packing(weight: Weight, raw: U8, found: Measured, passes: Passes, out: U8) -> Iterator[Callable[[], object]]:
     """What packs a matrix into `out`, in slices that may be done in any order."""
     words = words_of(raw, weight)
     rows, heads, aside = bf12.parts(out, weight.groups, weight.columns)
@@ -125,11 +186,7 @@ def packing(weight: Weight, raw: U8, found: Measured, out: U8) -> Iterator[Calla
     for i in range(0, len(words), step):
         first, last = i // ROWS, min(len(rows), (i + step) // ROWS)
         records = aside[ends[first] - found.counts[first] : ends[last - 1]]
-        yield partial(_pack, words[i : i + step], found.table, rows[first:last], records)
-
-
-def _pack(words: U16, table: U8, rows: U8, records: U8) -> None:
-    bf12.write_aside(records, *bf12.pack_groups(whole_groups(words), table, rows))
+        yield partial(passes.pack, words[i : i + step], found.table, rows[first:last], records)
 
 
 class LookUps:
