@@ -49,7 +49,7 @@ from memfirst.lower.nodes import (
     Touch,
     Value,
 )
-from memfirst.lower.packing import cpu_weights, family, kernel_of, look_up, matmul_operands, reader, tile_of
+from memfirst.lower.packing import cpu_weights, family, kernel_of, look_up, matmul_operands, tile_of
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import SPLIT, count_of, in_group
@@ -319,7 +319,7 @@ def matmul(op: Op, d: Default, w: Weight, x: Value, y: Value, purpose: str) -> t
         int8 = quantized(op, d, x)
         args |= {name: int8[name] for name in kernel.operands if name in int8}
         reads = [Value(f"{op.inputs[0]}.int8", 0, 0)]
-    return kernel.call(args, op.name, purpose, CODEC=reader(w), TILE=tile_of(w)), reads
+    return kernel.call(args, op.name, purpose, CODEC=w.codec, TILE=tile_of(w)), reads
 
 
 def _after(op: Linear, y: Value, count: int, purpose: str) -> list[NodeCall]:

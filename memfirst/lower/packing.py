@@ -57,11 +57,6 @@ def matmul_operands(weight: Weight) -> dict[str, NodeOperand]:
     }
 
 
-def reader(weight: Weight) -> str:
-    """What reads a matrix's rows in a matmul: of BF16 in 12 bits, unpacked ones."""
-    return "bf12_words" if weight.twelve_bits else weight.codec
-
-
 def look_up(weight: Weight) -> tuple[dict[str, NodeOperand], dict[str, NodeStatic]]:
     """Operands of a look-up besides the table, and its codec: BF16 in 12 bits has a kernel of its own."""
     return ({"groups": weight.groups}, {}) if weight.twelve_bits else ({}, {"CODEC": weight.codec})

@@ -21,7 +21,7 @@ TILES = (1, 2, 3, 4)
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     """All of them together."""
-    keys = [key_of("matmul.bf12", {"CODEC": "bf12_words", "TILE": tile}) for tile in TILES]
+    keys = [key_of("matmul.bf12", {"CODEC": "bf16", "TILE": tile}) for tile in TILES]
     keys += [key_of("matmul.floats", {"CODEC": "bf16", "TILE": tile}) for tile in TILES]
     library().load([*keys, key_of("embed.bf12", {}), key_of("embed.floats", {"CODEC": "bf16"})])
 
@@ -37,7 +37,7 @@ def in_twelve_bits(words: U16, x: F32, tile: int, first: int = 0, add_to: int = 
     read = call(
         "matmul.bf12", 0, rows - first, w=bf12.pack(words), x=x.reshape(-1), y=y.reshape(-1), step=counts(len(x)),
         unpacked=zeros("u8", 32 * cols), count=0, cols=cols, groups=rows // ROWS, first=first, stride_x=cols,
-        stride=rows - first, private=0, add_to=add_to, CODEC="bf12_words", TILE=tile,
+        stride=rows - first, private=0, add_to=add_to, CODEC="bf16", TILE=tile,
     )  # fmt: skip
     return y, read
 

@@ -80,29 +80,24 @@ def store_words(out, offset, v):
 
 
 def _column(low: Any, high: Any, column: int) -> Any:
-    """The 16 words of a column, as they lie: one of rows 0 to 7, one of rows 8 to 15, by turns."""
+    """The 16 words of a column, by rows."""
     first = 32 * (column // 2) + 8 * (column % 2)
     at = [first + i for i in (*range(8), *range(16, 24))]
-    return high[at].astype(np.uint16) << 8 | low[at]
-
-
-def _floats(words: Any, part: int) -> Any:
-    """LANES rows of such words as floats."""
-    rows = np.concatenate([words[0::2], words[1::2]])[part * LANES : (part + 1) * LANES]
-    return (rows.astype(np.uint32) << 16).view(np.float32)
+    words = high[at].astype(np.uint16) << 8 | low[at]
+    return np.concatenate([words[0::2], words[1::2]]).astype(np.uint16)
 
 
 def _values(low: Any, high: Any, n: int) -> Any:
     """The n-th LANES floats of a register of low bytes and one of high ones, column by column."""
     column, part = divmod(n, PARTS)
-    return _floats(_column(low, high, column), part)
+    rows = _column(low, high, column)[part * LANES : (part + 1) * LANES]
+    return (rows.astype(np.uint32) << 16).view(np.float32)
 
 
 def _words(low: Any, high: Any, n: int) -> Any:
-    """The n-th LANES 32-bit words of columns as they lie."""
+    """The n-th half of its columns, two words in 32 bits."""
     columns = LANES // 8
-    found = [_column(low, high, columns * n + i) for i in range(columns)]
-    return np.concatenate(found).astype(np.uint16).view(np.int32)
+    return np.concatenate([_column(low, high, columns * n + i) for i in range(columns)]).view(np.int32)
 
 
 @op(_emission("words_0"), "i32")
@@ -115,12 +110,6 @@ def words_0(low, high):
 def words_1(low, high):
     """The other half."""
     return _words(low, high, 1)
-
-
-@op(_emission("load_words"), "f32")
-def load_words(w, offset, part):
-    """A column as `words_0` gives it, LANES rows of it as floats."""
-    return _floats(read_bytes(w, offset, 32).view(np.uint16), part)
 
 
 @op(_emission("values_0"), "f32")
@@ -242,7 +231,7 @@ def bf12_tile(w, group, groups, x, at, cols, y, to, left, r, add_to, read):
 
 @macro
 def _store_columns(low, high, out, q):
-    """Four columns as `bf12_words` reads them."""
+    """Four columns as `bf16` reads them."""
     for h in static(PARTS):
         store_words(out, q + 8 * LANES * h, words_0(low[h], high[h]))
         store_words(out, q + 8 * LANES * h + 4 * LANES, words_1(low[h], high[h]))
@@ -250,7 +239,7 @@ def _store_columns(low, high, out, q):
 
 @macro
 def bf12_unpack(w, group, groups, cols, out, base, read):
-    """16 rows as plain BF16, for `bf12_words`, from byte `base` of `out` on; read[0] becomes the bytes aside."""
+    """16 rows as plain BF16, for `bf16`, from byte `base` of `out` on; read[0] becomes the bytes aside."""
     p = group * cols * BYTES
     head = (groups * cols + group) * BYTES
     records = groups * (cols + 1) * BYTES

@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 
 from memfirst.kernels.cpu import isa
-from memfirst.kernels.cpu.emit import F32, I8, I32, I64, ISA, LANES, Emitter
+from memfirst.kernels.cpu.emit import F32, I8, I16, I32, I64, ISA, LANES, Emitter
 from memfirst.kernels.cpu.instructions import load_vector
 
 V = ir.VectorType
@@ -75,23 +75,20 @@ def _values(n: int) -> Callable[..., Any]:
     return emission
 
 
+def _in_order(e: Emitter, words: Any) -> Any:
+    """The words of a column by rows: the lower ones of 32 bits, then the upper ones."""
+    halves = e.builder.bitcast(words, V(I16, 16))
+    order = ir.Constant(V(I32, 16), [*range(0, 16, 2), *range(1, 16, 2)])
+    return e.builder.bitcast(e.builder.shuffle_vector(halves, halves, order), V(I32, 8))
+
+
 def _words(n: int) -> Callable[..., Any]:
     def emission(e: Emitter, low: Any, high: Any) -> Any:
         if LANES == 16:
-            return e.concat(_column(e, low, high, 32 * n), _column(e, low, high, 32 * n + 8))
-        return _column(e, low, high, 8 * n)
+            return e.concat(*(_in_order(e, _column(e, low, high, 32 * n + 8 * i)) for i in range(2)))
+        return _in_order(e, _column(e, low, high, 8 * n))
 
     return emission
-
-
-def load_words(e: Emitter, w: Any, offset: Any, part: Any) -> Any:
-    """Of the words in 32 bits the lower ones are shifted up, the upper ones stay: with 16 lanes both."""
-    words = load_vector(e, w, offset, V(I32, 8))
-    if LANES == 16:
-        return e.concat(_floats(e, words, False), _floats(e, words, True))
-    shift = e.builder.shl(e.builder.sub(I64(1), part), I64(4))
-    moved = e.builder.shl(words, e.splat(e.builder.trunc(shift, I32), 8))
-    return e.builder.bitcast(e.builder.and_(moved, ir.Constant(words.type, [-65536] * 8)), V(F32, 8))
 
 
 words_0, words_1 = (_words(n) for n in range(2))

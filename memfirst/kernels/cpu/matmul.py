@@ -94,7 +94,7 @@ def bf12(
 
     w         a whole matrix as in `memfirst.codecs.bf12`, `groups` of 16 rows; `first` of its rows is y's first
     unpacked  room for 16 rows of BF16 for each worker, where there are several tokens: a group is unpacked once for all
-              of them. CODEC reads it ("bf12_words")
+              of them. CODEC reads it ("bf16")
     """
     tokens = step[count]
     read = (hi - lo) // PACK * (cols + 1) * BYTES

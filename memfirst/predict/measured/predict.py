@@ -141,7 +141,7 @@ def rate_of(key: str, rates: Rates) -> Rate:
         return found
     kernel = key.split(" ", 1)[0]
     if kernel == "matmul.bf12" and not any(k.startswith(kernel) for k in rates.work):  # of rates older than it
-        return rate_of(key.replace("matmul.bf12 CODEC=bf12_words", "matmul.floats CODEC=bf16"), rates)
+        return rate_of(key.replace("matmul.bf12", "matmul.floats"), rates)
     similar = [k for k in rates.work if k.split(" ", 1)[0] == kernel]
     if not similar:
         return Rate(0.0, 0.0)
