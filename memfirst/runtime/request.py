@@ -183,6 +183,7 @@ class Request:
     prediction    tokens that the answer may be like, for drafts
     constrain     gives the beginning of the grammar that the answer follows, each time; None: it follows none
     special       control tokens are part of its text, as who reads calls of tools needs them
+    client        whose it is: clients take turns; priority: the lowest of a client's goes first
     """
 
     prompt: Sequence[int]
@@ -200,9 +201,12 @@ class Request:
     prediction: Sequence[int] = ()
     constrain: Callable[[], Constraint] | None = None
     special: bool = False
+    client: str = ""
+    priority: int = 0
     timing: Timing = field(default_factory=Timing)
     number: int = -1
-    """Its place in the order of arrival."""
+    """Its place in the order of arrival; `turn`: in that in which requests were begun, None before."""
+    turn: int | None = None
     sequence: SequenceState | None = None
     events: deque[Token] = field(default_factory=deque)
     stop_reason: str = ""

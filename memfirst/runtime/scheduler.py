@@ -1,11 +1,12 @@
 """Which requests take part in the next step, with how many tokens, on which blocks: continuous batching.
 
 Every running request that waits for one token gets it first, the oldest first; what is left of the step's tokens goes
-to prompts, in order of arrival. A request whose prompt begins like one that is being computed waits for it and goes on
-from its pages. A request is admitted when its prompt's blocks and a slot of state are free, or only cached. Where a
-block is missing later, cached pages go, the longest unused first; then paused requests, then the youngest: they go on
-when there is room, from what is still cached, to the same bits. The oldest request that is being read never goes, and
-one context fits the pool: so it ends, and by induction all do.
+to prompts, in the order in which requests were begun. Who is begun next is decided by turns of clients (`fairness`). A
+request whose prompt begins like one that is being computed waits for it and goes on from its pages. A request is
+admitted when its prompt's blocks and a slot of state are free, or only cached. Where a block is missing later, cached
+pages go, the longest unused first; then paused requests, then the youngest, which was begun last: they go on when there
+is room, from what is still cached, to the same bits. The oldest request that is being read never goes, and one context
+fits the pool: so it ends, and by induction all do.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from memfirst.backends.base import Backend
 from memfirst.errors import BackendError
 from memfirst.graph import RELEASED, Step
 from memfirst.graph import Sequence as Row
+from memfirst.runtime.accounts import position_bytes
+from memfirst.runtime.fairness import Turns, age
 from memfirst.runtime.kv_memory import KVMemory, SequenceState
 from memfirst.runtime.pace import Pace
 from memfirst.runtime.prefixes import Match
@@ -64,6 +67,7 @@ class Scheduler:
         `PROMPT_CHUNK` tokens, whatever that takes."""
         self.counts = Counter[str]()
         """Since the start: tokens of prompts that were looked up in the prefix cache, found there, computed again."""
+        self.turns = Turns(sum(w.nbytes for w in backend.graph.weights().values()), position_bytes(backend.graph))
         self._most, self._budget = backend.max_sequences, backend.max_tokens
         self.live: dict[int, Request] = {}
         """All requests that have not ended, by number: what `rebuild` goes by."""
@@ -78,6 +82,7 @@ class Scheduler:
         if request.number not in self.live:
             self.live[request.number] = request
             self.waiting.append(request)
+            self.turns.arrive(request)
 
     def remove(self, request: Request) -> None:
         """A request ended or was cancelled: what it computed is kept for prompts that begin alike. Interrupted, it can
@@ -88,6 +93,7 @@ class Scheduler:
         self.running = [other for other in self.running if other is not request]
         self._keep(request)
         self.live.pop(request.number)
+        self.turns.leave(request)
 
     def _keep(self, request: Request, wanted: bool = False) -> None:
         sequence, request.sequence = request.sequence, None
@@ -107,11 +113,11 @@ class Scheduler:
         request.preempted = True
         self._keep(request, wanted=True)
         self.waiting.append(request)
-        self.waiting.sort(key=lambda r: r.number)
+        self.waiting.sort(key=age)
 
     def rebuild(self) -> None:
         """After an interruption between two changes: queues from the live requests, counts from what is held."""
-        requests = sorted(self.live.values(), key=lambda r: r.number)
+        requests = sorted(self.live.values(), key=age)
         self.waiting = [r for r in requests if r.sequence is None]
         self.running = [r for r in requests if r.sequence is not None]
         parked = (r.parked for r in self.waiting if r.parked is not None)
@@ -196,7 +202,7 @@ class Scheduler:
             if budget and request.sequence and request.number not in chosen and not request.paused:
                 budget -= self._chunk(request, budget)
         passing = 0
-        for request in tuple(self.waiting):
+        for request in self.turns.order(tuple(self.waiting)):
             if not budget or passing > MOST_PASSING:
                 return
             if request.paused or request.sequence is not None or (passing and not self._may_pass(request)):
@@ -275,7 +281,7 @@ class Scheduler:
             sequence = other.sequence
             if other is request or sequence is None or other.paused or other.remaining == 1:
                 continue
-            if request.sequence is not None and other.number > request.number:
+            if request.sequence is not None and age(other) > age(request):
                 continue
             end = self.memory.next_stop(at, len(other.ids)) if self.memory.recurrent else at + size
             coming = len(sequence.ids) < end <= min(len(request.ids) - 1, len(other.ids))
@@ -330,7 +336,7 @@ class Scheduler:
         if paused:
             return paused[-1]
         youngest = self.running[-1] if self.running else None
-        return youngest if youngest is not None and youngest.number > request.number else None
+        return youngest if youngest is not None and age(youngest) > age(request) else None
 
     def _admit(self, request: Request, found: Match) -> bool:
         """Start a request, if its prompt's blocks can be had."""
@@ -343,9 +349,10 @@ class Scheduler:
         if not alone and not self._has_room(request, found):
             return False
         self.waiting.remove(request)
+        self.turns.begin(request)
         request.sequence = self.memory.new_sequence()
         self.running.append(request)
-        self.running.sort(key=lambda r: r.number)
+        self.running.sort(key=age)
         self.counts[QUERIES] += 0 if request.preempted else len(request.prompt)
         return True
 

@@ -20,6 +20,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
+client: ContextVar[str] = ContextVar("client", default="")
+"""Whose request it is: the number of its API key, or without keys its address."""
+
 LONGEST_PATH = 200
 
 answers: ContextVar[list[Answer] | None] = ContextVar("answers", default=None)

@@ -178,7 +178,7 @@ class Serving:
             request = Request(
                 ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs,
                 None, ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO, ask.prediction,
-                self._model.constraint(grammar, ask.end_ids), ask.special,
+                self._model.constraint(grammar, ask.end_ids), ask.special, ask.client, ask.priority,
             )  # fmt: skip
             if len(ask.prompt) >= self._model.longest:
                 raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")

@@ -112,6 +112,7 @@ class Sampled(Open):
     stop: Stops | StopList | None = None
     stop_token_ids: Annotated[list[Tokens], Field(max_length=MOST_STOPS)] | None = None
     min_tokens: Tokens = 0
+    priority: Annotated[StrictInt, Field(ge=-(1 << 31), lt=1 << 31)] = 0
     ignore_eos: StrictBool = False
     stream: StrictBool | None = None
     stream_options: StreamOptions | None = None

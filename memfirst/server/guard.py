@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from memfirst.server import access
 from memfirst.server.failures import failure
 from memfirst.server.settings import BODY_SECONDS, MOST_BODY, MOST_DEPTH, WRITE_SECONDS, Settings
 
@@ -59,7 +60,7 @@ class Guard:
         headers = dict(reversed(scope["headers"]))
         send = _within(send)
         try:
-            self._check(scope, headers)
+            access.client.set(self._check(scope, headers))
             body = await _body(scope, headers, receive) if scope["method"] in ("POST", "PUT", "PATCH") else b""
         except RefusedError as refused:
             response = failure(scope["path"], refused.status, refused.message, code=refused.code)
@@ -71,17 +72,21 @@ class Guard:
             return
         await self._app(scope, _replayed(body, receive), send)
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
+        """Whose request it is: the number of its key, without keys its address."""
         self._check_host(headers.get(b"host", b"").decode("latin-1"))
         self._check_origin(headers)
         if self._keys and scope["path"] not in OPEN:
             given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip() or headers.get(
                 b"x-api-key", b""
             )
-            if not sum(compare_digest(given, key) for key in self._keys):  # all of them: time says nothing
-                raise RefusedError(
-                    401, "the API key is missing or wrong: send Authorization: Bearer KEY", "invalid_api_key"
-                )
+            same = [compare_digest(given, key) for key in self._keys]  # all of them: time says nothing
+            if True in same:
+                return f"key {same.index(True)}"
+            raise RefusedError(
+                401, "the API key is missing or wrong: send Authorization: Bearer KEY", "invalid_api_key"
+            )
+        return str((scope.get("client") or ("",))[0])
 
     def _check_host(self, host: str) -> None:
         name = host.rsplit(":", 1)[0] if not host.endswith("]") and host.count(":") != 0 else host

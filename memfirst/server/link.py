@@ -9,7 +9,7 @@ import multiprocessing
 import queue
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -45,8 +45,8 @@ class EngineDiedError(BackendError):
 class Answer:
     """One request's answer: pieces as they come, then its end."""
 
-    def __init__(self, link: EngineLink, number: int) -> None:
-        self._link, self.number = link, number
+    def __init__(self, link: EngineLink, number: int, client: str = "") -> None:
+        self._link, self.number, self.client = link, number, client
         self.pieces: deque[Piece] = deque()
         self.end: End | None = None
         self._came = asyncio.Event()
@@ -216,17 +216,32 @@ class EngineLink:
         """Requests beyond those that one step takes."""
         return max(0, len(self._live) - (self.loaded.sequences if self.loaded else 0))
 
-    def check_open(self, more: int = 1) -> None:
-        """EngineDiedError where there is no engine, QueueFullError where too many requests wait."""
+    def check_open(self, more: int = 1, client: str = "") -> None:
+        """EngineDiedError where there is no engine, QueueFullError where too many requests wait. A client that has less
+        than its share of the queue is taken in a full one, up to twice as many in all: others cannot keep it out."""
         if self._closing:
             raise EngineDiedError("the server is shutting down", "one that stays", "ask another")
         if self.state != "ready":
             raise EngineDiedError(f"the engine is {self.state}", "ready", "try again in a few seconds")
-        waiting, seconds = self.waiting + more, self.predicted_wait
-        if self.waiting and waiting > self._max_queue:
+        waiting, (own, share) = self.waiting + more, self._share(client, more)
+        seconds = self.predicted_wait * share
+        fair = own * max(1, len(self._clients(client))) <= self._max_queue and waiting <= 2 * self._max_queue
+        if self.waiting and waiting > self._max_queue and not fair:
             raise QueueFullError(f"{waiting} requests are waiting", f"at most {self._max_queue}", seconds)
         if self.waiting and seconds > self._max_wait:
             raise QueueFullError(f"a wait of {seconds:.0f} s is predicted", f"at most {self._max_wait:.0f}", seconds)
+
+    def _clients(self, more: str) -> Counter[str]:
+        """Live requests of each client, `more` among them."""
+        found = Counter(answer.client for answer in self._live.values())
+        found[more] += 0
+        return found
+
+    def _share(self, client: str, more: int) -> tuple[int, float]:
+        """Requests of a client with `more` of them, and the part of all that its turns let before the last."""
+        clients = self._clients(client)
+        own = clients[client] + more
+        return own, min(1.0, own * len(clients) / (clients.total() + more))
 
     @property
     def predicted_wait(self) -> float:
@@ -252,10 +267,11 @@ class EngineLink:
 
     def ask(self, ask: Callable[[int], Ask]) -> Answer:
         """Give a request to the engine; its answer. `ask` gets its number."""
-        self.check_open()
         number = next(self._numbers)
-        answer = self._live[number] = Answer(self, number)
-        self._send(messages.ASK, *ask(number))
+        asked = ask(number)
+        self.check_open(client=asked.client)
+        answer = self._live[number] = Answer(self, number, asked.client)
+        self._send(messages.ASK, *asked)
         return answer
 
     def forget(self, answer: Answer) -> None:

@@ -26,6 +26,7 @@ class Ask(NamedTuple):
     grammar     what the answer follows: the fields of a `Grammar`
     special     its text shows control tokens
     prediction  tokens that the answer may be like
+    client      whose it is; priority: the lowest of a client's goes first
     """
 
     number: int
@@ -40,6 +41,8 @@ class Ask(NamedTuple):
     grammar: tuple[str, str, str] | None = None
     special: bool = False
     prediction: Sequence[int] = ()
+    client: str = ""
+    priority: int = 0
 
 
 class Loaded(NamedTuple):

@@ -13,6 +13,7 @@ from memfirst.errors import CapacityError, ConfigError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.runtime.grammar import Grammar
 from memfirst.runtime.sampling import SamplingParams
+from memfirst.server import access
 from memfirst.server.families import Family, family_of
 from memfirst.server.fields import Chat, Message, Sampled
 from memfirst.server.messages import Ask, fields_of
@@ -224,5 +225,6 @@ def _ask(
     ends, least = body.stop_token_ids or (), body.min_tokens
     follows = None if grammar is None else (grammar.kind, grammar.text, grammar.after)
     return Ask(
-        number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows, special, prediction
-    )
+        number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows, special, prediction,
+        access.client.get(), body.priority,
+    )  # fmt: skip

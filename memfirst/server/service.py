@@ -66,7 +66,7 @@ class Service:
 
     def ask(self, asks: Sequence[Callable[[int], Ask]]) -> list[Answer]:
         """Give the engine all choices of a request, or none of them."""
-        self.link.check_open(len(asks))
+        self.link.check_open(len(asks), access.client.get())
         for ask in asks:
             self.link.check_price(ask(-1))
         made = [self.link.ask(ask) for ask in asks]

@@ -131,6 +131,18 @@ def test_metrics_have_the_names_that_others_look_for(http: httpx.Client) -> None
     assert values["memfirst_prefix_hits_total"] == values["vllm:prefix_cache_hits_total"] != "0.0"
 
 
+def test_the_dashboard_shows_metrics_that_exist(http: httpx.Client) -> None:
+    """Every metric that docs/grafana.json asks for is one of the server's, by its whole name."""
+    complete(http, prompt="One answer, so that every counter is there.", max_tokens=4)
+    dashboard = json.loads((Path(__file__).parents[2] / "docs" / "grafana.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for expr in asked for name in re.findall(r"\b(?:memfirst|vllm)[a-z_:]+", expr)}
+    there = set(re.findall(r"^([a-z_:]+)[{ ]", http.get("/metrics").text, re.MULTILINE))
+    assert len(named) >= 20 and not named - there
+    labels = {label for expr in asked for label in re.findall(r"by \(([a-z]+)\)", expr)} - {"le"}
+    assert labels == {"state", "purpose", "end"}
+
+
 def test_what_never_fits_is_refused_with_both_numbers(smollm2: Path) -> None:
     options = ["--ctx", "1024", "--kv-memory", str(6 * BLOCK_BYTES)]
     with Served(smollm2, options) as served, httpx.Client(base_url=served.url, timeout=60) as http:
