@@ -47,6 +47,21 @@ Context = Annotated[
     ),
 ]
 Batch = Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Sequences at a time.")]
+Users = Annotated[
+    int,
+    typer.Option(
+        "--users", metavar="N", min=0, show_default="none",
+        help="Users of a server, each asking again once answered: their speed, how long they wait, how many fit.",
+    ),
+]  # fmt: skip
+Rate = Annotated[
+    float,
+    typer.Option(
+        "--rate", metavar="R", min=0, show_default="none",
+        help="With --users: requests a second at random moments instead, and the longest queue.",
+    ),
+]  # fmt: skip
+Answer = Annotated[int, typer.Option("--answer", metavar="N", min=1, help="With --users: tokens of an answer.")]
 Prompt = Annotated[
     int, typer.Option("--prompt", metavar="N", parser=tokens, help="Prompt length in tokens.", show_default="512")
 ]
@@ -135,6 +150,9 @@ def plan(
     kv: Kv = "f16",
     ctx: Context = 0,
     batch: Batch = 1,
+    users: Users = 0,
+    rate: Rate = 0.0,
+    answer: Answer = 128,
     prompt: Prompt = 0,
     engine: Engine = "",
     devices: Devices = 1,
@@ -164,15 +182,19 @@ def plan(
     """
     if as_csv and (as_json or verify or compare or explain):
         raise typer.BadParameter("--csv prints rows of plans only: give no --json, --verify, --compare or --explain")
+    if users and batch > 1:
+        raise typer.BadParameter("--users are sequences at a time: give them or --batch")
     from memfirst.cli import plan_sources as sources
     from memfirst.plan import Options
 
     with sources.usage():
         drafts = sources.speculation(speculate)
         chosen = codec, kv.lower(), ctx, batch, prompt, engine.lower()
-        beside, rate = sources.host(host)
+        beside, host_rate = sources.host(host)
         limit, far = sources.limit(memory), sources.rate("--disk", disk)
-        options = Options(*chosen, devices, parallel, threads, drafts, rate, beside, limit, far)
+        options = Options(
+            *chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far, users, rate, answer
+        )
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     where = sources.places(on or [], bandwidth, power_cap)

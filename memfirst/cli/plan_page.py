@@ -20,6 +20,8 @@ from memfirst.plan.rank import quality
 
 if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk
+    from memfirst.plan.load import Load
+    from memfirst.predict.load import Figures, Played
 
 WIDTH, LABEL = 110, 9
 """Characters of a line at most, and of the words at the left."""
@@ -100,6 +102,10 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
             yield "", _bound(plan, plan.decode)
     if plan.prefill and plan.prefill.seconds:
         yield "prompt", _prompt(plan, plan.prefill)
+    if plan.load:
+        yield "users", _users(plan.load)
+        if plan.load.arriving:
+            yield "", _arriving(plan.load, plan.load.arriving)
 
 
 def _held(plan: Plan) -> str:
@@ -242,6 +248,36 @@ def _prompt(plan: Plan, found: Prediction) -> str:
     line = f"{plan.prompt:,} tokens in {seconds(found.seconds)} (80 %: {low}–{high}) to the first token"
     line += f", {rate(found.tokens_per_second)} tok/s; bound by {TERMS[found.binding]}"
     return line + (f" · MFU {_percent(found.mfu)}" if found.mfu is not None else "")
+
+
+def _users(load: Load) -> str:
+    """Each asks again once answered."""
+    found = load.together.figures
+    places = f", {load.places} at a time" if load.places < load.users else ""
+    fit = f"; {load.fit:,} of the plan's context fit" if load.fit is not None else ""
+    return (
+        f"{load.users} that ask {load.prompt:,} tokens and get {load.answer:,}, again and again{places}:"
+        f" {_rate(found.tok_s)} tok/s in all, {_rate(found.each)} each; {_waits(found)}{fit}"
+    )
+
+
+def _arriving(load: Load, played: Played) -> str:
+    """They come at random."""
+    found = played.figures
+    return (
+        f"at {load.rate:g} requests a second: {_rate(found.tok_s)} tok/s, {_waits(found)}; longest queue {found.queue}"
+    )
+
+
+def _waits(found: Figures) -> str:
+    return (
+        f"first token {_brief(found.ttft.p50)} (99 of 100: {_brief(found.ttft.p99)}), then every"
+        f" {_brief(found.itl.p50)} ({_brief(found.itl.p99)})"
+    )
+
+
+def _brief(value: float) -> str:
+    return f"{1e3 * value:.1f} ms" if value < 0.01 else seconds(value)
 
 
 def seconds(value: float | None) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from random import Random
 from typing import Any
 
 from memfirst.graph import Sequence, Step
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
-from memfirst.predict.load import Ask, Figures, Played, Server, play
+from memfirst.predict.load import Ask, Played, Server, play
 
 GAP, PLACES = 2.0, 16
 """Of `memfirst serve`: a prompt makes a step at most so many times as long; requests of a step at most."""
@@ -82,7 +81,8 @@ class StepTimes:
 
 
 def server_of(engine: str, sequences: int, positions: int | None = None) -> Server:
-    """How an engine's server schedules."""
+    """How an engine's server schedules: `memfirst serve` takes 16 requests a step unless it is told otherwise."""
+    sequences = min(sequences, PLACES) if engine == "memfirst" else sequences
     gap = GAP if engine == "memfirst" else None
     return Server(sequences, BUDGETS.get(engine, BUDGET), gap, positions, engine in SHARING)
 
@@ -91,12 +91,14 @@ def server_of(engine: str, sequences: int, positions: int | None = None) -> Serv
 class Load:
     """What is predicted of the users of a plan.
 
-    users     that ask again once they are answered, or those that fit; rate: requests a second instead, 0: none
-    fit       users that the memory has room for at once; None where the memory is not known
+    users     that ask again once they are answered; rate: requests a second that come instead, 0: none
+    places    requests of a step at most
+    fit       sequences of the plan's context that the memory has room for; None where that is not known
     together  of all users; arriving: of requests that come at `rate`, None without one
     """
 
     users: int
+    places: int
     rate: float
     prompt: int
     answer: int
@@ -107,7 +109,8 @@ class Load:
     def json(self) -> dict[str, Any]:
         """By name."""
         return {
-            "users": self.users, "prompt": self.prompt, "answer": self.answer, "users_that_fit": self.fit,
+            "users": self.users, "places": self.places, "prompt": self.prompt, "answer": self.answer,
+            "users_that_fit": self.fit,
             "together": _json(self.together), "rate": self.rate or None,
             "arriving": self.arriving and _json(self.arriving),
         }  # fmt: skip
@@ -119,12 +122,14 @@ def predicted(
     """`users` at a time, and requests that come at random at `rate`; UnknownSpeedError without rates."""
     together = play([Ask(prompt, answer)] * (users * ROUNDS), server, steps, users)
     arriving = play(arrivals([Ask(prompt, answer)] * ARRIVALS, rate), server, steps) if rate else None
-    return Load(users, rate, prompt, answer, fit, together, arriving)
+    return Load(users, server.sequences, rate, prompt, answer, fit, together, arriving)
 
 
 def arrivals(asks: list[Ask], rate: float, seed: int = 0) -> list[Ask]:
     """Requests with exponential pauses between them, `rate` a second in the mean; the same for the same seed."""
-    rng, at, found = Random(seed), 0.0, []
+    from random import Random  # what most plans do without
+
+    rng, at, found = Random(seed), 0.0, list[Ask]()
     for ask in asks:
         found.append(Ask(ask.prompt, ask.answer, ask.shared, at))
         at += rng.expovariate(rate)
@@ -132,8 +137,4 @@ def arrivals(asks: list[Ask], rate: float, seed: int = 0) -> list[Ask]:
 
 
 def _json(played: Played) -> dict[str, Any]:
-    return _figures(played.figures) | {"steps": played.steps, "step_seconds": played.step_seconds}
-
-
-def _figures(found: Figures) -> dict[str, Any]:
-    return found.json()
+    return played.figures.json() | {"steps": played.steps, "step_seconds": played.step_seconds}

@@ -12,11 +12,11 @@ from memfirst.transform.weight_formats import format_name
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Of some engine."""
 
-DEFAULT_CONTEXT, DEFAULT_PROMPT = 8192, 512
+DEFAULT_CONTEXT, DEFAULT_PROMPT, DEFAULT_ANSWER = 8192, 512, 128
 """Tokens; as many as `memfirst run` makes room for."""
 MOST_DRAFTED, MOST_DEVICES = 64, 1 << 12
 MOST_TOKENS, MOST_SEQUENCES = 1 << 28, 1 << 13
-MOST_BANDWIDTH, MOST_MEMORY = 1e14, 1 << 50
+MOST_BANDWIDTH, MOST_MEMORY, MOST_RATE = 1e14, 1 << 50, 1e6
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Options:
     host_memory     bytes of that memory; 0: enough
     memory   bytes of each device to use at most; 0: all. What does not fit memfirst reads from disk
     disk     bytes/s of the disk that it reads from; 0: measured here, else as the machine's row says, or assumed
+    users    of a server, each asking again once answered; 0: no server. They are the batch where that is 1
+    rate     requests a second that come to it at random moments besides; answer: tokens of an answer
     """
 
     codec: str = ""
@@ -74,6 +76,9 @@ class Options:
     host_memory: int = 0
     memory: int = 0
     disk: float = 0.0
+    users: int = 0
+    rate: float = 0.0
+    answer: int = DEFAULT_ANSWER
 
     def __post_init__(self) -> None:
         _within("batch", self.batch, 1, MOST_SEQUENCES)
@@ -87,6 +92,14 @@ class Options:
         _within("memory", self.memory, 0, MOST_MEMORY)
         if not 0 <= self.disk <= MOST_BANDWIDTH:
             raise ConfigError(f"a disk of {self.disk / 1e9:g} GB/s", f"0 to {MOST_BANDWIDTH / 1e9:g}")
+        _within("users", self.users, 0, MOST_SEQUENCES)
+        _within("answer", self.answer, 1, MOST_TOKENS)
+        if not 0 <= self.rate <= MOST_RATE:
+            raise ConfigError(f"{self.rate:g} requests a second", f"0 to {MOST_RATE:g}")
+        if self.rate and not self.users:
+            raise ConfigError("a rate of requests without users of a server", "users too", command="give --users N too")
+        if self.users and self.batch == 1:
+            object.__setattr__(self, "batch", self.users)
         if self.codec:
             object.__setattr__(self, "codec", format_name(self.codec))
         for codec in self.codecs:

@@ -12,6 +12,7 @@ from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.framework import Framework
 from memfirst.plan.limits import Limits, limits
+from memfirst.plan.load import Load, StepTimes, UnknownSpeedError, predicted, server_of
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.subject import Subject
@@ -108,6 +109,22 @@ class Plan:
         graph = self.subject.priced(self.options.kv).graph
         return limits(graph, self.memory, self.context, self.options, self.exact)
 
+    @cached_property
+    def load(self) -> Load | None:
+        """What the users of a server get; None where none were asked for, it does not fit, or no speed is known."""
+        options = self.options
+        if not options.users or self.decode is None or self.disk:
+            return None
+        server = server_of(self.engine, options.batch)
+        prompt = min(self.prompt, max(1, self.context - options.answer))
+        longest = min(self.context, prompt + options.answer)
+        steps = StepTimes(self.subject.priced(options.kv), self.place, options, longest, server.budget)
+        fit = None if self.limits is None else self.limits.sequences
+        try:
+            return predicted(steps, server, options.users, options.rate, prompt, options.answer, fit)
+        except UnknownSpeedError:
+            return None
+
     @property
     def nbytes(self) -> float:
         """Read for a token of one sequence."""
@@ -175,7 +192,8 @@ class Plan:
             },
             "disk": self._disk(),
             "decode": _speed(self.decode), "decode_at_empty_context": _speed(self.empty),
-            "prefill": _speed(self.prefill), "binding": self.binding, "notes": list(self.notes),
+            "prefill": _speed(self.prefill), "load": self.load and self.load.json(),
+            "binding": self.binding, "notes": list(self.notes),
         }  # fmt: skip
 
     def _disk(self) -> dict[str, Any] | None:

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
-from statistics import median
 from typing import Any, Protocol
 
 from memfirst.predict.tiles import beside
@@ -109,7 +108,7 @@ def figures(answered: Sequence[Answered], queue: int | None, slo: Slo | None) ->
     tokens, met = sum(a.tokens for a in answered), [a for a in answered if slo is not None and slo.met(a)]
     rates = [1 / a.per_token for a in answered if a.per_token > 0]
     return Figures(
-        len(answered), tokens, seconds, tokens / seconds if seconds else 0.0, median(rates) if rates else 0.0,
+        len(answered), tokens, seconds, tokens / seconds if seconds else 0.0, percentile(rates, 50),
         spread([a.first - a.at for a in answered]), spread([gap for a in answered for gap in a.gaps]),
         spread([a.end - a.at for a in answered]), queue,
         None if slo is None else (len(met) / seconds if seconds else 0.0, len(met) / len(answered)), _union(answered),

@@ -58,7 +58,8 @@ def predictor(subject: Subject, found: Found, on: str, kv: str) -> Predictor:
     threads = snapshot.get("threads")
     options = Options(kv=kv, engine=engine, threads=threads if isinstance(threads, int) else 0)
     slots = found.server.slots or 256  # vLLM's default max_num_seqs
-    return Predictor(subject, place(on or "here"), options, server_of(engine, slots, _positions(snapshot)))
+    sharing = replace(server_of(engine, slots, _positions(snapshot)), sequences=slots)  # as it was started
+    return Predictor(subject, place(on or "here"), options, sharing)
 
 
 def engine_of(server: Server) -> str:
