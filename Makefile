@@ -8,12 +8,13 @@ STAMPS := $(VENV)/.stamps
 MODEL  ?= smollm2:135m
 PROMPT ?= What is the capital of France, and what is it known for?
 BENCH  ?= --threads 2
+MINUTES ?= 30
 LLAMA_PYTHON ?= python3
 # Files of tests side by side: a file's fixtures (one takes minutes) are made once.
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ceiling fuzz-models fuzz-server hang-ups clients check bench parity parity-llama docs wheel clean
+.PHONY: help demo test test-ceiling fuzz-models fuzz-server hang-ups soak clients check bench parity parity-llama docs wheel clean
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +37,9 @@ fuzz-server: $(STAMPS)/clients ## schemathesis over /openapi.json: 5,000 request
 
 hang-ups: $(STAMPS)/dev ## 1,000 requests to a server, one in five hangs up somewhere: nothing is lost, nothing stays (5 minutes)
 	$(BIN)/python -m tests.support.hang_ups 1000
+
+soak: $(STAMPS)/dev ## 30 minutes of eight clients with schemas, tools, streams that are left: no error, memory within 2 %
+	$(BIN)/python -m tests.support.soak $(MINUTES) $(MODEL)
 
 clients: $(STAMPS)/clients ## the server by libraries that people use: Ollama, LangChain, pydantic-ai, llm; with npm the AI SDK too
 	if command -v npm > /dev/null; then cd tests/server/clients && npm install --no-package-lock --silent; fi
