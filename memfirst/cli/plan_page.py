@@ -257,7 +257,7 @@ def _users(load: Load) -> str:
     fit = f"; {load.fit:,} of the plan's context fit" if load.fit is not None else ""
     return (
         f"{load.users} that ask {load.prompt:,} tokens and get {load.answer:,}, again and again{places}:"
-        f" {_rate(found.tok_s)} tok/s in all, {_rate(found.each)} each; {_waits(found)}{fit}"
+        f" {rate(found.tok_s)} tok/s in all, {rate(found.each)} each; {_waits(found)}{fit}"
     )
 
 
@@ -265,7 +265,7 @@ def _arriving(load: Load, played: Played) -> str:
     """They come at random."""
     found = played.figures
     return (
-        f"at {load.rate:g} requests a second: {_rate(found.tok_s)} tok/s, {_waits(found)}; longest queue {found.queue}"
+        f"at {load.rate:g} requests a second: {rate(found.tok_s)} tok/s, {_waits(found)}; longest queue {found.queue}"
     )
 
 

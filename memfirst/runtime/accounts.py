@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Graph, KVCache, Step
@@ -18,7 +19,6 @@ from memfirst.runtime.request import Request
 class Accounts:
     """What the steps of one engine read so far.
 
-    bytes    by purpose, as the kernels counted
     seconds  that steps took; steps, tokens, rows: how many steps, new tokens without drafts in vain, rows of logits
              there were
     """
@@ -26,7 +26,9 @@ class Accounts:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._groups = [(len(group.caches), group.cache) for group in backend.graph.cache_groups]
-        self.bytes = Counter[str]()
+        self._bytes = Counter[str]()
+        self._open: tuple[Request, StepResult, StepResult] | None = None
+        """A request with the first and the last of the steps that it had for itself, which are not added up yet."""
         self.steps, self.tokens, self.rows, self.seconds = 0, 0, 0, 0.0
         self.prompt_tokens = 0
 
@@ -34,24 +36,51 @@ class Accounts:
         self, step: Step, requests: Sequence[Request], result: StepResult, seconds: float, wrong: int = 0
     ) -> None:  # fmt: skip
         """A step is done, of whose tokens `wrong` were drafted in vain: adds to the total and to each request's
-        `bytes`."""
-        read = self._backend.by_purpose(result)
-        self.bytes.update(read)
+        `bytes`. Steps of one request are added up when it ends, or somebody asks: it takes 2 % of a token."""
         self.steps, self.tokens, self.rows = self.steps + 1, self.tokens + step.tokens - wrong, self.rows + step.logits
         self.seconds += seconds
         self.prompt_tokens += sum(s.new for s in step.sequences if s.new > max(1, len(s.logit_rows)))
+        if len(requests) == 1 and not result.disk.bytes:
+            self._add_one(requests[0], result)
+            return
+        self.settle()
+        read = self._backend.by_purpose(result)
+        self._bytes.update(read)
         for request, part in zip(requests, self._parts(step, read), strict=True):
             request.bytes.update(part)
 
     def add_draft(self, request: Request, nbytes: int) -> None:
         """A draft model read so many bytes for a request."""
-        self.bytes[DRAFT] += nbytes
+        self._bytes[DRAFT] += nbytes
         request.bytes[DRAFT] += nbytes
+
+    def _add_one(self, request: Request, result: StepResult) -> None:
+        """The step of one request; one that begins where its last one ended is joined to it."""
+        if self._open and self._open[0] is request and self._open[2].counts[1] is result.counts[0]:
+            self._open = request, self._open[1], result
+        else:
+            self.settle()
+            self._open = request, result, result
+        if request.done:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add up what is not yet."""
+        if self._open is None:
+            return
+        (request, first, last), self._open = self._open, None
+        read = self._backend.by_purpose(replace(last, counts=(first.counts[0], last.counts[1])))
+        self._bytes.update(read)
+        request.bytes.update(read)
+
+    @property
+    def bytes(self) -> Counter[str]:
+        """By purpose, as the kernels counted."""
+        self.settle()
+        return self._bytes
 
     def _parts(self, step: Step, read: dict[str, int]) -> list[dict[str, int]]:
         """Each sequence's part of what was read by purpose."""
-        if len(step.sequences) == 1:
-            return [read]
         parts: list[dict[str, int]] = [{} for _ in step.sequences]
         for purpose, total in read.items():
             for part, n in zip(parts, divided(total, self._weights(step, purpose)), strict=True):

@@ -224,7 +224,8 @@ class Request:
     last_step: Origin | None = None
     """The last step that decoded a token of it."""
     bytes: Counter[str] = field(default_factory=Counter)
-    """Its part of what its steps read, by purpose, where accounts are kept."""
+    """Its part of what its steps read, by purpose, where accounts are kept: all of it once it has ended, or they are
+    settled."""
     submitted_at: float = 0.0
     drafter: Drafter | None = None
     """Made when a token is first drafted, and again after an interruption."""

@@ -98,6 +98,7 @@ class Serving:
     def __init__(self, pipe: Connection, model: Model, threads: int) -> None:
         self._threads = threads
         self._pipe, self._model, self._engine = pipe, model, model.engine
+        self._comes = messages.waits(pipe)
         self._accounts = model.engine.accounts = Accounts(model.backend)
         self._live: dict[int, Request] = {}
         self._compiling: dict[int, tuple[Ask, Grammar, Future[Any]]] = {}
@@ -135,7 +136,7 @@ class Serving:
 
     def _receive(self) -> None:
         """All that has come; where nothing is to be done, wait for more."""
-        while self._pipe.poll(self._patience()):
+        while self._comes(self._patience()):
             kind, parts = messages.decoded(self._pipe.recv_bytes())
             if kind == messages.ASK:
                 self._ask(Ask(*parts))
@@ -154,7 +155,7 @@ class Serving:
             return 0.0
         if self._compiling:
             return COMPILING_SECONDS
-        while not self._pipe.poll(0) and self._engine.scheduler.memory.save(SAVED_AT_ONCE):
+        while not self._comes(0) and self._engine.scheduler.memory.save(SAVED_AT_ONCE):
             pass
         return None
 
@@ -231,6 +232,7 @@ class Serving:
 
     def _usage(self, request: Request) -> dict[str, Any]:
         t = request.timing
+        self._accounts.settle()
         return {
             "prompt_tokens": len(request.prompt), "cached_tokens": t.reused_tokens, "tokens": request.generated,
             "queued_s": t.queued_s, "prompt_s": t.prefill_s, "answer_s": t.decode_s, "answer_steps": t.decoded,

@@ -100,6 +100,7 @@ class EngineLink:
         self._max_queue, self._max_wait = max_queue, max_wait
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
+        self._comes: Callable[[float | None], bool] = lambda seconds: False
         self._out: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._live: dict[int, Answer] = {}
         self._numbers = itertools.count()
@@ -125,6 +126,7 @@ class EngineLink:
     def _spawn(self) -> None:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
+        self._comes = messages.waits(ours)
         self._pipe, self._out, self.state = ours, queue.SimpleQueue(), "starting"
         self._process = context.Process(
             target=engine.main, args=(theirs, self._loading), name="memfirst engine", daemon=True
@@ -140,7 +142,7 @@ class EngineLink:
     def _read(self, pipe: Connection) -> None:
         """Messages that are there; our own process sends them whole, so none is waited for long."""
         try:
-            while pipe.poll(0):
+            while self._comes(0):
                 self._took(pipe, messages.decoded(pipe.recv_bytes()))
         except (EOFError, OSError):
             self._died(pipe)

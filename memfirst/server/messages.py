@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import select
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 from memfirst.runtime.sampling import SamplingParams
@@ -139,9 +141,23 @@ def fields_of(params: SamplingParams) -> dict[str, Any]:
     return asdict(params)
 
 
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode
+"""Made once: `json.dumps` makes one for each message."""
+
+
 def encoded(kind: str, *parts: object) -> bytes:
     """A message."""
-    return json.dumps([kind, *parts], separators=(",", ":")).encode()
+    return _ENCODE([kind, *parts]).encode()
+
+
+def waits(pipe: Connection) -> Callable[[float | None], bool]:
+    """What waits for a message of `pipe` so many seconds, None: for ever; whether one is there, or the end.
+    `Connection.poll` makes a selector each time it is asked, several times a token."""
+    if not hasattr(select, "poll"):  # Windows
+        return pipe.poll
+    asked = select.poll()
+    asked.register(pipe.fileno(), select.POLLIN)
+    return lambda seconds: bool(asked.poll(None if seconds is None else 1000 * seconds))
 
 
 def decoded(message: bytes) -> tuple[str, list[Any]]:

@@ -119,7 +119,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
-        loading = asyncio.ensure_future(self.link.start())
+        loading = asyncio.ensure_future(self._start())
         stopping = asyncio.ensure_future(self._stopped.wait())
         try:
             await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -134,6 +134,14 @@ class Server:
             await self.link.close(0.0)
             self.service.compiler.close()
             self._listening.close()
+
+    async def _start(self) -> None:
+        """The engine's process, and meanwhile the tokenizer in this one."""
+        prepared = asyncio.create_task(asyncio.to_thread(self.service.prompts.tokenizer.prepare))
+        try:
+            await self.link.start()
+        finally:
+            await prepared
 
     async def _serve(self, ready: Any) -> None:
         http = asyncio.ensure_future(self._http.run())

@@ -74,7 +74,11 @@ def event(data: Mapping[str, Any] | str, name: str = "") -> str:
 
 def compact(data: Mapping[str, Any]) -> str:
     """JSON on a line."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return _ENCODE(data)
+
+
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Made once: `json.dumps` makes one for each chunk."""
 
 
 async def guarded(events: AsyncIterator[str]) -> AsyncIterator[str]:

@@ -92,6 +92,10 @@ class Encoder:
         except (TypeError, UnicodeError) as error:
             raise TokenizerError("the text is not valid Unicode", do="pass UTF-8 text") from error
 
+    def prepare(self) -> None:
+        """Build the whole model now: a server encodes more than the first texts, each of which takes 35 ms without."""
+        self._whole_model()
+
     def _needs_whole(self, text: str, matched: list[Added]) -> bool:
         with self._lock:
             self._credit -= len(text) + PARTIAL_COST

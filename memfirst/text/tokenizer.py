@@ -158,6 +158,11 @@ class Tokenizer:
             return b""
         return self._added[id] if id in self._added else self._spell(self.token(id))
 
+    def prepare(self) -> None:
+        """Make ready for many texts: else the first few are encoded with the few merges that they need."""
+        if not isinstance(self._encoder, LongestMatch):
+            self._encoder.prepare()
+
     def _encode(self, text: str, literal: bytes | None) -> list[int]:
         """Encode with control tokens where `literal` leaves them; None for nowhere."""
         if not isinstance(text, str):
