@@ -8,7 +8,7 @@ a burst of who comes back; a hundred requests of one client delay another's sing
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from memfirst.runtime.request import Request
 
@@ -53,9 +53,10 @@ class Turns:
         if request.turn is not None:
             return
         request.turn, self._begun = self._begun, self._begun + 1
-        self._now = max(self._now, self._read[request.client])
+        before = self._of(request.client)
+        self._now = max(self._now, before)
         charge = self._charged[request.number] = self.predicted(request)
-        self._read[request.client] += charge
+        self._read[request.client] = before + charge
 
     def leave(self, request: Request) -> None:
         """It ended, or was given up: its client has read what it has come to."""
@@ -63,16 +64,27 @@ class Turns:
         charge = self._charged.pop(request.number, None)
         if charge is not None:
             prompt = min(request.reached, len(request.prompt))
-            self._read[client] += self._cost(request, prompt, request.generated) - charge
+            self._read[client] = self._of(client) + self._cost(request, prompt, request.generated) - charge
         self._live[client] -= 1
         if self._live[client] > 0:
             return
-        del self._live[client]
+        self._live.pop(client, None)
         if not self._live:
             self._read.clear()
             self._now = 0.0
-        elif self._read[client] <= self._now:  # as if it had never been here
-            del self._read[client]
+        elif self._of(client) <= self._now:  # as if it had never been here
+            self._read.pop(client, None)
+
+    def rebuild(self, live: Iterable[Request]) -> None:
+        """After an interruption: who has requests, and which of them are charged. What was read for them is as good."""
+        requests = list(live)
+        self._live = Counter(request.client for request in requests)
+        numbers = {request.number for request in requests}
+        self._charged = {number: charge for number, charge in self._charged.items() if number in numbers}
+
+    def _of(self, client: str) -> float:
+        """What was read for a client; one of whom nothing is known begins beside the others."""
+        return self._read.get(client, self._now)
 
     def predicted(self, request: Request) -> float:
         """Bytes that a request reads at most, of one without a limit in all likelihood."""
@@ -96,7 +108,7 @@ class Turns:
                 lines.setdefault(request.client, []).append(request)
         for line in lines.values():
             line.sort(key=age, reverse=True)
-        read = {client: self._read[client] for client in lines}
+        read = {client: self._of(client) for client in lines}
         while lines:
             client = min(lines, key=lambda name: (read[name], age(lines[name][-1])))
             request = lines[client].pop()

@@ -120,6 +120,7 @@ class Scheduler:
         requests = sorted(self.live.values(), key=age)
         self.waiting = [r for r in requests if r.sequence is None]
         self.running = [r for r in requests if r.sequence is not None]
+        self.turns.rebuild(requests)
         parked = (r.parked for r in self.waiting if r.parked is not None)
         self.memory.rebuild((r.sequence for r in self.running if r.sequence is not None), parked)
 

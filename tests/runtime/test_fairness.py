@@ -118,7 +118,8 @@ def test_nothing_is_kept_of_who_has_gone() -> None:
 
 
 def test_the_scheduler_begins_by_turns() -> None:
-    """Two places, a client with six requests, then another's two: these have the next places that are free."""
+    """Two places, a client with six requests, then another's two: these have the next place that is free and, by turns,
+    one of the two after it."""
     engine = Engine(backend(), CONTEXT)
     scheduler: Scheduler = engine.scheduler
     asked = [request(engine, [i + 1] * 6, 3, i) for i in range(8)]
@@ -134,7 +135,7 @@ def test_the_scheduler_begins_by_turns() -> None:
     order = []
     while engine.advance():
         order += [r.number for r in scheduler.running if r.number not in order]
-    assert order[2:4] == [6, 7] and sorted(order) == list(range(8))
+    assert order[2] == 6 and order.index(7) <= 5 and sorted(order) == list(range(8))
     assert all(one.turn is not None and one.done for one in asked) and not scheduler.live
 
 
@@ -151,6 +152,7 @@ def test_no_answer_depends_on_turns() -> None:
             one.client, one.priority, one.ahead = f"client {i % 3}", -i % 4, None
             engine.submit(one)
         assert [drain(engine, one) for one in requests] == expected
-        assert any(one.preempted for one in requests)
+        begun = sorted(requests, key=lambda one: one.turn or 0)
+        assert [one.number for one in begun] != list(range(10))
     finally:
         small.close()
