@@ -305,3 +305,14 @@ def test_several_threads_share_a_tokenizer() -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(encoded, [False, True] * 4))
     assert found == [encoded(False), encoded(True)] * 4
+
+
+def test_a_tokenizer_that_is_prepared_gives_the_same_ids(smollm2: Path) -> None:
+    """Whole from the start, as in a server, or of the merges that the first texts need."""
+    from memfirst.formats.gguf import open_gguf
+
+    metadata = open_gguf(smollm2).metadata
+    whole, partial = Tokenizer.from_gguf(metadata), Tokenizer.from_gguf(metadata)
+    whole.prepare()
+    for text in ("The harbour wakes before the town does.", "naïve 漢字 \t 12345", " lead and trail ", "x" * 300):
+        assert whole.encode(text) == partial.encode(text)
