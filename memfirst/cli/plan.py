@@ -120,6 +120,13 @@ Speculate = Annotated[
         help="Draft K tokens a step, accepted with this probability (0.7), by a small MODEL. Exact.",
     ),
 ]  # fmt: skip
+Draft = Annotated[
+    str,
+    typer.Option(
+        "--draft", metavar="MODEL", show_default=False,
+        help="Price a draft model beside the MODEL, by the share of its proposals that is kept. Exact.",
+    ),
+]  # fmt: skip
 Sweep = Annotated[
     list[str] | None,
     typer.Option("--sweep", metavar="NAME=V,V…", help="A table over ctx=, batch=, codec=, kv=, devices=. Repeatable."),
@@ -164,6 +171,7 @@ def plan(
     bandwidth: Bandwidth = "",
     power_cap: PowerCap = "",
     speculate: Speculate = "",
+    draft: Draft = "",
     sweep: Sweep = None,
     compare: Compare = False,
     explain: Explain = False,
@@ -180,10 +188,14 @@ def plan(
     its 80 % interval and what binds it, and what to change first. No weights are downloaded: of a repository on
     the hub that the catalogue does not have, its config.json or the header of its GGUF file is read.
     """
-    if as_csv and (as_json or verify or compare or explain):
-        raise typer.BadParameter("--csv prints rows of plans only: give no --json, --verify, --compare or --explain")
-    if users and batch > 1:
-        raise typer.BadParameter("--users are sequences at a time: give them or --batch")
+    shown = compare or explain or verify or plot
+    _check(
+        as_csv and bool(as_json or verify or compare or explain),
+        "--csv prints rows of plans only: give no --json, --verify, --compare or --explain",
+    )
+    alone = not (speculate or sweep or shown or as_csv)
+    _check(bool(draft) and not (models and alone), "--draft needs a model, and no other way to show plans or drafts")
+    _check(bool(users) and batch > 1, "--users are sequences at a time: give them or --batch")
     from memfirst.cli import plan_sources as sources
     from memfirst.plan import Options
 
@@ -204,6 +216,9 @@ def plan(
         _rank(where, options, as_json, as_csv)
         return
     found = sources.plans(models, where, rows, allow_unknown, offline)
+    if draft:
+        _drafted(found, draft, as_json)
+        return
     _check_shown(len(found), compare, explain)
     if plot:
         if len(found) > 1 and not compare:
@@ -222,6 +237,24 @@ def plan(
         _print_json(found, ran, bool(axes), compare, explain)
     elif ran:
         write("\n" + fold_page(ran.page(), width()))
+
+
+def _check(wrong: bool, said: str) -> None:
+    if wrong:
+        raise typer.BadParameter(said)
+
+
+def _drafted(found: tuple[Plan, ...], draft: str, as_json: bool) -> None:
+    """Each plan with the draft model, and what that gives."""
+    from memfirst.cli.display import print_json
+    from memfirst.cli.plan_page import page
+    from memfirst.plan.draft import with_draft
+
+    made = [with_draft(plan, draft) for plan in found]
+    if as_json:
+        print_json({"plans": [one.plan.json() | {"draft": one.json()} for one in made]})
+    else:
+        write("\n\n".join(f"{page(one.plan, ())}\n\n{one.page()}" for one in made))
 
 
 def _rank(where: list[Place], options: Options, as_json: bool, as_csv: bool) -> None:

@@ -163,8 +163,11 @@ def ollama(plan: Plan) -> str:
 def memfirst(plan: Plan) -> str:
     """`memfirst run`; "" for several sequences, and where no weights are known."""
     options, name = plan.options, plan.subject.typed
-    if options.batch > 1 or options.speculation or options.devices > 1:
+    if options.batch > 1 or options.devices > 1:
         return ""
+    draft = options.speculation.draft if options.speculation else ""
+    if draft and find_model(draft) is None:
+        return ""  # no weights of it are known
     if not plan.subject.path:
         entry = find_model(plan.subject.name)
         if entry is None:
@@ -178,6 +181,7 @@ def memfirst(plan: Plan) -> str:
     words += ["--kv", options.kv] * (options.kv != "f16")
     words += ["--threads", str(options.threads)] * bool(options.threads)
     words += ["--memory", str(options.memory)] * bool(options.memory)
+    words += ["--draft", draft] * bool(draft)  # what the text suggests is drafted anyway
     return shlex.join(words)
 
 

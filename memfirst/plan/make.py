@@ -207,6 +207,13 @@ def _speculated(
     return speculative(checked, drafts, place.bandwidth(options))
 
 
+def speculated(plan: Plan, by: Speculation) -> Prediction:
+    """A step of a plan with drafts, as if it fitted."""
+    options = replace(plan.options, speculation=by)
+    priced = plan.subject.priced(options.kv)
+    return _speculated(priced, _drafter(options), plan.place, options, plan.context, by)
+
+
 def _prefill(priced: Priced, place: Place, options: Options, prompt: int, disk: FromDisk | None) -> Prediction:
     return _timed(priced, place, options, prefill_step(prompt), float(prompt), disk)
 
@@ -258,8 +265,6 @@ def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, c
     notes = [*model.notes, *place.throttle.said(place.sold or place.machine)]
     if context > model.graph.context:
         notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
-    if options.speculation and options.speculation.draft and place.engine(options) == "memfirst":
-        notes.append("memfirst drafts from the text alone, with no model yet: this is what one would reach")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
     ours = _priced(model, place, options) if isinstance(place.allocator(options), Memfirst) else None

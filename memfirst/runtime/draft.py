@@ -26,7 +26,7 @@ from memfirst.progress import Progress
 from memfirst.runtime.accounts import divided
 from memfirst.runtime.placing import needed
 from memfirst.runtime.request import Origin, Request
-from memfirst.runtime.sharing import Sharing
+from memfirst.runtime.sharing import Sharing, context_bytes
 from memfirst.runtime.speculation import OFF
 from memfirst.speculate.account import MODEL_PRIOR, Costs, alike
 from memfirst.text import Tokenizer
@@ -81,8 +81,8 @@ class Opened:
     need: Memory
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, target: Graph, context: int, sequences: int, threads: int) -> Opened:
-        """As large as it must be; UnsupportedError where it cannot draft for `target`."""
+    def of(cls, checkpoint: Checkpoint, target: Graph, context: int, slots: int, threads: int) -> Opened:
+        """As large as it must be for so many answers at a time; UnsupportedError where it cannot draft for `target`."""
         graph = build(checkpoint)
         for name, one in (("draft model", graph), ("model", target)):
             if one.states:
@@ -92,7 +92,7 @@ class Opened:
                     "load the model without a draft",
                     "leave out --draft",
                 )
-        context, slots = min(context, graph.context), min(sequences, SLOTS)
+        context = min(context, graph.context)
         lowering, options = Lowering(graph, context), CpuOptions(threads, context, slots, drafts=True)
         need = needed(lowering, Sharing(slots, options.blocks(graph), 0), threads)
         return cls(checkpoint, lowering, options, need)
@@ -125,12 +125,12 @@ def check_vocabulary(model: Tokenizer, draft: Tokenizer) -> None:
 
 
 def opened(
-    draft: Checkpoint, checkpoint: Checkpoint, graph: Graph, context: int, sharing: tuple[int, int], backend: str,
-    speculate: str,
+    draft: Checkpoint, checkpoint: Checkpoint, graph: Graph, context: int, sharing: Sharing, threads: int,
+    backend: str, speculate: str,
 ) -> tuple[Opened, Tokenizer]:  # fmt: skip
     """A draft model for another, and the other's tokenizer; ConfigError or UnsupportedError where it cannot be one.
 
-    sharing  sequences of a step, and threads
+    It drafts for as many answers as the model's cache holds whole contexts, `SLOTS` at most.
     """
     if backend != "cpu":
         raise ConfigError(f"a draft model with the {backend} backend", "the cpu backend: its rows are exact")
@@ -138,7 +138,9 @@ def opened(
         raise ConfigError('a draft model with speculate="off"', "one of the two")
     if not draft.has_bytes:
         raise UnsupportedError(f"{draft.path} holds shapes but no weights", "a draft model with weights")
-    found, words = Opened.of(draft, graph, context, *sharing), Tokenizer.of(checkpoint)
+    contexts = sharing.nbytes(graph) // max(1, context_bytes(graph, context))
+    slots = max(1, min(SLOTS, sharing.sequences, contexts))
+    found, words = Opened.of(draft, graph, context, slots, threads), Tokenizer.of(checkpoint)
     check_vocabulary(words, Tokenizer.of(draft))
     return found, words
 

@@ -411,7 +411,7 @@ def load(
     if draft is not None:
         from memfirst.runtime.draft import opened
 
-        small, words = opened(_open(draft, report), checkpoint, graph, context, (most, workers), backend, speculate)
+        small, words = opened(_open(draft, report), checkpoint, graph, context, sharing, workers, backend, speculate)
     limit = check_limit(memory)
     made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages, limit, pack, small)
     loaded = Model(checkpoint, made.graph, made, context, stages)

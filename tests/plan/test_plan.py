@@ -450,14 +450,6 @@ def test_what_our_engine_does_not_run_here_has_no_speed(folder: Path) -> None:
     assert wide.decode and wide.decode.tokens_per_second is None
 
 
-def test_speculation_that_our_engine_does_not_do_is_said(folder: Path) -> None:
-    measured(folder)
-    by_a_model = make(known("llama-3.2:1b"), place("here"), Options(speculation=Speculation(4, 0.5, "smollm2:135m")))
-    assert "memfirst drafts from the text alone" in by_a_model.notes[0]
-    free = make(known("llama-3.2:1b"), place("here"), Options(speculation=Speculation(4, 0.5)))
-    assert not any("drafts" in note for note in free.notes)
-
-
 @pytest.mark.parametrize("shape", NAMED)
 def test_made_up_weights_have_the_shape_of_the_model(shape: str) -> None:
     expected = synthetic(shape, "q8_0")
