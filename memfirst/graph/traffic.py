@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memfirst.codecs import bf12
+from memfirst.codecs.base import ROWS
 from memfirst.graph import DISK, KVCache, StateCache, Step, Weight
 
 WEIGHTS, EMBEDDING, HEAD, EXPERTS = "weights", "embedding", "head", "experts"
@@ -109,6 +110,20 @@ class WeightTraffic(Traffic):
 
     def with_disk(self, resident: float = 0.0) -> tuple[Traffic, ...]:
         return (self, DiskTraffic(self)) if self.weight.tier == DISK else (self,)
+
+
+@dataclass(frozen=True)
+class HeadTraffic(WeightTraffic):
+    """The output head's matrix or bias: of a step that names tiles of 16 rows, these."""
+
+    head: bool = True
+
+    def amount(self, step: Step) -> Amount:
+        if step.head is None or not self.needed(step):
+            return super().amount(step)
+        rows = self.weight.shape[0] + self.weight.padding
+        named = sum(min(ROWS, rows - ROWS * tile) for tile in step.head)
+        return exactly(self.weight.nbytes // rows * named)
 
 
 @dataclass(frozen=True)

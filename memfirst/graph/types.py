@@ -178,6 +178,8 @@ class Step:
     routing   by expert operation, the tokens that each expert received: exact once recorded
     aside     by look-up, the blocks that lay aside of the rows that were looked up: known once recorded
     resident  by operation whose experts are on disk, how many of those that it read were in memory: known once recorded
+    head      tiles of 16 rows of the output head that are computed, ascending: all tokens that may come are in these.
+              Other logits are left as they were. None: all tiles
     """
 
     sequences: tuple[Sequence, ...]
@@ -185,6 +187,7 @@ class Step:
     routing: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     resident: Mapping[str, int] = field(default_factory=dict)
     aside: Mapping[str, int] = field(default_factory=dict)
+    head: tuple[int, ...] | None = None
 
     @property
     def tokens(self) -> int:

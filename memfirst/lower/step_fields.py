@@ -35,7 +35,7 @@ def latent_scratch(heads: int, rank: int, rope: int) -> dict[str, tuple[str, int
     }
 
 
-_NAMES = ("tokens", "logits", "any_logits", "sequences")
+_NAMES = ("tokens", "logits", "any_logits", "sequences", "head_tiles")
 _ITEMS, _EXPERTS = "items", "experts"
 _FIRST_GROUP, _FIRST_ROUTED = 8, 64
 
@@ -47,7 +47,7 @@ MAX_ROUTED = 512
 while a worker that is late still looks at it."""
 
 COUNTS = _FIRST_ROUTED + MAX_ROUTED
-"""Words of the step's header."""
+"""Words of the step's header; behind them the numbers of the output head's tiles that are computed, if not all are."""
 
 
 def in_group(name: str, group: int) -> str:
@@ -63,6 +63,7 @@ def active_experts(index: int) -> str:
 
 def count_of(name: str) -> int:
     """The word of the step's header that holds a count: "tokens", "logits", "any_logits" (1 or 0), "sequences",
+    "head_tiles" (how many of the output head's are computed; -1: all),
     "items.G", the units of attention of cache group G, or "experts.N", see `active_experts`."""
     kind, _, number = name.partition(".")
     if not number:

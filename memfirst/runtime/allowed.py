@@ -8,6 +8,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.codecs.base import ROWS
+
 FEW = 8
 """Up to vocabulary / FEW tokens are looked at one by one; of more, the others are excluded in a copy of the logits.
 Grammars allow either a few dozen or nearly all, so the limit itself hardly matters."""
@@ -47,6 +49,11 @@ class Allowed:
         words = np.flatnonzero(self.bits)
         rows, lanes = np.nonzero(np.unpackbits(self.bits[words].view(np.uint8), bitorder="little").reshape(-1, 32))
         return words[rows] * 32 + lanes
+
+    @cached_property
+    def tiles(self) -> frozenset[int]:
+        """Tiles of 16 rows of the output head with all of them."""
+        return frozenset((self.ids // ROWS).tolist())
 
     @property
     def are_few(self) -> bool:

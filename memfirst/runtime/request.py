@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from memfirst.backends.base import Backend, FromDisk, StepResult, observed
 from memfirst.codecs.base import F32
+from memfirst.errors import MemfirstError
 from memfirst.graph import Step
 from memfirst.ledger import Ledger, share, with_drafts
 from memfirst.runtime.allowed import Allowed
@@ -310,6 +311,17 @@ class Request:
         if id is not None:
             self.sampler.skip()
         return id
+
+    def tiles(self) -> frozenset[int] | None:
+        """Tiles of the output head with all tokens that may come next; None where its whole is wanted: without a
+        grammar, where it allows nearly all, and for log-probabilities."""
+        if self.constrain is None or self.logprobs is not None:
+            return None
+        try:
+            allowed = self._next()
+        except MemfirstError:  # said where the token is chosen, which ends the request and no step of others
+            return None
+        return allowed.tiles if allowed is not None and allowed.are_few else None
 
     def _next(self) -> Allowed | None:
         """What the grammar allows next; None without one."""

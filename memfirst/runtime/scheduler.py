@@ -16,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memfirst.backends.base import Backend
+from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError
 from memfirst.graph import RELEASED, Step
 from memfirst.graph import Sequence as Row
+from memfirst.graph.traffic import HeadTraffic
 from memfirst.runtime.accounts import position_bytes
 from memfirst.runtime.fairness import Turns, age
 from memfirst.runtime.kv_memory import KVMemory, SequenceState
@@ -31,6 +33,10 @@ PROMPT_CHUNK = 64
 
 QUERIES, HITS, RECOMPUTED = "prefix_queries", "prefix_hits", "recomputed_tokens"
 """Names of `Scheduler.counts`."""
+
+HEAD_SHARE = 4
+"""Where a grammar leaves no more than 1 / HEAD_SHARE of the output head's tiles, only these are read. Grammars allow a
+few dozen tokens or nearly all, so the share itself hardly matters."""
 
 MOST_PASSING = 8
 """Younger requests that may start before the oldest one that waits for room, each no longer than it waits anyway."""
@@ -57,6 +63,14 @@ class Work:
     """Its steps for this one."""
 
 
+def _by_tiles(backend: Backend) -> bool:
+    """Whether steps may name tiles of the output head: what these are of BF16 in 12 bits is not known before, as
+    blocks lie aside."""
+    reads = (traffic for op in backend.graph.ops for traffic in op.traffic())
+    packed = any(isinstance(read, HeadTraffic) and read.weight.twelve_bits for read in reads)
+    return backend.rows_are_exact and not packed
+
+
 class Scheduler:
     """Owns the requests that are waiting and running, and through `memory` all blocks and slots."""
 
@@ -68,6 +82,7 @@ class Scheduler:
         self.counts = Counter[str]()
         """Since the start: tokens of prompts that were looked up in the prefix cache, found there, computed again."""
         self.turns = Turns(sum(w.nbytes for w in backend.graph.weights().values()), position_bytes(backend.graph))
+        self._lists, self._tiles = _by_tiles(backend), -(-backend.graph.vocab_size // ROWS)
         self._most, self._budget = backend.max_sequences, backend.max_tokens
         self.live: dict[int, Request] = {}
         """All requests that have not ended, by number: what `rebuild` goes by."""
@@ -156,7 +171,18 @@ class Scheduler:
             tokens += w.draft
             logits = tuple(range(w.new - 1, w.new + len(w.draft))) if w.draft else None if w.last else ()
             rows.append(Row(w.past, w.new + len(w.draft), sequence.blocks.tables, None, None, logits, read, write))
-        return Step(tuple(rows)), tokens
+        return Step(tuple(rows), head=self._head(work)), tokens
+
+    def _head(self, work: Sequence[Work]) -> tuple[int, ...] | None:
+        """Tiles of the output head that the grammars of all answers leave; None where that is not a small part."""
+        tiles: set[int] = set()
+        for w in work if self._lists else ():
+            if w.last:
+                wanted = w.request.tiles()
+                if wanted is None:
+                    return None
+                tiles |= wanted
+        return tuple(sorted(tiles)) if tiles and len(tiles) * HEAD_SHARE <= self._tiles else None
 
     def commit(self, w: Work) -> None:
         """The step is done: its tokens are cached."""

@@ -18,6 +18,7 @@ import memfirst
 from memfirst import Model
 from memfirst.codecs.base import F32
 from memfirst.errors import ConfigError
+from memfirst.graph.traffic import HEAD
 from memfirst.runtime.allowed import Allowed
 from memfirst.runtime.grammar import Grammar, Grammars, _as_llguidance, _words_of, closed, grammar_of, unescaped
 from memfirst.runtime.request import EOS, LENGTH, Request
@@ -154,6 +155,24 @@ def test_tokens_without_a_choice_are_computed_with_the_next(model: Model) -> Non
         }.items()
     with_logprobs = model.generate(QUESTION, temperature=0, max_tokens=60, schema=SCHEMAS["tool call"], logprobs=0)
     assert with_logprobs.ids == answer.ids and len(with_logprobs.logprobs) == len(answer.ids)
+
+
+def test_of_the_head_only_tiles_with_allowed_tokens_are_read(model: Model) -> None:
+    """As priced, in the ledger."""
+    whole = int(model.price(context=64).by_purpose()[HEAD])
+    shares = {}
+    for name in ("tool call", "person", "points"):
+        answer = model.generate(QUESTION, temperature=0, max_tokens=60, schema=SCHEMAS[name])
+        read = []
+        for token in answer:
+            if token.predicted.tokens:
+                (predicted, recorded) = (int(one.by_purpose()[HEAD]) for one in (token.predicted, token.recorded))
+                assert predicted == recorded
+                read.append(recorded / whole)
+        shares[name] = sum(read) / len(read)
+    assert shares["points"] <= 0.01 and max(shares.values()) < 0.6, shares
+    free = model.generate(QUESTION, temperature=0, max_tokens=8, schema=SCHEMAS["points"], logprobs=0)
+    assert all(int(token.recorded.by_purpose()[HEAD]) == whole for token in free if token.recorded.tokens)
 
 
 def test_an_answer_that_is_begun_again_follows_its_grammar_from_the_start(model: Model) -> None:

@@ -137,6 +137,17 @@ def test_unique_bytes_are_the_price_and_loads_are_the_reuse(architecture: str, c
         np.save(Path(folder) / f"{architecture}-{codec}-{name}.npy", logits)
 
 
+@pytest.mark.parametrize("codec", ["f16", "q4_0", "q4_k", "q6_k"])
+@pytest.mark.parametrize("name", ["prefill", "decode", "all logits"])
+def test_of_a_head_exactly_the_named_tiles_are_read(codec: str, name: str) -> None:
+    """The last one is half padding; what is priced is what is loaded, elsewhere nothing is."""
+    made, step = backend("llama", codec, False), replace(STEPS[name], head=(0, 3, 16))
+    check(made, step)
+    touched = made.log.touched[("output", HEAD), "output.weight"]
+    whole = made.program(step.tokens).program.weights["output.weight"].nbytes
+    assert int((touched.loads > 0).sum()) == whole // 17 * 3
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_untied_head_has_bytes_of_its_own(architecture: str) -> None:
     made = backend(architecture, "q4_1", tied=False)

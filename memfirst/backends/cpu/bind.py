@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.codecs.base import F32
+from memfirst.codecs.base import F32, ROWS
 from memfirst.errors import CapacityError
 from memfirst.kernels.cpu import arena
 from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry
 from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import ThreadPool, bits
-from memfirst.lower.program import Call, Operand, Phase, Program, Ref
+from memfirst.lower.program import Call, Operand, Phase, Program, Ref, Task
 from memfirst.lower.step_fields import count_of
 from memfirst.lower.streaming import stretches
 
@@ -170,8 +170,14 @@ def _tasks(program: Program) -> list[list[int]]:
         call += len(phase.prologue)
         for task in phase.tasks:
             first, call = call, call + len(task.calls)
-            rows.append([first, call, task.units, count_of(task.per) if task.per else -1, task.chunk])
+            per = count_of(task.per) if task.per else -1
+            rows.append([first, call, task.units, per, task.chunk, int(_is_head(program, task))])
     return rows
+
+
+def _is_head(program: Program, task: Task) -> bool:
+    """Whether a task computes columns of the logits: with the padding of its matrix, or without."""
+    return task.per == "any_logits" and 0 <= task.units - program.graph.vocab_size < ROWS
 
 
 class Bound:

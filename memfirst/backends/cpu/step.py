@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Many
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError, CapacityError, UnsupportedError
 from memfirst.graph import CacheGroup, Graph, Sequence, Step
 from memfirst.graph.ops.experts import Experts
@@ -40,7 +42,8 @@ class StepArrays:
             sizes |= {in_group(name, g): items for name in GROUP_BY_ITEM}
             sizes |= {in_group("first_item", g): capacity + 1, in_group("tables", g): sequences * self.row}
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
-        self.arrays["step"] = arena.array("i64", COUNTS)
+        self.tiles = -(-graph.vocab_size // ROWS)
+        self.arrays["step"] = arena.array("i64", COUNTS + self.tiles)
         self.experts = {op.name: (op.up.shape[0], op.k) for op in graph.ops if isinstance(op, Experts)}
         self.arrays["routing"] = arena.array("i32", sum(experts for experts, _ in self.experts.values()))
         self.arrays["all_rows"][:] = np.arange(capacity)
@@ -68,6 +71,7 @@ class StepArrays:
             self._tables(i, sequence)
         if self.slots and len(step.sequences) > 1:
             _check_slots(step)
+        self._head(step.head if step.logits else None)
         if len(step.sequences) == 1 and step.sequences[0].new == 1:
             return self._fill_one(step.sequences[0], int(tokens[0]))
         a, at, rows = self.arrays, 0, 0
@@ -112,6 +116,15 @@ class StepArrays:
         for name, count in (("logits", logits), ("any_logits", int(logits > 0)), ("sequences", sequences)):
             self._count(name, count)
         return logits
+
+    def _head(self, tiles: tuple[int, ...] | None) -> None:
+        """Which tiles of the output head are computed."""
+        if tiles is not None:
+            rising = all(a < b for a, b in pairwise(tiles))
+            if not tiles or not rising or not 0 <= tiles[0] <= tiles[-1] < self.tiles:
+                raise BackendError(f"tiles {tiles[:8]} of the output head", f"some of 0 to {self.tiles - 1}, ascending")
+            self.arrays["step"][COUNTS : COUNTS + len(tiles)] = tiles
+        self._count("head_tiles", -1 if tiles is None else len(tiles))
 
     def _count(self, name: str, count: int) -> None:
         self._words["step"][count_of(name)] = count

@@ -12,7 +12,7 @@ from memfirst.errors import BackendError
 
 # Words of a worker's log, as in `walk`.
 PHASE_LOG, CALL_LOG = 5, 5
-PHASE, TASK = 8, 5
+PHASE, TASK = 8, 6
 
 PHASES = np.dtype([(name, np.int64) for name in ("started", "arrived", "released", "claims", "chunks")])
 """A phase of a worker: cycles when it came, had no chunk left to claim, and saw the barrier open; how often it claimed,
@@ -29,7 +29,7 @@ class StepLog:
         self.bound = bound
         self._head = 1 + len(bound.program.phases) * PHASE_LOG
         most = sum(len(phase.prologue) for phase in bound.program.phases)
-        for first, last, units, per, chunk in bound.tasks.reshape(-1, TASK).tolist():
+        for first, last, units, per, chunk, _ in bound.tasks.reshape(-1, TASK).tolist():
             most += (last - first) * -(-units * (int(counts[per]) if per >= 0 else 1) // chunk)
         self._words = np.full((threads, self._head + CALL_LOG * most), -1, np.int64)  # all pages are there already
         self._words[:, : self._head] = 0

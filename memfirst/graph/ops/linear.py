@@ -9,7 +9,7 @@ import numpy as np
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
-from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
+from memfirst.graph.traffic import ActivationTraffic, HeadTraffic, Traffic, WeightTraffic
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Linear(Op):
 
     def traffic(self) -> tuple[Traffic, ...]:
         floats = self.weight.columns + self.weight.rows
-        weights = (WeightTraffic(w, self.head) for w in self.weights)
+        weights = (HeadTraffic(w) if self.head else WeightTraffic(w) for w in self.weights)
         return (*weights, ActivationTraffic(floats, self.head))
 
     def flops(self, step: Step) -> int:

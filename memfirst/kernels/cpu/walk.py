@@ -14,7 +14,10 @@ from memfirst.kernels.cpu.threads import ask_for, atomic_load, atomic_store, ato
 EPOCH, STOP, CURRENT, RING = 0, 8, 16, 24
 EPOCHS, SLOT = 64, 3
 # Words of a row of each table.
-PHASE, TASK, CALL = 8, 5, 2
+PHASE, TASK, CALL = 8, 6, 2
+HEAD_TILES, HEAD_LIST, TILE = 4, 576, 16
+"""Words of `step`: how many tiles of the output head are computed (-1: all), and from where on their numbers are; and
+rows of one."""
 SHARE = 3
 """A claim takes 2 / (SHARE · workers) of the chunks that are left: few claims, and small ones at the end."""
 COUNTERS = 16
@@ -85,7 +88,15 @@ def _units(tasks, task, step):
 
 
 @inline
+def _is_listed(tasks, task, step):
+    """Whether a task is the output head's, and only some tiles of it are wanted."""
+    return tasks[task * TASK + 5] == 1 and step[HEAD_TILES] >= 0
+
+
+@inline
 def _chunks(tasks, task, step):
+    if _is_listed(tasks, task, step):
+        return step[HEAD_TILES]
     chunk = tasks[task * TASK + 4]
     return (_units(tasks, task, step) + chunk - 1) // chunk
 
@@ -118,7 +129,7 @@ def walk(
 
     phases  rows (first task, last + 1, first call of the prologue, last + 1, count of its range in `step`, address and
             bytes of the matrices of this phase, or of the first after it that has some, units of that range a count)
-    tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk)
+    tasks   rows (first call, last + 1, units, their factor in `step` or -1, chunk, 1 for the output head)
     calls   rows (address of the kernel, address of its arguments)
     read    bytes read [workers, calls], added up
     log     where PROFILE is set [workers, words]: every phase and every call; else the clock is read for patience only
@@ -178,6 +189,8 @@ def walk(
                     task += 1
                 chunk = tasks[task * TASK + 4]
                 start = c * chunk
+                if _is_listed(tasks, task, step):
+                    start, chunk = step[HEAD_LIST + c] * TILE, TILE
                 end = min(start + chunk, _units(tasks, task, step))
                 for call in range(tasks[task * TASK], tasks[task * TASK + 1]):
                     if PROFILE:
