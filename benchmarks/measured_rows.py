@@ -37,7 +37,9 @@ MACHINES: tuple[tuple[str, str], ...] = (
     (r"RTX (\d{4}) Ti", "rtx-{0}-ti"), (r"RTX PRO 6000", "rtx-pro-6000"), (r"RTX (A?\d{4})", "rtx-{0}"),
     (r"R9700", "r9700"), (r"A100 PCIe 80GB", "a100-pcie-80gb"), (r"A100", "a100-80gb"), (r"A10$", "a10"),
     (r"P40", "p40"), (r"H100 PCIe 80GB", "h100-pcie-80gb"), (r"GB10", "dgx-spark"), (r"AI Max", "ryzen-ai-max-395"),
-    (r"M4 Mac mini|Mac Mini M4", "apple-m4"), (r"M3 Max 30", "apple-m3-max-30"), (r"M3 Pro 14", "apple-m3-pro-14"),
+    (r"Pixel 6a", "pixel-6a"),
+    (r"i5-1235U", "core-i5-1235u"), (r"M4 Mac mini|Mac Mini M4", "apple-m4"), (r"M3 Max 30", "apple-m3-max-30"),
+    (r"M3 Pro 14", "apple-m3-pro-14"),
     (r"M2 Ultra 60", "apple-m2-ultra-60"), (r"M1 Ultra 48", "apple-m1-ultra-48"), (r"M2 Max 30", "apple-m2-max-30"),
     (r"(M\d) (Max|Pro|Ultra)", "apple-{0}-{1}"), (r"Apple (M\d)\b", "apple-{0}"), (r"7950X", "ryzen-7950x"),
     (r"5900X", "ryzen-5900x"), (r"i5 4278U", "core-i5-4278u"), (r"Raspberry Pi 5", "raspberry-pi-5"),
@@ -69,7 +71,10 @@ CODECS: tuple[tuple[str, str], ...] = (
 """How a row's quantization begins -> the codec of the bulk of its weights."""
 
 
-AUTHORS = {"pytorch-labs": "gpt-fast", "ik_llama.cpp discussion 63": "ikawrakow", "ik_llama.cpp PR": "ikawrakow"}
+AUTHORS = {
+    "pytorch-labs": "gpt-fast", "ik_llama.cpp discussion 63": "ikawrakow", "ik_llama.cpp PR": "ikawrakow",
+    "ik_llama.cpp pull": "ikawrakow",
+}  # fmt: skip
 """How sources begin that one author measured on one machine."""
 
 
@@ -129,7 +134,8 @@ def _prompt(raw: Mapping[str, str]) -> Row:
     dense, experts, least = _weights(filled, model, codec, how, tokens)
     streamed = {WEIGHTS: dense, EXPERTS: experts, KV_READ: _kv(model, tokens)}
     flops, layers = _flops(model, tokens, tokens / 2), int(model["layers"])
-    cost = Cost(streamed, flops, tokens, layers, codec, 1, int(model["width"]), least)
+    group = 2 * int(model["width"]) / int(model["kv_numbers_a_layer"])
+    cost = Cost(streamed, flops, tokens, layers, codec, 1, int(model["width"]), least, group=group)
     return Row(
         raw["source"], raw["hardware"], _memory_stated(raw, machine), cost, how, tokens / float(raw["tokens_per_s"])
     )
@@ -191,6 +197,7 @@ def _row(raw: Mapping[str, str], machine: Machine, model: Mapping[str, str]) -> 
     cost = Cost(
         {WEIGHTS: dense, EXPERTS: experts, KV_READ: batch * _kv(model, context)}, _flops(model, batch, context),
         batch, int(model["layers"]), codec, batch, int(model["width"]), least,
+        group=2 * int(model["width"]) / int(model["kv_numbers_a_layer"]),
     )  # fmt: skip
     row = Row(
         raw["source"], raw["hardware"], _memory_stated(raw, machine), cost, how, batch / float(raw["tokens_per_s"])

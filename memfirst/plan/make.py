@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 from memfirst.codecs import bf12
 from memfirst.errors import ConfigError, UnsupportedError
-from memfirst.graph import Graph, Step
+from memfirst.graph import Graph, KVCache, Step
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.graph.traffic import KV_READ
-from memfirst.lower.cpu import lower
 from memfirst.lower.program import Program
 from memfirst.plan.fit import Allocator, Memfirst, MemoryPlan, plan_memory
 from memfirst.plan.limits import most_sequences
@@ -25,6 +24,7 @@ from memfirst.plan.result import MARGIN, Distinct, Plan
 from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
 from memfirst.predict.prediction import Prediction, speculative
+from memfirst.transform.recode import without_windows
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
 
     Raises UnsupportedError for what the engine or the parallelism cannot do, ConfigError for several of this machine.
     """
+    model = _as_run(model, place, options)
     if place.count > 1 and options.devices == 1:
         options = replace(options, devices=place.count)
     asked_for = (
@@ -79,6 +80,21 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
         _overtakes(priced, options.batch, weights) if kv else None,
         _distinct(priced, options), notes, _exact(model, place, options), asked, disk,
     )  # fmt: skip
+
+
+PHI = "llama.cpp does not apply Phi-3's window (pull 13676): the whole context is cached and read"
+
+
+def _as_run(model: Subject, place: Place, options: Options) -> Subject:
+    """The model as the engine runs it: Phi-3 without its window, by llama.cpp and what builds on it."""
+    graph, engine = model.graph, place.framework(options)
+    if graph.architecture != "phi3" or not engine.gguf or engine.name == "memfirst":
+        return model
+    if not any(isinstance(cache, KVCache) and cache.window and cache.window < graph.context for cache in graph.caches):
+        return model
+    whole = without_windows(graph)
+    origin = whole if graph is model.origin else without_windows(model.origin)
+    return replace(model, graph=whole, origin=origin, notes=(*model.notes, PHI), _priced={})
 
 
 def _as_usual(model: Subject, place: Place, options: Options) -> Plan:
@@ -178,6 +194,8 @@ def _program(graph: Graph, allocator: Allocator, options: Options, context: int,
     """What memfirst would run, so that its memory is the program's; the graph for others, and where it has none."""
     if not isinstance(allocator, Memfirst) or options.devices > 1:
         return graph
+    from memfirst.lower.cpu import lower  # a tenth of the start of a plan for another engine
+
     try:
         return lower(graph, 1, context, workers)
     except UnsupportedError:  # it is said where a speed is asked for

@@ -15,8 +15,8 @@ from memfirst.convert.mixes import layer_of
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
-from memfirst.lower.cpu import lower
 from memfirst.predict.fitted import Cost
+from memfirst.predict.fitted.cost import group
 
 _NAMES = frozenset({"name", "inputs", "output"})
 
@@ -53,8 +53,15 @@ class Priced:
         return 1 + max((layer_of(op.name) for op in self.graph.ops), default=-1)
 
     @cached_property
+    def group(self) -> float:
+        """Query heads that share a key and value head."""
+        return group(kind.op for kind in self.kinds)
+
+    @cached_property
     def refused(self) -> str:
         """Why memfirst does not run it; "" where it does."""
+        from memfirst.lower.cpu import lower
+
         try:
             lower(self.graph, 1, 64, 1)
         except UnsupportedError as error:
@@ -91,7 +98,7 @@ class Priced:
         least = amounts[EXPERTS].low if EXPERTS in amounts else 0.0
         return Cost(
             {purpose: amount.mean for purpose, amount in amounts.items()}, self.flops(step), step.tokens, self.layers,
-            self.codec, len(step.sequences), self.graph.hidden_size, least,
+            self.codec, len(step.sequences), self.graph.hidden_size, least, group=self.group,
         )  # fmt: skip
 
     def kv(self, step: Step) -> int:

@@ -55,6 +55,12 @@ def with_kv(graph: Graph, k_codec: str, v_codec: str) -> Graph:
     return replace(graph, ops=ops, caches=tuple(caches.values()))
 
 
+def without_windows(graph: Graph) -> Graph:
+    """The graph with every position cached and attended, as by an engine that does not apply the model's windows."""
+    caches = {c.name: replace(c, window=None) if isinstance(c, KVCache) else c for c in graph.caches}
+    return replace(graph, ops=tuple(_with_cache(op, caches) for op in graph.ops), caches=tuple(caches.values()))
+
+
 def _recoded(cache: Cache, k_codec: str, v_codec: str) -> Cache:
     if not isinstance(cache, KVCache):
         return cache

@@ -35,7 +35,7 @@ from memfirst.plan.subject import USUAL
 from memfirst.predict import fitted as timing
 from memfirst.predict import measured as rates
 from memfirst.progress import Silent
-from memfirst.runtime import model
+from memfirst.runtime import arguments
 
 OF_EACH_KIND = (
     "llama-3:8b", "qwen2.5:0.5b", "qwen3:0.6b", "mistral:7b-v0.1", "mixtral:8x7b", "gemma-2:2b", "gemma-3:4b",
@@ -131,6 +131,21 @@ def test_state_never_overtakes_and_a_full_window_adds_nothing() -> None:
     assert planned("mamba:130m", "rtx-4090").overtakes is None
     windowed = planned("mistral:7b-v0.1", "h200", context=8192)
     assert (windowed.growth, windowed.amounts[KV_READ].low) == (0, 4096 * 131072)
+
+
+def test_llama_cpp_does_not_apply_phi_3s_window() -> None:
+    """Pull 13676 of llama.cpp: 4096 positions of 32 layers are cached and read, by vLLM and memfirst 2047 read."""
+    position = 2 * 3072 * 2  # keys and values of a layer, f16
+    for engine, read in (("llama.cpp", 4096), ("ollama", 4096), ("vllm", 2047), ("memfirst", 2047)):
+        machine = "ryzen-7950x" if engine == "memfirst" else "rtx-4090"
+        plan = planned("phi-3:mini-4k", machine, context=4096, engine=engine)
+        assert plan.amounts[KV_READ].low == 32 * position * read, engine
+        assert any("does not apply Phi-3's window" in note for note in plan.notes) == (read == 4096)
+    llama = planned("phi-3:mini-4k", "rtx-4090", context=4096, engine="llama.cpp")
+    assert llama.memory.needs.kv_allocated == 32 * position * 4096
+    assert not any(
+        "Phi-3" in note for note in planned("phi-3.5:mini", "rtx-4090", context=4096).notes
+    )  # no shorter one
 
 
 def test_distinct_experts() -> None:
@@ -250,7 +265,7 @@ def test_vllm_lets_sequences_wait() -> None:
 
 
 def test_the_context_is_that_of_run() -> None:
-    assert DEFAULT_CONTEXT == model.DEFAULT_CONTEXT
+    assert DEFAULT_CONTEXT == arguments.DEFAULT_CONTEXT
     assert planned("llama-3.1:8b", "rtx-4090").context == 8192 and planned("llama-2:7b", "rtx-4090").context == 4096
 
 

@@ -17,18 +17,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import fit_timing
+from benchmarks import fit_timing, planned_rows
 from benchmarks import timing_model as tm
 from benchmarks.measured_rows import DATA, models, prompts, question, read
+from memfirst.catalog.configs import catalog_checkpoint
 from memfirst.errors import MemfirstError
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.hardware.machines import Machine, catalogue, find_machine
 from memfirst.models import build
-from memfirst.predict.fitted import FITTED, TERMS, Cost, Deployment, Observation, cost, predict
+from memfirst.plan import Priced
+from memfirst.predict.fitted import FITTED, KV, TERMS, Cost, Deployment, Observation, cost, predict
 from memfirst.predict.fitted.pieces import MATMUL_LANE, memory_class, pieces
-from memfirst.predict.fitted.predict import estimate
+from memfirst.predict.fitted.predict import estimate, floor
 from memfirst.predict.fitted.priors import priors
 from memfirst.predict.prediction import Prediction
 from tests.support.toy import toy_llama, toy_mla
@@ -217,6 +219,37 @@ def test_a_measured_step_is_followed() -> None:
     assert elsewhere and abs(log(elsewhere / seconds(SEVEN_B, find_machine("apple-m3-max"), how))) < log(1.2) / 2
 
 
+def test_no_end_of_an_interval_is_the_prediction() -> None:
+    """Not even of a step that measurements faster than the peak allows would put above it: 92 % of the peak is
+    predicted, and 95 % is the fast end."""
+    how = Deployment()
+    for machine in catalogue():
+        for asked in (SEVEN_B, replace(SEVEN_B, tokens=2048, flops=2048 * 1.4e10)):
+            impossible = Observation(asked, machine, how, floor(asked, machine, how) / 2)
+            for found in (predict(asked, machine, how), predict(asked, machine, how, [impossible])):
+                assert found.low and found.seconds and found.high
+                assert found.low < 0.99 * found.seconds < found.seconds < 0.99 * found.high, machine.name
+        least = floor(SEVEN_B, machine, how)
+        known = predict(SEVEN_B, machine, how, [Observation(SEVEN_B, machine, how, least / 50)])
+        assert known.seconds == pytest.approx(least * 0.95 / 0.92) and known.low == pytest.approx(least), machine.name
+
+
+def test_keys_are_read_for_each_query_head_without_flash_attention() -> None:
+    """Eight query heads share keys: 8 times the bytes on a GPU, as many as there are with flash attention or a CPU."""
+    shared, alone = (
+        Cost({"weights": 4e9, "kv_read": 1e9}, 1e10, 1, 32, "q4_k", 1, 4096, group=group) for group in (8.0, 1.0)
+    )
+    for machine, times in (("rtx-3090", 8.0), ("apple-m2-ultra", 8.0), ("ryzen-7950x", 1.0)):
+        for flash, expected in ((False, times), (True, 1.0)):
+            how = Deployment(flash=flash)
+            kv = [
+                sum(p.seconds for p in pieces(c, find_machine(machine), how) if p.term == KV) for c in (shared, alone)
+            ]
+            assert kv[0] / kv[1] == pytest.approx(expected)
+    llama = Priced(build(catalog_checkpoint("llama-3:8b")))
+    assert llama.cost(decode_step(10)).group == cost(llama.graph, decode_step(10)).group == 4
+
+
 # the cost of a program
 
 
@@ -299,6 +332,27 @@ def test_every_row_is_used_or_has_a_reason() -> None:
     assert len(read(DATA / "measured_added.csv")[0]) == 47 and len(prompts()) == 94
 
 
+def test_rows_of_2026_are_priced_by_their_graphs() -> None:
+    """Weights within 5 % of what their sources' files say of a step, where the format tells each tensor's codec; KV by
+    hand; a capped card below its data sheet."""
+    decoding, reading = planned_rows.read()
+    assert (len(decoding), len(reading)) == (173, 38)
+    with (DATA / "measured_2026.csv").open(encoding="utf-8") as file:
+        raws = [raw for raw in csv.DictReader(file) if raw["phase"] == "decode"]
+    stated = 0
+    for raw, row in zip(raws, decoding, strict=True):
+        if raw["stream_GB_per_step_est"] and raw["quant"] in ("BF16", "Q4_0"):
+            stated += 1
+            found = (row.cost.weights + row.cost.experts) / 1e9
+            assert found == pytest.approx(float(raw["stream_GB_per_step_est"]), rel=0.05), raw["model"]
+    assert stated >= 12
+    llama = next(row for raw, row in zip(raws, decoding, strict=True) if "16384" in raw["context_or_test"]
+                 and raw["model"] == "Llama-2-7B")  # fmt: skip
+    assert llama.cost.kv == 32 * 2 * 4096 * 2 * (16384 + 16 + 1)  # layers, keys and values, numbers, bytes, positions
+    capped = next(row for row in decoding if row.machine.name == "rtx-3090")
+    assert capped.machine.bandwidth and 0.9 * 936.2e9 < capped.machine.bandwidth < 936.2e9
+
+
 def test_an_impossible_row_is_flagged() -> None:
     """1133 tokens/s of an 8B model at 4 bits on an M1: 75 times its memory."""
     with (DATA / "measured_decode.csv").open(encoding="utf-8") as file:
@@ -321,13 +375,15 @@ def test_a_source_left_out_cannot_speak() -> None:
 
 
 def test_shipped_constants_are_the_fits() -> None:
-    """priors.json is what the script writes from the committed rows (it rounds to 4 digits)."""
+    """priors.json is what the script writes from the committed rows (it rounds to 4 digits), published.json too."""
     t = tm.table(fit_timing.gather()[0])
     fitted, shipped = tm.fit(t, np.arange(len(t.y))), priors()
     assert list(shipped.means) == list(t.names)
     assert np.allclose(list(shipped.means.values()), fitted.constants, atol=2e-3)
     assert np.allclose(shipped.covariance, fitted.covariance, atol=2e-3)
     assert (shipped.row, dict(shipped.before), dict(shipped.machine)) == (tm.ROW, tm.BEFORE, tm.MACHINE)
+    counted = json.loads((ROOT / "memfirst" / "catalog" / "published.json").read_text(encoding="utf-8"))["rows"]
+    assert counted == fit_timing.published(fit_timing.gather()[0])
     assert 0.8 < shipped.widen < 1.5 and 0.8 < shipped.widen_known < 2.0
 
 

@@ -11,7 +11,6 @@ from memfirst.graph import Graph
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.ops.embed import Embed
 from memfirst.ledger import required
-from memfirst.lower.cpu import CAPACITIES
 from memfirst.lower.program import Program
 from memfirst.plan.fit.allocators import PROCESS, Allocator, Estimate, kv_caches, kv_reads, state_caches
 from memfirst.transform.recode import with_kv
@@ -115,6 +114,8 @@ def _tied(graph: Graph) -> bool:
 
 def _required(program: Program, contexts: Sequence[int], workers: int) -> Needs:
     """Of this engine's own program: what it asks for when it loads the model."""
+    from memfirst.lower.cpu import CAPACITIES
+
     graph, found = program.graph, required(program, contexts, workers, CAPACITIES[-1])
     state = len(contexts) * sum(c.allocated_bytes(1) for c in graph.states)
     return Needs(

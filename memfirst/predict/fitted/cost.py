@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memfirst.errors import MemfirstError
-from memfirst.graph import Graph, Step
+from memfirst.graph import Graph, Op, Step
+from memfirst.graph.ops.attention import Attention
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
 from memfirst.ledger import price
 
@@ -32,6 +33,7 @@ class Cost:
     tokens     new tokens; sequences: how many share the step
     layers     of the model; width: numbers of its hidden state, what devices exchange for a token
     least      bytes of routed experts if every token of the step chose the same ones
+    group      query heads that share a key and value head: without flash attention GPUs read these once for each
     slow,disk  bytes of the weights that are read from slower memory and from disk: a part of `streamed`
     codec      of the bulk of the weights: a name of GGUF's types, or "gptq4", "gptq8", "exl2", "awq", "int8"
     """
@@ -46,6 +48,7 @@ class Cost:
     least: float = 0.0
     slow: float = 0.0
     disk: float = 0.0
+    group: float = 1.0
 
     @property
     def kv(self) -> float:
@@ -114,5 +117,10 @@ def cost(graph: Graph, step: Step) -> Cost:
     return Cost(
         {p: a.mean for p, a in by_purpose.items() if p in STREAMED}, graph.flops(step), step.tokens,
         len(layers), codecs.most_common(1)[0][0] if codecs else "f16", len(step.sequences),
-        graph.hidden_size, by_purpose[EXPERTS].low if EXPERTS in by_purpose else 0.0,
+        graph.hidden_size, by_purpose[EXPERTS].low if EXPERTS in by_purpose else 0.0, group=group(graph.ops),
     )  # fmt: skip
+
+
+def group(ops: Iterable[Op]) -> float:
+    """The most query heads that share a key and value head; 1 without attention."""
+    return max((op.heads / op.cache.heads for op in ops if isinstance(op, Attention)), default=1.0)

@@ -12,7 +12,7 @@ from math import exp
 from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import Cost, Deployment
 from memfirst.predict.fitted.pieces import CACHE, MATMUL, REACHED, Piece, pieces
-from memfirst.predict.fitted.predict import estimate, floor
+from memfirst.predict.fitted.predict import estimate, predict
 from memfirst.predict.fitted.priors import priors
 
 FORMULAS = {
@@ -70,7 +70,7 @@ def explain(cost: Cost, machine: Machine, how: Deployment) -> Explained:
     """The parts of what `predict` answers; its machine must have a bandwidth and a rate of arithmetic."""
     found = pieces(cost, machine, how)
     first = estimate(found, priors())
-    total = max(exp(first.log_seconds), floor(cost, machine, how))
+    total = predict(cost, machine, how).seconds or exp(first.log_seconds)
     parts = [_part(piece, share * total) for piece, share in zip(found, first.shares, strict=True)]
     published = _published()
     mine = published.get(how.family, {})

@@ -157,7 +157,9 @@ def _matmul(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
 def _cache(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
     rate = (machine.bandwidth or 0.0) * CACHE * parts
     names = _names("cache", "flash" if how.flash else "scores", backend(machine), how.family)
-    return Piece(KV, ADDED, cost.kv / rate, (*names, ("cache/age", how.age)))
+    # a matmul for each query head reads the keys of its group again; on processors these are in a core's cache
+    again = 1.0 if how.flash or backend(machine) == "cpu" else cost.group
+    return Piece(KV, ADDED, again * cost.kv / rate, (*names, ("cache/age", how.age)))
 
 
 def _scores(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:

@@ -17,6 +17,9 @@ from memfirst.predict.prediction import Prediction, Term
 CEILING = 0.95
 """Share of the peak bandwidth, and of the fastest arithmetic, that nothing is predicted to exceed."""
 
+PREDICTED = 0.92
+"""The same for the prediction itself: its interval goes on to CEILING, and does not end where it stands."""
+
 INSIDE_80 = 1.2816
 """Standard deviations about the mean that hold 80 % of a normal distribution."""
 
@@ -115,7 +118,7 @@ def _prediction(
     mean, spread = _conditioned(first, machine, how, known, constants)
     least = floor(cost, machine, how)
     widen = constants.widen_known if known else constants.widen
-    seconds, reach = max(exp(mean), least), exp(INSIDE_80 * widen * spread)
+    seconds, reach = max(exp(mean), least * CEILING / PREDICTED), exp(INSIDE_80 * widen * spread)
     terms = _terms(found, first.shares, seconds)
     return Prediction(
         seconds, max(seconds / reach, least), seconds * reach, terms, max(terms, key=lambda t: t.seconds).name,
