@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from memfirst.cli.options import Json
 from memfirst.cli.streams import write
 
-if TYPE_CHECKING:
-    from memfirst.catalog.configs import ModelConfig
-
 Catalogue = Annotated[bool, typer.Option("--catalogue", help="List the models that have a name here instead.")]
+
+REFERENCE_ONLY = frozenset({"deepseek_v3"})
+"""`model_type` of rows that the CPU backend does not lower (published in FP8); to lower all of them takes seconds."""
 
 
 def list_models(catalogue: Catalogue = False, as_json: Json = False) -> None:
@@ -59,37 +59,22 @@ def _print_catalogue(as_json: bool) -> None:
 
 def catalogue_rows() -> Iterator[dict[str, Any]]:
     """Every model that has a name: its architecture, weights, what runs it, and where it is had."""
-    from memfirst.catalog.configs import configs
+    from memfirst.catalog.configs import catalog_checkpoint, configs
     from memfirst.catalog.models import models
 
     entries = {m.name: m for m in models()}
-    able: dict[str, tuple[str, str]] = {}
+    architectures: dict[str, str] = {}
     for row in configs():
         kind = str(row.config["model_type"])
-        if kind not in able:
-            able[kind] = _runs(row)
+        if kind not in architectures:
+            architectures[kind] = catalog_checkpoint(row.name).architecture
         entry = entries.get(row.name)
         where = {"repo": entry.repo, "quant": entry.quant} if entry else {"repo": "", "quant": ""}
         terms = vars(entry.license) if entry else {"name": "", "url": ""}
         known = {"known": entry.known} if entry else {"known": ""}
-        architecture, runs = able[kind]
-        facts = {"name": row.name, "aliases": row.aliases, "parameters": row.parameters, "architecture": architecture}
-        yield facts | {"runs": runs} | where | {"license": terms} | known
-
-
-def _runs(row: ModelConfig) -> tuple[str, str]:
-    """(architecture, "cpu" or "reference") of a row, and of all of its kind: they have the same operations."""
-    from memfirst.catalog.configs import catalog_checkpoint
-    from memfirst.errors import MemfirstError
-    from memfirst.lower.cpu import lower
-    from memfirst.models import build
-
-    graph = build(catalog_checkpoint(row.name))
-    try:
-        lower(graph, 1, 64, 1)
-    except MemfirstError:
-        return graph.architecture, "reference"
-    return graph.architecture, "cpu"
+        runs = "reference" if kind in REFERENCE_ONLY else "cpu"
+        facts = {"name": row.name, "aliases": row.aliases, "parameters": row.parameters}
+        yield facts | {"architecture": architectures[kind], "runs": runs} | where | {"license": terms} | known
 
 
 def _billions(parameters: int | None) -> str:

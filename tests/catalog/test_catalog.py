@@ -14,10 +14,12 @@ import pytest
 from memfirst import models
 from memfirst.catalog.configs import KNOWN, catalog_checkpoint, configs, find_config, user_file
 from memfirst.catalog.models import models as hub_models
+from memfirst.cli.listing import catalogue_rows
 from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
 from memfirst.graph import Graph, KVCache, StateCache
 from memfirst.graph.ops.conv import CausalConv1d
 from memfirst.graph.traffic import ExpertTraffic, WeightTraffic
+from memfirst.lower.cpu import lower
 
 TABLE = json.loads((Path(__file__).parent.parent / "data" / "model_table.json").read_text())["models"]
 NAMES = [row["name"] for row in TABLE]
@@ -213,3 +215,17 @@ def test_a_file_that_cannot_be_read_or_is_huge_is_refused() -> None:
     own(" " * ((1 << 20) + 1))
     with pytest.raises(FormatError, match="larger than"):
         configs()
+
+
+def test_what_runs_each_row_is_what_lowering_says() -> None:
+    """`list --catalogue` has it as data; one row of each kind stands for all, as they have the same operations."""
+    kinds = {str(row.config["model_type"]): row.name for row in reversed(configs())}
+    said = {row["name"]: row["runs"] for row in catalogue_rows()}
+    for name in kinds.values():
+        graph = models.build(catalog_checkpoint(name))
+        try:
+            lower(graph, 1, 64, 1)
+        except MemfirstError:
+            assert said[name] == "reference", name
+        else:
+            assert said[name] == "cpu", name

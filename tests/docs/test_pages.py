@@ -116,6 +116,10 @@ def parses(line: str) -> None:
 def test_outputs_are_compared_without_numbers() -> None:
     assert executed.same("12.5 tok/s  (3 MB)\n", "9 tok/s (1,024 MB)")
     assert not executed.same("12.5 tok/s", "12.5 tok/min")
+    assert executed.same("█████▒▒  █ weights 67 %", "███▒▒▒▒  █ weights 41 %")
+    quiet = "504 tok/s · 49.9 GB/s, 71 % of 70.1 GB/s measured read bandwidth · per token"
+    busy = "50 tok/s · 4.9 GB/s, more than the 2.1 GB/s measured read bandwidth: other work was running · per token"
+    assert executed.same(quiet, busy)
 
 
 def test_commands_of_a_block() -> None:
