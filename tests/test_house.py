@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "text": "errors progress formats",
     "kernels": "errors codecs graph lower progress",
     "speculate": "",
+    "distributed": "errors codecs graph",
     "backends": "errors codecs formats graph models lower ledger kernels progress hardware",
 }
 BESIDES = {"plan": {"hub"}}

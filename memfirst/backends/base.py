@@ -112,6 +112,24 @@ def observed(backend: Backend, step: Step, result: StepResult) -> Step:
     return replace(step, routing=backend.routing(result), resident=result.disk.resident, aside=result.aside)
 
 
+class Peers(Protocol):
+    """The processes that run parts of one model, as the backend of one of them sees the others."""
+
+    @property
+    def index(self) -> int:
+        """Which of them this is; 0 is the one that gives out logits."""
+
+    def gather(self, part: F32, whole: F32, parts: tuple[int, ...], everywhere: bool) -> None:
+        """All parts f32 [rows, width of each], side by side in the order of processes, into whole f32 [rows, Σ widths]:
+        of all processes, or of the first."""
+
+    def send(self, value: F32, to: int) -> None:
+        """Hand f32 [rows, width] to another process."""
+
+    def receive(self, value: F32, source: int) -> None:
+        """Fill f32 [rows, width] with what another process sends."""
+
+
 class Backend(Protocol):
     """Executes one forward step for a batch. Not for use from several threads at once: the engine sees to that."""
 

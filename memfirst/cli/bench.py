@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.cli import load, streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Pack, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Pack, Split, Threads
 from memfirst.progress import Progress
 
 MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -86,6 +86,7 @@ def bench(
     explain: Explain = None,
     text: Text = None,
     draft: Draft = None,
+    split: Split = "",
     serve: load.Serve = None,
     clients: load.Clients = "1,4,8,16",
     rate: load.Rate = "",
@@ -121,20 +122,19 @@ def bench(
         }  # fmt: skip
         load.serve_load(model, serve, as_json, how)
         return
-    if (model is None) == (synthetic is None):
-        raise typer.BadParameter("give a MODEL or --synthetic NAME, one of the two")
-    if (write or layers) and not synthetic:
-        raise typer.BadParameter("--write and --layers are of a --synthetic model: give its NAME")
-    if llama_bench and as_json:
-        raise typer.BadParameter("--llama-bench is JSON of its own: give it or --json")
-    if trace is not None and not trace.parent.is_dir():
-        raise typer.BadParameter(f"--trace: there is no folder {trace.parent}")
+    _check(model, synthetic, write or layers, llama_bench and as_json, trace)
+    if split and (synthetic or profile or trace or memory):
+        raise typer.BadParameter("--split measures a MODEL: give it without --synthetic, --profile, --trace, --memory")
     if explain is not None:
         _explained(model or "", explain, offline, as_json)
         return
     if text is not None or draft is not None:
         how = {"threads": threads, "generate": generate, "ctx": ctx, "kv": kv, "pack": pack}
         _of_text(model or "", text, draft, offline, as_json, how)
+        return
+    from memfirst.cli import engine
+
+    if engine.followed(split, model or "", threads, kv, offline):
         return
     from memfirst.cli.display import print_json, progress
 
@@ -143,7 +143,8 @@ def bench(
         source = _resolved(model, offline, report) if model else _made(synthetic, codec, layers or 0, write)
         measured = measure.bench(
             source,
-            threads=threads, prompt=prompt, generate=generate, ctx=ctx, kv=kv, memory=memory, pack=pack,
+            threads=engine.share_of_threads(threads, split), prompt=prompt, generate=generate, ctx=ctx, kv=kv,
+            memory=memory, pack=pack, split=split,
             profile=profile or trace is not None, progress=report,
         )  # fmt: skip
     if trace is not None:
@@ -156,6 +157,18 @@ def bench(
         print_json(measured.report())
     else:
         _write_page(measured)
+
+
+def _check(model: str | None, synthetic: str | None, of_synthetic: object, both: bool, trace: Path | None) -> None:
+    """BadParameter for options that do not go together."""
+    if (model is None) == (synthetic is None):
+        raise typer.BadParameter("give a MODEL or --synthetic NAME, one of the two")
+    if of_synthetic and not synthetic:
+        raise typer.BadParameter("--write and --layers are of a --synthetic model: give its NAME")
+    if both:
+        raise typer.BadParameter("--llama-bench is JSON of its own: give it or --json")
+    if trace is not None and not trace.parent.is_dir():
+        raise typer.BadParameter(f"--trace: there is no folder {trace.parent}")
 
 
 def _of_text(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memfirst.cli import streams
 from memfirst.cli.display import progress
-from memfirst.errors import MemfirstError
+from memfirst.errors import ConfigError, MemfirstError
 
 if TYPE_CHECKING:  # the engine is imported when it is used: commands that need none start in a tenth of the time
     from pathlib import Path
@@ -49,6 +50,7 @@ def sampling(given: dict[str, float | int | None]) -> SamplingParams:
 def loaded(
     model: str, *, threads: int | None, ctx: int | None, kv: str, backend: str, offline: bool, quiet: bool,
     speculate: str = "auto", memory: Limit | None = None, draft: str | None = None, pack: str = "auto",
+    split: str = "",
 ) -> Iterator[Model]:  # fmt: skip
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
@@ -57,6 +59,7 @@ def loaded(
         found = memfirst.load(
             path_of(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report,
             speculate=speculate, memory=memory, draft=path_of(draft, offline, report) if draft else None, pack=pack,
+            split=split,
         )  # fmt: skip
     try:
         yield found
@@ -105,3 +108,62 @@ def prompt_of(model: Model, system: str | None, text: str, request: Request, qui
         return text
     start = [{"role": "system", "content": system}] if system else []
     return [*start, {"role": "user", "content": text}]
+
+
+def share_of_threads(threads: int | None, split: str) -> int | None:
+    """Worker threads of one of the processes that share a machine, where nobody says how many."""
+    if threads or not split:
+        return threads
+    from memfirst.distributed.mpi import processes_here
+    from memfirst.hardware import host
+
+    return max(1, host.default_threads() // processes_here())
+
+
+def followed(split: str, model: str, threads: int | None, kv: str, offline: bool) -> bool:
+    """Whether this process follows the first one of a split model, as it then has done to its end.
+
+    Raises:
+        ConfigError: mpiexec did not start it.
+    """
+    if not split:
+        return False
+    from memfirst.distributed.mpi import imported, rank_of_environment
+    from memfirst.transform.split import check_kind
+
+    check_kind(split)
+
+    rank = rank_of_environment()
+    if rank is None:
+        raise ConfigError(
+            f"--split {split} in a process that mpiexec did not start", "several", "", "mpiexec -n 2 memfirst …"
+        )
+    if not rank:
+        imported()
+        atexit.register(_leave)
+        return False
+    import signal
+    import traceback
+
+    from memfirst.progress import Silent
+    from memfirst.runtime.split import follow_model, group
+
+    for number in (signal.SIGINT, signal.SIGTERM):  # these reach all processes: the first one decides
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        follow_model(path_of(model, offline, Silent()), split, share_of_threads(threads, split), kv)
+    except BaseException as error:
+        said = error.at_a_prompt() if isinstance(error, MemfirstError) else "".join(traceback.format_exception(error))
+        streams.note(f"memfirst: process {rank}: {said}")
+        group().abort()  # the others wait for this one
+    return True
+
+
+def _leave() -> None:
+    """Whatever ended the first process: the others wait for it, unless another process of its own took its place."""
+    from memfirst.distributed import mpi
+    from memfirst.runtime.split import leave
+
+    if not mpi.handed_on:
+        with suppress(MemfirstError):
+            leave()

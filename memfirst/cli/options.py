@@ -94,6 +94,13 @@ Pack = Annotated[
         help="BF16 weights in memory: in 12 bits (auto: exact, a quarter smaller, faster), or as in the file.",
     ),
 ]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split", metavar="tensor|pipeline", show_default="one process has all of it",
+        help="Of the processes that mpiexec -n N started, each runs a part: of every matrix, or of the layers. Exact.",
+    ),
+]  # fmt: skip
 Ctx = Annotated[
     int | None,
     typer.Option(

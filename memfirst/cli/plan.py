@@ -84,6 +84,17 @@ Parallel = Annotated[
         help="pipeline: layers one after another; tensor: each layer cut.",
     ),
 ]
+Replicas = Annotated[
+    int, typer.Option("--replicas", metavar="N", min=1, help="Servers of the model, each with --batch sequences.")
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        "--split", metavar="tensor|pipeline", show_default=False,
+        help="Predict mpiexec -n PROCESSES memfirst run --split on this machine, too.",
+    ),
+]  # fmt: skip
+Processes = Annotated[int, typer.Option("--processes", metavar="N", min=2, help="Processes of --split.")]
 Threads = Annotated[int, typer.Option("--threads", metavar="N", min=0, help="CPU threads.", show_default="all")]
 Host = Annotated[
     str,
@@ -164,6 +175,9 @@ def plan(
     engine: Engine = "",
     devices: Devices = 1,
     parallel: Parallel = "",
+    replicas: Replicas = 1,
+    split: Split = "",
+    processes: Processes = 2,
     threads: Threads = 0,
     host: Host = "",
     memory: Memory = None,
@@ -205,7 +219,8 @@ def plan(
         beside, host_rate = sources.host(host)
         limit, far = sources.limit(memory), sources.rate("--disk", disk)
         options = Options(
-            *chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far, users, rate, answer
+            *chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far, users, rate, answer,
+            replicas, split, processes,
         )
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk
     from memfirst.plan.load import Load
     from memfirst.predict.load import Figures, Played
+    from memfirst.plan.replicas import Replicas
 
 WIDTH, LABEL = 110, 9
 """Characters of a line at most, and of the words at the left."""
@@ -100,12 +101,43 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "decode", _decode(plan, plan.decode)
         if plan.decode.seconds:
             yield "", _bound(plan, plan.decode)
+    if plan.split:
+        yield "split", _split(plan, plan.split)
+    if plan.replicas:
+        yield "replicas", _replicas(plan.replicas)
     if plan.prefill and plan.prefill.seconds:
         yield "prompt", _prompt(plan, plan.prefill)
     if plan.load:
         yield "users", _users(plan.load)
         if plan.load.arriving:
             yield "", _arriving(plan.load, plan.load.arriving)
+
+
+def _split(plan: Plan, found: Prediction) -> str:
+    """Speed, and why it is not as many times as fast."""
+    options, link = plan.options, {t.name: t.seconds for t in found.terms}.get("link", 0.0)
+    why = (
+        "each reads a part of every matrix at once, through one memory bus" if options.split == "tensor"
+        else "they take turns with a token: room for larger models, no speed"
+    )  # fmt: skip
+    return (
+        f"{options.processes} processes, {options.split}: {found.tokens_per_second or 0:.0f} tok/s "
+        f"({1000 * (found.seconds or 0):.1f} ms a step, {1000 * link:.1f} of it to exchange values); {why}"
+    )
+
+
+def _replicas(found: Replicas) -> str:
+    """Total and per user, and why it is not linear on one memory bus."""
+    users = found.count * found.each
+
+    def speed(total: float) -> str:
+        return f"{total:.0f} tok/s, {total / users:.1f} for each of {users}"
+
+    said = (
+        f"{found.count} on machines of their own {speed(found.apart)}; all on one machine {speed(found.shared)}, as"
+        f" they share its memory bus and each reads its own weights ({size(found.weights)} more a step of all)"
+    )
+    return said if found.joined is None else f"{said}; one server for all {speed(found.joined)}"
 
 
 def _held(plan: Plan) -> str:

@@ -13,7 +13,20 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Pack, Quiet, Speculate, Threads
+from memfirst.cli.options import (
+    MODEL_HELP,
+    Ctx,
+    Draft,
+    Json,
+    Kv,
+    Memory,
+    Offline,
+    Pack,
+    Quiet,
+    Speculate,
+    Split,
+    Threads,
+)  # fmt: skip
 from memfirst.cli.wrap import Wrapper, fold
 
 FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
@@ -126,6 +139,7 @@ def run(
     regex: Regex = None,
     raw: Raw = False,
     on_full: OnFull = "drop",
+    split: Split = "",
     private: Private = False,
     offline: Offline = False,
     quiet: Quiet = False,
@@ -143,6 +157,10 @@ def run(
     """
     if text is not None and prompt is not None:
         raise typer.BadParameter("the prompt is given twice: as an argument and with -p")
+    from memfirst.cli import engine
+
+    if engine.followed(split, model, threads, kv, offline):
+        return
     text = read_prompt(prompt if text is None else text)
     if backend not in ("cpu", "reference"):
         raise typer.BadParameter(f"{backend!r} is neither cpu nor reference", param_hint="--backend")
@@ -150,14 +168,12 @@ def run(
         raise typer.BadParameter(f"{on_full!r} is neither stop nor drop", param_hint="--on-full")
     if text is None and (as_json or raw):
         raise typer.BadParameter("--json and --raw need a prompt: -p, or standard input")
-    from memfirst.cli import engine
-
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw, followed(schema, grammar, regex))
     with engine.loaded(
-        model, threads=threads, ctx=ctx, kv=kv, backend=backend, offline=offline, quiet=as_json or quiet,
-        speculate=speculate, memory=memory, draft=draft, pack=pack,
+        model, threads=engine.share_of_threads(threads, split), ctx=ctx, kv=kv, backend=backend, offline=offline,
+        quiet=as_json or quiet, speculate=speculate, memory=memory, draft=draft, pack=pack, split=split,
     ) as loaded:  # fmt: skip
         if not (as_json or quiet):
             engine.say_notes(loaded)

@@ -12,7 +12,19 @@ import typer
 
 from memfirst.catalog import DEFAULT_MODEL
 from memfirst.cli import streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Kv, Memory, Offline, Pack, Speculate, Threads, memory_bytes
+from memfirst.cli.options import (
+    MODEL_HELP,
+    Ctx,
+    Draft,
+    Kv,
+    Memory,
+    Offline,
+    Pack,
+    Speculate,
+    Split,
+    Threads,
+    memory_bytes,
+)  # fmt: skip
 from memfirst.errors import ConfigError, UnsupportedError
 
 
@@ -98,7 +110,7 @@ SEQUENCES = 16
 
 OF_A_MODEL = (
     "model", "name", "threads", "ctx", "kv", "speculate", "max_sequences", "kv_memory", "spill", "keep_kv", "memory",
-    "max_queue", "max_wait", "offline",
+    "max_queue", "max_wait", "split", "offline",
 )  # fmt: skip
 """Options that a front door's replicas have, each its own."""
 
@@ -130,6 +142,7 @@ def serve(
     max_wait: Wait = 120,
     no_page: NoPage = False,
     access_log: AccessLog = "",
+    split: Split = "",
     offline: Offline = False,
 ) -> None:
     """Serve a model to many users by OpenAI's API.
@@ -155,6 +168,9 @@ def serve(
         _front(replica, host, port, keys, allow_host, allow_origin, not no_page, access_log)
         return
     from memfirst.cli import engine
+
+    if engine.followed(split, model, threads, kv, offline):
+        return
     from memfirst.cli.display import progress
     from memfirst.server.engine import Loading
     from memfirst.server.settings import Settings
@@ -170,8 +186,8 @@ def serve(
         )  # fmt: skip
         report.note(f"loading {names[0]}; until it is ready /health says 503")
         loading = Loading(
-            path, threads, ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto", speculate,
-            "auto" if spill is None else spill, keep_kv, memory, small, pack,
+            path, engine.share_of_threads(threads, split), ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto",
+            speculate, "auto" if spill is None else spill, keep_kv, memory, small, pack, split,
         )  # fmt: skip
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))

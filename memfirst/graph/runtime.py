@@ -51,3 +51,9 @@ class Runtime(Protocol):
 
     def all_gather(self, value: F32) -> F32:
         """The devices' values side by side: [rows, width] -> [rows, degree * width]."""
+
+    def send(self, value: F32, to: int) -> None:
+        """Hand `value` to another device."""
+
+    def receive(self, source: int) -> F32:
+        """What another device hands over."""

@@ -274,6 +274,21 @@ class CollectiveTraffic(Traffic):
 
 
 @dataclass(frozen=True)
+class HandoverTraffic(Traffic):
+    """Bytes of a value of `width` floats a token that one device sends to another."""
+
+    width: int
+    head: bool = False
+
+    @property
+    def purpose(self) -> str:
+        return COLLECTIVE
+
+    def amount(self, step: Step) -> Amount:
+        return exactly((step.logits if self.head else step.tokens) * self.width * 4)
+
+
+@dataclass(frozen=True)
 class ActivationTraffic(Traffic):
     """Values between operations: they live in cache, and are listed apart. `head`: only for logits."""
 

@@ -10,13 +10,13 @@ from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import DISK, Graph
 from memfirst.graph.ops.experts import Experts
-from memfirst.lower import attention, delta, experts, latent, rwkv, ssm  # noqa: F401  (their lowerings)
+from memfirst.lower import attention, delta, exchange, experts, latent, rwkv, ssm  # noqa: F401  (their lowerings)
 from memfirst.lower.buffers import Assigned, assign
 from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse
-from memfirst.lower.nodes import COLUMNS, EXPERTS, SEQUENCES, TOKENS, UNITS, Moves, Node
+from memfirst.lower.nodes import COLUMNS, EXPERTS, SEQUENCES, TOKENS, UNITS, Moves, Node, Value
 from memfirst.lower.phases import Stage, stages
-from memfirst.lower.program import Call, Output, Phase, Program, Streaming, Task
+from memfirst.lower.program import Call, Exchange, Output, Phase, Program, Rows, Streaming, Task
 from memfirst.lower.step_fields import MAX_GROUPS, MAX_ROUTED
 from memfirst.lower.streaming import streaming
 
@@ -92,15 +92,53 @@ class Lowering:
             parts = stages(self._made.nodes, room <= INLINE_TOKENS)
             self._rooms[room] = parts, assign(parts, self._made.storages, self._output.storage, room)
         parts, assigned = self._rooms[room]
-        phases = tuple([_phase(stage, assigned, capacity, workers) for stage in parts])
+        phases, exchanges = _phases(parts, assigned, capacity, workers)
         output = Output(assigned.place[self._output.storage, ""], self._output.stride)
         buffers = tuple(assigned.buffers.values())
-        return Program("cpu", self.graph, capacity, phases, buffers, self._weights, output, room)
+        return Program("cpu", self.graph, capacity, phases, buffers, self._weights, output, room, exchanges=exchanges)
 
 
 def lower(graph: Graph, capacity: int, context: int, workers: int) -> Program:
     """One program of a `Lowering`."""
     return Lowering(graph, context).program(capacity, workers)
+
+
+def _phases(
+    parts: list[Stage], assigned: Assigned, capacity: int, workers: int
+) -> tuple[tuple[Phase, ...], tuple[Exchange, ...]]:
+    """Stages as phases; what is exchanged stands between two, and its traffic counts with the one behind it (at the end
+    with the last)."""
+    phases: list[Phase] = []
+    exchanges: list[Exchange] = []
+    moved: Moves = ()
+    for stage in parts:
+        for node in (n for n in stage.nodes if n.exchange):
+            exchanges.append(_exchange(node, assigned, len(phases)))
+            moved += node.moves
+        kernels = [n for n in stage.nodes if not n.exchange]
+        if kernels:
+            phases.append(_with_moves(_phase(Stage(kernels, stage.prologue), assigned, capacity, workers), moved))
+            moved = ()
+    if moved:
+        phases[-1] = _with_moves(phases[-1], moved)
+    return tuple(phases), tuple(exchanges)
+
+
+def _with_moves(phase: Phase, moves: Moves) -> Phase:
+    first, *others = phase.tasks
+    return replace(phase, tasks=(replace(first, moves=moves + first.moves), *others)) if moves else phase
+
+
+def _exchange(node: Node, assigned: Assigned, phase: int) -> Exchange:
+    def rows(value: Value | None) -> Rows | None:
+        if value is None:
+            return None
+        return Rows(assigned.place[value.storage, ""], value.at, value.width, value.stride, value.rows)
+
+    what = node.exchange
+    if what is None:
+        raise ValueError(f"{node.name} exchanges nothing")
+    return Exchange(phase, what.op, what.kind, rows(what.part), rows(what.whole), what.parts, what.peer)
 
 
 def _phase(stage: Stage, assigned: Assigned, capacity: int, workers: int) -> Phase:

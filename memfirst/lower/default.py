@@ -49,7 +49,7 @@ from memfirst.lower.nodes import (
     Touch,
     Value,
 )
-from memfirst.lower.packing import cpu_weights, family, kernel_of, look_up, matmul_operands, tile_of
+from memfirst.lower.packing import cpu_weights, family, kernel_of, look_up, matmul_operands, offset_of, tile_of
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import SPLIT, count_of, in_group
@@ -193,8 +193,8 @@ def only(moves: Moves, *purposes: str) -> Moves:
 
 
 def weight_ref(weight: Weight) -> Ref:
-    """A stored weight as an operand; an alias is the tensor whose bytes it shares."""
-    return Ref("weight", weight.alias or weight.name)
+    """A stored weight as an operand; an alias is the tensor whose bytes it shares, or some rows of it."""
+    return Ref("weight", weight.alias or weight.name, offset_of(weight))
 
 
 def multiple(op: Op, width: int, of: int) -> None:

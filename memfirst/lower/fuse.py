@@ -255,12 +255,12 @@ RULES: dict[str, Rule] = {
 
 
 def _is_matmul(node: Node) -> bool:
-    return node.calls[0].kernel.startswith("matmul.")
+    return bool(node.calls) and node.calls[0].kernel.startswith("matmul.")
 
 
 def _begins(node: Node) -> bool:
     """Whether it begins with a matmul, of experts, by head or plain: others follow it, it follows none."""
-    return _is_matmul(node) or node.calls[0].kernel.startswith(("routed.", "heads."))
+    return _is_matmul(node) or (bool(node.calls) and node.calls[0].kernel.startswith(("routed.", "heads.")))
 
 
 def _conflict(first: Node, second: Node) -> bool:

@@ -138,6 +138,18 @@ class Touch(NamedTuple):
         return bool(self.width) and outer.at <= self.at and self.at + self.width <= outer.at + outer.width
 
 
+class Exchanged(NamedTuple):
+    """Values that a node exchanges with other processes, see `program.Exchange`; None where it has none to give or
+    gets none."""
+
+    op: str
+    kind: str
+    part: Value | None
+    whole: Value | None
+    parts: tuple[int, ...] = ()
+    peer: int = 0
+
+
 @dataclass(eq=False, slots=True)
 class Node:
     """Kernels that run one after another over the same range.
@@ -165,6 +177,8 @@ class Node:
     times: OfCapacity | None = None
     """Of an EXPERTS node: active experts at most, by the tokens of the largest step."""
     other_rows: bool = False
+    exchange: Exchanged | None = None
+    """Instead of kernels: it exchanges values with other processes."""
 
     @property
     def storages(self) -> set[str]:

@@ -67,6 +67,12 @@ def rows16_bytes(weight: Weight) -> int:
     return codecs.ROWS * weight.row_bytes
 
 
+def offset_of(weight: Weight) -> int:
+    """Bytes before a weight's first row in the tensor whose bytes it shares, of which it may be some rows."""
+    first = weight.shard.ranges[0][0] if weight.alias and weight.shard else 0
+    return first // codecs.ROWS * rows16_bytes(weight) if first else 0
+
+
 def int8_tile(capacity: int) -> int:
     """Tokens that share one load of a weight's bytes."""
     return min(capacity, 8)

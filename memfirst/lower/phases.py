@@ -91,6 +91,8 @@ class Dependencies:
 
     def _takes_shared(self, i: int, k: int) -> bool:
         """Whether node `k` reads what `i` writes by a kernel that knows no private copies."""
+        if self.nodes[k].exchange:
+            return True
         made = {t.storage for t in self.nodes[i].writes}
         for call in self.nodes[k].calls:
             read = {o.storage for _, o in call.args if isinstance(o, Place)}

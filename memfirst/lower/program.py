@@ -204,6 +204,38 @@ class Output:
     stride: int
 
 
+class Rows(NamedTuple):
+    """Where a value lies in a buffer: `width` items of each of the step's `per` ("tokens" or "logits") rows, which are
+    `stride` apart, from item `at` on."""
+
+    buffer: str
+    at: int
+    width: int
+    stride: int
+    per: str
+
+
+GATHER, SEND, RECEIVE = "gather", "send", "receive"
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Before phase `phase` this process exchanges values with others; all do so in the same order.
+
+    kind   "gather": everyone's `part` side by side, in the order of processes, becomes `whole`; "send": `part` goes to
+           process `peer`; "receive": `whole` comes from there
+    parts  widths of the parts
+    """
+
+    phase: int
+    op: str
+    kind: str
+    part: Rows | None
+    whole: Rows | None
+    parts: tuple[int, ...] = ()
+    peer: int = 0
+
+
 @dataclass(frozen=True)
 class Program:
     """One target's execution of a graph for steps of up to `capacity` tokens.
@@ -211,6 +243,7 @@ class Program:
     weights    as packed for the target, by name
     room       tokens that its buffers are for: programs of the same room share them, and their calls' operands
     streaming  how those weights that lie on disk come to memory
+    exchanges  with other processes that run the same model, in order
     """
 
     target: str
@@ -222,6 +255,7 @@ class Program:
     output: Output
     room: int
     streaming: Streaming = Streaming()
+    exchanges: tuple[Exchange, ...] = ()
 
     def buffer_bytes(self, workers: int) -> int:
         """Bytes of all buffers; that of the logits exists twice, so that they outlive the next step."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from memfirst.graph import DISK, Weight
@@ -213,8 +214,18 @@ def _behind(number: int, places: Sequence[int], sizes: Sequence[int]) -> int:
 
 
 def stretches(program: Program) -> tuple[Stretch, ...]:
-    """The program's phases, cut where they wait for weights from disk: one stretch where none do."""
+    """The program's phases, cut where they wait for weights from disk or for other processes: one stretch where none
+    do."""
     streamed = program.streaming
     pooled = {name for r in streamed.routed for name in r.tensors}
     routed = [tuple(dict.fromkeys(n for n in weights_of(p, "routed.") if n in pooled)) for p in program.phases]
-    return tuple(Uses(program, [s.name for s in streamed.weights]).stretches(routed))
+    found = Uses(program, [s.name for s in streamed.weights]).stretches(routed)
+    stops = sorted({exchange.phase for exchange in program.exchanges})
+    return tuple(part for stretch in found for part in _cut(stretch, stops))
+
+
+def _cut(stretch: Stretch, stops: Sequence[int]) -> Iterator[Stretch]:
+    """A stretch cut before phases at which values are exchanged; one that waits for weights is a single phase."""
+    starts = [stretch.start, *(stop for stop in stops if stretch.start < stop < stretch.end)]
+    for start, end in pairwise([*starts, stretch.end]):
+        yield replace(stretch, start=start, end=end)

@@ -170,6 +170,7 @@ def bench(
     kv: str = "f16",
     memory: Limit | None = None,
     pack: str = "auto",
+    split: str = "",
     profile: bool = False,
     progress: Progress | None = None,
 ) -> Measured:
@@ -181,7 +182,8 @@ def bench(
     """
     progress = progress or Silent()
     context = ctx or _context(prompt + generate)
-    with load(source, threads=threads, ctx=context, kv=kv, progress=progress, memory=memory, pack=pack) as model:
+    how: dict[str, Any] = {"memory": memory, "pack": pack, "split": split}
+    with load(source, threads=threads, ctx=context, kv=kv, progress=progress, **how) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
             raise CapacityError("nothing to measure", "the cpu backend")

@@ -20,6 +20,7 @@ from memfirst.plan.limits import most_sequences
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
+from memfirst.plan.replicas import replicas
 from memfirst.plan.result import MARGIN, Distinct, Plan
 from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
@@ -70,7 +71,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
         priced = model.priced(options.kv)  # what comes from disk is not packed
     weights, kv = _split(priced, last)
     notes = _notes(model, place, options, memory, context) + waiting
-    return Plan(
+    made = Plan(
         model, place, options, context, prompt, priced.amounts(last), memory,
         memory.memories[0] if memory.memories else None,
         _decode(priced, drafter, place, options, context, disk).widened(model.widening) if fits else None,
@@ -80,6 +81,9 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
         _overtakes(priced, options.batch, weights) if kv else None,
         _distinct(priced, options), notes, _exact(model, place, options), asked, disk,
     )  # fmt: skip
+    if options.split:
+        made = replace(made, split=place.split_time(priced, decode_step(context - 1, options.batch), options, context))
+    return replace(made, replicas=replicas(made, kv)) if options.replicas > 1 else made
 
 
 PHI = "llama.cpp does not apply Phi-3's window (pull 13676): the whole context is cached and read"

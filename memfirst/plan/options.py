@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.plan.framework import framework
 from memfirst.predict.fitted import PARALLEL
+from memfirst.transform.split import check_kind
 from memfirst.transform.weight_formats import format_name
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -60,6 +61,8 @@ class Options:
     disk     bytes/s of the disk that it reads from; 0: measured here, else as the machine's row says, or assumed
     users    of a server, each asking again once answered; 0: no server. They are the batch where that is 1
     rate     requests a second that come to it at random moments besides; answer: tokens of an answer
+    replicas servers of the model, each with `batch` sequences
+    split    "tensor" or "pipeline": over so many `processes` on this machine, started by mpiexec
     """
 
     codec: str = ""
@@ -79,12 +82,19 @@ class Options:
     users: int = 0
     rate: float = 0.0
     answer: int = DEFAULT_ANSWER
+    replicas: int = 1
+    split: str = ""
+    processes: int = 2
 
     def __post_init__(self) -> None:
         _within("batch", self.batch, 1, MOST_SEQUENCES)
         _within("context", self.context, 0, MOST_TOKENS)
         _within("prompt", self.prompt, 0, MOST_TOKENS)
         _within("devices", self.devices, 1, MOST_DEVICES)
+        _within("replicas", self.replicas, 1, MOST_DEVICES)
+        _within("processes", self.processes, 2, MOST_DEVICES)
+        if self.split:
+            check_kind(self.split)
         _within("threads", self.threads, 0, 1 << 12)
         if not 0 <= self.host_bandwidth <= MOST_BANDWIDTH:
             raise ConfigError(f"a host of {self.host_bandwidth / 1e9:g} GB/s", f"0 to {MOST_BANDWIDTH / 1e9:g}")

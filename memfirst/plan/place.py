@@ -116,6 +116,19 @@ class Place:
                 return _unknown(step, f"memfirst does not run it: {priced.refused}")
         return fitted.predict(priced.cost(step), self.machine, self.deployment(options))
 
+    def split_time(self, priced: Priced, step: Step, options: Options, context: int) -> Prediction:
+        """Seconds of the step by several processes here, each with its share of the threads.
+
+        Raises:
+            ConfigError: Nothing was measured to predict it by.
+        """
+        if self.rates is None or self.engine(options) != "memfirst":
+            raise ConfigError("a split over processes of another machine", "this one, measured", "", "memfirst machine")
+        from memfirst.predict.measured.together import split_time
+
+        threads = max(1, self.threads(options) // options.processes)
+        return split_time(priced.graph, step, self.rates, options.split, options.processes, threads, context)
+
 
 def place(name: str) -> Place:
     """The machine called `name` ("here" is this one, "8xh100" eight); MemfirstError where there is none."""

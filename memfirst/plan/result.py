@@ -21,6 +21,7 @@ from memfirst.predict.prediction import Prediction
 
 if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk
+    from memfirst.plan.replicas import Replicas
 
 MARGIN = 1 << 30
 """Bytes to spare below which a fit is tight: a desktop, a browser or a longer prompt takes as much."""
@@ -74,6 +75,10 @@ class Plan:
     """Sequences that were asked for; `options.batch` of them run at a time, where the engine lets the others wait."""
     disk: FromDisk | None = None
     """Where memory was limited and does not hold all weights."""
+    replicas: Replicas | None = None
+    """Of several servers."""
+    split: Prediction | None = None
+    """Of the same step by several processes."""
 
     @property
     def engine(self) -> str:
@@ -190,7 +195,8 @@ class Plan:
                 "state": needs.state_read, "state_allocated": needs.state_allocated,
                 "buffers": vars(needs.buffers), "overhead": vars(needs.overhead),
             },
-            "disk": self._disk(),
+            "disk": self._disk(), "replicas": self.replicas and self.replicas.json(),
+            "split": _speed(self.split),
             "decode": _speed(self.decode), "decode_at_empty_context": _speed(self.empty),
             "prefill": _speed(self.prefill), "load": self.load and self.load.json(),
             "binding": self.binding, "notes": list(self.notes),

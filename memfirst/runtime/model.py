@@ -359,6 +359,7 @@ def load(
     memory: Limit | None = None,
     draft: str | os.PathLike[str] | Checkpoint | None = None,
     pack: str = PACK_AUTO,
+    split: str = "",
 ) -> Model:
     """Load a model to run it.
 
@@ -386,6 +387,8 @@ def load(
             Exact; it pays if the model reads eight times as much a token, and is left alone where it does not.
         pack: "auto": BF16 matrices are kept in 12 bits, without loss and to the same bits, a quarter smaller and faster
             to read; "plain": as in the file.
+        split: Of the processes that mpiexec started, each runs a part, this one the first: "pipeline", some layers, or
+            "tensor", some rows of every matrix. Exact. The others call `memfirst.runtime.split.follow_model`.
 
     Returns:
         The model, ready to generate.
@@ -402,18 +405,25 @@ def load(
     if not checkpoint.has_bytes:
         raise UnsupportedError(f"{checkpoint.path} holds shapes but no weights", "a model with weights to run")
     graph = cached_as(build(checkpoint), kv, backend)
+    if split and (backend != "cpu" or memory is not None or spill or keep_kv or draft is not None):
+        found = "a split model with another backend, a model that drafts, a limit on memory, or pages in a file"
+        raise ConfigError(found, "none of them")
     context = check_context(ctx, graph.context)
+    workers, asked = check_threads(threads), check_sequences(sequences)
+    if split:
+        from memfirst.runtime.split import part_of  # MPI, which most starts do without
+
+        graph = part_of(graph, split)
     stages.done("graph")
-    workers = check_threads(threads)
-    most = check_sequences(sequences) or sequences_of(graph)
+    most = asked or sequences_of(graph)
     sharing = sharing_of(graph, context, most, kv_memory)
     words = small = None
     if draft is not None:
         from memfirst.runtime.draft import opened
 
         small, words = opened(_open(draft, report), checkpoint, graph, context, sharing, workers, backend, speculate)
-    limit = check_limit(memory)
-    made = _backend(backend, graph, checkpoint, workers, context, sharing, report, stages, limit, pack, small)
+    name, limit = "leading" if split else backend, check_limit(memory)
+    made = _backend(name, graph, checkpoint, workers, context, sharing, report, stages, limit, pack, small)
     loaded = Model(checkpoint, made.graph, made, context, stages)
     loaded.speculate = speculate
     if small is not None and words is not None:
@@ -466,6 +476,10 @@ def _backend(
 
         check_memory(slow_memory(graph, context), context)
         return SlowBackend(graph, checkpoint, context)
+    if name == "leading":
+        from memfirst.runtime.split import leading
+
+        return leading(graph, checkpoint, threads, context, sharing, progress, stages.done)
     if name != "cpu":
         raise ConfigError(f"the backend {name!r}", "cpu or reference")
     if host.visible_gpu():

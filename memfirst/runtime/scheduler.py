@@ -64,11 +64,11 @@ class Work:
 
 
 def _by_tiles(backend: Backend) -> bool:
-    """Whether steps may name tiles of the output head: what these are of BF16 in 12 bits is not known before, as
-    blocks lie aside."""
-    reads = (traffic for op in backend.graph.ops for traffic in op.traffic())
-    packed = any(isinstance(read, HeadTraffic) and read.weight.twelve_bits for read in reads)
-    return backend.rows_are_exact and not packed
+    """Whether steps may name tiles of the output head: it is here whole, and what these are is known before. Of BF16
+    in 12 bits it is not, as blocks lie aside."""
+    reads = [read for op in backend.graph.ops for read in op.traffic() if isinstance(read, HeadTraffic)]
+    known = all(w.shape[0] >= backend.graph.vocab_size and not w.twelve_bits for w in (read.weight for read in reads))
+    return backend.rows_are_exact and bool(reads) and known
 
 
 class Scheduler:

@@ -6,7 +6,10 @@ A process of its own, because the interpreter's lock would make steps wait for H
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
 
+from memfirst.distributed import mpi
 from memfirst.errors import CapacityError, MemfirstError
 from memfirst.runtime.accounts import Accounts, position_bytes
 from memfirst.runtime.arguments import check_threads
@@ -55,6 +59,7 @@ class Loading:
     memory: int | Literal["auto"] | None = None
     draft: str | None = None
     pack: str = "auto"
+    split: str = ""
 
 
 class Reports:
@@ -72,24 +77,54 @@ class Reports:
         self._pipe.send_bytes(messages.encoded(messages.PROGRESS, what, done, total, unit))
 
 
-def main(pipe: Connection, loading: Loading) -> None:
-    """Serve requests from `pipe` until it closes or says so; the process's whole life."""
+def main(pipe: Connection, loading: Loading, launcher: Connection | None = None) -> None:
+    """Serve requests from `pipe` until it closes or says so; the process's whole life.
+
+    launcher  the connection to mpiexec that the HTTP process was started with: this process is the rank
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the HTTP process decides
+    if launcher is not None:
+        os.environ[LAUNCHER] = str(os.dup(launcher.fileno()))  # of its own: it is needed to the very end
+    if loading.split:
+        threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     try:
         try:
             model = load(
                 loading.model, threads=loading.threads, ctx=loading.ctx, kv=loading.kv, progress=Reports(pipe),
                 sequences=loading.sequences, kv_memory=loading.kv_memory, speculate=loading.speculate,
-                spill=loading.spill, keep_kv=loading.keep_kv, memory=loading.memory,
-                draft=loading.draft, pack=loading.pack,
+                spill=0 if loading.split else loading.spill, keep_kv=loading.keep_kv, memory=loading.memory,
+                draft=loading.draft, pack=loading.pack, split=loading.split,
             )  # fmt: skip
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))
+            if loading.split:
+                from memfirst.runtime.split import leave
+
+                leave()
             return
         with model:
             Serving(pipe, model, check_threads(loading.threads)).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the HTTP process is gone
+
+
+LAUNCHER = "PMI_FD"
+"""The variable in which MPICH's mpiexec passes its connection."""
+
+
+def launcher() -> Connection | None:
+    """In the HTTP process: that connection, to be given to the engine's process, as others than 0, 1 and 2 are closed
+    there; None where there is none."""
+    number, mpi.handed_on = os.environ.get(LAUNCHER, ""), True
+    return Connection(os.dup(int(number))) if number.isdigit() else None
+
+
+def _end_with_parent() -> None:
+    """In a thread: where the HTTP process is gone, so is mpiexec, and a collective would be waited for forever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class Serving:

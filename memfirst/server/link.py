@@ -114,6 +114,8 @@ class EngineLink:
         self.on_stats: list[Callable[[Stats], None]] = []
         self.on_end: list[Callable[[End], None]] = []
         self.deaths = 0
+        self.failed = asyncio.Event()
+        """Set once the engine is given up."""
 
     # --- its life
 
@@ -128,8 +130,9 @@ class EngineLink:
         ours, theirs = context.Pipe()
         self._comes = messages.waits(ours)
         self._pipe, self._out, self.state = ours, queue.SimpleQueue(), "starting"
+        launcher = engine.launcher() if self._loading.split else None
         self._process = context.Process(
-            target=engine.main, args=(theirs, self._loading), name="memfirst engine", daemon=True
+            target=engine.main, args=(theirs, self._loading, launcher), name="memfirst engine", daemon=True
         )
         self._process.start()
         theirs.close()
@@ -171,11 +174,17 @@ class EngineLink:
                 self._ready.set_exception(error)
         else:
             self._again(error)
+        if self.state == "failed":
+            self.failed.set()
 
     def _again(self, error: EngineDiedError) -> None:
         now = time.monotonic()
         self.deaths += 1
         self._deaths.append(now)
+        if self._loading.split:  # the other processes are within a step that it will not end
+            self.state = "failed"
+            self._progress.note(f"{error.found}; the others of the split model end too")
+            return
         if len(self._deaths) == RESTARTS and now - self._deaths[0] < WITHIN_SECONDS:
             self.state = "failed"
             self._progress.note(f"{error.found}; given up after {RESTARTS} times")
@@ -205,6 +214,11 @@ class EngineLink:
         """End the process at once."""
         if self._process is not None:
             self._process.kill()
+
+    @property
+    def split(self) -> bool:
+        """Whether the model runs in several processes, which end with each other."""
+        return bool(self._loading.split)
 
     # --- requests
 

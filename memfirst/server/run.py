@@ -20,7 +20,7 @@ from memfirst.progress import Progress
 from memfirst.server.app import application
 from memfirst.server.compiler import Compiler
 from memfirst.server.engine import Loading
-from memfirst.server.link import EngineLink
+from memfirst.server.link import EngineDiedError, EngineLink
 from memfirst.server.prompt import Prompts
 from memfirst.server.protocol import LimitedProtocol
 from memfirst.server.service import Service
@@ -147,10 +147,15 @@ class Server:
         http = asyncio.ensure_future(self._http.run())
         if ready is not None:
             ready(self)
-        await self._stopped.wait()
+        ends = [asyncio.ensure_future(self._stopped.wait())]
+        if self.link.split:
+            ends.append(asyncio.ensure_future(self.link.failed.wait()))
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         await self.link.close(DRAIN_SECONDS)
         self._http.stop()
         await http
+        if not self._stopped.is_set():
+            raise EngineDiedError("the engine's process ended", "one that runs", "start all processes again")
 
     def stop(self) -> None:
         """As a signal does: finish what runs, within `DRAIN_SECONDS`; a second one ends it now."""

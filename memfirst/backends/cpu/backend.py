@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.backends.base import STATES_PER_SEQUENCE, FromDisk, StepResult, Storage, routing_of
+from memfirst.backends.base import STATES_PER_SEQUENCE, FromDisk, Peers, StepResult, Storage, routing_of
 from memfirst.backends.cpu.bandwidth import ReadProbe
 from memfirst.backends.cpu.bind import ROOM, Bound, Counts, Operands
 from memfirst.backends.cpu.from_disk import Disk
@@ -46,6 +46,7 @@ from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import WALK, Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
 from memfirst.lower.cpu import BETWEEN, CAPACITIES, Lowering
+from memfirst.lower.default import LOGITS
 from memfirst.lower.program import Call, Program
 from memfirst.progress import Progress, Silent
 
@@ -101,13 +102,16 @@ class CpuBackend:
         stage: Callable[[str], None] = lambda name: None,
         pool: ThreadPool | None = None,
         twelve_bits: Found = NOTHING,
+        peers: Peers | None = None,
     ) -> None:
         """Load a model.
 
         pool         threads of another backend, as many as `options.threads`, for who steps both by turns; they end
                      with whichever is closed first
         twelve_bits  the matrices that `graph` has in 12 bits, as `measure` found them
+        peers        the processes that run the other parts, where `graph` is a part of a model
         """
+        self._peers = peers
         self.graph, self.options, self._progress = graph, options, progress or Silent()
         self._lowering = lowering or Lowering(graph, options.context)
         program = self._lowering.program(1, options.threads)
@@ -175,8 +179,10 @@ class CpuBackend:
         return [self._caches[f"kv.{i}"].view(np.uint8).reshape(n, -1) for i, n in enumerate(self.blocks)]
 
     @property
-    def storage(self) -> Storage:
-        """As of `Backend`."""
+    def storage(self) -> Storage | None:
+        """As of `Backend`; of a part of a model None, as the other parts' bytes are elsewhere."""
+        if self._peers is not None:
+            return None
         return Storage(self.block_storage, self._caches["state"].view(np.uint8).reshape(self.slots, -1))
 
     @property
@@ -240,6 +246,11 @@ class CpuBackend:
         self._arrays.fill(step, tokens, self.options.threads)
         return StepLog(bound, self._arrays.most_counts(), self.options.threads)
 
+    def check(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> None:
+        """Raises for a step of `tokens` that `step` would refuse before it computes anything."""
+        self.program(len(tokens))
+        self._arrays.check(step, tokens)
+
     def step(
         self, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None = None
     ) -> StepResult:  # fmt: skip
@@ -264,11 +275,30 @@ class CpuBackend:
         """All phases, stretch by stretch as weights come from disk; what came."""
         with self._disk.step(step, tokens) as coming:
             for stretch, walk in zip(bound.stretches, (bound if log is None else log).walks, strict=True):
+                self._exchange(bound, stretch.start, step)
                 coming.wait(stretch)
                 self.pool.begin()
                 self.pool.run(walk.ctypes.data, stretch.end - stretch.start, log is not None)
                 coming.free(stretch)
+            self._exchange(bound, len(bound.program.phases), step)
         return coming.read
+
+    def _exchange(self, bound: Bound, phase: int, step: Step) -> None:
+        """What other processes need or give before a phase."""
+        for exchange in bound.exchanges.get(phase, ()):
+            place = exchange.part or exchange.whole
+            if self._peers is None or place is None:
+                raise BackendError("a part of a model without the others", "one that runs beside them")
+            rows = step.logits if place.per == LOGITS else step.tokens
+            if not rows:
+                continue
+            part, whole = (None if r is None else bound.operands.rows(r, rows) for r in (exchange.part, exchange.whole))
+            if part is not None and whole is not None:
+                self._peers.gather(part, whole, exchange.parts, place.per != LOGITS)
+            elif part is not None:
+                self._peers.send(part, exchange.peer)
+            elif whole is not None:
+                self._peers.receive(whole, exchange.peer)
 
     def quiesce(self) -> None:
         """After logged steps: returns once no worker writes a log any more."""

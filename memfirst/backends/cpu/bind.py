@@ -15,7 +15,7 @@ from memfirst.kernels.cpu.lang import ARRAYS
 from memfirst.kernels.cpu.library import Entry
 from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import ThreadPool, bits
-from memfirst.lower.program import Call, Operand, Phase, Program, Ref, Task
+from memfirst.lower.program import Call, Exchange, Operand, Phase, Program, Ref, Rows, Task
 from memfirst.lower.step_fields import count_of
 from memfirst.lower.streaming import stretches
 
@@ -102,6 +102,15 @@ class Operands:
         address = self._output_addresses[self._turn]
         for words, at, offset in self._output_words:
             words[at] = address + offset
+
+    def rows(self, place: Rows, rows: int) -> F32:
+        """A value f32 [rows, width] in its buffer, in the step that is being done."""
+        if place.buffer == self._output.buffer:
+            memory = self._outputs[self._turn]
+        else:
+            memory = self.arrays["buffer", place.buffer]
+        whole: F32 = memory[: rows * place.stride].reshape(rows, place.stride)
+        return whole[:, place.at : place.at + place.width]
 
     def logits(self, rows: int, vocab: int) -> F32:
         """The last step's logits [rows, vocab]: of two arrays, each the same object whenever it comes again."""
@@ -198,6 +207,10 @@ class Bound:
         self._walk = np.array([*words, pool.patience, pool.threads, 0], np.int64)
         self.stretches = stretches(program)
         """Phases that are walked without a stop."""
+        self.exchanges: dict[int, list[Exchange]] = {}
+        """What is exchanged with other processes, by the phase before which it is."""
+        for exchange in program.exchanges:
+            self.exchanges.setdefault(exchange.phase, []).append(exchange)
         self.walks = self._walks(self._walk)
         """The walk's arguments for each stretch."""
 

@@ -153,13 +153,23 @@ class Slices:
 
     def _each(self) -> Iterator[tuple[str, Callable[[], object]]]:
         for name, place in self._places.items():
-            weight, raw = self._weights[name], self._checkpoint.read(name)
+            weight, codec = self._weights[name], self._checkpoint.tensors[name].codec
+            raw = self._own(name, codec)
             if weight.twelve_bits:
                 slices = [*packing(weight, raw, self._twelve_bits.packed[name], self._twelve_bits.passes, place)]
             else:
-                slices = [*_packing(weight, raw, self._checkpoint.tensors[name].codec, place, self._pack)]
+                slices = [*_packing(weight, raw, codec, place, self._pack)]
             self._left[name] = len(slices)
             yield from ((name, one) for one in slices)
+
+    def _own(self, name: str, codec: str) -> NDArray[np.uint8]:
+        """A weight as the file has it; of one that several processes share, this one's rows."""
+        raw, weight = self._checkpoint.read(name), self._weights[name]
+        if weight.shard is None:
+            return raw
+        ((first, n),) = weight.shard.ranges
+        row = codecs.sized(codec).matrix_bytes(1, weight.columns if len(weight.shape) > 1 else 1)
+        return raw.reshape(-1)[first * row : (first + n) * row]
 
 
 def _packing(

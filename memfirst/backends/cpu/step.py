@@ -61,16 +61,21 @@ class StepArrays:
         """A copy of what kernels counted in the last step: tokens by expert, one operation after the other."""
         return self.arrays["routing"].copy() if self.experts else None
 
-    def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
-        """Describe `step`; returns how many rows of logits it gives. Raises before kernels could read out of bounds."""
+    def check(self, step: Step, tokens: Many[int] | NDArray[np.int32]) -> None:
+        """Raises for a step that could not be done, but for its block tables."""
         if len(step.sequences) > self.sequences:
             raise CapacityError(f"a step of {len(step.sequences)} sequences", f"at most {self.sequences}")
         self._check_tokens(step, tokens)
-        for i, sequence in enumerate(step.sequences):
+        for sequence in step.sequences:
             self._check(sequence)
-            self._tables(i, sequence)
         if self.slots and len(step.sequences) > 1:
             _check_slots(step)
+
+    def fill(self, step: Step, tokens: Many[int] | NDArray[np.int32], workers: int) -> int:
+        """Describe `step`; returns how many rows of logits it gives. Raises before kernels could read out of bounds."""
+        self.check(step, tokens)
+        for i, sequence in enumerate(step.sequences):
+            self._tables(i, sequence)
         self._head(step.head if step.logits else None)
         if len(step.sequences) == 1 and step.sequences[0].new == 1:
             return self._fill_one(step.sequences[0], int(tokens[0]))

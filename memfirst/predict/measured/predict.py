@@ -67,7 +67,7 @@ def prefill(
         for term in prediction.terms:
             sums[term.name] = sums.get(term.name, 0.0) + term.seconds
     mbu = sum((p.mbu or 0.0) * (p.seconds or 0.0) for p in found) / sum(sums.values())
-    return _of_terms(sums, tokens, mbu)
+    return of_terms(sums, tokens, mbu)
 
 
 def _last(start: int, tokens: int) -> tuple[int, ...] | None:
@@ -168,10 +168,11 @@ def _prediction(sums: dict[str, float], program: Program, step: Step, read: floa
         move.amount(step).mean
         for task in program.tasks for _, move in task.moves if move.purpose in STREAMED
     )  # fmt: skip
-    return _of_terms(sums, step.tokens, streamed / (sum(sums.values()) * read))
+    return of_terms(sums, step.tokens, streamed / (sum(sums.values()) * read))
 
 
-def _of_terms(sums: dict[str, float], tokens: int, mbu: float) -> Prediction:
+def of_terms(sums: dict[str, float], tokens: int, mbu: float) -> Prediction:
+    """A prediction whose terms are these seconds."""
     seconds = sum(sums.values())
     terms = tuple(Term(name, value) for name, value in sums.items() if value > 0)
     binding = max(terms, key=lambda t: t.seconds).name
