@@ -46,18 +46,22 @@ class _Reader:
         self._words, self._at = words, 0
 
     def one(self) -> int:
+        """The next word."""
         self._at += 1
         return self._words[self._at - 1]
 
     def some(self, n: int) -> tuple[int, ...]:
+        """The next n words."""
         self._at += n
         return tuple(self._words[self._at - n : self._at])
 
     def maybe(self) -> tuple[int, ...] | None:
+        """As many words as the next one says; None for `NONE`."""
         n = self.one()
         return None if n == NONE else self.some(n)
 
     def sequence(self) -> Row:
+        """A sequence of the step."""
         past, new, read, write = self.some(4)
         positions, parents, logits = self.maybe(), self.maybe(), self.maybe()
         tables = tuple(self.some(self.one()) for _ in range(self.one()))
