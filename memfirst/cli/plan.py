@@ -219,8 +219,21 @@ def plan(
         beside, host_rate = sources.host(host)
         limit, far = sources.limit(memory), sources.rate("--disk", disk)
         options = Options(
-            *chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far, users, rate, answer,
-            replicas, split, processes,
+            *chosen,
+            devices,
+            parallel,
+            threads,
+            drafts,
+            host_rate,
+            beside,
+            limit,
+            far,
+            users,
+            rate,
+            answer,
+            replicas,
+            split,
+            processes,
         )
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)

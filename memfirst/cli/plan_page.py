@@ -21,8 +21,8 @@ from memfirst.plan.rank import quality
 if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk
     from memfirst.plan.load import Load
-    from memfirst.predict.load import Figures, Played
     from memfirst.plan.replicas import Replicas
+    from memfirst.predict.load import Figures, Played
 
 WIDTH, LABEL = 110, 9
 """Characters of a line at most, and of the words at the left."""
@@ -101,16 +101,21 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "decode", _decode(plan, plan.decode)
         if plan.decode.seconds:
             yield "", _bound(plan, plan.decode)
-    if plan.split:
-        yield "split", _split(plan, plan.split)
-    if plan.replicas:
-        yield "replicas", _replicas(plan.replicas)
+    yield from _several(plan)
     if plan.prefill and plan.prefill.seconds:
         yield "prompt", _prompt(plan, plan.prefill)
     if plan.load:
         yield "users", _users(plan.load)
         if plan.load.arriving:
             yield "", _arriving(plan.load, plan.load.arriving)
+
+
+def _several(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Of a model over several processes, or several servers of one."""
+    if plan.split:
+        yield "split", _split(plan, plan.split)
+    if plan.replicas:
+        yield "replicas", _replicas(plan.replicas)
 
 
 def _split(plan: Plan, found: Prediction) -> str:
