@@ -145,8 +145,9 @@ def followed(split: str, model: str, threads: int | None, kv: str, offline: bool
     import signal
     import traceback
 
+    from memfirst.distributed.mpi import group
     from memfirst.progress import Silent
-    from memfirst.runtime.split import follow_model, group
+    from memfirst.runtime.split import follow_model
 
     for number in (signal.SIGINT, signal.SIGTERM):  # these reach all processes: the first one decides
         signal.signal(number, signal.SIG_IGN)
@@ -162,8 +163,7 @@ def followed(split: str, model: str, threads: int | None, kv: str, offline: bool
 def _leave() -> None:
     """Whatever ended the first process: the others wait for it, unless another process of its own took its place."""
     from memfirst.distributed import mpi
-    from memfirst.runtime.split import leave
 
     if not mpi.handed_on:
         with suppress(MemfirstError):
-            leave()
+            mpi.leave()

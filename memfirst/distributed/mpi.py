@@ -7,15 +7,17 @@ nobody asks would keep all cores busy.
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from memfirst.codecs.base import F32
-from memfirst.distributed.words import Words
+from memfirst.distributed.words import END, Words, of
 from memfirst.errors import ConfigError, UnsupportedError
 
 SPIN_SECONDS, SLEEP_SECONDS = 0.005, 0.001
@@ -153,3 +155,20 @@ class Group:
         """Leave, when all others do."""
         if not self.closed:
             self._mpi.Finalize()
+
+
+@lru_cache(1)
+def group() -> Group:
+    """All processes; MPI starts once in a process."""
+    made = Group()
+    if made.index == 0:
+        atexit.register(leave)
+    return made
+
+
+def leave() -> None:
+    """In the first process, which cannot go on: the others wait for it to start MPI, or for what comes next. A second
+    call does nothing."""
+    if not group().closed:
+        group().tell(of(END))
+        group().close()

@@ -6,10 +6,8 @@ and tokens; then all run their part, and exchange values on the way.
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +16,7 @@ from memfirst.backends.base import StepResult
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.distributed import words
-from memfirst.distributed.mpi import Group
+from memfirst.distributed.mpi import Group, group, leave
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Step
@@ -30,15 +28,6 @@ from memfirst.runtime.model import cached_as
 from memfirst.runtime.placing import check_memory, needed
 from memfirst.runtime.sharing import Sharing
 from memfirst.transform.split import check_kind, split
-
-
-@lru_cache(1)
-def group() -> Group:
-    """All processes; MPI starts once in a process."""
-    made = Group()
-    if made.index == 0:
-        atexit.register(leave)
-    return made
 
 
 def part_of(graph: Graph, kind: str) -> Graph:
@@ -87,14 +76,6 @@ class LeadingBackend(CpuBackend):
             self._group.tell(words.of(words.END))
             super().close()
             self._group.close()
-
-
-def leave() -> None:
-    """In the first process, which cannot go on: the others wait for it to start MPI, or for what comes next. A second
-    call does nothing."""
-    if not group().closed:
-        group().tell(words.of(words.END))
-        group().close()
 
 
 def leading(

@@ -98,7 +98,7 @@ def main(pipe: Connection, loading: Loading, launcher: Connection | None = None)
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))
             if loading.split:
-                from memfirst.runtime.split import leave
+                from memfirst.distributed.mpi import leave
 
                 leave()
             return
