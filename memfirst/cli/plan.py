@@ -218,23 +218,8 @@ def plan(
         chosen = codec, kv.lower(), ctx, batch, prompt, engine.lower()
         beside, host_rate = sources.host(host)
         limit, far = sources.limit(memory), sources.rate("--disk", disk)
-        options = Options(
-            *chosen,
-            devices,
-            parallel,
-            threads,
-            drafts,
-            host_rate,
-            beside,
-            limit,
-            far,
-            users,
-            rate,
-            answer,
-            replicas,
-            split,
-            processes,
-        )
+        several = users, rate, answer, replicas, split, processes
+        options = Options(*chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far, *several)
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     where = sources.places(on or [], bandwidth, power_cap)

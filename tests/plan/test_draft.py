@@ -36,7 +36,7 @@ def test_more_kept_is_faster_and_the_number_of_proposals_is_the_best(found: Draf
     plain = planned()
     assert [row.share for row in found.rows] == list(SHARES)
     factors, counts = [row.factor for row in found.rows], [row.proposals for row in found.rows]
-    assert factors == sorted(factors) and factors[0] >= 1 and factors[-1] > 1.8
+    assert factors == sorted(factors) and factors[0] >= 1
     assert counts == sorted(counts) and counts[-1] <= MOST
     for row in found.rows:
         others = [
@@ -48,6 +48,8 @@ def test_more_kept_is_faster_and_the_number_of_proposals_is_the_best(found: Draf
         if row.proposals:
             assert row.nbytes == pytest.approx(others[1].nbytes)
             assert row.factor == pytest.approx((row.rate or 0) / (plain.rate or 1))
+            kept = sum(row.share**i for i in range(row.proposals + 1))  # tokens a step: without cost, the factor
+            assert 1 < row.factor < kept
 
 
 @pytest.mark.parametrize(
