@@ -18,8 +18,9 @@ class TimeUpError(ProbeError):
 class Limits:
     """Seconds and requests that are left, and a stream's patience; `stop` makes every thread leave its stream."""
 
-    def __init__(self, seconds: float, requests: int, stall_s: float = STALL_S) -> None:
-        self.seconds, self.requests, self.stall_s = seconds, requests, stall_s
+    def __init__(self, seconds: float, requests: int, stall_s: float | None = None) -> None:
+        self.seconds, self.requests = seconds, requests
+        self.stall_s = STALL_S if stall_s is None else stall_s
         self.deadline = time.monotonic() + seconds
         self.stop = threading.Event()
         self._left = requests
