@@ -20,7 +20,6 @@ from memfirst.plan.limits import most_sequences
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
-from memfirst.plan.replicas import replicas
 from memfirst.plan.result import MARGIN, Distinct, Plan
 from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
@@ -83,7 +82,11 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     )  # fmt: skip
     if options.split:
         made = replace(made, split=place.split_time(priced, decode_step(context - 1, options.batch), options, context))
-    return replace(made, replicas=replicas(made, kv)) if options.replicas > 1 else made
+    if options.replicas > 1:
+        from memfirst.plan.replicas import replicas  # few plans need it
+
+        return replace(made, replicas=replicas(made, kv))
+    return made
 
 
 PHI = "llama.cpp does not apply Phi-3's window (pull 13676): the whole context is cached and read"

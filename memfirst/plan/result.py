@@ -12,7 +12,6 @@ from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.framework import Framework
 from memfirst.plan.limits import Limits, limits
-from memfirst.plan.load import Load, StepTimes, UnknownSpeedError, predicted, server_of
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.subject import Subject
@@ -21,6 +20,7 @@ from memfirst.predict.prediction import Prediction
 
 if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk
+    from memfirst.plan.load import Load
     from memfirst.plan.replicas import Replicas
 
 MARGIN = 1 << 30
@@ -120,6 +120,8 @@ class Plan:
         options = self.options
         if not options.users or self.decode is None or self.disk:
             return None
+        from memfirst.plan.load import StepTimes, UnknownSpeedError, predicted, server_of  # few plans need it
+
         server = server_of(self.engine, options.batch)
         prompt = min(self.prompt, max(1, self.context - options.answer))
         longest = min(self.context, prompt + options.answer)
