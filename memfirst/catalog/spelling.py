@@ -13,6 +13,7 @@ _MIX = re.compile(
 )
 """The quantization at the end of a name."""
 _SAME_MIX = {"fp16": "f16", "p16": "f16", "16": "", "fp32": "f32"}
+_APART = re.compile(r"(?!\.)[\W_]+")
 _DATE = re.compile(r"2[3-6](?:0[1-9]|1[0-2])|20\d{6}|(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])")
 """2507, 20250428, 0528."""
 
@@ -37,7 +38,7 @@ class Spelling:
 
 def key(name: str) -> str:
     """Names compare without case and separators: "Llama3-70B" is "llama-3:70b"."""
-    return "".join(c for c in name.lower() if c.isalnum() or c == ".")
+    return _APART.sub("", name.lower())
 
 
 def spelled(name: str) -> Iterator[Spelling]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.plan.framework import framework
 from memfirst.predict.fitted import PARALLEL
-from memfirst.transform.split import check_kind
 from memfirst.transform.weight_formats import format_name
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -94,6 +93,8 @@ class Options:
         _within("replicas", self.replicas, 1, MOST_DEVICES)
         _within("processes", self.processes, 2, MOST_DEVICES)
         if self.split:
+            from memfirst.transform.split import check_kind  # few plans need it
+
             check_kind(self.split)
         _within("threads", self.threads, 0, 1 << 12)
         if not 0 <= self.host_bandwidth <= MOST_BANDWIDTH:

@@ -242,9 +242,9 @@ def test_a_prompt_longer_than_the_context(real: Path) -> None:
 
 
 def test_the_context_fills_mid_answer(real: Path) -> None:
-    ran = run(real, "-p", "Tell a long story.", "--ctx", 64)
+    ran = run(real, "-p", "Tell a long story.", "--ctx", 64, "--temp", 0)
     assert ran.returncode == 0 and ran.stdout.strip() and "stopped: the context is full" in ran.stderr
-    as_json = run(real, "-p", "Tell a long story.", "--ctx", 64, "--json")
+    as_json = run(real, "-p", "Tell a long story.", "--ctx", 64, "--temp", 0, "--json")
     report = json.loads(as_json.stdout)
     assert report["stop_reason"] == "context"
     assert report["prompt_tokens"] + report["generated_tokens"] == 65  # the last one is shown, not stored
