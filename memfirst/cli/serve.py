@@ -109,8 +109,8 @@ SEQUENCES = 16
 
 
 OF_A_MODEL = (
-    "model", "name", "threads", "ctx", "kv", "speculate", "max_sequences", "kv_memory", "spill", "keep_kv", "memory",
-    "max_queue", "max_wait", "split", "offline",
+    "model", "name", "threads", "ctx", "kv", "speculate", "draft", "max_sequences", "kv_memory", "spill", "keep_kv",
+    "memory", "pack", "max_queue", "max_wait", "split", "offline",
 )  # fmt: skip
 """Options that a front door's replicas have, each its own."""
 

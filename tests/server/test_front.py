@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from memfirst.cli.serve import OF_A_MODEL, serve
 from memfirst.errors import ConfigError
 from memfirst.progress import Silent
 from memfirst.server.front import sums
@@ -358,3 +360,8 @@ def test_a_replica_that_hangs_is_left(head: bytes) -> None:
         assert sent[0]["status"] == 200 and sent[-1]["body"].startswith(b"\n\ndata: ") and b"lost" in sent[-1]["body"]
     else:
         assert sent[0]["status"] == 503
+
+
+def test_every_option_is_the_front_doors_or_refused() -> None:
+    own = {"context", "replica", "host", "port", "api_key", "no_auth", "allow_host", "allow_origin", "no_page"}
+    assert set(inspect.signature(serve).parameters) - own - {"access_log"} == set(OF_A_MODEL)
