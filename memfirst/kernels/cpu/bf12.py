@@ -24,6 +24,7 @@ from memfirst.kernels.cpu.simd import (
     splat,
     splat_at,
 )
+from memfirst.kernels.cpu.simd16 import load_u32
 from memfirst.kernels.cpu.spans import stored
 from memfirst.kernels.cpu.tiles import DISTANCE, PARTS, store_tile
 
@@ -43,12 +44,6 @@ def _emission(name: str) -> Any:
     from memfirst.kernels.cpu import instructions_bf12
 
     return getattr(instructions_bf12, name)
-
-
-@op(_emission("word_at"), "int")
-def word_at(w, offset):
-    """The 32-bit number at a byte offset."""
-    return int(read_bytes(w, offset, 4).view(np.uint32)[0])
 
 
 @op(_emission("table_at"), "bytes")
@@ -180,7 +175,7 @@ def _add_columns(low, high, x, a, acc):
 
 
 @macro
-def _ask_ahead(w, p):
+def _prefetch_columns(w, p):
     """The lines of four columns, which are one and a half."""
     for i in static(2):
         prefetch_in_place(w, p + BF12_AHEAD + 64 * i)
@@ -198,7 +193,7 @@ def bf12_tile(w, group, groups, x, at, cols, y, to, left, r, add_to, read):
     head = (groups * cols + group) * BYTES
     records = groups * (cols + 1) * BYTES
     table = table_at(w, head)
-    first, last = word_at(w, head + 16), word_at(w, head + 20)
+    first, last = load_u32(w, head + 16), load_u32(w, head + 20)
     read[0] = (last - first) * ASIDE
     acc = lanes(4 * PARTS)
     for i in static(4 * PARTS):
@@ -209,9 +204,9 @@ def bf12_tile(w, group, groups, x, at, cols, y, to, left, r, add_to, read):
     for n in range(first, last + 1):
         stop = cols
         if n < last:
-            stop = word_at(w, records + n * ASIDE + 64)
+            stop = load_u32(w, records + n * ASIDE + 64)
         while c < stop:
-            _ask_ahead(w, p)
+            _prefetch_columns(w, p)
             low_bytes(w, p, low)
             coded_bytes(w, p, table, high)
             _add_columns(low, high, x, at[0] + c, acc)
@@ -244,7 +239,7 @@ def bf12_unpack(w, group, groups, cols, out, base, read):
     head = (groups * cols + group) * BYTES
     records = groups * (cols + 1) * BYTES
     table = table_at(w, head)
-    first, last = word_at(w, head + 16), word_at(w, head + 20)
+    first, last = load_u32(w, head + 16), load_u32(w, head + 20)
     read[0] = (last - first) * ASIDE
     low = lanes(PARTS)
     high = lanes(PARTS)
@@ -253,9 +248,9 @@ def bf12_unpack(w, group, groups, cols, out, base, read):
     for n in range(first, last + 1):
         stop = cols
         if n < last:
-            stop = word_at(w, records + n * ASIDE + 64)
+            stop = load_u32(w, records + n * ASIDE + 64)
         while c < stop:
-            _ask_ahead(w, p)
+            _prefetch_columns(w, p)
             low_bytes(w, p, low)
             coded_bytes(w, p, table, high)
             _store_columns(low, high, out, q)

@@ -12,11 +12,10 @@ from memfirst.kernels.cpu.bf12 import (
     low_bytes,
     table_at,
     unpacked_columns,
-    word_at,
 )
 from memfirst.kernels.cpu.lang import kernel, lanes, static
 from memfirst.kernels.cpu.simd import LANES, PACK, add, brought, column, mul, signed_column, splat_i, sub, to_float
-from memfirst.kernels.cpu.simd16 import lane
+from memfirst.kernels.cpu.simd16 import lane, load_u32
 from memfirst.kernels.cpu.simd_dot import half_pair
 from memfirst.kernels.cpu.tiles import PARTS
 
@@ -115,11 +114,11 @@ def bf12(w: "u8", tokens: "i32", x: "f32", cols: "int", groups: "int", scale: "f
         group, k, part = tokens[t] // PACK, tokens[t] % LANES, tokens[t] % PACK // LANES
         p, head = group * cols * BYTES, (groups * cols + group) * BYTES
         records, table = groups * (cols + 1) * BYTES, table_at(w, head)
-        n, last = word_at(w, head + 16), word_at(w, head + 20)
+        n, last = load_u32(w, head + 16), load_u32(w, head + 20)
         read += (last - n) * ASIDE
         for c in range(0, cols, 4):
             low_bytes(w, p, low)
-            if n < last and word_at(w, records + n * ASIDE + 64) == c:
+            if n < last and load_u32(w, records + n * ASIDE + 64) == c:
                 aside_bytes(w, records + n * ASIDE, p, high)
                 n += 1
             else:

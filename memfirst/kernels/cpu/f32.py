@@ -5,7 +5,7 @@ from memfirst.kernels.cpu.simd import load_f32
 
 STRIDE = 64
 AHEAD = 4608
-AHEAD_ONE = 0  # one plain stream: hardware follows it, and asking cost 13 % on a Zen 3
+AHEAD_ONE = 0  # one plain stream: hardware follows it, and prefetching cost 13 % on a Zen 3
 
 
 @inline

@@ -14,10 +14,6 @@ from memfirst.kernels.cpu.instructions import load_vector
 V = ir.VectorType
 
 
-def word_at(e: Emitter, w: Any, offset: Any) -> Any:
-    return e.builder.zext(e.builder.load(e.at(w, 0, offset, I32), align=1), I64)
-
-
 def store_values(e: Emitter, out: Any, offset: Any, v: Any) -> None:
     e.builder.store(v, e.at(out, 0, offset, v.type), align=1)
 
