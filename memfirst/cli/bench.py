@@ -134,7 +134,7 @@ def bench(
         return
     from memfirst.cli import engine
 
-    if engine.followed(split, model or "", threads, kv, offline):
+    if engine.ran_as_follower(split, model or "", threads, kv, offline):
         return
     from memfirst.cli.display import print_json, progress
 

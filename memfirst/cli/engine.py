@@ -120,7 +120,7 @@ def share_of_threads(threads: int | None, split: str) -> int | None:
     return max(1, host.default_threads() // processes_here())
 
 
-def followed(split: str, model: str, threads: int | None, kv: str, offline: bool) -> bool:
+def ran_as_follower(split: str, model: str, threads: int | None, kv: str, offline: bool) -> bool:
     """Whether this process follows the first one of a split model, as it then has done to its end.
 
     Raises:
@@ -128,7 +128,7 @@ def followed(split: str, model: str, threads: int | None, kv: str, offline: bool
     """
     if not split:
         return False
-    from memfirst.distributed.mpi import imported, rank_of_environment
+    from memfirst.distributed.mpi import import_mpi, rank_of_environment
     from memfirst.transform.split import check_kind
 
     check_kind(split)
@@ -139,7 +139,7 @@ def followed(split: str, model: str, threads: int | None, kv: str, offline: bool
             f"--split {split} in a process that mpiexec did not start", "several", "", "mpiexec -n 2 memfirst …"
         )
     if not rank:
-        imported()
+        import_mpi()
         atexit.register(_leave)
         return False
     import signal

@@ -159,7 +159,7 @@ def run(
         raise typer.BadParameter("the prompt is given twice: as an argument and with -p")
     from memfirst.cli import engine
 
-    if engine.followed(split, model, threads, kv, offline):
+    if engine.ran_as_follower(split, model, threads, kv, offline):
         return
     text = read_prompt(prompt if text is None else text)
     if backend not in ("cpu", "reference"):

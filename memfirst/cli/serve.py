@@ -169,7 +169,7 @@ def serve(
         return
     from memfirst.cli import engine
 
-    if engine.followed(split, model, threads, kv, offline):
+    if engine.ran_as_follower(split, model, threads, kv, offline):
         return
     from memfirst.cli.display import progress
     from memfirst.server.engine import Loading

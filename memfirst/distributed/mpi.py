@@ -50,7 +50,7 @@ handed_on = False
 """Whether another process has taken this one's place among them."""
 
 
-def imported() -> Any:
+def import_mpi() -> Any:
     """mpi4py's module of MPI, which has not started: a process's exit is too late to import it.
 
     Raises:
@@ -76,7 +76,7 @@ class Group:
     """
 
     def __init__(self) -> None:
-        MPI = imported()
+        MPI = import_mpi()
         if not MPI.Is_initialized():
             MPI.Init_thread()
         self._mpi, self._world = MPI, MPI.COMM_WORLD
