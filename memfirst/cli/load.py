@@ -144,7 +144,7 @@ def serve_load(model: str | None, serve: str, as_json: bool, how: dict[str, Any]
     if as_json:
         print_json(report(found, predicted, path))
     else:
-        misses = [miss(level, played) for level, played in zip(found.levels, predicted, strict=True)]
+        misses = [miss(level, simulated) for level, simulated in zip(found.levels, predicted, strict=True)]
         streams.write(page(found, predicted, misses, width()))
     if found.interrupted:
         raise KeyboardInterrupt

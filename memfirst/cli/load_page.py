@@ -11,7 +11,7 @@ from memfirst.cli.wrap import fold
 if TYPE_CHECKING:
     from memfirst.measure.load.predicted import Miss
     from memfirst.measure.load.run import Found, Level
-    from memfirst.predict.load import Figures, Played, Spread
+    from memfirst.predict.load import Figures, Simulated, Spread
 
 WHOLE = 78
 """Characters of the table with all of its columns side by side."""
@@ -22,15 +22,15 @@ HEAD = ("", "tok/s", "each", "TTFT ms", "p90", "p99", "ITL ms", "p90", "p99", "e
 _WIDTHS = (10, 6, 5, 7, 6, 5, 6, 5, 5, 5, 4, 4)
 
 
-def page(found: Found, predicted: Sequence[Played | None], misses: Sequence[Miss | None], within: int) -> str:
+def page(found: Found, predicted: Sequence[Simulated | None], misses: Sequence[Miss | None], within: int) -> str:
     """In lines of at most `within` characters; 0: any."""
     levels = list(zip(found.levels, predicted, misses, strict=True))
     lines = [*fold(_title(found), within), *fold(found.options.workload.said(), within), ""]
-    rows = [row for level, played, _ in levels for row in _rows(level, played)]
+    rows = [row for level, simulated, _ in levels for row in _rows(level, simulated)]
     lines += _table([HEAD, *rows], within)
     lines.append("")
-    for level, played, due in levels:
-        lines += fold(f"{level.label}: {'; '.join(_told(level, played, due))}", within, "", "  ")
+    for level, simulated, due in levels:
+        lines += fold(f"{level.label}: {'; '.join(_told(level, simulated, due))}", within, "", "  ")
     for note in found.notes:
         lines += fold(f"note: {note}", within, "", "  ")
     if found.interrupted:
@@ -49,14 +49,14 @@ def _title(found: Found) -> str:
     return " · ".join(part for part in (found.address, kind, server.model, *limits) if part)
 
 
-def _rows(level: Level, played: Played | None) -> Iterator[tuple[str, ...]]:
+def _rows(level: Level, simulated: Simulated | None) -> Iterator[tuple[str, ...]]:
     """What was measured, then what was predicted."""
     if level.figures is None:
         yield level.label, "none", *[""] * (len(HEAD) - 2)
         return
     yield level.label, *_cells(level.figures)
-    if played is not None:
-        yield " predicted", *_cells(played.figures)
+    if simulated is not None:
+        yield " predicted", *_cells(simulated.figures)
 
 
 def _cells(found: Figures) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ def _table(rows: Sequence[tuple[str, ...]], within: int) -> list[str]:
     return lines
 
 
-def _told(level: Level, played: Played | None, due: Miss | None) -> Iterator[str]:
+def _told(level: Level, simulated: Simulated | None, due: Miss | None) -> Iterator[str]:
     """Below the table: answers, errors, the queue, what is good, where the time went."""
     found = level.figures
     yield f"{found.requests if found else 0} answers of {found.tokens if found else 0:,} tokens"
@@ -98,11 +98,11 @@ def _told(level: Level, played: Played | None, due: Miss | None) -> Iterator[str
     if level.unfinished:
         yield f"{level.unfinished} were not answered in time"
     if found and found.queue is not None:
-        yield f"longest queue {found.queue}" + (f", predicted {played.figures.queue}" if played else "")
-    elif played:
-        yield f"longest queue predicted {played.figures.queue}"
+        yield f"longest queue {found.queue}" + (f", predicted {simulated.figures.queue}" if simulated else "")
+    elif simulated:
+        yield f"longest queue predicted {simulated.figures.queue}"
     if found and found.good:
-        of = f", predicted {100 * played.figures.good[1]:.0f} %" if played and played.figures.good else ""
+        of = f", predicted {100 * simulated.figures.good[1]:.0f} %" if simulated and simulated.figures.good else ""
         yield f"goodput {found.good[0]:.2f} req/s, {100 * found.good[1]:.0f} % within the SLO{of}"
     if due:
         yield _due(due)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk
     from memfirst.plan.load import Load
     from memfirst.plan.replicas import Replicas
-    from memfirst.predict.load import Figures, Played
+    from memfirst.predict.load import Figures, Simulated
 
 WIDTH, LABEL = 110, 9
 """Characters of a line at most, and of the words at the left."""
@@ -298,9 +298,9 @@ def _users(load: Load) -> str:
     )
 
 
-def _arriving(load: Load, played: Played) -> str:
+def _arriving(load: Load, simulated: Simulated) -> str:
     """They come at random."""
-    found = played.figures
+    found = simulated.figures
     return (
         f"at {load.rate:g} requests a second: {rate(found.tok_s)} tok/s, {_waits(found)}; longest queue {found.queue}"
     )

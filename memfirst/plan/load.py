@@ -1,4 +1,4 @@
-"""Many users of one server: their speed, how long they wait and how many fit, by playing their requests through."""
+"""Many users of one server: their speed, how long they wait and how many fit, by simulating their requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from memfirst.graph import Sequence, Step
 from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
-from memfirst.predict.load import Ask, Played, Server, play
+from memfirst.predict.load import Ask, Server, Simulated, simulate
 
 GAP, PLACES = 2.0, 16
 """Of `memfirst serve`: a prompt makes a step at most so many times as long; requests of a step at most."""
@@ -23,7 +23,7 @@ SHARING = ("memfirst", "vllm", "vllm-hybrid", "sglang", "tensorrt-llm")
 """Engines that compute a prefix once for all requests that begin with it."""
 
 ANSWER, ROUNDS, ARRIVALS = 128, 4, 256
-"""Tokens of an answer; answers to each user that are played, or arrivals at a rate."""
+"""Tokens of an answer; answers to each user that are simulated, or arrivals at a rate."""
 
 _GRID = (0, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Tokens of prompts in a step that are priced; between them the time grows evenly."""
@@ -103,16 +103,16 @@ class Load:
     prompt: int
     answer: int
     fit: int | None
-    together: Played
-    arriving: Played | None
+    together: Simulated
+    arriving: Simulated | None
 
     def json(self) -> dict[str, Any]:
         """By name."""
         return {
             "users": self.users, "places": self.places, "prompt": self.prompt, "answer": self.answer,
             "users_that_fit": self.fit,
-            "together": _json(self.together), "rate": self.rate or None,
-            "arriving": self.arriving and _json(self.arriving),
+            "together": self.together.json(), "rate": self.rate or None,
+            "arriving": self.arriving and self.arriving.json(),
         }  # fmt: skip
 
 
@@ -120,8 +120,8 @@ def predicted(
     steps: StepTimes, server: Server, users: int, rate: float, prompt: int, answer: int, fit: int | None
 ) -> Load:  # fmt: skip
     """`users` at a time, and requests that come at random at `rate`; UnknownSpeedError without rates."""
-    together = play([Ask(prompt, answer)] * (users * ROUNDS), server, steps, users)
-    arriving = play(arrivals([Ask(prompt, answer)] * ARRIVALS, rate), server, steps) if rate else None
+    together = simulate([Ask(prompt, answer)] * (users * ROUNDS), server, steps, users)
+    arriving = simulate(arrivals([Ask(prompt, answer)] * ARRIVALS, rate), server, steps) if rate else None
     return Load(users, server.sequences, rate, prompt, answer, fit, together, arriving)
 
 
@@ -134,7 +134,3 @@ def arrivals(asks: list[Ask], rate: float, seed: int = 0) -> list[Ask]:
         found.append(Ask(ask.prompt, ask.answer, ask.shared, at))
         at += rng.expovariate(rate)
     return found
-
-
-def _json(played: Played) -> dict[str, Any]:
-    return played.figures.json() | {"steps": played.steps, "step_seconds": played.step_seconds}

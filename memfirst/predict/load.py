@@ -1,6 +1,6 @@
 """What the clients of a server get: the figures of a load, and what is predicted of one.
 
-A load is played through step by step, as continuous batching with chunked prefill schedules it, each step taking the
+A load is simulated step by step, as continuous batching with chunked prefill schedules it, each step taking the
 time that is predicted for it. What comes out are the figures that a benchmark measures from outside.
 """
 
@@ -183,12 +183,16 @@ class StepSeconds(Protocol):
 
 
 @dataclass(frozen=True)
-class Played:
+class Simulated:
     """A load as predicted: its figures, the steps that it takes and their seconds."""
 
     figures: Figures
     steps: int
     step_seconds: float
+
+    def json(self) -> dict[str, Any]:
+        """By name."""
+        return self.figures.json() | {"steps": self.steps, "step_seconds": self.step_seconds}
 
 
 @dataclass(eq=False)
@@ -224,14 +228,14 @@ class _Running:
         return Answered(self.at, self.first or self.last, self.last, tuple(self.gaps), self.made)
 
 
-def play(
+def simulate(
     asks: Sequence[Ask], server: Server, step: StepSeconds, clients: int | None = None, slo: Slo | None = None
-) -> Played:
+) -> Simulated:
     """The load `asks`: of `clients` of which each asks again once it is answered; None: at their own times."""
-    return _Play(asks, server, step, clients).run(slo)
+    return _Simulation(asks, server, step, clients).run(slo)
 
 
-class _Play:
+class _Simulation:
     """One load, step by step."""
 
     def __init__(self, asks: Sequence[Ask], server: Server, step: StepSeconds, clients: int | None) -> None:
@@ -245,7 +249,7 @@ class _Play:
         self.computed = 0
         """Tokens of the shared beginning that are in the cache."""
 
-    def run(self, slo: Slo | None) -> Played:
+    def run(self, slo: Slo | None) -> Simulated:
         """All of it."""
         for _ in range(self.clients or 0):
             self.ask(0.0)
@@ -259,7 +263,7 @@ class _Play:
         found = figures(self.done, self.queue, slo)
         if found is None:
             raise ValueError("a load of no requests")
-        return Played(found, self.steps, self.seconds)
+        return Simulated(found, self.steps, self.seconds)
 
     def ask(self, at: float) -> None:
         """The next request arrives."""

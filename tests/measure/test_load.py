@@ -181,6 +181,6 @@ def test_a_server_of_our_own_beside_what_is_predicted(
     found = seen[0]
     by = predictor(subject(str(model)), found, "", "f16")
     assert by.sharing.sequences == 16 and by.options.threads == 1 and by.sharing.positions == 16 * 256
-    played = predictions(found, by)[0]
-    assert played and miss(found.levels[0], played) is not None
+    simulated = predictions(found, by)[0]
+    assert simulated and miss(found.levels[0], simulated) is not None
     assert all(isinstance(ask, Ask) and ask.shared == 24 for ask in found.levels[0].asked)

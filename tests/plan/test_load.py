@@ -12,7 +12,7 @@ from memfirst.errors import ConfigError
 from memfirst.graph import Sequence, Step, decode
 from memfirst.plan import Options, make, place, subject
 from memfirst.plan.load import StepTimes, arrivals, server_of
-from memfirst.predict.load import Ask, play
+from memfirst.predict.load import Ask, simulate
 
 MODEL, GPU = "llama-3:8b", "rtx-4090"
 
@@ -49,7 +49,8 @@ def test_many_users_share_reads_and_some_wait() -> None:
     many = plan.load.together.figures
     assert 4 < many.tok_s / few.together.figures.tok_s < 16 and many.each < few.together.figures.each
     slow, hurried = (
-        play(arrivals([Ask(512, 128)] * 256, rate), server_of("llama.cpp", 4), times(640)).figures for rate in (0.2, 20)
+        simulate(arrivals([Ask(512, 128)] * 256, rate), server_of("llama.cpp", 4), times(640)).figures
+        for rate in (0.2, 20)
     )
     assert slow.queue is not None and hurried.queue is not None and slow.queue <= 2 and hurried.queue > 100
     ours = make(subject(MODEL), place("here"), Options("q4_k_m", context=1024, users=20, engine="memfirst"))

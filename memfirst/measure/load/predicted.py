@@ -11,7 +11,7 @@ from memfirst.measure.probe.server import LLAMA, VLLM, Server
 from memfirst.plan import Options, Subject, place
 from memfirst.plan.load import StepTimes, UnknownSpeedError, server_of
 from memfirst.plan.place import Place
-from memfirst.predict.load import Ask, Played, play
+from memfirst.predict.load import Ask, Simulated, simulate
 from memfirst.predict.load import Server as Sharing
 
 ENGINES = {LLAMA: "llama.cpp", VLLM: "vllm"}
@@ -34,14 +34,14 @@ class Miss:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Plays a server's requests through with the predicted steps of its engine."""
+    """Simulates a server's requests with the predicted steps of its engine."""
 
     subject: Subject
     place: Place
     options: Options
     sharing: Sharing
 
-    def level(self, level: Level, found: Found) -> Played | None:
+    def level(self, level: Level, found: Found) -> Simulated | None:
         """The level as it was asked; None of one without answers."""
         if not level.asked:
             return None
@@ -49,7 +49,7 @@ class Predictor:
         asks = [replace(ask, at=ask.at - first) for ask in level.asked]
         steps = StepTimes(self.subject.priced(self.options.kv), self.place, self.options, _longest(asks),
                           self.sharing.budget)  # fmt: skip
-        return play(asks, self.sharing, steps, level.clients or None, found.options.slo)
+        return simulate(asks, self.sharing, steps, level.clients or None, found.options.slo)
 
 
 def predictor(subject: Subject, found: Found, on: str, kv: str) -> Predictor:
@@ -69,7 +69,7 @@ def engine_of(server: Server) -> str:
     return ENGINES.get(server.kind, "llama.cpp")
 
 
-def predictions(found: Found, by: Predictor) -> list[Played | None]:
+def predictions(found: Found, by: Predictor) -> list[Simulated | None]:
     """Of every level; a note where there are none, and why."""
     if by.place.here and not by.place.rates:
         found.notes.append("this machine is not measured, so predictions rest on assumed rates: run memfirst machine")
@@ -80,17 +80,17 @@ def predictions(found: Found, by: Predictor) -> list[Played | None]:
         return [None] * len(found.levels)
 
 
-def miss(level: Level, played: Played | None) -> Miss | None:
+def miss(level: Level, simulated: Simulated | None) -> Miss | None:
     """busy = steps · seconds of one · what is around them, each by what was predicted of it."""
-    if played is None or level.figures is None or not played.figures.busy:
+    if simulated is None or level.figures is None or not simulated.figures.busy:
         return None
-    busy, engine = level.figures.busy / played.figures.busy, level.engine
+    busy, engine = level.figures.busy / simulated.figures.busy, level.engine
     whole = not (level.unfinished or level.errors or level.stopped)
     if engine is None or not engine.steps or not engine.seconds or not whole:
         return Miss(busy)
-    around = (level.figures.busy / engine.seconds) / (played.figures.busy / played.step_seconds)
-    each = (engine.seconds / engine.steps) / (played.step_seconds / played.steps)
-    return Miss(busy, engine.steps / played.steps, each, around)
+    around = (level.figures.busy / engine.seconds) / (simulated.figures.busy / simulated.step_seconds)
+    each = (engine.seconds / engine.steps) / (simulated.step_seconds / simulated.steps)
+    return Miss(busy, engine.steps / simulated.steps, each, around)
 
 
 def _positions(snapshot: Mapping[str, Any]) -> int | None:
