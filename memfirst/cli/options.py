@@ -91,7 +91,7 @@ Pack = Annotated[
     typer.Option(
         "--pack",
         metavar="auto|plain",
-        help="BF16 weights in memory: in 12 bits (auto: exact, a quarter smaller, faster), or as in the file.",
+        help="BF16 weights in memory: in 12 bits (auto: exact, a quarter smaller, faster alone), or as in the file.",
     ),
 ]
 Split = Annotated[

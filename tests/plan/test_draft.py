@@ -10,6 +10,7 @@ from memfirst.errors import ConfigError
 from memfirst.graph import decode
 from memfirst.plan import Options, Plan, Speculation, make, place, subject
 from memfirst.plan.draft import LEAST_RATIO, MOST, SHARES, DraftPlan, with_draft
+from memfirst.runtime import draft
 from tests.cli.test_cli import MEMFIRST, command
 
 LARGE, SMALL = "llama-3:70b", "llama-3.2:1b"
@@ -22,6 +23,10 @@ def planned(name: str = LARGE, on: str = "epyc-genoa", **options: object) -> Pla
 @pytest.fixture(scope="module")
 def found() -> DraftPlan:
     return with_draft(planned(), SMALL)
+
+
+def test_what_can_pay_is_the_same_before_and_after_loading() -> None:
+    assert LEAST_RATIO == draft.LEAST_RATIO
 
 
 def test_bytes_and_memory_are_those_of_both(found: DraftPlan) -> None:
