@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from memfirst.errors import CapacityError, DownloadError
 
 os.environ.pop("COLUMNS", None)  # set for workers of xdist: pages are as wide as they want unless a test says
 os.environ.pop("LINES", None)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as under `nohup make test &`: commands would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class _ToStderr:
