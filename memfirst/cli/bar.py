@@ -13,8 +13,8 @@ from memfirst.graph.traffic import SHORT_NAMES, STREAMED
 CELLS = 32
 """With what it says of three purposes a line of 80 columns."""
 
-_BLOCKS = "█▓▒░▚▞"
-_LETTERS = "WXHKSD"
+BLOCKS = "█▓▒░▚▞"
+LETTERS = "WXHKSD"
 """Where an encoding has no blocks."""
 
 
@@ -24,7 +24,7 @@ def bar(read: Mapping[str, float], stream: TextIO | None = None) -> str:
     `read` is bytes by purpose; what is less than 1/200 of those from memory is left out. What belongs together is
     joined by NO-BREAK SPACE: `fold` breaks the line elsewhere, and turns them into spaces.
     """
-    glyphs = _BLOCKS if can_show(_BLOCKS, stream or sys.stdout) else _LETTERS
+    glyphs = BLOCKS if can_show(BLOCKS, stream or sys.stdout) else LETTERS
     drawn = dict(zip(SHORT_NAMES, glyphs, strict=True))
     total = sum(n for purpose, n in read.items() if purpose in STREAMED)
     shares = {purpose: read.get(purpose, 0) / total for purpose in SHORT_NAMES} if total else {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from memfirst.codecs import BLOCK_TYPES
 from memfirst.errors import UnsupportedError
@@ -74,6 +75,7 @@ def _has_v(layer: int, weights: Container[str]) -> bool:
     return any(f"blk.{layer}.{role}.weight" in weights for role in ("attn_v", "attn_qkv", "attn_kv_b"))
 
 
+@lru_cache(1 << 14)
 def layer_of(name: str) -> int:
     """7 for "blk.7.attn_q.weight", −1 for what is in no layer."""
     parts = name.split(".")

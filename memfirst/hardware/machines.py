@@ -185,6 +185,8 @@ def find_machine(name: str) -> Machine:
 
     "m2-ultra:64gb" and "NVIDIA H100 PCIe" are understood. Raises MemfirstError with near names where there is none.
     """
+    if found := next((m for m in machines() if m.name == name), None):
+        return found
     asked, names = spelled(name), _names()
     for key, sized in asked.forms():
         if found := names.get(key):

@@ -135,9 +135,9 @@ _PLAIN = frozenset({int, float, str, bool, type(None)})
 def _nameless(value: object) -> Hashable:
     if type(value) in _PLAIN:  # most are: an abstract class takes a tenth of a plan's time to ask
         return value
-    if isinstance(value, Weight):
+    if type(value) is Weight:
         return (value.shape, value.codec, bool(value.alias), value.pack, value.padding, value.tier, value.aside)
-    if isinstance(value, KVCache | StateCache):
+    if type(value) in (KVCache, StateCache):
         return tuple(v for name, v in vars(value).items() if name != "name")
     if isinstance(value, tuple):
         return tuple(_nameless(each) for each in value)

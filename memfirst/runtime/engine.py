@@ -303,6 +303,7 @@ class Engine:
                 if not w.done:
                     w.request.sequence, w.request.preempted = None, True
                     w.request.begin()
+                    self.scheduler.live[w.request.number] = w.request  # one that had ended was taken out already
         forget(self.scheduler.live.values())
         self.scheduler.rebuild()
 

@@ -42,7 +42,7 @@ def test_a_closed_loop_keeps_so_many_clients(fake: Fake) -> None:
     found = put(fake, clients=(1, 4), requests=12, slo=Slo(ttft=5.0, itl=5.0))
     one, four = (level.figures for level in found.levels)
     assert one and four and (one.requests, one.tokens) == (12, 96) == (four.requests, four.tokens)
-    assert four.tok_s > 2.5 * one.tok_s and not found.levels[0].errors
+    assert four.tok_s > 1.5 * one.tok_s and fake.most_active == 4 and not found.levels[0].errors
     assert 0.0015 < one.itl.p50 < 0.01 and one.e2e.p50 == pytest.approx(one.ttft.p50 + 7 * one.itl.mean, rel=0.5)
     assert one.good and one.good[1] == 1.0 and [level.label for level in found.levels] == ["1 client", "4 clients"]
     assert not any("ignore_eos" in body for body in fake.completions())  # OpenAI's API has no such field

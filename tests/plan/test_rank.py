@@ -60,7 +60,7 @@ def test_the_page_and_its_rows(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setattr("memfirst.plan.rank.rank.__defaults__", (SOME, None))
     assert run_command(["plan", "--on", "RTX 4060 Ti 16GB"]) == 0
     page = capsys.readouterr().out
-    assert page.startswith("what fits rtx-4060-ti (16 GiB to use) · llama.cpp · context 8,192 tokens")
+    assert page.startswith("what fits rtx-4060-ti · 16 GiB to use · llama.cpp · context 8,192 tokens")
     assert "gpt-oss:20b" in page and " published" in page and "max ctx" in page
     assert run_command(["plan", "--on", "RTX 4060 Ti 16GB", "--json"]) == 0
     plans = json.loads(capsys.readouterr().out)["plans"]

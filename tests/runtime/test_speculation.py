@@ -244,27 +244,26 @@ def test_an_interrupted_step_leaves_the_sequence_as_before() -> None:
     assert nothing_held(engine)
 
 
-def test_interrupted_at_any_line_the_answer_is_the_same() -> None:
-    """Within drafting, sampling and learning, too."""
+@pytest.mark.parametrize(("tokens", "coarser"), [(12, 25), (2, 1 << 20)])
+def test_interrupted_at_any_line_the_answer_is_the_same(tokens: int, coarser: int) -> None:
+    """Within drafting, sampling and learning, too; of two tokens at every line, that at which the answer ends too."""
     engine, prompt = drafting(backend()), texts()[3]
-    expected = drain(engine, asked(engine, prompt, tokens=12))
+    expected = drain(engine, asked(engine, prompt, tokens=tokens))
     at = 0
     while True:
         engine = drafting(backend())
-        one, found = asked(engine, prompt, tokens=12, speculate=True, prediction=expected), []
+        one, found = asked(engine, prompt, tokens=tokens, speculate=True, prediction=expected), []
         with Ctrl(at) as ctrl, suppress(KeyboardInterrupt):
             while (token := engine.next(one)) is not None:
                 found.append(token.id)
+        had = len(found)
         found += drain(engine, one)
-        assert found == expected[len(expected) - len(found) :], (
-            at
-        )  # one that was given to the interrupted reader is gone
-        assert len(found) >= len(expected) - 1, at
+        assert found in (expected, expected[:had] + expected[had + 1 :]), at  # one may be gone with who took it
         assert nothing_held(engine), at
         if not ctrl.hit:
             break
-        at += 1 + at // 25
-    assert at > 200 and one.timing.kept
+        at += 1 + at // coarser
+    assert at > 200 and (one.timing.kept or tokens < 3)
 
 
 def test_what_is_no_choice_is_refused() -> None:

@@ -56,6 +56,7 @@ class Fake:
     requests: list[tuple[str, dict[str, Any], str]] = field(default_factory=list)
     sent: int = 0
     active: int = 0
+    most_active: int = 0
     written: list[Stream] = field(default_factory=list)
     """Streamed answers as they left, of those that had the server for themselves: a busy machine is late with a
     timetable."""
@@ -153,6 +154,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"choices": [{"text": " word"}], **usage})
         else:
             fake.active += 1
+            fake.most_active = max(fake.most_active, fake.active)
             try:
                 self.stream(body, prompt, chat)
             finally:

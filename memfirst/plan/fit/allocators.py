@@ -285,7 +285,8 @@ def kv_caches(graph: Graph) -> tuple[KVCache, ...]:
 
 def kv_reads(graph: Graph) -> tuple[KVCache, ...]:
     """Those caches, once for each operation that reads one: a layer may read what an earlier one keeps."""
-    return tuple(read.cache for _, read in graph.moves if isinstance(read, KVTraffic) and not read.write)
+    ops = (op for op in graph.ops if hasattr(op, "cache") or hasattr(op, "caches"))  # few: others' traffic takes long
+    return tuple(r.cache for op in ops for r in op.traffic() if isinstance(r, KVTraffic) and not r.write)
 
 
 def state_caches(graph: Graph) -> tuple[StateCache, ...]:
