@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 _ADDRESS = re.compile(r"^(?:hf:|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|ollama\.com(?:/library)?)/)")
 _TAIL = re.compile(r"(?:[?#].*|/+)$|/(?:tree|blob|resolve)/[^/]+/?(?=[^/]*$)")
@@ -37,7 +37,7 @@ class Spelling:
         return iter(dict.fromkeys("".join(words) for words in (self.words, plain, undated)))
 
 
-@cache
+@lru_cache(1 << 12)
 def key(name: str) -> str:
     """Names compare without case and separators: "Llama3-70B" is "llama-3:70b"."""
     return _APART.sub("", name.lower())
