@@ -7,7 +7,9 @@
     byte 208..209  d, f16
 
 Packed, 16 rows side by side, 3360 bytes per 256 columns: 16 x d, 256 bytes of scales (2j and 2j+1 of row r
-at 32j+2r), then vectors of 64 bytes with four bytes of each row: 32 of ql and 16 of qh.
+at 32j+2r), then vectors of 64 bytes with four bytes of each row: for each 64 columns that share bytes of qh 4 of these,
+then the 8 of ql, so that a kernel reads one stream. Of two, ql and qh apart, hardware fetches little ahead: a Zen 5
+read 11 GB/s a thread for 27.
 """
 
 from __future__ import annotations
@@ -26,8 +28,12 @@ SUB = 16
 LAYOUT = (
     Field(at=208, width=2, unit=2),
     Field(at=192, width=16, unit=2),
-    Field(at=0, width=128, unit=4),
-    Field(at=128, width=64, unit=4),
+    *(
+        Field(at=at, width=16, unit=4)
+        for half in (0, 1)
+        for part in (0, 16)
+        for at in (128 + 32 * half + part, 64 * half + part, 64 * half + 32 + part)
+    ),
 )
 OFFSETS = [step / 10 for step in range(-9, 10)]
 

@@ -77,9 +77,10 @@ def packed_code(name: str, tile: np.ndarray, row: int, column: int) -> int:
     if name == "q8_0":
         return grouped(quants_at, column)
     if name == "q6_k":
-        half, within = divmod(column, 128)
-        low = grouped(quants_at, 64 * half + within % 64) >> 4 * (within // 64) & 15
-        return low | (grouped(288 + 2048, 32 * half + within % 32) >> 2 * (within // 32) & 3) << 4
+        half, quarter, part, within = column // 128, column // 32 % 4, column // 16 % 2, column % 16
+        at = quants_at + 768 * (2 * half + part)  # high bits of 64 columns, then their nibbles
+        low = grouped(at + 256 + 256 * (quarter % 2), within) >> 4 * (quarter // 2) & 15
+        return low | (grouped(at, within) >> 2 * quarter & 3) << 4
     if name in ("q4_k", "q5_k"):
         pair, within = divmod(column, 64)
         low = grouped(quants_at, 32 * pair + within % 32) >> 4 * (within // 32) & 15

@@ -175,7 +175,7 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
     zero = splat_i(0)
-    AHEAD = DISTANCE or CODEC.AHEAD
+    AHEAD = CODEC.AHEAD
     SIDE = PARTS if TILE == 1 else 1  # parts of a group in one pass: of eight tokens, only one leaves registers
     for r in range(lo, hi, PACK):
         for first in range(0, PARTS, SIDE):
@@ -197,16 +197,17 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
                     sums[i] = shl(sums[i], 5)
                 for half in range(2):
                     ahead = p + AHEAD + half * (CODEC.STRIDE // 2)
-                    for quarter in static(4):  # unrolled: shifts by a variable number are several instructions
-                        j = 4 * half + quarter
-                        for side in static(SIDE):
-                            sc = CODEC.sub_scales(w, p, first + side, j)
-                            for h in static(2):
-                                FROM = (2 * quarter + h) * CODEC.STRIDE // 1024
-                                TO = (2 * quarter + h + 1) * CODEC.STRIDE // 1024
-                                for i in static(TO - FROM if side == 0 else 0):
-                                    _prefetch(w, ahead + 64 * (FROM + i), TILE)
-                                q = CODEC.columns(w, p, first + side, half, quarter, h)
+                    for h in static(2):  # in the order of the bytes; unrolled: shifts by a variable number are slow
+                        for i in static(4):
+                            QUARTER = i // 2 + 2 * (i % 2)
+                            j = 4 * half + QUARTER
+                            FROM = (4 * h + i) * CODEC.STRIDE // 1024
+                            TO = (4 * h + i + 1) * CODEC.STRIDE // 1024
+                            for n in static(TO - FROM if AHEAD else 0):
+                                _prefetch(w, ahead + 64 * (FROM + n), TILE)
+                            for side in static(SIDE):
+                                sc = CODEC.sub_scales(w, p, first + side, j)
+                                q = CODEC.columns(w, p, first + side, half, QUARTER, h)
                                 for t in static(TILE):
                                     a = ((at[t] + b) * 16 + 2 * j + h) * 16
                                     s = CODEC.product(q, aq, a, sc, h)
