@@ -171,11 +171,11 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
     """For Q6_K: 16 sub-blocks of 16 columns with int8 scales, and 32 taken from each weight.
 
     ap  sums of 16 columns, two int16 in a word [tokens, cols/32]
+    Its bytes are one plain stream, which hardware follows: prefetching it cost 8 to 33 % on a Zen 5.
     """
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
     zero = splat_i(0)
-    AHEAD = CODEC.AHEAD
     SIDE = PARTS if TILE == 1 else 1  # parts of a group in one pass: of eight tokens, only one leaves registers
     for r in range(lo, hi, PACK):
         for first in range(0, PARTS, SIDE):
@@ -195,23 +195,17 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
                             sums[SIDE * t + side] = sub(sums[SIDE * t + side], s)
                 for i in static(SIDE * TILE):
                     sums[i] = shl(sums[i], 5)
-                for half in range(2):
-                    ahead = p + AHEAD + half * (CODEC.STRIDE // 2)
-                    for h in static(2):  # in the order of the bytes; unrolled: shifts by a variable number are slow
-                        for i in static(4):
-                            QUARTER = i // 2 + 2 * (i % 2)
-                            j = 4 * half + QUARTER
-                            FROM = (4 * h + i) * CODEC.STRIDE // 1024
-                            TO = (4 * h + i + 1) * CODEC.STRIDE // 1024
-                            for n in static(TO - FROM if AHEAD else 0):
-                                _prefetch(w, ahead + 64 * (FROM + n), TILE)
-                            for side in static(SIDE):
-                                sc = CODEC.sub_scales(w, p, first + side, j)
-                                q = CODEC.columns(w, p, first + side, half, QUARTER, h)
-                                for t in static(TILE):
-                                    a = ((at[t] + b) * 16 + 2 * j + h) * 16
-                                    s = CODEC.product(q, aq, a, sc, h)
-                                    sums[SIDE * t + side] = add(sums[SIDE * t + side], s)
+                for n in range(4):  # parts of halves, in the order of the bytes
+                    for i in static(4):  # unrolled: shifts by a variable number are several instructions
+                        QUARTER = i // 2 + 2 * (i % 2)
+                        j = n // 2 * 4 + QUARTER
+                        for side in static(SIDE):
+                            sc = CODEC.sub_scales(w, p, first + side, j)
+                            q = CODEC.columns(w, p, first + side, n // 2, QUARTER, n % 2)
+                            for t in static(TILE):
+                                a = ((at[t] + b) * 16 + 2 * j + n % 2) * 16
+                                s = CODEC.product(q, aq, a, sc, n % 2)
+                                sums[SIDE * t + side] = add(sums[SIDE * t + side], s)
                 for side in static(SIDE):
                     d = CODEC.scale(w, p, first + side)
                     for t in static(TILE):
