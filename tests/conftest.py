@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from memfirst import hub
 from memfirst.errors import CapacityError, DownloadError
+from memfirst.kernels.cpu import compiling
+from tests.support import kept_compilers
 
 os.environ.pop("COLUMNS", None)  # set for workers of xdist: pages are as wide as they want unless a test says
 os.environ.pop("LINES", None)
@@ -26,6 +29,19 @@ class _ToStderr:
 
     def update(self, what: str, done: int, total: int, unit: str = "B") -> None:
         pass
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept() -> Iterator[None]:
+    """Compiling processes that all tests of this process share."""
+    with kept_compilers.shared():
+        yield
+
+
+@pytest.fixture
+def fresh_compilers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling processes that are started by the test, and end with it."""
+    monkeypatch.setattr(compiling, "children", kept_compilers.FRESH)
 
 
 @pytest.fixture(scope="session")

@@ -32,13 +32,39 @@ def matmul_of(codec: str) -> str:
     return "routed.floats" if codecs.get(codec).family == "float" else "routed.int8"
 
 
+def most(codec: str) -> int:
+    """The largest tile; its kernel has the smaller ones in it, for the pairs that are left."""
+    return 4 if kernel_of(codec) == "floats" else 8
+
+
+FAMILIES = ("f32", "mxfp4", "q4_k", "q6_k")
+"""A codec of each way to multiply: both tiles with and without sums. Of the others one each way, in turn."""
+OTHERS = tuple(codec for codec in CODECS if codec not in FAMILIES)
+BOTH = [(codec, tile, summed) for codec in FAMILIES for tile in (1, most(codec)) for summed in (0, 1)]
+KERNELS = BOTH + [(c, tile, (i + (tile > 1)) % 2) for i, c in enumerate(OTHERS) for tile in (1, most(c))]
+
+
+def calls(summed: int, together: tuple[int, ...]) -> list[tuple[str, int, int]]:
+    """(codec, tile, tokens) with or without sums: few tokens in tiles of one, more in larger ones."""
+    return [(codec, tile, tokens) for codec, tile, kind in KERNELS if kind == summed
+            for tokens in ((1, 5) if tile == 1 else together)]  # fmt: skip
+
+
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     """All matmuls, compiled together: in as many processes as there are cores."""
-    library().load(
-        key_of(matmul_of(codec), flags(codec, tile, summed))
-        for codec in CODECS for tile in (1, 8) for summed in (0, 1)
-    )  # fmt: skip
+    library().load(key_of(matmul_of(codec), flags(codec, tile, summed)) for codec, tile, summed in KERNELS)
+
+
+def test_every_codec_is_multiplied_in_every_way() -> None:
+    """In pairs: with and without sums, in tiles of one and in the largest; each family in all combinations."""
+    assert {c for c, _, _ in KERNELS} == set(CODECS)
+    for codec in CODECS:
+        assert {s for c, _, s in KERNELS if c == codec} == {0, 1}
+        assert {tile for c, tile, _ in KERNELS if c == codec} == {1, most(codec)}
+    found = {(codecs.get(c).family, kernel_of(c), tile, s) for c, tile, s in KERNELS}
+    kinds = {(codecs.get(c).family, kernel_of(c), most(c)) for c in CODECS}
+    assert found == {(family, kernel, tile, s) for family, kernel, top in kinds for tile in (1, top) for s in (0, 1)}
 
 
 # --- picking -----------------------------------------------------------------------------------------------
@@ -198,8 +224,7 @@ def inputs(codec_name: str, x: F32) -> tuple[dict[str, Any], NDArray[np.float64]
     return {name: array.reshape(-1) for name, array in made.items()}, dequantized(made)
 
 
-@pytest.mark.parametrize(("tile", "tokens"), [(1, 1), (8, 1), (8, 5), (8, 41)])
-@pytest.mark.parametrize("codec_name", CODECS)
+@pytest.mark.parametrize(("codec_name", "tile", "tokens"), calls(0, (1, 5, 41)))
 def test_gate_and_up(codec_name: str, tile: int, tokens: int) -> None:
     """Every pair's row, in ranges that end within experts; where experts lie in memory is said by a table."""
     rows, cols = 3 * ROWS, 512 if codecs.get(codec_name).family == "k256" else 160
@@ -219,8 +244,7 @@ def test_gate_and_up(codec_name: str, tile: int, tokens: int) -> None:
     assert read == groups["step"][ACTIVE] * w.size // EXPERTS
 
 
-@pytest.mark.parametrize(("tile", "tokens"), [(1, 1), (8, 3), (8, 41)])
-@pytest.mark.parametrize("codec_name", CODECS)
+@pytest.mark.parametrize(("codec_name", "tile", "tokens"), calls(1, (1, 3, 41)))
 def test_down(codec_name: str, tile: int, tokens: int) -> None:
     """The weighed sum, in ranges of rows: nothing is left of what was there, and columns of others are not touched."""
     rows, cols = 4 * ROWS, 512 if codecs.get(codec_name).family == "k256" else 160
@@ -245,7 +269,7 @@ def test_down(codec_name: str, tile: int, tokens: int) -> None:
 
 @pytest.mark.parametrize("codec_name", ["q4_k", "mxfp4", "f32"])
 def test_a_tokens_bits_do_not_depend_on_the_others(codec_name: str) -> None:
-    """Alone in tiles of one, and among 40 in tiles of eight."""
+    """Alone in tiles of one, and among 40 in the largest."""
     rows, cols = 2 * ROWS, 256
     w, places, _ = stacked(codec_name, rows, cols)
     expert, weight = picks(40)
@@ -261,7 +285,7 @@ def test_a_tokens_bits_do_not_depend_on_the_others(codec_name: str) -> None:
         )  # fmt: skip
         return y.reshape(-1, rows)
 
-    together = down(slice(None), 8)
+    together = down(slice(None), most(codec_name))
     for t in (0, 17, 39):
         assert down(slice(t, t + 1), 1).tobytes() == together[t].tobytes()
 

@@ -34,6 +34,7 @@ def works(made: Library) -> bool:
     return entry.params == () and read(0, 0, 0, 0) > first
 
 
+@pytest.mark.usefixtures("fresh_compilers")
 def test_what_was_compiled_is_loaded_without_numba(tmp_path: Path) -> None:
     made = Library(tmp_path)
     assert works(made)
@@ -46,6 +47,7 @@ def test_what_was_compiled_is_loaded_without_numba(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.usefixtures("fresh_compilers")
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "no digest"])
 def test_a_damaged_file_is_compiled_again(tmp_path: Path, damage: str) -> None:
     assert works(Library(tmp_path))
@@ -231,6 +233,7 @@ def test_an_object_that_is_used_is_marked_so(tmp_path: Path) -> None:
     assert time.time() - path.stat().st_mtime < library.DAY
 
 
+@pytest.mark.usefixtures("fresh_compilers")
 @pytest.mark.parametrize(
     "key", [("matmul.block32", (("CODEC", "f16"), ("TILE", 1))), ("matmul.nothing", ()), ("nothing.at_all", ())]
 )
@@ -265,6 +268,7 @@ def test_what_is_loaded_costs_nothing_more(tmp_path: Path) -> None:
     assert sorted(path.stat().st_mtime_ns for path in made.folder.iterdir()) == folder
 
 
+@pytest.mark.usefixtures("fresh_compilers")
 def test_progress_counts_to_the_end(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     keys: list[Key] = [KEY, ("elementwise.add_bias", ())]
@@ -279,6 +283,7 @@ def test_a_file_holds_what_it_was_given() -> None:
     assert compiling.compile_one(KEY)
 
 
+@pytest.mark.usefixtures("fresh_compilers")
 def test_a_compiling_child_takes_no_module_from_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

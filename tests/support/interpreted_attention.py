@@ -19,8 +19,8 @@ from tests.support.kernel_calls import LOG
 
 CASES = [
     Case(2, 40, 24, window=17, contexts=(33, 90)),
-    Case(2, 32, k_codec="f32", v_codec="f32", contexts=(7, 66)),
-    Case(3, 32, k_codec="q8_0", v_codec="q8_0", rotate=True, contexts=(1, 77)),
+    Case(2, 24, k_codec="f32", v_codec="f32", contexts=(7, 66)),
+    Case(3, 64, k_codec="q8_0", v_codec="q8_0", rotate=True, contexts=(1, 77)),
     Case(2, 32, k_codec="q4_0", v_codec="q4_0", window=17, contexts=(34, 130)),
     Case(1, 64, k_codec="q8_0", v_codec="q4_0", sinks=True, softcap=3.0, contexts=(9, 65)),
 ]

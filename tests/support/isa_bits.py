@@ -12,6 +12,7 @@ from tests.kernels.test_kernels import counts, kernel_of, matrix, quantize, rand
 from tests.kernels.test_kernels_delta import CHANNELS, HEADS, KEY_HEADS, convolved, delta
 from tests.kernels.test_kernels_ssm import channels, heads
 from tests.kernels.test_kernels_state import AT, sequences
+from tests.support import kept_compilers
 from tests.support.attention_cases import Case, attention, keys
 from tests.support.kernel_calls import call, guarded, key_of, library, zeros
 from tests.support.tiny_models import CODECS
@@ -127,4 +128,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with kept_compilers.shared():
+        main()
