@@ -59,7 +59,7 @@ def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), within: in
     """Aligned columns under the first row, their heads; those in `numbers` to the right. Of no rows, an empty string.
 
     Columns that find no room in `within` characters (the terminal's width; 0: any) follow below their row, indented,
-    each as its head and its value: "tok/s 36.2 · bound by weights".
+    each as its head and its value: "tok/s 36.2 · bound by weights". A longer word (a path) is cut between its parts.
     """
     if not rows:
         return ""
@@ -69,14 +69,15 @@ def table(rows: Sequence[Sequence[str]], numbers: Sequence[int] = (), within: in
     lines = []
     for row in rows:
         cells = (row[i].rjust(widths[i]) if i in numbers else row[i].ljust(widths[i]) for i in range(beside))
-        lines.append("  ".join(cells).rstrip())
+        line = "  ".join(cells).rstrip()
+        lines += fold(line, most, rest=INDENT, cut=True) if beside == 1 else [line]
         if row is not rows[0]:
             below = [
                 f"{head} {cell}".replace(" ", NBSP)
                 for head, cell in zip(rows[0][beside:], row[beside:], strict=True)
                 if cell
             ]
-            lines += fold(" · ".join(below), most, INDENT, INDENT) if below else []
+            lines += fold(" · ".join(below), most, INDENT, INDENT, cut=True) if below else []
     return "\n".join(lines)
 
 
@@ -91,15 +92,18 @@ def _beside(widths: Sequence[int], within: int) -> int:
 
 
 def pairs(rows: Sequence[tuple[str, str]], within: int | None = None) -> str:
-    """Names and what they are, aligned; a name that is longer than half a line has a line of its own."""
+    """Names and what they are, aligned; a name that is longer than half a line has a line of its own.
+
+    What is longer than a line (a path) is cut between its parts.
+    """
     most = width() if within is None else within
     left = max((len(name) for name, _ in rows), default=0) + 2
     left = min(left, most // 2) if most else left
     lines: list[str] = []
     for name, text in rows:
         beside = len(name) + 2 <= left
-        lines += [] if beside else [name]
-        lines += fold(text, most, name.ljust(left) if beside else " " * left, " " * left)
+        lines += [] if beside else fold(name, most, rest=INDENT, cut=True)
+        lines += fold(text, most, name.ljust(left) if beside else " " * left, " " * left, cut=True)
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -16,6 +16,12 @@ _HELD = re.compile(
 """Spaces that break no line: between a number and its unit or what it is of, and before a dot between two facts."""
 
 
+_JOINED = "\N{WORD JOINER}"
+"""Begins what is a part of the word before it."""
+
+_LONG = re.compile(r"[^ ]{8,}")
+
+
 def columns() -> int:
     """Columns to write in: the terminal's less one, as a cursor behind the last one is nowhere well defined."""
     return max(8, shutil.get_terminal_size().columns - 1)
@@ -116,8 +122,8 @@ def wrapped(text: str, indent: str = "") -> str:
 def fold(text: str, most: int, first: str = "", rest: str = "  ", cut: bool = False) -> list[str]:
     """Lines of at most `most` characters (0: one line), the first begun with `first` and the others with `rest`.
 
-    A number and its unit stay together. A longer word (a path) is left to the terminal, so that it can be copied whole,
-    unless it is to be cut.
+    A number and its unit stay together. A longer word (a path in a command) is left to the terminal, so that it can be
+    copied whole, unless it is to be cut: behind a slash, else behind a mark between its parts, else anywhere.
     """
     held = _HELD.sub(NBSP, text)
     if not most or len(first) + len(text) <= most:
@@ -125,10 +131,42 @@ def fold(text: str, most: int, first: str = "", rest: str = "  ", cut: bool = Fa
     else:
         import textwrap
 
+        if cut:
+            room = max(4, most - max(len(first), len(rest)))
+            held = _LONG.sub(lambda word: f" {_JOINED}".join(_parts(word.group(), room)), held)
         lines = textwrap.wrap(
             held, most, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=cut
         )
-    return [line.replace(NBSP, " ") for line in lines]
+    return [_bare(line, rest) for line in lines]
+
+
+def _bare(line: str, rest: str) -> str:
+    """A line without the marks that its making needs."""
+    begun = line.replace(f"{rest}{_JOINED}", rest, 1) if line.startswith(f"{rest}{_JOINED}") else line
+    return begun.replace(f" {_JOINED}", "").replace(NBSP, " ").rstrip(" ")
+
+
+def _parts(word: str, room: int) -> list[str]:
+    """The word whole, or in parts of at most `room` characters that end where its own parts do, as few as possible."""
+    if len(word) <= room:
+        return [word]
+    room -= len(_JOINED)
+    parts = [""]
+    for piece in _pieces(word, room):
+        if len(parts[-1]) + len(piece) <= room or not parts[-1]:
+            parts[-1] += piece
+        else:
+            parts.append(piece)
+    return parts
+
+
+def _pieces(word: str, room: int) -> list[str]:
+    """What stands together; of what is too long folders and a name, of these the parts between marks, else any."""
+    pieces = [word]
+    for marks in (NBSP, "/\\\\", "_.:,-"):
+        ending = re.compile(f"[^{marks}]*[{marks}]+|[^{marks}]+")
+        pieces = [p for piece in pieces for p in ([piece] if len(piece) <= room else ending.findall(piece))]
+    return [piece[i : i + room] for piece in pieces for i in range(0, len(piece), room)]
 
 
 def fold_page(text: str, most: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -13,6 +15,7 @@ from memfirst.cli import run_command
 from memfirst.cli.display import pairs, table
 from memfirst.cli.wrap import fold
 from memfirst.graph.traffic import WEIGHTS, Amount
+from memfirst.hub import Pulled
 from memfirst.ledger import Entry, Ledger, Memory
 from memfirst.measure.bench import Measured, OpRow
 from memfirst.predict import measured as rates
@@ -92,9 +95,50 @@ def test_no_line_is_wider_and_no_word_is_broken(
     monkeypatch.delenv("COLUMNS")
     wide = shown(capsys, args)
     words = [Counter(" ".join(lines).replace("\\ ", " ").split()) for lines in (narrow, wide)]
-    assert not words[1] - words[0], "no word is broken, and none is left out"
+    missing, together = words[1] - words[0], "".join("".join(narrow).split())
+    assert all(len(word) > columns // 2 - 4 and word in together for word in missing), "none is broken or left out"
     heads = {word for line in wide for word in line.split()} | {"·"}
-    assert set(words[0] - words[1]) <= heads, "what is said twice stands above a column"
+    more = set(words[0] - words[1]) - heads
+    assert all(any(part in word for word in missing) for part in more), "what is said twice stands above a column"
+
+
+FOLDER = "models/hugginllam--gemma-3-270m-Q4_K_M-GGUF"
+FILE = "a-model-with-a-long-name-such-as-people-give-their-files-when-they-have-tuned-it-Q4_K_M.gguf"
+REPO = "mradermacher/DeepSeek-R1-Distill-Qwen-32B-Uncensored-abliterated-i1-GGUF:Q4_K_M"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("args", [["list"], ["inspect", f"{FOLDER}/{FILE}"]], ids=["list", "inspect"])
+def test_long_paths_and_names_end_lines_between_their_parts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, args: list[str], columns: int
+) -> None:
+    path = tmp_path / FOLDER / FILE
+    path.parent.mkdir(parents=True)
+    (tmp_path / "m.gguf").rename(path)
+    monkeypatch.setattr("memfirst.hub.pulled", lambda: [Pulled(REPO, 10**9, path, "hub")])
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = shown(capsys, args)
+    assert all(len(line) <= columns for line in lines)
+    whole = [args[-1]] if args[0] == "inspect" else [REPO, str(path)]
+    for text in whole:
+        assert text in "".join("".join(lines).split()), "nothing of it is left out"
+    for line, after in itertools.pairwise(lines):
+        broken = any(f"{line.split()[-1]}{after.split()[0]}" in text for text in whole) if line and after else False
+        assert not broken or line[-1] in "/-_.:", line
+    data = run_command([*args, "--json"]) or json.loads(capsys.readouterr().out)
+    assert str(path.name) in (data["models"][0]["path"] if args[0] == "list" else data["path"])
+
+
+def test_a_word_is_cut_only_where_it_must_be() -> None:
+    text = "see /home/a/models/one-two-three.gguf now"
+    assert fold(text, 30, cut=True) == ["see /home/a/models/", "  one-two-three.gguf now"]
+    assert fold(text, 20, cut=True) == ["see /home/a/models/", "  one-two-three.", "  gguf now"]
+    assert fold(text, 20)[1:] == ["  /home/a/models/one-two-three.gguf", "  now"], "one to be copied stays whole"
+    assert fold("x" * 30, 12, cut=True) == ["x" * 9, "  " + "x" * 9, "  " + "x" * 9, "  xxx"]
+    for most in range(10, 60):
+        lines = fold(text, most, cut=True)
+        assert max(map(len, lines)) <= most
+        assert "".join("".join(lines).split()) == "".join(text.split())
 
 
 def test_numbers_stay_with_their_units(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,9 +178,9 @@ def test_columns_that_find_no_room_follow_below_with_their_heads() -> None:
         "name     size  a long word", "a      1.0 GB  thingamabob", "bcd   10.0 GB",
     ]  # fmt: skip
     assert table(rows, [1], 24).split("\n") == [
-        "name     size", "a      1.0 GB", "    a long word thingamabob", "bcd   10.0 GB",
+        "name     size", "a      1.0 GB", "    a long word", "    thingamabob", "bcd   10.0 GB",
     ]  # fmt: skip
-    assert table(rows, [1], 12).split("\n")[:4] == ["name", "a", "    size 1.0 GB ·", "    a long word thingamabob"]
+    assert table(rows, [1], 12).split("\n")[:4] == ["name", "a", "    size", "    1.0 GB"]
 
 
 def test_names_and_what_they_are() -> None:
@@ -145,7 +189,8 @@ def test_names_and_what_they_are() -> None:
     assert pairs(rows, 20).split("\n") == [
         "a name    one two",
         "          three",
-        "a very long name indeed",
+        "a very long name",
+        "    indeed",
         "          four",
         "b",
     ]

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from memfirst.cli import wrap
+from memfirst.cli.chat_commands import definitions
 from memfirst.cli.wrap import Wrapper, width, wrapped
 
 pyte = pytest.importorskip("pyte")
@@ -78,3 +79,13 @@ def test_pages_keep_numbers_and_their_units_together(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(wrap, "columns", lambda: 12)
     assert wrapped("weights 96.6 MB, 24 GB/s") == "weights\n96.6 MB,\n24 GB/s"
     assert wrapped("a b c d e f g h", "  ") == "a b c d e f\n  g h"
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_a_chat_cuts_a_path_between_its_parts(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wrap, "columns", lambda: columns - 1)
+    path = "~/.cache/memfirst/models/QuantFactory--SmolLM2-135M-Instruct-GGUF/SmolLM2-135M-Instruct.Q4_1.gguf"
+    lines = definitions([("file", path), ("architecture", "llama")]).split("\n")
+    assert all(len(line) < columns for line in lines)
+    assert "".join(line.strip() for line in lines[:-1]) == f"file          {path}"
+    assert all(line.endswith("/") for line in lines[:-2])
