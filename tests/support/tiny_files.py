@@ -25,7 +25,7 @@ WKV = ("RWKV-6", "RWKV-7")
 FILES = (*NAMES, *ROUTED, "Hunyuan-A13B", *LATENT, *DELTA, *WKV)
 """Names of models, at least one of each architecture whose GGUF files are written here."""
 
-_OF_HEADS = ("attention_head_dim", "query_pre_attn_scalar")
+_HEADS = ("num_attention_heads", "num_key_value_heads", "num_global_key_value_heads")
 _OF_ROWS = ("shared_intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
 _PATTERNED = ("Gemma", "OLMo-3", "Command", "EXAONE-4.0-32B", "SmolLM3")
 """Models whose layers differ: all six, where others have two."""
@@ -54,13 +54,11 @@ def _layers(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _wide(config: dict[str, Any]) -> dict[str, Any]:
-    """Rows of 256 everywhere, heads of 64."""
-    wide: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
-    wide |= {key: 64 for key in _OF_HEADS if config.get(key)} | {key: 256 for key in _OF_ROWS if config.get(key)}
-    wide |= {"global_head_dim": 128} if config.get("global_head_dim") else {}
+    """Rows of 256 everywhere: four times as many heads of the same size, for the same kernels of attention."""
+    wide: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256}
+    wide |= {key: 4 * config[key] for key in _HEADS if config.get(key)}
+    wide |= {key: 256 for key in _OF_ROWS if config.get(key)}
     wide |= {"hidden_size_per_layer_input": 256} if config.get("hidden_size_per_layer_input") else {}
-    wide |= {"rotary_dim": 32} if config.get("rotary_dim") else {}
-    wide |= {"partial_rotary_factor": 0.5} if config["model_type"] == "phi" else {}
     return config | wide
 
 
@@ -78,7 +76,7 @@ def _latent(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     head = width // 4
     sizes = {
         "hidden_size": width, "intermediate_size": width, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 4, "vocab_size": VOCABULARY, "max_position_embeddings": 256, "kv_lora_rank": width,
+        "num_key_value_heads": 4, "vocab_size": VOCABULARY, "max_position_embeddings": 256, "kv_lora_rank": 256,
         "q_lora_rank": width, "qk_nope_head_dim": head, "qk_rope_head_dim": 16, "v_head_dim": head,
         "first_k_dense_replace": 1, "moe_intermediate_size": width, "n_routed_experts": 8, "num_experts_per_tok": 2,
         "n_group": 2, "topk_group": 1, "num_nextn_predict_layers": 0,
@@ -93,7 +91,7 @@ def _delta(config: Mapping[str, Any], width: int) -> dict[str, Any]:
     sizes: dict[str, Any] = {
         "hidden_size": width, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
         "head_dim": 64, "vocab_size": VOCABULARY, "max_position_embeddings": 256, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4, "linear_key_head_dim": width // 4, "linear_value_head_dim": width // 4,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 64, "linear_value_head_dim": 64,
     }  # fmt: skip
     few = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": width}
     sizes |= few | {"shared_expert_intermediate_size": width} if config.get("num_experts") else {}
