@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -137,6 +138,7 @@ def compiled(child: Child, key: Key) -> bytes:
 
 def main() -> None:
     """A child: keys as lines of JSON on stdin, for each the length of its file and the file on stdout."""
+    gc.set_threshold(200_000, 50, 100)  # what Numba makes of a kernel lives until its end: looking for cycles finds few
     if hasattr(os, "nice"):
         os.nice(int(os.environ.get(NICE, "0")))
     for line in sys.stdin.buffer:  # until the parent closes it, or dies
