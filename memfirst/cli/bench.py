@@ -208,14 +208,12 @@ def _write_page(measured: Any) -> None:
 
 
 def _write_trace(measured: Any, file: Path) -> None:
-    """The timelines, as an object of JSON."""
-    from memfirst.errors import MemfirstError
+    """The timelines, as an object of JSON: whole, or no file."""
+    from memfirst.convert.gguf_write import replacing
     from memfirst.measure.profile import chrome_trace
 
-    try:
-        file.write_text(json.dumps(chrome_trace(measured.profiles)), encoding="utf-8")
-    except OSError as error:
-        raise MemfirstError(f"{file} cannot be written: {error.strerror or error}") from error
+    with replacing(str(file)) as out:
+        out.write(json.dumps(chrome_trace(measured.profiles)).encode())
 
 
 def _explained(model: str, rows: Path, offline: bool, as_json: bool) -> None:

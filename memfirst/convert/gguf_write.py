@@ -164,10 +164,17 @@ def _check_room(target: str, needed: int) -> None:
 
 @contextmanager
 def replacing(target: str) -> Iterator[BinaryIO]:
-    """A new file that takes the name `target` once it is complete and on disk, and vanishes on any error."""
+    """A new file that takes the name `target` once it is complete and on disk, and vanishes on any error.
+
+    What is no file (a pipe, a device) is written to, not replaced. CapacityError for a full disk.
+    """
     folder, base = os.path.split(os.path.abspath(target))
     partial = os.path.join(folder, f".{base[:64]}.{secrets.token_hex(4)}.part")
     try:
+        if os.path.exists(target) and not os.path.isfile(target) and not os.path.isdir(target):
+            with open(target, "wb") as stream:
+                yield stream
+            return
         with open(partial, "xb") as file:
             yield file
             file.flush()

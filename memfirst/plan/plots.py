@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from memfirst.errors import MemfirstError, UnsupportedError
+from memfirst.errors import UnsupportedError
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.plan import Plan, make
@@ -107,14 +107,17 @@ def _binds(plan: Plan, batch: int, context: int) -> str:
 
 
 def draw(plans: Sequence[Plan], path: Path) -> None:
-    """Write the pictures of one plan, or bars of several. UnsupportedError for other formats, or without matplotlib."""
+    """Write the pictures of one plan, or bars of several: a whole file, or none.
+
+    UnsupportedError for other formats, or without matplotlib; CapacityError for a full disk.
+    """
+    from memfirst.convert.gguf_write import replacing
+
     if path.suffix.lower() not in FORMATS:
         raise UnsupportedError(f"a picture as {path.name!r}", f"a name that ends in {', '.join(FORMATS)}")
     drawn = figure(plans[0]) if len(plans) == 1 else compared(plans)
-    try:
-        drawn.savefig(path, dpi=110)
-    except OSError as error:
-        raise MemfirstError(f"cannot write {path}: {error.strerror}") from error
+    with replacing(str(path)) as out:
+        drawn.savefig(out, dpi=110, format=path.suffix.lower()[1:])
 
 
 def figure(plan: Plan) -> Any:

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -43,7 +44,7 @@ class Access:
     """ASGI middleware around everything else."""
 
     def __init__(self, app: App, log: TextIO | None) -> None:
-        self._app, self._log = app, log
+        self._app, self._log, self._lost = app, log, False
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """As of ASGI."""
@@ -56,8 +57,21 @@ class Access:
         try:
             await self._app(scope, receive, line.told(send))
         finally:
-            if self._log is not None:
-                self._log.write(line.text(asked))
+            self._add(line.text(asked))
+
+    def _add(self, line: str) -> None:
+        """A line of the log. A full disk ends no request: it is said once, and lines are lost until there is room."""
+        if self._log is None:
+            return
+        try:
+            self._log.write(line)
+        except OSError as error:
+            if not self._lost:
+                with suppress(OSError):
+                    print(f"memfirst: the access log loses lines: {error.strerror or error}", file=sys.stderr)
+            self._lost = True
+        else:
+            self._lost = False
 
 
 class Line:
