@@ -232,7 +232,9 @@ class Beside:
         """Both, by turns who is first; `settings` has the switches for each of SETS."""
         self._turn += 1
         mine = self.ours() if self._turn % 2 else None
-        passes = {switches: self.theirs(switches, self._asked) for switches in dict.fromkeys(settings.values())}
+        passes = {settings["all"]: self.theirs(settings["all"], self._asked)}
+        if settings["edits"] not in passes:
+            passes[settings["edits"]] = self.theirs(settings["edits"], EDITS)
         mine = mine or self.ours()
         out = {}
         for name, switches in settings.items():
@@ -252,7 +254,7 @@ class Beside:
 
 
 def speeds(times: Times) -> Numbers:
-    """Tokens a second of the edits together, and of all answers."""
+    """Tokens a second of the edits together, and of all answers that there are."""
     parts = zip(SETS, (EDITS, times), strict=True)
     return {part: sum(times[n].tokens for n in names) / sum(times[n].seconds for n in names) for part, names in parts}
 
