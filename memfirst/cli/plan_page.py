@@ -347,11 +347,15 @@ def _advice(number: int, advice: Advice, most: int) -> Iterator[str]:
 
 
 def _command(text: str, most: int) -> Iterator[str]:
-    """A command on lines that a shell joins again; one line where nothing limits it."""
+    """A command on lines that a shell joins again, an option with its value; one line where nothing limits it."""
     words = re.findall(r"(?:[^\s']|'[^']*')+", text)
     line = " " * 5
-    for word in words:
-        if most and line.strip() and len(line) + len(word) + 3 > most:
+    for i, word in enumerate(words):
+        needed = len(word)
+        if word.startswith("-") and i + 1 < len(words) and not words[i + 1].startswith("-"):
+            both = needed + 1 + len(words[i + 1])
+            needed = both if both + 10 <= most else needed
+        if most and line.strip() and len(line) + needed + 3 > most:
             yield f"{line}\\"
             line = " " * 7
         line += f"{word} "

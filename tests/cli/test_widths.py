@@ -163,6 +163,22 @@ def test_a_command_on_several_lines_is_one_command(
             assert whole in [" ".join(line.split()) for line in narrow.split("\n")]
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_an_option_stands_on_the_line_of_its_value(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    broken = 0
+    for args in PAGES[:4]:
+        for line, after in itertools.pairwise(shown(capsys, args)):
+            if line.endswith("\\"):
+                broken += 1
+                option, value = line.split()[-2], after.split()[0]
+                alone = option.startswith("-") and not value.startswith("-")
+                assert not alone or len(option) + len(value) + 11 > columns, (line, after)
+    assert broken or columns == 120
+
+
 def test_every_swept_value_is_in_its_row(capsys: pytest.CaptureFixture[str]) -> None:
     rows = shown(capsys, ["plan", "qwen3:0.6b", "--on", "rtx-4090", "--sweep", "kv=f16,q8_0,q8_0/q4_0"])
     assert "KV" in rows[2].split() and [row.split()[0] for row in rows[3:]] == ["f16", "q8_0", "q8_0/q4_0"]
