@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prompt_toolkit.history import FileHistory
 
 from memfirst.cli.chat_session import state_folder
+from memfirst.convert.gguf_write import replacing
+from memfirst.errors import MemfirstError
 
 MOST_BYTES = 1 << 20
 """A longer file is cut to its newer half when a chat begins."""
@@ -49,8 +52,5 @@ class ChatHistory(FileHistory):
         if not path.exists() or path.stat().st_size <= MOST_BYTES:
             return
         newer = path.read_bytes()[-MOST_BYTES // 2 :]
-        shorter = path.with_suffix(".new")
-        handle = os.open(shorter, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(handle, "wb") as out:
+        with suppress(MemfirstError), replacing(str(path), 0o600) as out:  # on a full disk it stays as long as it is
             out.write(newer[newer.find(b"\n#") :])  # from the beginning of an entry
-        shorter.replace(path)

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memfirst.convert.gguf_write import replacing
 from memfirst.errors import ConfigError, FormatError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -55,10 +56,8 @@ def save(chat: Chat, name: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     elif not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}", "a name, or a path in a folder that is there")
-    new = path.with_name(f"{path.name}.new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
-        json.dump(kept, out, ensure_ascii=False, indent=1)
-    new.replace(path)
+    with replacing(str(path), 0o600) as out:
+        out.write(json.dumps(kept, ensure_ascii=False, indent=1).encode())
     return path
 
 

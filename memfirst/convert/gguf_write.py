@@ -163,10 +163,11 @@ def _check_room(target: str, needed: int) -> None:
 
 
 @contextmanager
-def replacing(target: str) -> Iterator[BinaryIO]:
+def replacing(target: str, mode: int = 0o666) -> Iterator[BinaryIO]:
     """A new file that takes the name `target` once it is complete and on disk, and vanishes on any error.
 
-    What is no file (a pipe, a device) is written to, not replaced. CapacityError for a full disk.
+    What is no file (a pipe, a device) is written to, not replaced. `mode` is of a new file, less the process' mask.
+    CapacityError for a full disk.
     """
     folder, base = os.path.split(os.path.abspath(target))
     partial = os.path.join(folder, f".{base[:64]}.{secrets.token_hex(4)}.part")
@@ -175,7 +176,7 @@ def replacing(target: str) -> Iterator[BinaryIO]:
             with open(target, "wb") as stream:
                 yield stream
             return
-        with open(partial, "xb") as file:
+        with open(partial, "xb", opener=lambda path, flags: os.open(path, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -74,10 +74,13 @@ def _fetch(ref: Ref, listing: Listing, name: str, folder: Path, progress: Progre
     with cache.disk_errors(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        with part.open("wb") as out:
-            out.write(front)
-            out.truncate(want.size)
-        cache.put_in_place(part, path)
+        try:
+            with part.open("wb") as out:
+                out.write(front)
+                out.truncate(want.size)
+            cache.put_in_place(part, path)
+        finally:
+            part.unlink(missing_ok=True)
         cache.record(
             folder, name, cache.Stored(want.size, want.digest, f"header of hf:{listing.repo}@{listing.commit}")
         )

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from memfirst.cli import bench, run_command
+from memfirst.cli import bench, chat_history, chat_session, run_command
 from memfirst.errors import CapacityError
+from memfirst.runtime.sampling import SamplingParams
 from memfirst.server.access import Access, open_log
 
 
@@ -53,6 +54,25 @@ def written(checkpoint: object, path: str, metadata: object) -> None:
     from memfirst.convert.gguf_write import write_gguf
 
     write_gguf(path, {"k": 1}, [], lambda info: [])
+
+
+def test_a_saved_chat_and_what_was_typed_keep_what_was_there(
+    full: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_session, "state_folder", lambda: tmp_path)
+    monkeypatch.setattr(chat_history, "state_folder", lambda: tmp_path)
+    monkeypatch.setattr(chat_history, "MOST_BYTES", 8)
+    (tmp_path / "chats").mkdir()
+    (tmp_path / "chats" / "talk.json").write_text("before")
+    (tmp_path / "chat_history").write_text("\n# now\n+a\n\n# later\n+b\n")
+    request = SimpleNamespace(params=SamplingParams(), max_tokens=None, stop=())
+    model = SimpleNamespace(checkpoint=SimpleNamespace(path="m.gguf"))
+    chat: Any = SimpleNamespace(request=request, model=model, system="", turns=[])
+    with pytest.raises(CapacityError, match="the disk is full"):
+        chat_session.save(chat, "talk")
+    assert list(chat_history.ChatHistory(private=False).load_history_strings()) == ["b", "a"]
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["chat_history", "chats", "talk.json"]
+    assert (tmp_path / "chats" / "talk.json").read_text() == "before"
 
 
 def test_a_trace_keeps_what_was_there(full: None, tmp_path: Path) -> None:
