@@ -157,7 +157,7 @@ def _check_room(target: str, needed: int) -> None:
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise MemfirstError(f"{target} cannot be written: {error}", "a folder that exists") from error
+        raise MemfirstError(f"cannot write {target}: {error.strerror}", "a folder that exists") from error
     if needed > free:
         raise CapacityError(f"{target} needs {needed} bytes and the disk has {free}", do="make room")
 
@@ -189,7 +189,7 @@ def replacing(target: str, mode: int = 0o666) -> Iterator[BinaryIO]:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise CapacityError(f"the disk is full: {target} was not written", do="make room") from error
-        raise MemfirstError(f"{target} cannot be written: {error}", do="choose another place") from error
+        raise MemfirstError(f"cannot write {target}: {error.strerror}", do="choose another place") from error
 
 
 def _sync_folder(folder: str) -> None:

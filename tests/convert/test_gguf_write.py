@@ -66,7 +66,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("place", ["missing/m.gguf", "."])
 def test_an_impossible_place_is_a_clear_error(place: str, tmp_path: Path) -> None:
-    with pytest.raises(MemfirstError, match="cannot be written"):
+    with pytest.raises(MemfirstError, match="cannot write"):
         write_gguf(tmp_path / place, {}, [INFO], lambda _: [bytes(32)])
     assert os.listdir(tmp_path) == []
 
