@@ -171,7 +171,7 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
     """For Q6_K: 16 sub-blocks of 16 columns with int8 scales, and 32 taken from each weight.
 
     ap  sums of 16 columns, two int16 in a word [tokens, cols/32]
-    Its bytes are one plain stream, which hardware follows: prefetching it cost 8 to 33 % on a Zen 5.
+    Its bytes are one plain stream, which hardware follows: prefetching it cost 8 to 33 % on a Zen 4.
     """
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
