@@ -24,7 +24,19 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 # Who may import whom. A room is a file or folder of memfirst/. Those of PLAN may import what stands before them
 # (and each other within a pair); the rest import what their row names, and nothing else.
-PLAN = ["errors", "progress", "codecs", "formats", "catalog", "graph", "models|convert", "transform", "lower", "ledger"]
+PLAN = [
+    "errors",
+    "files",
+    "progress",
+    "codecs",
+    "formats",
+    "catalog",
+    "graph",
+    "models|convert",
+    "transform",
+    "lower",
+    "ledger",
+]
 PLAN += ["hardware", "predict", "plan"]
 MAY_IMPORT = {
     "hub": "errors progress formats catalog __version__",

@@ -209,7 +209,7 @@ def _write_page(measured: Any) -> None:
 
 def _write_trace(measured: Any, file: Path) -> None:
     """The timelines, as an object of JSON: whole, or no file."""
-    from memfirst.convert.gguf_write import replacing
+    from memfirst.files import replacing
     from memfirst.measure.profile import chrome_trace
 
     with replacing(str(file)) as out:

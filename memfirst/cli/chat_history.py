@@ -10,8 +10,8 @@ from pathlib import Path
 from prompt_toolkit.history import FileHistory
 
 from memfirst.cli.chat_session import state_folder
-from memfirst.convert.gguf_write import replacing
 from memfirst.errors import MemfirstError
+from memfirst.files import replacing
 
 MOST_BYTES = 1 << 20
 """A longer file is cut to its newer half when a chat begins."""

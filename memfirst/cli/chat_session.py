@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from memfirst.convert.gguf_write import replacing
 from memfirst.errors import ConfigError, FormatError, ModelNotFoundError
+from memfirst.files import replacing
 
 if TYPE_CHECKING:
     from memfirst.cli.chat import Chat

@@ -111,7 +111,7 @@ def draw(plans: Sequence[Plan], path: Path) -> None:
 
     UnsupportedError for other formats, or without matplotlib; CapacityError for a full disk.
     """
-    from memfirst.convert.gguf_write import replacing
+    from memfirst.files import replacing
 
     if path.suffix.lower() not in FORMATS:
         raise UnsupportedError(f"a picture as {path.name!r}", f"a name that ends in {', '.join(FORMATS)}")
