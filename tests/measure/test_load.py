@@ -19,6 +19,7 @@ from memfirst.measure.load import run as loads
 from memfirst.measure.load.predicted import miss, predictions, predictor
 from memfirst.measure.load.run import Found, Options, load
 from memfirst.measure.load.workload import SHAREGPT, Workload
+from memfirst.measure.probe.stream import stream_of
 from memfirst.plan import subject
 from memfirst.predict.load import Ask, Slo
 from memfirst.progress import Silent
@@ -39,10 +40,11 @@ def fake() -> Iterator[Fake]:
 
 
 def test_a_closed_loop_keeps_so_many_clients(fake: Fake) -> None:
+    fake.token_s = 0.005  # an answer takes 40 ms: what requests cost beside it hardly counts
     found = put(fake, clients=(1, 4), requests=12, slo=Slo(ttft=5.0, itl=5.0))
     one, four = (level.figures for level in found.levels)
     assert one and four and (one.requests, one.tokens) == (12, 96) == (four.requests, four.tokens)
-    assert four.tok_s > 1.5 * one.tok_s and fake.most_active == 4 and not found.levels[0].errors
+    assert four.tok_s > 2.5 * one.tok_s and fake.most_active == 4 and not found.levels[0].errors
     assert 0.0015 < one.itl.p50 < 0.01 and one.e2e.p50 == pytest.approx(one.ttft.p50 + 7 * one.itl.mean, rel=0.5)
     assert one.good and one.good[1] == 1.0 and [level.label for level in found.levels] == ["1 client", "4 clients"]
     assert not any("ignore_eos" in body for body in fake.completions())  # OpenAI's API has no such field
@@ -184,3 +186,12 @@ def test_a_server_of_our_own_beside_what_is_predicted(
     simulated = predictions(found, by)[0]
     assert simulated and miss(found.levels[0], simulated) is not None
     assert all(isinstance(ask, Ask) and ask.shared == 24 for ask in found.levels[0].asked)
+
+
+@pytest.mark.parametrize(("reason", "tokens"), [("length", 3), ("stop", 2)])
+def test_two_tokens_in_a_chunk_count_as_two_and_an_end_token_as_none(reason: str, tokens: int) -> None:
+    """A usage of three in two chunks of text: at the limit all three are text."""
+    events: list[dict[str, Any]] = [{"choices": [{"text": text, "finish_reason": None}]} for text in ("a", "bc")]
+    events += [{"choices": [{"text": "", "finish_reason": reason}], "usage": {"completion_tokens": 3}}]
+    lines = [(float(i), b"data: " + json.dumps(event).encode()) for i, event in enumerate(events)]
+    assert stream_of(lines, 0.0).events[-1].tokens == tokens

@@ -262,7 +262,8 @@ def _totals(seen: _Seen) -> tuple[list[float], str]:
         return known, BY_CHUNK
     if total is None:
         return [float(i) for i in range(1, chunks + 1)], BY_CHUNKS
-    per_chunk = 1.0 if total == chunks + 1 else total / chunks  # one more: the end token shows no text
+    # One more: the end token shows no text. At the limit there is none, and two tokens came in one chunk.
+    per_chunk = 1.0 if total == chunks + 1 and seen.finished != "length" else total / chunks
     return [i * per_chunk for i in range(1, chunks + 1)], BY_USAGE
 
 
