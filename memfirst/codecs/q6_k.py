@@ -8,8 +8,8 @@
 
 Packed, 16 rows side by side, 3360 bytes per 256 columns: 16 x d, 256 bytes of scales (2j and 2j+1 of row r
 at 32j+2r), then vectors of 64 bytes with four bytes of each row: for each 64 columns that share bytes of qh 4 of these,
-then the 8 of ql, so that a kernel reads one stream. Of two, ql and qh apart, hardware fetches little ahead: a Zen 4
-read 11 GB/s a thread for 27.
+then the 8 of ql, so that a kernel reads one stream. With ql and qh apart the hardware prefetcher falls behind:
+a Zen 4 read 11 GB/s a thread, and reads 27 so.
 """
 
 from __future__ import annotations

@@ -130,10 +130,10 @@ def test_long_paths_and_names_end_lines_between_their_parts(
 
 
 def test_a_word_is_cut_only_where_it_must_be() -> None:
-    text = "see /home/a/models/one-two-three.gguf now"
-    assert fold(text, 30, cut=True) == ["see /home/a/models/", "  one-two-three.gguf now"]
-    assert fold(text, 20, cut=True) == ["see /home/a/models/", "  one-two-three.", "  gguf now"]
-    assert fold(text, 20)[1:] == ["  /home/a/models/one-two-three.gguf", "  now"], "one to be copied stays whole"
+    text = "see /data/a/models/one-two-three.gguf now"
+    assert fold(text, 30, cut=True) == ["see /data/a/models/", "  one-two-three.gguf now"]
+    assert fold(text, 20, cut=True) == ["see /data/a/models/", "  one-two-three.", "  gguf now"]
+    assert fold(text, 20)[1:] == ["  /data/a/models/one-two-three.gguf", "  now"], "one to be copied stays whole"
     assert fold("x" * 30, 12, cut=True) == ["x" * 9, "  " + "x" * 9, "  " + "x" * 9, "  xxx"]
     for most in range(10, 60):
         lines = fold(text, most, cut=True)

@@ -204,7 +204,7 @@ def test_weights_are_read_as_one_stream(codec: str, monkeypatch: pytest.MonkeyPa
     size = codecs.get(codec).block_bytes * ROWS * columns // codecs.get(codec).block
     assert sorted(lines) == list(range(-(-size // 64)))
     late = np.maximum.accumulate(order) - order > 1024 // 64
-    assert late.sum() <= 2 * columns // 256  # d and a line of scales, that the end of a block needs first
+    assert late.sum() <= 2 * columns // 256  # d and a line of scales, first needed at the end of a block
 
 
 def test_the_likeliest_tokens_interpreted() -> None:

@@ -171,7 +171,7 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
     """For Q6_K: 16 sub-blocks of 16 columns with int8 scales, and 32 taken from each weight.
 
     ap  sums of 16 columns, two int16 in a word [tokens, cols/32]
-    Its bytes are one plain stream, which hardware follows: prefetching it cost 8 to 33 % on a Zen 4.
+    Weights are one plain stream for the hardware prefetcher: software prefetch cost 8 to 33 % on a Zen 4.
     """
     blocks = cols // 256
     group = blocks * CODEC.STRIDE
@@ -195,7 +195,7 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
                             sums[SIDE * t + side] = sub(sums[SIDE * t + side], s)
                 for i in static(SIDE * TILE):
                     sums[i] = shl(sums[i], 5)
-                for n in range(4):  # parts of halves, in the order of the bytes
+                for n in range(4):  # half n // 2, part n % 2: the order of the bytes
                     for i in static(4):  # unrolled: shifts by a variable number are several instructions
                         QUARTER = i // 2 + 2 * (i % 2)
                         j = n // 2 * 4 + QUARTER
