@@ -189,6 +189,9 @@ class Backend(Protocol):
     def warm_up(self) -> None:
         """Make now what steps of any size will need."""
 
+    def warm_up_hidden(self) -> None:
+        """Make now what steps that give hidden rows will need; UnsupportedError where it does none."""
+
     def read_bandwidth(self, seconds: float = 0.33) -> float | None:
         """Measured read bandwidth of the backend's threads, bytes/s; None where it is not measured."""
 

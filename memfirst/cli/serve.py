@@ -103,6 +103,13 @@ Replicas = Annotated[
         help="Serve no model here: hand requests to servers that run, the one that is free first.",
     ),
 ]
+Pooling = Annotated[
+    str,
+    _option(
+        "--pooling", metavar="mean|cls|last", show_default="what the model's file says",
+        help="Serve embeddings, made of the tokens' hidden rows: their mean, the first's or the last's.",
+    ),
+]  # fmt: skip
 NoPage = Annotated[bool, _option("--no-page", help="No live page at /.")]
 
 SEQUENCES = 16
@@ -110,7 +117,7 @@ SEQUENCES = 16
 
 OF_A_MODEL = (
     "model", "name", "threads", "ctx", "kv", "speculate", "draft", "max_sequences", "kv_memory", "spill", "keep_kv",
-    "memory", "pack", "max_queue", "max_wait", "split", "offline",
+    "memory", "pack", "pooling", "max_queue", "max_wait", "split", "offline",
 )  # fmt: skip
 """Options that a front door's replicas have, each its own."""
 
@@ -138,6 +145,7 @@ def serve(
     keep_kv: KeepKv = False,
     memory: Memory = None,
     pack: Pack = "auto",
+    pooling: Pooling = "",
     max_queue: Queue = 256,
     max_wait: Wait = 120,
     no_page: NoPage = False,
@@ -187,7 +195,7 @@ def serve(
         report.note(f"loading {names[0]}; until it is ready /health says 503")
         loading = Loading(
             path, engine.share_of_threads(threads, split), ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto",
-            speculate, "auto" if spill is None else spill, keep_kv, memory, small, pack, split,
+            speculate, "auto" if spill is None else spill, keep_kv, memory, small, pack, split, pooling,
         )  # fmt: skip
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))

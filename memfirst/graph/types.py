@@ -180,6 +180,7 @@ class Step:
     resident  by operation whose experts are on disk, how many of those that it read were in memory: known once recorded
     head      tiles of 16 rows of the output head that are computed, ascending: all tokens that may come are in these.
               Other logits are left as they were. None: all tiles
+    hidden    rows are those of the final norm, [hidden_size], not logits: the output head is not read
     """
 
     sequences: tuple[Sequence, ...]
@@ -188,6 +189,7 @@ class Step:
     resident: Mapping[str, int] = field(default_factory=dict)
     aside: Mapping[str, int] = field(default_factory=dict)
     head: tuple[int, ...] | None = None
+    hidden: bool = False
 
     @property
     def tokens(self) -> int:

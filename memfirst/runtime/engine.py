@@ -50,6 +50,8 @@ class Engine:
         self._cancelled: deque[Request] = deque()
         self._numbers, self._waiting, self._closed = 0, 0, False
         self._steps = 0
+        self._stepped = False
+        """Whether the step that is being done has changed anything yet."""
         self._rows: dict[int, tuple[F32, list[F32]]] = {}
 
     # --- for readers, from any thread
@@ -170,36 +172,48 @@ class Engine:
     def _step(self) -> bool:
         start = time.perf_counter()
         work: list[Work] = []
-        stepped = False
+        self._stepped = False
         try:
             self._reap()
             work = self.scheduler.schedule()
             if not work:
                 return False
-            self.speculation.extend(work)
-            step, tokens = self.scheduler.step(work)
-            before = time.perf_counter()
-            result = self._run(work, step, tokens)
-            if result is None:
-                return True
-            stepped = True
-            self._steps += 1
-            after = time.perf_counter()
+            tokens, embeddings = [w for w in work if not w.rows], [w for w in work if w.rows]
+            self.speculation.extend(tokens)
+            for part in (tokens, embeddings):
+                if part:
+                    self._do(part, start)
+                    start = time.perf_counter()
+            self.scheduler.finish()
+        except BaseException:
+            self._recover(work, self._stepped)
+            raise
+        return True
+
+    def _do(self, work: list[Work], start: float) -> None:
+        """A step of the backend, and what follows from it: tokens, or hidden rows, which have no head."""
+        step, tokens = self.scheduler.step(work)
+        before = time.perf_counter()
+        result = self._run(work, step, tokens)
+        if result is None:
+            return
+        self._stepped = True
+        self._steps += 1
+        after = time.perf_counter()
+        if step.hidden:
+            self._pool(work, result)
+        else:
             self._take_drafts(work)
             self._record(work, step, result)
             self.speculation.learn(work, after - before)
-            end = time.perf_counter()
-            for w in work:
-                self._count(w, end - start, after - before, start)
+        end = time.perf_counter()
+        for w in work:
+            self._count(w, end - start, after - before, start)
+        if not step.hidden:
             self.scheduler.pace.record(step.tokens, end - start)
-            if self.accounts is not None:
-                wrong = sum(len(w.draft) - w.kept for w in work)
-                self.accounts.add(step, [w.request for w in work], result, end - start, wrong)
-            self.scheduler.finish()
-        except BaseException:
-            self._recover(work, stepped)
-            raise
-        return True
+        if self.accounts is not None:
+            wrong = sum(len(w.draft) - w.kept for w in work)
+            self.accounts.add(step, [w.request for w in work], result, end - start, wrong)
 
     def _run(self, work: list[Work], step: Step, tokens: list[int]) -> StepResult | None:
         """The backend's part. What it refuses is these requests' error; None then."""
@@ -229,6 +243,17 @@ class Engine:
                     request.timing.add_disk(result.disk)
                 if request.done:
                     self.scheduler.remove(request)
+            w.done = True
+
+    def _pool(self, work: list[Work], result: StepResult) -> None:
+        """Cache what was computed, and give embeddings their rows."""
+        rows, at = self._rows_of(result.logits), 0
+        for w in work:
+            self.scheduler.commit(w)
+            w.request.take_rows(w.past, w.rows, rows[at : at + len(w.rows)])
+            at += len(w.rows)
+            if w.request.done:
+                self.scheduler.remove(w.request)
             w.done = True
 
     def _take_drafts(self, work: list[Work]) -> None:

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -14,9 +14,7 @@ from memfirst.backends.base import Backend, observed
 from memfirst.codecs.base import F32
 from memfirst.errors import CapacityError, ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache, Step, decode
-from memfirst.hardware import host
 from memfirst.ledger import Ledger, Memory, distinct_experts
 from memfirst.models import build
 from memfirst.progress import Progress, Silent, usual
@@ -33,20 +31,19 @@ from memfirst.runtime.conversation import Conversation
 from memfirst.runtime.engine import Engine
 from memfirst.runtime.generation import Generation, Start
 from memfirst.runtime.grammar import Constraint, Grammar, Grammars, grammar_of
+from memfirst.runtime.loading import cached_as, make_backend, open_model
 from memfirst.runtime.logprobs import check_logprobs
-from memfirst.runtime.placing import PACK_AUTO, Limit, check_limit, check_memory, check_pack, from_disk, needed
+from memfirst.runtime.placing import PACK_AUTO, Limit, check_limit, check_pack
 from memfirst.runtime.report import DiskUse, Report, drafts_of
 from memfirst.runtime.request import MOST_AHEAD, Request, Timing
 from memfirst.runtime.sampling import Sampler, SamplingParams
-from memfirst.runtime.sharing import Sharing, check_sequences, longest, sequences_of, sharing_of
+from memfirst.runtime.sharing import check_sequences, longest, sequences_of, sharing_of
 from memfirst.runtime.speculation import AUTO, check_speculate
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
-from memfirst.transform.recode import parse_kv, with_kv
 from memfirst.transform.twelve_bits import bits as twelve_bits
 
 if TYPE_CHECKING:
-    from memfirst.runtime.draft import Opened
     from memfirst.text.chat import ChatTemplate
 
 Messages = Sequence[Mapping[str, Any]]
@@ -301,6 +298,34 @@ class Model:
         """Logits f32 [len(tokens), vocab] of every position, from an empty cache."""
         return self.engine.logits(tokens)
 
+    @cached_property
+    def pooling(self) -> str:
+        """How `embed` makes one vector of a text by default, as the model's file says: "mean", "cls", "last", or ""."""
+        from memfirst.runtime.embedding import pooling_of
+
+        return pooling_of(self.checkpoint)
+
+    def embed(
+        self, texts: str | Sequence[int] | Sequence[str] | Sequence[Sequence[int]], *, pooling: str | None = None,
+        normalize: bool = True, dimensions: int | None = None,
+    ) -> F32:  # fmt: skip
+        """Texts as vectors f32 [texts, hidden_size], many to a step; of one text f32 [hidden_size].
+
+        Args:
+            texts: A text or its token ids; or several.
+            pooling: "mean" of the tokens' hidden rows, that of the first ("cls") or of the "last". Default what the
+                model's file says; a model that says nothing was made for other things, and must be told.
+            normalize: Make each of length 1.
+            dimensions: Only so many of the first, for models that were trained for that.
+
+        Raises:
+            ConfigError: No pooling is known, or a text has no tokens.
+            CapacityError: The context cannot hold a text.
+        """
+        from memfirst.runtime.embedding import embed
+
+        return embed(self, texts, pooling or self.pooling, normalize, dimensions)
+
     def clear_cache(self) -> None:
         """Forget what is kept for prompts that begin like earlier ones."""
         self.engine.clear_cache()
@@ -400,7 +425,7 @@ def load(
     check_speculate(speculate)
     check_pack(pack)
     report = Silent() if progress is False else usual() if progress is None or progress is True else progress
-    checkpoint = _open(model, report)
+    checkpoint = open_model(model, report)
     stages.done("open")
     if not checkpoint.has_bytes:
         raise UnsupportedError(f"{checkpoint.path} holds shapes but no weights", "a model with weights to run")
@@ -421,9 +446,10 @@ def load(
     if draft is not None:
         from memfirst.runtime.draft import opened
 
-        small, words = opened(_open(draft, report), checkpoint, graph, context, sharing, workers, backend, speculate)
+        proposer = open_model(draft, report)
+        small, words = opened(proposer, checkpoint, graph, context, sharing, workers, backend, speculate)
     name, limit = "leading" if split else backend, check_limit(memory)
-    made = _backend(name, graph, checkpoint, workers, context, sharing, report, stages, limit, pack, small)
+    made = make_backend(name, graph, checkpoint, workers, context, sharing, report, stages, limit, pack, small)
     loaded = Model(checkpoint, made.graph, made, context, stages)
     loaded.speculate = speculate
     if small is not None and words is not None:
@@ -434,64 +460,3 @@ def load(
         nbytes = spill if isinstance(spill, int) else sharing.nbytes(graph)
         open_page_file(loaded.engine.scheduler.memory, made, checkpoint, nbytes, keep_kv, report)
     return loaded
-
-
-def cached_as(graph: Graph, kv: str, backend: str) -> Graph:
-    """The graph with its KV cache in other codecs; UnsupportedError where heads are no whole blocks of one."""
-    codecs = parse_kv(kv)
-    if codecs == ("f16", "f16"):
-        return graph
-    if backend == "reference":
-        raise ConfigError(f"a KV cache of {kv} on the reference backend", "f16: it keeps all in float32")
-    made = with_kv(graph, *codecs)
-    for cache in (c for c in made.caches if isinstance(c, KVCache)):
-        if (cache.k_codec, cache.v_codec if cache.v_dim else codecs[1]) != codecs:
-            raise UnsupportedError(
-                f"heads of {cache.k_dim} and {cache.v_dim} in {kv}",
-                "multiples of 32",
-                'load it with kv="f16"',
-                "--kv f16",
-            )
-    return made
-
-
-def _open(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -> Checkpoint:
-    if not isinstance(model, str | os.PathLike):
-        return model
-    if os.path.exists(model):
-        return open_checkpoint(model)
-    from memfirst import hub
-
-    return open_checkpoint(hub.resolve(os.fspath(model), progress=progress))
-
-
-def _backend(
-    name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, sharing: Sharing, progress: Progress,
-    stages: Stages, limit: Limit | None, pack: str, draft: Opened | None = None,
-) -> Any:  # fmt: skip
-    if limit is not None and name != "cpu":
-        raise ConfigError(f"a limit on memory with the {name} backend", "the cpu backend")
-    if name == "reference":
-        from memfirst.backends.reference.generating import SlowBackend, slow_memory
-
-        check_memory(slow_memory(graph, context), context)
-        return SlowBackend(graph, checkpoint, context)
-    if name == "leading":
-        from memfirst.runtime.split import leading
-
-        return leading(graph, checkpoint, threads, context, sharing, progress, stages.done)
-    if name != "cpu":
-        raise ConfigError(f"the backend {name!r}", "cpu or reference")
-    if host.visible_gpu():
-        progress.note("a GPU is visible; it is not used yet")
-    beside = 0 if draft is None else draft.need.total
-    from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
-    from memfirst.runtime.packing import lowered
-
-    lowering, found = lowered(graph, checkpoint, context, sharing, threads, limit, pack, progress, beside)
-    offer = partial(from_disk, lowering, checkpoint, sharing, threads, beside) if limit is None else lambda: None
-    check_memory(needed(lowering, sharing, threads), context, offer, beside)
-    options = CpuOptions(
-        threads, context, sharing.sequences, drafts=True, given=sharing.blocks, snapshots=sharing.snapshots
-    )
-    return CpuBackend(lowering.graph, checkpoint, options, lowering, progress, stages.done, twelve_bits=found)

@@ -277,6 +277,18 @@ class Request:
         """Tokens that are to be computed before the next one is known."""
         return len(self.ids) - (len(self.sequence.ids) if self.sequence else 0)
 
+    @property
+    def reusable(self) -> int:
+        """Tokens at its beginning that may come from the cache: all but the last, whose logits are wanted."""
+        return len(self.ids) - 1
+
+    def rows(self, past: int, new: int) -> tuple[int, ...]:
+        """Which of `new` tokens after `past` give hidden rows that are wanted (`embedding`): none of an answer's."""
+        return ()
+
+    def take_rows(self, past: int, rows: Sequence[int], values: Sequence[F32]) -> None:
+        """These rows."""
+
     def take(self) -> Token | None:
         """The next token for the reader; None at the end. Raises what ended the request."""
         if self.events:

@@ -61,6 +61,8 @@ class Work:
     """What a draft model took for each of them, where t(1) is 1."""
     drafts: tuple[Origin, ...] = ()
     """Its steps for this one."""
+    rows: tuple[int, ...] = ()
+    """Of an embedding, which of its tokens give hidden rows."""
 
 
 def _by_tiles(backend: Backend) -> bool:
@@ -158,7 +160,7 @@ class Scheduler:
         return min(most, PROMPT_CHUNK) if self.gap is None else self.pace.beside(decoding, most, self.gap)
 
     def step(self, work: Sequence[Work]) -> tuple[Step, list[int]]:
-        """What the backend is asked for."""
+        """What the backend is asked for: of work that gives tokens, or of work that gives hidden rows."""
         rows, tokens = [], []
         for w in work:
             sequence = w.request.sequence
@@ -169,15 +171,15 @@ class Scheduler:
             if w.slot is not None:
                 read, write = w.slot if sequence.slot is None else sequence.slot, w.slot
             tokens += w.draft
-            logits = tuple(range(w.new - 1, w.new + len(w.draft))) if w.draft else None if w.last else ()
+            logits = w.rows or (tuple(range(w.new - 1, w.new + len(w.draft))) if w.draft else None if w.last else ())
             rows.append(Row(w.past, w.new + len(w.draft), sequence.blocks.tables, None, None, logits, read, write))
-        return Step(tuple(rows), head=self._head(work)), tokens
+        return Step(tuple(rows), head=self._head(work), hidden=bool(work and work[0].rows)), tokens
 
     def _head(self, work: Sequence[Work]) -> tuple[int, ...] | None:
         """Tiles of the output head that the grammars of all answers leave; None where that is not a small part."""
         tiles: set[int] = set()
         for w in work if self._lists else ():
-            if w.last:
+            if w.last and not w.rows:
                 wanted = w.request.tiles()
                 if wanted is None:
                     return None
@@ -234,7 +236,7 @@ class Scheduler:
                 return
             if request.paused or request.sequence is not None or (passing and not self._may_pass(request)):
                 continue
-            found = self.memory.match(None, request.ids, len(request.ids) - 1)
+            found = self.memory.match(None, request.ids, request.reusable)
             if self._is_awaited(request, found.tokens(self.memory.size)):
                 continue
             if self._admit(request, found):
@@ -259,13 +261,13 @@ class Scheduler:
         return self._add(request, min(request.remaining, most, stop - past))
 
     def _extend(self, request: Request) -> bool:
-        """Go on from what is cached of the request's tokens, all but the last: its logits are wanted. False where it
-        has to wait for room to read that."""
+        """Go on from what is cached of the request's tokens that need not be computed. False where it has to wait for
+        room to read that."""
         sequence = request.sequence
         if sequence is None:
             return False
         others = [r.sequence for r in self.running if r.sequence is not None]
-        found = self.memory.match(sequence, request.ids, len(request.ids) - 1, others)
+        found = self.memory.match(sequence, request.ids, request.reusable, others)
         unread = self.memory.unread(found)
         if any(unread):
             if not self._is_worth_reading(found, unread):
@@ -311,7 +313,7 @@ class Scheduler:
             if request.sequence is not None and age(other) > age(request):
                 continue
             end = self.memory.next_stop(at, len(other.ids)) if self.memory.recurrent else at + size
-            coming = len(sequence.ids) < end <= min(len(request.ids) - 1, len(other.ids))
+            coming = len(sequence.ids) < end <= min(request.reusable, len(other.ids))
             if coming and other.ids[:end] == request.ids[:end]:
                 return True
         return False
@@ -324,8 +326,8 @@ class Scheduler:
         past = len(sequence.ids)
         if not self._reserve(sequence, past + new, request):
             return 0
-        last = new == len(request.ids) - past
-        self._work.append(Work(request, past, new, last, self.memory.take_slot() if self.memory.recurrent else None))
+        last, slot = new == len(request.ids) - past, self.memory.take_slot() if self.memory.recurrent else None
+        self._work.append(Work(request, past, new, last, slot, rows=request.rows(past, new)))
         return new
 
     # --- room

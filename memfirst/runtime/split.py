@@ -17,6 +17,7 @@ from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.distributed import words
 from memfirst.distributed.mpi import Group, group, leave
+from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, Step
@@ -24,7 +25,7 @@ from memfirst.lower.cpu import Lowering
 from memfirst.models import build
 from memfirst.progress import Progress, Silent
 from memfirst.runtime.arguments import check_threads
-from memfirst.runtime.model import cached_as
+from memfirst.runtime.loading import cached_as
 from memfirst.runtime.placing import check_memory, needed
 from memfirst.runtime.sharing import Sharing
 from memfirst.transform.split import check_kind, split
@@ -51,6 +52,8 @@ class LeadingBackend(CpuBackend):
         self, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None = None
     ) -> StepResult:  # fmt: skip
         """As of `Backend`; `log` is of this process's part."""
+        if step.hidden:
+            raise UnsupportedError("embeddings of a model in several processes", "one process")
         self.check(step, tokens)  # what it refuses the others must not begin
         self._group.tell(words.of_step(step, tokens))
         try:

@@ -15,11 +15,13 @@ from memfirst.server import (
     anthropic,
     chat,
     completions,
+    embeddings,
     failures,
     live,
     llama_cpp,
     metrics,
     ollama,
+    ollama_embeddings,
     responses,
     unserved,
 )
@@ -30,13 +32,18 @@ from memfirst.server.openapi import Described
 from memfirst.server.service import Service
 from memfirst.server.stream import ClientGoneError
 
+MODULES = (
+    about, anthropic, chat, completions, embeddings, llama_cpp, metrics, ollama, ollama_embeddings, responses, unserved,
+)  # fmt: skip
+"""Endpoints, but for the page's."""
+
 
 def application(served: Service) -> Access:
     """All endpoints, behind the guard, behind the log."""
     app = Described(title="memfirst", version=__version__, docs_url=None, redoc_url=None)
     app.state.service = served
     app.state.metrics = Metrics(served)
-    for module in (about, anthropic, chat, completions, llama_cpp, metrics, ollama, responses, unserved):
+    for module in MODULES:
         app.include_router(module.router)
     if served.settings.page:
         app.include_router(live.router)

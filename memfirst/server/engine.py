@@ -6,6 +6,7 @@ A process of its own, because the interpreter's lock would make steps wait for H
 
 from __future__ import annotations
 
+import base64
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,7 @@ from memfirst.distributed import mpi
 from memfirst.errors import CapacityError, MemfirstError
 from memfirst.runtime.accounts import Accounts, position_bytes
 from memfirst.runtime.arguments import check_threads
+from memfirst.runtime.embedding import Embedding, check_causal, check_length, check_pooling
 from memfirst.runtime.grammar import Grammar
 from memfirst.runtime.model import Model, load
 from memfirst.runtime.request import Request
@@ -60,6 +62,7 @@ class Loading:
     draft: str | None = None
     pack: str = "auto"
     split: str = ""
+    pooling: str = ""
 
 
 class Reports:
@@ -95,6 +98,7 @@ def main(pipe: Connection, loading: Loading, launcher: Connection | None = None)
                 spill=0 if loading.split else loading.spill, keep_kv=loading.keep_kv, memory=loading.memory,
                 draft=loading.draft, pack=loading.pack, split=loading.split,
             )  # fmt: skip
+            pooling = _pooling(model, loading)
         except MemfirstError as error:
             pipe.send_bytes(messages.encoded(messages.FAILED, *_said(error)))
             if loading.split:
@@ -103,7 +107,7 @@ def main(pipe: Connection, loading: Loading, launcher: Connection | None = None)
                 leave()
             return
         with model:
-            Serving(pipe, model, check_threads(loading.threads)).run()
+            Serving(pipe, model, check_threads(loading.threads), pooling).run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the HTTP process is gone
 
@@ -130,8 +134,8 @@ def _end_with_parent() -> None:
 class Serving:
     """The loop: messages in, a step, what it gave out."""
 
-    def __init__(self, pipe: Connection, model: Model, threads: int) -> None:
-        self._threads = threads
+    def __init__(self, pipe: Connection, model: Model, threads: int, pooling: str = "") -> None:
+        self._threads, self._pooling = threads, pooling
         self._pipe, self._model, self._engine = pipe, model, model.engine
         self._comes = messages.waits(pipe)
         self._accounts = model.engine.accounts = Accounts(model.backend)
@@ -210,19 +214,27 @@ class Serving:
 
     def _begin(self, ask: Ask, grammar: Grammar | None) -> None:
         try:
-            make = self._model.sampler(messages.params_of(ask.params))
-            request = Request(
-                ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs,
-                None, ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO, ask.prediction,
-                self._model.constraint(grammar, ask.end_ids), ask.special, ask.client, ask.priority,
-            )  # fmt: skip
-            if len(ask.prompt) >= self._model.longest:
-                raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")
+            request = self._embedding(ask) if ask.pooling else self._answer(ask, grammar)
             self._engine.submit(request)
         except MemfirstError as error:
             self._pipe.send_bytes(messages.encoded(messages.BATCH, [["e", End(ask.number, "", {}, _said(error))]]))
             return
         self._live[ask.number] = request
+
+    def _embedding(self, ask: Ask) -> Request:
+        check_length(ask.prompt, self._model.longest)
+        return Embedding(ask.prompt, self._model.tokenizer, self._model.longest, ask.pooling, ask.client)
+
+    def _answer(self, ask: Ask, grammar: Grammar | None) -> Request:
+        make = self._model.sampler(messages.params_of(ask.params))
+        request = Request(
+            ask.prompt, make, self._model.tokenizer, ask.max_tokens, ask.stop, self._model.longest, ask.logprobs, None,
+            ask.end_ids, ask.least, ask.endless, self._model.speculate == AUTO, ask.prediction,
+            self._model.constraint(grammar, ask.end_ids), ask.special, ask.client, ask.priority,
+        )  # fmt: skip
+        if len(ask.prompt) >= self._model.longest:
+            raise CapacityError(f"{len(ask.prompt)} tokens", f"fewer than the context of {self._model.longest}")
+        return request
 
     def _drop(self, number: int) -> None:
         self._compiling.pop(number, None)
@@ -259,10 +271,12 @@ class Serving:
                 events.append(["t", Piece(number, token.text, token.id, listed)])
             if request.done:
                 del self._live[number]
-                self._length += LEARNS * (request.generated - self._length)
+                if not isinstance(request, Embedding):
+                    self._length += LEARNS * (request.generated - self._length)
                 error = request.error
                 said = _said(error) if isinstance(error, MemfirstError) else None
-                events.append(["e", End(number, request.stop_reason, self._usage(request), said)])
+                vector = _base64(request) if isinstance(request, Embedding) and error is None else ""
+                events.append(["e", End(number, request.stop_reason, self._usage(request), said, vector)])
         return events
 
     def _usage(self, request: Request) -> dict[str, Any]:
@@ -320,9 +334,22 @@ class Serving:
         return Loaded(
             model.graph.architecture, model.context, model.graph.context, backend.max_sequences,
             max((group.cache.block for group in groups), default=0), blocks, each, memory, sum(weights.values()),
-            weights.most_common(1)[0][0], self._threads, model.longest,
+            weights.most_common(1)[0][0], self._threads, model.longest, model.graph.hidden_size, self._pooling,
         )  # fmt: skip
 
 
 def _said(error: MemfirstError) -> list[str]:
     return [error.found, error.expected, error.do, error.command, type(error).__name__]
+
+
+def _base64(request: Embedding) -> str:
+    return base64.b64encode(request.vector.astype("<f4").tobytes()).decode()
+
+
+def _pooling(model: Model, loading: Loading) -> str:
+    """How the model's embeddings are made, all ready for it; "" where neither the file nor the caller says so."""
+    pooling = check_pooling(loading.pooling) if loading.pooling else model.pooling
+    if pooling:
+        check_causal(model.checkpoint)
+        model.backend.warm_up_hidden()
+    return pooling

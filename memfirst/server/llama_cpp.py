@@ -208,7 +208,7 @@ async def completion(asked: Continued, request: Request) -> Response:
     served = service(request)
     served.check_model(asked.model)
     tokenizer = served.prompts.tokenizer
-    prompts, sampled = [await _ids(served, one) for one in _prompts(asked.prompt)], asked.sampled(tokenizer)
+    prompts, sampled = [await ids_of(served, one) for one in _prompts(asked.prompt)], asked.sampled(tokenizer)
     context, vocabulary, listed = served.loaded.context, served.vocabulary, asked.n_probs or None
     grammar = await served.grammar(grammar_of(schema=asked.json_schema or None, grammar=asked.grammar or None))
     asks = [a for ids in prompts for a in asks_of(sampled, ids, asked.most, listed, context, vocabulary, grammar)]
@@ -233,7 +233,7 @@ def _prompts(given: Any) -> list[Any]:
     return given if kind_of_prompt(given) == "prompts" else [given]
 
 
-async def _ids(served: Service, one: Any) -> list[int]:
+async def ids_of(served: Service, one: Any) -> list[int]:
     """A prompt's token ids: of a mixed one each text's own, the first with what begins every text."""
     if isinstance(one, Wrapped):
         return await served.prompts.of_text(one.prompt_string)

@@ -29,6 +29,7 @@ class Ask(NamedTuple):
     special     its text shows control tokens
     prediction  tokens that the answer may be like
     client      whose it is; priority: the lowest of a client's goes first
+    pooling     of an embedding, what its vector is made of; "": an answer
     """
 
     number: int
@@ -45,6 +46,7 @@ class Ask(NamedTuple):
     prediction: Sequence[int] = ()
     client: str = ""
     priority: int = 0
+    pooling: str = ""
 
 
 class Loaded(NamedTuple):
@@ -57,6 +59,7 @@ class Loaded(NamedTuple):
     block_bytes  of each cache group
     memory       bytes held: weights, KV cache, buffers, state
     threads      that the engine works with
+    hidden_size  numbers of an embedding; pooling: how it is made, "": the server makes none
     """
 
     architecture: str
@@ -71,6 +74,8 @@ class Loaded(NamedTuple):
     codec: str
     threads: int
     longest: int
+    hidden_size: int = 0
+    pooling: str = ""
 
 
 class Piece(NamedTuple):
@@ -84,12 +89,14 @@ class Piece(NamedTuple):
 
 
 class End(NamedTuple):
-    """A request ended. `reason` is one of `runtime.request`, "" with an error: [found, expected, do, kind]."""
+    """A request ended. `reason` is one of `runtime.request`, "" with an error: [found, expected, do, kind]. `vector`:
+    of an embedding, its float32 in base64."""
 
     number: int
     reason: str
     usage: dict[str, Any]
     error: list[str] | None = None
+    vector: str = ""
 
 
 class Running(NamedTuple):

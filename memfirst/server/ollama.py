@@ -72,10 +72,12 @@ async def show(asked: Shown, request: Request) -> dict[str, Any]:
         template = served.prompts.template.source
     except MemfirstError:  # a base model has none
         template = ""
-    can = ["completion", *(["tools"] if "tools" in template else []), *(["thinking"] if "<think>" in template else [])]
+    can = ["completion", *(["tools"] if "tools" in template else []), *(["thinking"] if "<think>" in template else []),
+           *(["embedding"] if loaded.pooling else [])]  # fmt: skip
     info = {
         "general.architecture": loaded.architecture, "general.file_type": loaded.codec,
         f"{loaded.architecture}.context_length": loaded.trained, "tokenizer.vocabulary": served.vocabulary,
+        f"{loaded.architecture}.embedding_length": loaded.hidden_size,
     }  # fmt: skip
     return {
         "modelfile": "", "parameters": f"num_ctx {loaded.context}", "template": template, "license": "",

@@ -9,11 +9,9 @@ from memfirst.server.failures import failure
 
 router = APIRouter(include_in_schema=False)
 
-EMBEDDINGS = "embeddings are not served: the engine gives the next token's logits, no hidden states"
 INFILL = "there is nothing to fill in here: the model's tokens for that are not known to this server"
 RERANK = "documents are not ranked here: that takes a model trained for it"
-WHY = {"/v1/embeddings": EMBEDDINGS, "/embeddings": EMBEDDINGS, "/embedding": EMBEDDINGS, "/api/embed": EMBEDDINGS,
-       "/api/embeddings": EMBEDDINGS, "/infill": INFILL, "/v1/rerank": RERANK, "/rerank": RERANK,
+WHY = {"/infill": INFILL, "/v1/rerank": RERANK, "/rerank": RERANK,
        "/v1/reranking": RERANK, "/reranking": RERANK}  # fmt: skip
 """By path."""
 

@@ -112,9 +112,11 @@ def test_what_is_wrong_is_said(http: httpx.Client, change: dict[str, Any], says:
 
 def test_what_cannot_be_done_is_not_missing(http: httpx.Client) -> None:
     for path in ("/v1/embeddings", "/embedding", "/infill", "/v1/rerank"):
-        response = http.post(path, json={})
+        response = http.post(path, json={"input": "x"})
         assert response.status_code == 501 and response.json()["error"]["code"] == "not_supported"
-    assert "embeddings" in http.post("/api/embed", json={}).json()["error"]
+    for path, text in (("/api/embed", "input"), ("/api/embeddings", "prompt")):
+        said = http.post(path, json={"model": "tested", text: "x"})
+        assert said.status_code == 501 and "--pooling mean" in said.json()["error"]
 
 
 def test_tokens_of_a_conversation_are_counted(http: httpx.Client) -> None:

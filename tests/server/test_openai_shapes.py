@@ -98,7 +98,7 @@ def test_responses(http: httpx.Client) -> None:
         ("/v1/completions", {"prompt": "x", "model": "gpt-9"}, 404, "not_found_error"),
         ("/v1/responses", {"input": 3}, 400, "invalid_request_error"),
         ("/v1/nothing", {}, 404, "not_found_error"),
-        ("/v1/embeddings", {}, 501, "server_error"),
+        ("/v1/embeddings", {"input": "x"}, 501, "server_error"),
     ],
 )
 def test_errors(http: httpx.Client, path: str, body: dict[str, Any], status: int, kind: str) -> None:

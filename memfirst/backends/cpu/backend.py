@@ -23,9 +23,10 @@ from memfirst.backends.cpu.step_log import StepLog
 from memfirst.backends.cpu.tables import expert_tables, rope_tables
 from memfirst.backends.cpu.topk import COMPILED, TopK
 from memfirst.backends.cpu.twelve_bits import NOTHING, Found, LookUps
-from memfirst.errors import BackendError, CapacityError
+from memfirst.errors import BackendError, CapacityError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
+from memfirst.graph.hidden import hidden
 from memfirst.graph.ops.embed import Embed
 from memfirst.graph.traffic import (
     EMBEDDING,
@@ -45,10 +46,13 @@ from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.sources import Key
 from memfirst.kernels.cpu.thread_pool import WALK, Native, ThreadPool, native
 from memfirst.ledger import Entry, Ledger, Memory, memory, price
-from memfirst.lower.cpu import BETWEEN, CAPACITIES, Lowering
+from memfirst.lower.cpu import BETWEEN, CAPACITIES, INLINE_TOKENS, Lowering
 from memfirst.lower.default import LOGITS
 from memfirst.lower.program import Call, Program
 from memfirst.progress import Progress, Silent
+
+HIDDEN_CAPACITIES = tuple(c for c in CAPACITIES if c > INLINE_TOKENS)
+"""Step sizes of embeddings: the final norm is a phase, not something that each worker does for itself."""
 
 _PURPOSES = ("", EMBEDDING, WEIGHTS, HEAD, EXPERTS, KV_READ, KV_WRITE, STATE_READ, STATE_WRITE)
 
@@ -121,7 +125,9 @@ class CpuBackend:
         self._background = Background(self.library)
         self._sizes = sorted({*CAPACITIES, *BETWEEN}) if options.drafts else list(CAPACITIES)
         self._programs: dict[int, Bound] = {}
-        self._operands: dict[int, Operands] = {}
+        self._hidden: dict[int, Bound] = {}
+        self._hidden_lowering: Lowering | None = None
+        self._operands: dict[tuple[int, bool], Operands] = {}
         self._standing_in: dict[int, tuple[int, Bound]] = {}  # kernels made when it was chosen, and a larger program
         self._read_probe: ReadProbe | None = None
         self.read_pattern = ""
@@ -196,16 +202,21 @@ class CpuBackend:
         arrays |= {("weight", name): a for name, a in self._weights.items()}
         arrays |= {("table", name): a for name, a in self._tables.items()} | self._disk.places
         arrays |= {("step", name): a for name, a in self._arrays.arrays.items()}
-        operands = self._operands.get(program.room)
+        key = program.room, program.graph is not self.graph
+        operands = self._operands.get(key)
         if operands is None:
-            operands = self._operands[program.room] = Operands(program, arrays, entries, self.pool, self._counts)
-        bound = self._programs[program.capacity] = Bound(program, operands, entries, self.pool)
+            operands = self._operands[key] = Operands(program, arrays, entries, self.pool, self._counts)
+        bound = (self._hidden if key[1] else self._programs)[program.capacity] = Bound(
+            program, operands, entries, self.pool
+        )
         return bound
 
-    def program(self, tokens: int) -> Bound:
-        """The program for a step of that many tokens, made when first needed."""
+    def program(self, tokens: int, hidden: bool = False) -> Bound:
+        """The program for a step of that many tokens, made when first needed; `hidden`: without the head."""
         if tokens > CAPACITIES[-1]:
             raise CapacityError(f"a step of {tokens} tokens", f"at most {CAPACITIES[-1]}", "cut it into several")
+        if hidden:
+            return self._hidden_program(next(c for c in HIDDEN_CAPACITIES if c >= tokens))
         capacity = next(c for c in self._sizes if c >= tokens)
         return self._programs.get(capacity) or self._made(capacity)
 
@@ -222,6 +233,20 @@ class CpuBackend:
         serving = self.program(capacity + 1)
         self._standing_in[capacity] = made, serving
         return serving
+
+    def _hidden_program(self, capacity: int) -> Bound:
+        if capacity not in self._hidden:
+            if self._peers is not None or self._disk.reads:
+                found = "embeddings of a model in several processes, or with weights on disk"
+                raise UnsupportedError(found, "all of it in one process's memory")
+            self._hidden_lowering = self._hidden_lowering or Lowering(hidden(self.graph), self.options.context)
+            self._bind(self._hidden_lowering.program(capacity, self.options.threads))
+        return self._hidden[capacity]
+
+    def warm_up_hidden(self) -> None:
+        """Bind the programs that embeddings need; UnsupportedError where there are none."""
+        for capacity in HIDDEN_CAPACITIES:
+            self._hidden_program(capacity)
 
     def warm_up(self) -> None:
         """Bind the programs of all sizes: a first prompt takes 50 ms less, 4 s where kernels must be compiled."""
@@ -241,14 +266,14 @@ class CpuBackend:
 
     def step_log(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> StepLog:
         """Room for the log of such a step; give it to `step`, and read it after `quiesce`."""
-        bound = self.program(len(tokens))
+        bound = self.program(len(tokens), step.hidden)
         self.pool.begin()
         self._arrays.fill(step, tokens, self.options.threads)
         return StepLog(bound, self._arrays.most_counts(), self.options.threads)
 
     def check(self, step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> None:
         """Raises for a step of `tokens` that `step` would refuse before it computes anything."""
-        self.program(len(tokens))
+        self.program(len(tokens), step.hidden)
         self._arrays.check(step, tokens)
 
     def step(
@@ -257,7 +282,7 @@ class CpuBackend:
         """Do a step of `tokens`; with `log`, by the walk that writes it."""
         if not self._end.alive:
             raise BackendError("a step of a closed backend", "one that is open", "load the model again")
-        bound = self.program(len(tokens))
+        bound = self.program(len(tokens), step.hidden)
         before, self._counted = self._counts.copy() if self._counted is None else self._counted, None
         self.pool.begin()
         bound.operands.alternate()
@@ -312,7 +337,7 @@ class CpuBackend:
 
     def predicted(self, step: Step) -> Ledger:
         """What `step` will move: the price of the program that does it."""
-        return price(self.program(step.tokens).program, step)
+        return price(self.program(step.tokens, step.hidden).program, step)
 
     def counted(self) -> NDArray[np.int64]:
         """Bytes that each worker read in each call of each program so far, for `moved`."""

@@ -15,6 +15,7 @@ from memfirst.codecs.base import F32
 from memfirst.errors import BackendError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, KVCache, Sequence, StateCache, Step, Weight
+from memfirst.graph.hidden import hidden
 
 Collective = Callable[[F32], F32]
 
@@ -45,16 +46,16 @@ class ReferenceBackend:
     def step(self, step: Step, tokens: NDArray[np.int32]) -> F32:
         """tokens i32 [step.tokens] -> logits f32 [step.logits, vocab]; BackendError for a senseless step."""
         check(step, tokens, self.graph.vocab_size)
-        run = self.runtime(step)
+        run, ops = self.runtime(step), (hidden(self.graph) if step.hidden else self.graph).ops
         values: dict[str, NDArray[Any]] = {"tokens": tokens}
-        last_use = {name: i for i, op in enumerate(self.graph.ops) for name in op.inputs}
-        for i, op in enumerate(self.graph.ops):
+        last_use = {name: i for i, op in enumerate(ops) for name in op.inputs}
+        for i, op in enumerate(ops):
             values[op.output] = op.reference(run, [values[name] for name in op.inputs])
             for name in op.inputs:  # a long prompt's values are large: keep what is still to be read
                 if last_use[name] == i:
                     values.pop(name, None)
         self.routing = run.routing
-        return values[self.graph.ops[-1].output]
+        return values[ops[-1].output]
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """Copy a block of a cache group."""

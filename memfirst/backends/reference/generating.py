@@ -12,6 +12,7 @@ from memfirst.backends.base import STATES_PER_SEQUENCE, StepResult, routing_of
 from memfirst.backends.reference.backend import ReferenceBackend
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
+from memfirst.graph.hidden import hidden
 from memfirst.ledger import Ledger, Memory, memory, price, process_bytes
 
 NOTHING: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -43,7 +44,7 @@ class SlowBackend:
 
     def predicted(self, step: Step) -> Ledger:
         """Bytes of the weights as stored, and of an f16 cache."""
-        return price(self.graph, step)
+        return price(hidden(self.graph) if step.hidden else self.graph, step)
 
     def memory(self, contexts: Iterable[int]) -> Memory:
         """As `predicted` counts: weights as stored, an f16 cache."""
@@ -58,6 +59,9 @@ class SlowBackend:
         return {}
 
     def warm_up(self) -> None:
+        """Nothing is prepared."""
+
+    def warm_up_hidden(self) -> None:
         """Nothing is prepared."""
 
     def routing(self, result: StepResult) -> Mapping[str, tuple[int, ...]]:
