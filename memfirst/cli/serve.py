@@ -110,6 +110,21 @@ Pooling = Annotated[
         help="Serve embeddings, made of the tokens' hidden rows: their mean, the first's or the last's.",
     ),
 ]  # fmt: skip
+Template = Annotated[
+    str,
+    _option(
+        "--chat-template", metavar="FILE|chatml", show_default="the model's own",
+        help="Jinja template that conversations go through instead.",
+    ),
+]  # fmt: skip
+Defaults = Annotated[
+    list[str] | None,
+    _list(
+        "--default",
+        metavar="NAME=VALUE",
+        help="What a request asks for that does not say it: temperature=0.7, max_tokens=1024, …",
+    ),
+]
 NoPage = Annotated[bool, _option("--no-page", help="No live page at /.")]
 
 SEQUENCES = 16
@@ -117,7 +132,7 @@ SEQUENCES = 16
 
 OF_A_MODEL = (
     "model", "name", "threads", "ctx", "kv", "speculate", "draft", "max_sequences", "kv_memory", "spill", "keep_kv",
-    "memory", "pack", "pooling", "max_queue", "max_wait", "split", "offline",
+    "memory", "pack", "pooling", "chat_template", "default", "max_queue", "max_wait", "split", "offline",
 )  # fmt: skip
 """Options that a front door's replicas have, each its own."""
 
@@ -146,6 +161,8 @@ def serve(
     memory: Memory = None,
     pack: Pack = "auto",
     pooling: Pooling = "",
+    chat_template: Template = "",
+    default: Defaults = None,
     max_queue: Queue = 256,
     max_wait: Wait = 120,
     no_page: NoPage = False,
@@ -181,8 +198,11 @@ def serve(
         return
     from memfirst.cli.display import progress
     from memfirst.server.engine import Loading
+    from memfirst.server.fields import defaults_of
     from memfirst.server.settings import Settings
+    from memfirst.text.chat import ChatTemplate
 
+    source = ChatTemplate.read(chat_template) if chat_template else ""
     with progress(notes=True) as report:
         listening = listen(host, port)
         path = os.path.abspath(engine.path_of(model, offline, report))
@@ -190,7 +210,8 @@ def serve(
         names = tuple(name or (model if not os.path.exists(model) else Path(model).stem,))
         settings = Settings(
             names[0], (*names[1:], "default"), keys, tuple(allow_host or ()), tuple(allow_origin or ()), max_queue,
-            max_wait, not no_page, access_log, path,
+            max_wait, not no_page, access_log, path, chat_template=source,
+            defaults=defaults_of(default or ()),
         )  # fmt: skip
         report.note(f"loading {names[0]}; until it is ready /health says 503")
         loading = Loading(

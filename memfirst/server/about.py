@@ -23,6 +23,7 @@ def _model(served: Service, name: str) -> dict[str, Any]:
     loaded = served.loaded
     return {
         "id": name, "object": "model", "created": served.started, "owned_by": "memfirst",
+        "aliases": [name, *served.settings.aliases],
         "max_model_len": loaded.context,
         "meta": {
             "architecture": loaded.architecture, "codec": loaded.codec, "size": loaded.weights,
@@ -75,8 +76,9 @@ async def props(request: Request) -> dict[str, Any]:
         template = served.prompts.template.source
     except Exception as error:  # a base model has none
         template = f"{type(error).__name__}: {error}"
+    params = Continued(prompt="").completed(served.settings.defaults).settings()
     return {
-        "default_generation_settings": {"n_ctx": loaded.context, "params": Continued(prompt="").settings()},
+        "default_generation_settings": {"n_ctx": loaded.context, "params": params},
         "total_slots": loaded.sequences,
         "model_path": served.settings.model_path, "model_alias": served.settings.name, "chat_template": template,
         "build_info": f"memfirst {__version__}", "endpoint_slots": True, "endpoint_metrics": True,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from memfirst.runtime.request import CONTEXT, LENGTH
+from memfirst.server.link import Answer
 from memfirst.server.messages import End
 from memfirst.text import Tokenizer
 
@@ -88,6 +89,16 @@ def timings(end: End) -> dict[str, Any]:
         "predicted_per_token_ms": answer_ms / max(1, steps),
         "predicted_per_second": 1e3 * steps / answer_ms if answer_ms else 0.0,
     }  # fmt: skip
+
+
+def prompt_progress(answer: Answer) -> list[dict[str, Any]]:
+    """What came of an answer's prompt since the last time, as llama.cpp says it."""
+    found = [
+        {"total": p.total, "cache": p.cached, "processed": p.done, "time_ms": round(1e3 * p.seconds)}
+        for p in answer.progress
+    ]
+    answer.progress.clear()
+    return found
 
 
 def chat_logprobs(tokenizer: Tokenizer, listed: Sequence[Sequence[Any]]) -> dict[str, Any]:

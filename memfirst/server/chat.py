@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from memfirst.runtime.grammar import Grammar
-from memfirst.server.answers import chat_logprobs, finish_reason, new_id, timings, usage
+from memfirst.server.answers import chat_logprobs, finish_reason, new_id, prompt_progress, timings, usage
 from memfirst.server.fields import Chat
 from memfirst.server.link import Answer
 from memfirst.server.messages import End, Piece
@@ -62,6 +62,7 @@ async def chat_completions(chat: Chat, request: Request) -> Response:
 async def ask_chat(served: Service, chat: Chat) -> list[Answer]:
     """Give the engine a chat's choices; raises what is wrong with the request."""
     served.check_model(chat.model)
+    chat = chat.completed(served.settings.defaults)
     grammar = asked_of(served, chat)
     prompt = await served.prompts.of_chat(chat)
     most = chat.max_completion_tokens if chat.max_completion_tokens is not None else chat.max_tokens
@@ -118,6 +119,8 @@ async def _chunks(job: Job) -> AsyncIterator[str]:
         if index not in begun:  # not before: a request that is refused has sent nothing
             begun.add(index)
             yield _chunk(job, index, {"role": "assistant", "content": "", "refusal": None}, None, None, beside)
+        for progress in prompt_progress(job.answers[index]):
+            yield _chunk(job, index, {}, None, None, beside | {"prompt_progress": progress})
         deltas = parsers[index].push("".join(piece.text for piece in pieces))
         if end is not None:
             deltas += parsers[index].end()

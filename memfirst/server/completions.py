@@ -58,6 +58,7 @@ async def completions(body: Completion, request: Request) -> Response:
     """Continue a text, or several."""
     served = service(request)
     served.check_model(body.model)
+    body = body.completed(served.settings.defaults)
     prompts = await _prompts(served, body)
     context, vocab = served.loaded.context, served.vocabulary
     most = 16 if body.max_tokens is None else body.max_tokens  # OpenAI's default here

@@ -28,7 +28,7 @@ from memfirst.runtime.model import Model, load
 from memfirst.runtime.request import Request
 from memfirst.runtime.speculation import AUTO
 from memfirst.server import messages
-from memfirst.server.messages import CANCELLED, Ask, End, Loaded, Piece, Running, Stats
+from memfirst.server.messages import CANCELLED, Ask, End, Loaded, Piece, PromptProgress, Running, Stats
 
 STATS_SECONDS = 0.2
 
@@ -146,6 +146,8 @@ class Serving:
         self._bandwidth, self._measured_at, self._told_at = 0.0, 0.0, 0.0
         self._last = 0, 0.0
         self._ends: list[Any] = []
+        self._prompts: dict[int, int] = {}
+        """Of requests that want to know, the tokens of the prompt of which they know."""
         self._length = LENGTH
         self._engine.scheduler.gap = GAP
 
@@ -216,6 +218,8 @@ class Serving:
         try:
             request = self._embedding(ask) if ask.pooling else self._answer(ask, grammar)
             self._engine.submit(request)
+            if ask.progress:
+                self._prompts[ask.number] = -1
         except MemfirstError as error:
             self._pipe.send_bytes(messages.encoded(messages.BATCH, [["e", End(ask.number, "", {}, _said(error))]]))
             return
@@ -261,8 +265,9 @@ class Serving:
     # --- what steps gave
 
     def _events(self) -> list[Any]:
-        """Pieces and ends of all requests; an end has one field more than a piece's, so that JSON tells them apart."""
+        """Pieces and ends of all requests, and how far prompts are."""
         events, self._ends = self._ends, []
+        events += self._progress()
         for number, request in list(self._live.items()):
             wanted = request.logprobs is not None
             for _ in range(len(request.events)):
@@ -277,6 +282,22 @@ class Serving:
                 said = _said(error) if isinstance(error, MemfirstError) else None
                 vector = _base64(request) if isinstance(request, Embedding) and error is None else ""
                 events.append(["e", End(number, request.stop_reason, self._usage(request), said, vector)])
+        return events
+
+    def _progress(self) -> list[Any]:
+        """First what was cached of a prompt, then what is computed after each step."""
+        events: list[Any] = []
+        for number, known in list(self._prompts.items()):
+            request = self._live.get(number)
+            if request is None or known >= len(request.prompt):
+                del self._prompts[number]
+            elif request.cached:
+                t, total = request.timing, len(request.prompt)
+                steps = ((t.reused_tokens, 0.0), (min(total, request.cached), t.prefill_s))
+                for done, seconds in steps if known < 0 else steps[1:]:
+                    if done > self._prompts[number]:
+                        events.append(["p", PromptProgress(number, total, t.reused_tokens, done, seconds)])
+                        self._prompts[number] = done
         return events
 
     def _usage(self, request: Request) -> dict[str, Any]:

@@ -6,7 +6,9 @@ response's header `x-memfirst-ignored`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,9 +20,11 @@ from pydantic import (
     StrictInt,
     StrictStr,
     Tag,
+    ValidationError,
     model_validator,
 )
 
+from memfirst.errors import ConfigError
 from memfirst.server.settings import MOST_BIASES, MOST_CHOICES, MOST_MESSAGES, MOST_STOPS, MOST_TOOLS, MOST_WORDS
 
 Text = Annotated[StrictStr, Field(max_length=8 << 20)]
@@ -93,6 +97,22 @@ class StreamOptions(BaseModel):
     include_usage: StrictBool = False
 
 
+def defaults_of(given: Sequence[str]) -> dict[str, Any]:
+    """NAME=VALUE as a request would have it; ConfigError for another name, or a value out of range."""
+    made: dict[str, Any] = {}
+    for one in given:
+        name, _, value = one.partition("=")
+        if name not in SETTABLE:
+            raise ConfigError(f"a default of {one[:60]!r}", f"NAME=VALUE, NAME one of {', '.join(SETTABLE)}")
+        try:
+            made[name] = json.loads(value)
+            Sampled(**{name: made[name]})
+        except ValueError as error:
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no number"
+            raise ConfigError(f"a default of {one[:60]!r}: {said}", "a number in range") from None
+    return made
+
+
 class Sampled(Open):
     """What chat and completion have in common."""
 
@@ -112,6 +132,7 @@ class Sampled(Open):
     stop: Stops | StopList | None = None
     stop_token_ids: Annotated[list[Tokens], Field(max_length=MOST_STOPS)] | None = None
     min_tokens: Tokens = 0
+    return_progress: StrictBool = False
     priority: Annotated[StrictInt, Field(ge=-(1 << 31), lt=1 << 31)] = 0
     ignore_eos: StrictBool = False
     stream: StrictBool | None = None
@@ -130,10 +151,24 @@ class Sampled(Open):
             raise ValueError("stream_options is for streams: set stream to true")
         return self
 
+    def completed(self, defaults: Mapping[str, Any]) -> Self:
+        """With the server's defaults where it says nothing."""
+        if getattr(self, "max_completion_tokens", None) is not None:
+            defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        if self.repeat_penalty is not None:
+            missing.pop("repetition_penalty", None)
+        return self.model_copy(update=missing) if missing else self
+
     @property
     def stops(self) -> list[str]:
         """Stop strings as a list."""
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+
+SETTABLE = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
+            "seed", "max_tokens")  # fmt: skip
+"""What a server can be given for requests that do not say it."""
 
 
 class Chat(Sampled):

@@ -16,6 +16,7 @@ from hmac import compare_digest
 from typing import Any
 
 import numpy as np
+from starlette.responses import Response
 
 from memfirst.server import access
 from memfirst.server.failures import failure
@@ -35,6 +36,10 @@ _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _STEPS = np.zeros(256, np.int8)
 _STEPS[[*b"[{"]], _STEPS[[*b"]}"]] = 1, -1
 """What a byte does to the depth."""
+
+
+EXPOSE, EXPOSED = b"access-control-expose-headers", b"x-request-id, x-memfirst-ignored, retry-after"
+"""Headers that pages of other origins may read, too."""
 
 
 class RefusedError(Exception):
@@ -58,9 +63,14 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = dict(reversed(scope["headers"]))
-        send = _within(send)
+        send = self._shared(headers, _within(send))
         try:
-            access.client.set(self._check(scope, headers))
+            self._check_host(headers.get(b"host", b"").decode("latin-1"))
+            self._check_origin(headers)
+            if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
+                await _preflight(headers)(scope, receive, send)
+                return
+            access.client.set(self._check_key(scope, headers))
             body = await _body(scope, headers, receive) if scope["method"] in ("POST", "PUT", "PATCH") else b""
         except RefusedError as refused:
             response = failure(scope["path"], refused.status, refused.message, code=refused.code)
@@ -72,10 +82,8 @@ class Guard:
             return
         await self._app(scope, _replayed(body, receive), send)
 
-    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
+    def _check_key(self, scope: Scope, headers: dict[bytes, bytes]) -> str:
         """Whose request it is: the number of its key, without keys its address."""
-        self._check_host(headers.get(b"host", b"").decode("latin-1"))
-        self._check_origin(headers)
         if self._keys and scope["path"] not in OPEN:
             given = headers.get(b"authorization", b"").removeprefix(b"Bearer ").strip() or headers.get(
                 b"x-api-key", b""
@@ -103,10 +111,36 @@ class Guard:
     def _check_origin(self, headers: dict[bytes, bytes]) -> None:
         """A page of another site may not use this server, whatever it would be allowed to read."""
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if not origin or origin in self._settings.origins or "*" in self._settings.origins:
+        if not origin or self._is_allowed(origin):
             return
         if origin.split("://", 1)[-1] != headers.get(b"host", b"").decode("latin-1"):
             raise RefusedError(403, f"pages of {origin[:80]!r} may not use this server: start it with --allow-origin")
+
+    def _is_allowed(self, origin: str) -> bool:
+        return origin in self._settings.origins or "*" in self._settings.origins
+
+    def _shared(self, headers: dict[bytes, bytes], send: Send) -> Send:
+        """A `send` that lets pages of an origin that may use this server read what it answers."""
+        origin = headers.get(b"origin", b"")
+        if not origin or not self._is_allowed(origin.decode("latin-1")):
+            return send
+
+        async def shared(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                more = ((b"access-control-allow-origin", origin), (b"vary", b"origin"), (EXPOSE, EXPOSED))
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
+            await send(message)
+
+        return shared
+
+
+def _preflight(headers: dict[bytes, bytes]) -> Response:
+    """What a browser asks before it sends JSON or a key from a page of another origin."""
+    wanted = headers.get(b"access-control-request-headers", b"").decode("latin-1")
+    return Response(status_code=200, headers={
+        "access-control-allow-methods": "GET, POST, OPTIONS", "access-control-allow-headers": wanted,
+        "access-control-max-age": "600",
+    })  # fmt: skip
 
 
 async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:

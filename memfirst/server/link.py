@@ -20,7 +20,7 @@ from memfirst.errors import BackendError, CapacityError, MemfirstError
 from memfirst.progress import Progress, Silent
 from memfirst.server import engine, messages
 from memfirst.server.engine import Loading
-from memfirst.server.messages import Ask, End, Loaded, Piece, Stats
+from memfirst.server.messages import Ask, End, Loaded, Piece, PromptProgress, Stats
 
 MOST_UNREAD = 256
 """Pieces of an answer that wait for its reader at most, where that lasts longer than `SLOW_SECONDS`."""
@@ -48,6 +48,8 @@ class Answer:
     def __init__(self, link: EngineLink, number: int, client: str = "") -> None:
         self._link, self.number, self.client = link, number, client
         self.pieces: deque[Piece] = deque()
+        self.progress: deque[PromptProgress] = deque(maxlen=MOST_UNREAD)
+        """Of its prompt, where it was asked for; whoever reads the pieces takes it out."""
         self.end: End | None = None
         self._came = asyncio.Event()
         self._unread_since = 0.0
@@ -61,6 +63,11 @@ class Answer:
         self._came.set()
         return now - self._unread_since < SLOW_SECONDS
 
+    def advance(self, progress: PromptProgress) -> None:
+        """More of its prompt is computed."""
+        self.progress.append(progress)
+        self._came.set()
+
     def finish(self, end: End) -> None:
         """There is no more."""
         if self.end is None:
@@ -68,15 +75,15 @@ class Answer:
             self._came.set()
 
     async def __aiter__(self) -> AsyncIterator[list[Piece]]:
-        """All pieces that have come, as often as some do. Left early, or cancelled, it cancels the request. Raises what
-        ended the answer."""
+        """All pieces that have come, as often as some do; none where its prompt goes on. Left early, or cancelled, it
+        cancels the request. Raises what ended the answer."""
         try:
             while True:
                 await self._came.wait()
                 self._came.clear()
                 end, pieces = self.end, list(self.pieces)
                 self.pieces.clear()
-                if pieces:
+                if pieces or self.progress:
                     yield pieces
                 if end is not None:
                     if end.error is not None:
@@ -336,7 +343,9 @@ class EngineLink:
                     for tell in self.on_end:
                         tell(End(*fields))
                 continue
-            if kind == "e":
+            if kind == "p":
+                answer.advance(PromptProgress(*fields))
+            elif kind == "e":
                 end = End(*fields)
                 del self._live[answer.number]
                 answer.finish(end)

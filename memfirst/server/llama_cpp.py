@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -12,8 +12,8 @@ from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, S
 
 from memfirst.errors import ConfigError
 from memfirst.runtime.grammar import grammar_of
-from memfirst.runtime.request import EOS, STOP
-from memfirst.server.answers import timings
+from memfirst.runtime.request import CONTEXT, EOS, STOP
+from memfirst.server.answers import prompt_progress, timings
 from memfirst.server.chat import asked_of
 from memfirst.server.fields import Chat, Name, Number, Open, Sampled, StopList, Stops, Text, Tokens
 from memfirst.server.link import Answer
@@ -28,6 +28,10 @@ router = APIRouter()
 
 RANDOM = 0xFFFFFFFF
 """The seed that means any, as −1 does."""
+
+
+OWN_NAMES = {"max_tokens": "n_predict", "repetition_penalty": "repeat_penalty"}
+"""What OpenAI's or vLLM's fields are called here."""
 
 
 class Wrapped(Open):
@@ -96,6 +100,7 @@ class Continued(Open):
     json_schema: dict[str, Any] | None = None
     response_fields: Annotated[list[Name], Field(max_length=64)] | None = None
     stream: StrictBool = False
+    return_progress: StrictBool = False
 
     @model_validator(mode="after")
     def _served(self) -> Continued:
@@ -103,6 +108,11 @@ class Continued(Open):
         if extra.get("post_sampling_probs"):
             raise ValueError("post_sampling_probs is not served: n_probs gives those before sampling")
         return self
+
+    def completed(self, defaults: Mapping[str, Any]) -> Continued:
+        """With the server's defaults where it says nothing."""
+        named = {OWN_NAMES.get(name, name): value for name, value in defaults.items()}
+        return self.model_copy(update={n: v for n, v in named.items() if n not in self.model_fields_set})
 
     @property
     def most(self) -> int | None:
@@ -118,7 +128,7 @@ class Continued(Open):
         """How tokens are chosen, in OpenAI's form."""
         names = "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"
         return Sampled(
-            **{name: getattr(self, name) for name in (*names, "ignore_eos")}, stop=self.stop or None,
+            **{name: getattr(self, name) for name in (*names, "ignore_eos", "return_progress")}, stop=self.stop or None,
             seed=None if self.any_seed else self.seed, logit_bias=self.biases(tokenizer) or None,
         )  # fmt: skip
 
@@ -158,9 +168,13 @@ class Job:
         self.texts[index] = self.texts.get(index, "") + piece.text
         self.ids.setdefault(index, []).append(piece.id)
         listed = {"completion_probabilities": [self.probabilities(piece)]} if piece.logprobs else {}
+        return self.begun(index) | {"content": piece.text, "tokens": [piece.id], **listed}
+
+    def begun(self, index: int) -> dict[str, Any]:
+        """A chunk without a token."""
         return {
-            "index": index, "content": piece.text, "tokens": [piece.id], "stop": False, "id_slot": -1,
-            "tokens_predicted": len(self.ids[index]), "tokens_evaluated": len(self.prompts[index]), **listed,
+            "index": index, "content": "", "tokens": [], "stop": False, "id_slot": -1,
+            "tokens_predicted": len(self.ids.get(index, ())), "tokens_evaluated": len(self.prompts[index]),
         }  # fmt: skip
 
     def probabilities(self, piece: Piece) -> dict[str, Any]:
@@ -182,7 +196,7 @@ class Job:
             "id_slot": -1, "stop": True, "model": self.service.settings.name, "tokens_predicted": end.usage["tokens"],
             "tokens_evaluated": end.usage["prompt_tokens"], "tokens_cached": end.usage["cached_tokens"],
             "generation_settings": asked.settings(), "prompt": tokenizer.decode(self.prompts[index], special=True),
-            "has_new_line": "\n" in self.texts.get(index, ""), "truncated": False, "stop_type": kind,
+            "has_new_line": "\n" in self.texts.get(index, ""), "truncated": end.reason == CONTEXT, "stop_type": kind,
             "stopping_word": end.usage["stopped"] or "", "timings": timings(end),
         }  # fmt: skip
         if asked.n_probs and not asked.stream:
@@ -207,6 +221,7 @@ async def completion(asked: Continued, request: Request) -> Response:
     """Continue a text, or several."""
     served = service(request)
     served.check_model(asked.model)
+    asked = asked.completed(served.settings.defaults)
     tokenizer = served.prompts.tokenizer
     prompts, sampled = [await ids_of(served, one) for one in _prompts(asked.prompt)], asked.sampled(tokenizer)
     context, vocabulary, listed = served.loaded.context, served.vocabulary, asked.n_probs or None
@@ -262,6 +277,8 @@ async def _whole(job: Job) -> Any:
 
 async def _chunks(job: Job) -> AsyncIterator[str]:
     async for index, pieces, end in merged(job.answers):
+        for progress in prompt_progress(job.answers[index]):
+            yield event(job.begun(index) | {"prompt_progress": progress})
         for piece in pieces:
             yield event(job.piece(index, piece))
         if end is not None:

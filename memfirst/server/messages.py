@@ -30,6 +30,7 @@ class Ask(NamedTuple):
     prediction  tokens that the answer may be like
     client      whose it is; priority: the lowest of a client's goes first
     pooling     of an embedding, what its vector is made of; "": an answer
+    progress    say how much of its prompt is computed
     """
 
     number: int
@@ -47,6 +48,7 @@ class Ask(NamedTuple):
     client: str = ""
     priority: int = 0
     pooling: str = ""
+    progress: bool = False
 
 
 class Loaded(NamedTuple):
@@ -86,6 +88,16 @@ class Piece(NamedTuple):
     text: str
     id: int
     logprobs: list[tuple[int, float]] | None
+
+
+class PromptProgress(NamedTuple):
+    """How much of a request's prompt is computed, or was cached; seconds since its first step."""
+
+    number: int
+    total: int
+    cached: int
+    done: int
+    seconds: float
 
 
 class End(NamedTuple):

@@ -49,6 +49,9 @@ class Metrics:
         self.bytes = Counter(
             "memfirst_answered_bytes", "Bytes read for ended requests", ["purpose"], registry=self.registry
         )
+        self._sums = dict.fromkeys(("prompt_tokens", "cached_tokens", "tokens", "drafted", "kept"), 0)
+        self._seconds = dict.fromkeys(("prompt_s", "answer_s"), 0.0)
+        self._steps, self._longest = 0, 0
         self.registry.register(self)
         served.link.on_end.append(self.end)
 
@@ -61,6 +64,12 @@ class Metrics:
         self.prompt.inc(u["prompt_tokens"])
         self.cached.inc(u["cached_tokens"])
         self.written.inc(u["tokens"])
+        for name in self._sums:
+            self._sums[name] += u[name]
+        for name in self._seconds:
+            self._seconds[name] += u[name]
+        self._steps += u["answer_steps"]
+        self._longest = max(self._longest, u["prompt_tokens"] + u["tokens"])
         for purpose, n in u["bytes"].items():
             self.bytes.labels(purpose).inc(n)
         if end.reason == CANCELLED:
@@ -86,6 +95,7 @@ class Metrics:
         if link.stats is not None and link.loaded is not None:
             yield from self._engine(link.stats, link.loaded)
         yield from self._as_vllm(link)
+        yield from self._as_llama_cpp(link)
 
     def _engine(self, stats: Any, loaded: Any) -> Iterator[Metric]:
         read = CounterMetricFamily("memfirst_bytes", "Bytes that the kernels counted", labels=["purpose"])
@@ -128,9 +138,40 @@ class Metrics:
                 text = COUNTS[f"prefix_{name}"]
                 yield CounterMetricFamily(f"vllm:prefix_cache_{name}", text, link.stats.counts.get(f"prefix_{name}", 0))
 
+    def _as_llama_cpp(self, link: Any) -> Iterator[Metric]:
+        """Names of llama.cpp's server, for dashboards that were made for it; rates are means since the start."""
+        sums, seconds = self._sums, self._seconds
+        computed = sums["prompt_tokens"] - sums["cached_tokens"]
+        steps, rows = (link.stats.steps, link.stats.rows) if link.stats is not None else (0, 0)
+        for name, text, value in (
+            ("prompt_tokens", "Tokens of prompts that were computed", computed),
+            ("prompt_tokens_cached", "Tokens of prompts that were taken from the cache", sums["cached_tokens"]),
+            ("prompt_seconds", "Seconds of prompts", seconds["prompt_s"]),
+            ("tokens_predicted", "Tokens of answers", sums["tokens"]),
+            ("tokens_predicted_seconds", "Seconds of answers", seconds["answer_s"]),
+            ("n_decode", "Steps of the engine", steps),
+            ("spec_decode_num_draft_tokens", "Drafted tokens that were checked", sums["drafted"]),
+            ("spec_decode_num_accepted_tokens", "Of these, tokens of answers", sums["kept"]),
+        ):
+            yield CounterMetricFamily(f"llamacpp:{name}", text, value)
+        for name, text, value in (
+            ("n_tokens_max", "The longest prompt and answer together", self._longest),
+            ("prompt_tokens_seconds", "Tokens a second of prompts", _rate(computed, seconds["prompt_s"])),
+            ("predicted_tokens_seconds", "Tokens a second of answers", _rate(self._steps, seconds["answer_s"])),
+            ("requests_processing", "Requests running", link.live - link.waiting),
+            ("requests_deferred", "Requests waiting", link.waiting),
+            ("n_busy_slots_per_decode", "Rows of logits a step", _rate(rows, steps)),
+        ):
+            yield GaugeMetricFamily(f"llamacpp:{name}", text, value)
+
+
+def _rate(count: float, seconds: float) -> float:
+    return count / seconds if seconds else 0.0
+
 
 @router.get("/metrics")
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
     found: Metrics = request.app.state.metrics
-    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST)
+    headers = {"process-start-time-unix": str(request.app.state.service.started)}  # as llama.cpp's server says it
+    return Response(generate_latest(found.registry), media_type=CONTENT_TYPE_LATEST, headers=headers)

@@ -30,13 +30,16 @@ Result = TypeVar("Result")
 class Prompts:
     """The model's tokenizer and template."""
 
-    def __init__(self, checkpoint: Checkpoint, context: Callable[[], int | None] = lambda: None) -> None:
-        self.tokenizer, self._context = Tokenizer.of(checkpoint), context
+    def __init__(
+        self, checkpoint: Checkpoint, context: Callable[[], int | None] = lambda: None, template: str = ""
+    ) -> None:
+        """`template`: the source of another chat template than the model's own."""
+        self.tokenizer, self._context, self._template = Tokenizer.of(checkpoint), context, template
 
     @cached_property
     def template(self) -> ChatTemplate:
-        """The model's chat template; TemplateError where it has none."""
-        return ChatTemplate.of(self.tokenizer)
+        """The model's chat template, or what stands in its place; TemplateError where there is none."""
+        return ChatTemplate.of(self.tokenizer, self._template)
 
     @cached_property
     def longest(self) -> int:
@@ -226,5 +229,5 @@ def _ask(
     follows = None if grammar is None else (grammar.kind, grammar.text, grammar.after)
     return Ask(
         number, prompt, most, body.stops, params, logprobs, ends, least, body.ignore_eos, follows, special, prediction,
-        access.client.get(), body.priority,
+        access.client.get(), body.priority, progress=body.return_progress,
     )  # fmt: skip

@@ -99,7 +99,7 @@ class Server:
         self.link = EngineLink(loading, settings.max_queue, settings.max_wait, progress)
         checkpoint = open_checkpoint(loading.model)
         settings = replace(settings, digest=digest_of(checkpoint))
-        prompts, compiler = Prompts(checkpoint, self._context), Compiler(loading.model)
+        prompts, compiler = Prompts(checkpoint, self._context, settings.chat_template), Compiler(loading.model)
         self.service = Service(settings, self.link, prompts, int(time.time()), compiler)
         checkpoint.close()
         self._http = Http(application(self.service), listening)

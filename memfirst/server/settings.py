@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 MOST_BODY = 8 << 20
 """Bytes of a request's body."""
@@ -31,6 +33,8 @@ class Settings:
     max_queue    requests that wait at most; max_wait: predicted seconds of waiting
     page         whether `/` is the live page
     access_log   a file that gets a line for each request; "-": the standard error; "": none
+    defaults     of requests that do not say them: `fields.SETTABLE`
+    chat_template  the source of what conversations go through; "": the model's own
     """
 
     name: str
@@ -45,3 +49,5 @@ class Settings:
     model_path: str = ""
     digest: str = ""
     notes: tuple[str, ...] = field(default=())
+    chat_template: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)

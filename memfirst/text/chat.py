@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
-from memfirst.errors import TemplateError
+from memfirst.errors import ConfigError, TemplateError
 from memfirst.text.tracked import concat, from_messages, marks_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ RWKV_WORLD = (
     "{{ message['role'] | capitalize + ': ' + message['content'] | trim + '\\n\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
-_BY_NAME = {"rwkv-world": RWKV_WORLD}
+_BY_NAME = {"rwkv-world": RWKV_WORLD, "chatml": CHATML}
 """Files of RWKV's World models may have the form that they were trained on by its name only."""
 _ROLE = re.compile(r"[\w-]{1,32}\Z")
 """A role that templates may build a control token of (`<|assistant|>`)."""
@@ -67,9 +67,10 @@ class ChatTemplate:
         self._template = self._guarded(lambda: self._environment.from_string(source), MIN_SIZE)
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> ChatTemplate:
-        """Compile the model's own template, or ChatML where its vocabulary has `<|im_start|>`; else TemplateError."""
-        source = tokenizer.rules.chat_template
+    def of(cls, tokenizer: Tokenizer, instead: str = "") -> ChatTemplate:
+        """Compile the model's own template, or ChatML where its vocabulary has `<|im_start|>`; else TemplateError.
+        `instead`: another one's source."""
+        source = instead or tokenizer.rules.chat_template
         if not source and tokenizer.token_id("<|im_start|>") is not None:
             source = CHATML
         if not source:
@@ -77,6 +78,19 @@ class ChatTemplate:
             raise TemplateError("this model has no chat template", "a model made for chat", *do)
         names = {kind: tokenizer.token(id) for kind, id in tokenizer.special_ids.items()}
         return cls(_BY_NAME.get(source, source), names.get("bos", ""), names.get("eos", ""))
+
+    @staticmethod
+    def read(asked: str) -> str:
+        """A template's source by the name of its file, or "chatml"; ConfigError where there is none."""
+        if asked in _BY_NAME:
+            return asked
+        try:
+            with open(asked, encoding="utf-8") as file:
+                source = file.read(MAX_SOURCE + 1)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the chat template {asked[:200]!r}: {error}", "a file in Jinja, or chatml") from None
+        ChatTemplate(source)  # raises for one that is malformed
+        return source
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True, **variables: Any) -> str:
         """Render the chat to the text that the model answers.

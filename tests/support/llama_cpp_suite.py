@@ -78,9 +78,16 @@ def options(given: list[str]) -> list[str]:
     made += ["--max-sequences", str(slots), "--ctx", str(int(values.get("--ctx-size", 4096)) // slots)]
     for name in (*values.get("--alias", "served").split(","), *NAMES):
         made += ["--name", name]
-    if "--api-key" in values:
-        made += ["--api-key", values["--api-key"]]
-    return made + (["--no-page"] if "--no-ui" in values else [])
+    for option, default in (("--temp", "temperature"), ("--seed", "seed"), ("--n-predict", "max_tokens")):
+        if values.get(option, "-1") != "-1":
+            made += ["--default", f"{default}={values[option]}"]
+    if "--embedding" in values:
+        made += ["--pooling", values.get("--pooling", "mean")]
+    for option, ours in ("--api-key", "--api-key"), ("--chat-template-file", "--chat-template"):
+        made += [ours, values[option]] if option in values else []
+    if values.get("--chat-template") == "chatml":
+        made += ["--chat-template", "chatml"]
+    return [*made, "--allow-origin", "*"] + (["--no-page"] if "--no-ui" in values else [])
 
 
 # --- as a plugin of pytest

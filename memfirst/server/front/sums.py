@@ -12,8 +12,8 @@ from memfirst.server.front.replica import Replica
 
 LEAST = {"predicted_wait", "context", "context_bytes", "memfirst_predicted_wait_seconds"}
 """A request goes where it waits least; every replica must hold its context."""
-MOST = {"up_s", "memfirst_info"}
-MEAN = {"vllm:kv_cache_usage_perc"}
+MOST = {"up_s", "memfirst_info", "llamacpp:n_tokens_max"}
+MEAN = {"vllm:kv_cache_usage_perc", "llamacpp:n_busy_slots_per_decode"}
 
 
 def _combined(name: str, values: Sequence[float]) -> float:
