@@ -8,10 +8,7 @@ from __future__ import annotations
 import csv
 import platform
 import re
-import shutil
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from memfirst.errors import MemfirstError
 from memfirst.hardware import host
@@ -20,9 +17,6 @@ from memfirst.hardware.machines import Machine, find_machine
 HERE = "here"
 """The name of this machine."""
 
-PATIENCE_S = 5.0
-"""How long a tool of the driver may take."""
-
 CORE_READS, CORE_RATE = 30e9, 1e11
 """Bytes/s that a core reads at most (20 to 45e9 of today's), and its float32 operations: 32 for each of 3.1 GHz."""
 
@@ -30,12 +24,11 @@ SERVER, DESKTOP = 204.8e9, 51.2e9
 """Bytes/s assumed of a server's memory (8 channels of DDR4-3200), and of any other's (2)."""
 
 _SERVERS = re.compile(r"\b(?:epyc|xeon|graviton|neoverse|ampere)", re.IGNORECASE)
-_CPUINFO, _BOARD = Path("/proc/cpuinfo"), Path("/proc/device-tree/model")
 
 
 def processor() -> Machine:
     """This computer as a machine that computes on its processor; its memory is what can be allocated now."""
-    name, cores, free = processor_name(), host.default_threads(), host.available_memory()
+    name, cores, free = host.processor(), host.default_threads(), host.available_memory()
     row = _catalogued(name)
     if row is not None and row.kind in ("cpu", "board", "unified") and row.bandwidth:
         bandwidth = min(row.bandwidth, CORE_READS * cores)
@@ -62,17 +55,6 @@ def gpus() -> tuple[tuple[int, Machine], ...]:
     return tuple(found.values())
 
 
-def processor_name() -> str:
-    """As the system calls it: "AMD Ryzen 9 7950X 16-Core Processor", "Apple M2", "Raspberry Pi 5 Model B Rev 1.0"."""
-    if platform.system() == "Darwin":
-        return _said(["sysctl", "-n", "machdep.cpu.brand_string"]).strip()
-    board = _text(_BOARD).strip("\0 \n")
-    if board:
-        return board
-    line = re.search(r"^model name\s*:\s*(.+)$", _text(_CPUINFO), re.MULTILINE)
-    return line[1].strip() if line else platform.processor()
-
-
 def _catalogued(name: str) -> Machine | None:
     try:
         return find_machine(re.sub(r"\s+model\b.*", "", name, flags=re.IGNORECASE)) if name else None
@@ -94,13 +76,13 @@ def _card(name: str, memory: int) -> Machine:
 
 def _nvidia() -> list[tuple[str, int]]:
     """(name, bytes) of each card."""
-    text = _said(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"])
+    text = host.said(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"])
     rows = [line.rpartition(",") for line in text.splitlines() if "," in line]
     return [(name.strip(), _number(mib) << 20) for name, _, mib in rows]
 
 
 def _amd() -> list[tuple[str, int]]:
-    text = _said(["rocm-smi", "--showproductname", "--showmeminfo", "vram", "--csv"])
+    text = host.said(["rocm-smi", "--showproductname", "--showmeminfo", "vram", "--csv"])
     rows = list(csv.DictReader(line for line in text.splitlines() if "," in line))
     series = ("Card Series", "Card series", "Card model", "Card Model")
     found = []
@@ -116,29 +98,9 @@ def _apple() -> list[tuple[str, int]]:
     """The chip's own GPU, which uses the one memory."""
     if platform.system() != "Darwin" or platform.machine() != "arm64":
         return []
-    return [(processor_name(), _number(_said(["sysctl", "-n", "hw.memsize"])))]
-
-
-def _said(command: Sequence[str]) -> str:
-    """What a tool prints; "" where there is none, or it fails."""
-    if shutil.which(command[0]) is None:
-        return ""
-    import subprocess  # 3 ms that a plan for another machine does without
-
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return ""
-    return ran.stdout
+    return [(host.processor(), _number(host.said(["sysctl", "-n", "hw.memsize"])))]
 
 
 def _number(text: str) -> int:
     digits = text.strip()
     return int(digits) if digits.isdigit() else 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
-import resource
 import signal
+import sys
 import threading
+import time
 from collections import OrderedDict
 from multiprocessing.connection import Connection
 
@@ -23,7 +24,9 @@ from memfirst.text import Tokenizer
 COMPILE_SECONDS = 2.0
 START_SECONDS = 60.0
 MEMORY = 2 << 30
-"""Bytes of address space that the process may have."""
+"""Bytes that the process may have: of address space where the system bounds that, else of resident memory."""
+LOOK_SECONDS = 0.05
+"""Between two looks at resident memory: a process that touches 2 GB a second is 0.1 GB above its bound by then."""
 KNOWN, MOST_WAITING = 256, 16
 """Grammars whose fate is remembered, and those that wait for the process at most."""
 
@@ -67,7 +70,7 @@ class Compiler:
             return worker.refusal(grammar)
         except TimeoutError:
             found = f"the {grammar.kind} takes more than {COMPILE_SECONDS:.0f} s to compile"
-        except (EOFError, OSError):
+        except (EOFError, OSError, MemoryError):
             found = f"the {grammar.kind} takes more memory to compile than there is for it"
         worker.close()
         self._worker = Worker(self._path)  # starts meanwhile
@@ -98,10 +101,28 @@ class Worker:
             self._pipe.recv_bytes()
             self._ready = True
         self._pipe.send_bytes(json.dumps([grammar.kind, grammar.text, grammar.after]).encode())
-        if not self._pipe.poll(COMPILE_SECONDS):
-            raise TimeoutError
+        self._wait()
         said = json.loads(self._pipe.recv_bytes())
         return ConfigError(*said) if said else None
+
+    def _wait(self) -> None:
+        """Until there is an answer; MemoryError where the process holds more than it may, TimeoutError as above."""
+        if bounds_address_space():
+            if not self._pipe.poll(COMPILE_SECONDS):
+                raise TimeoutError
+            return
+        import psutil
+
+        watched, end = psutil.Process(self._process.pid), time.monotonic() + COMPILE_SECONDS
+        while not self._pipe.poll(LOOK_SECONDS):
+            try:
+                held = watched.memory_info().rss
+            except psutil.Error as error:
+                raise EOFError("the process has ended") from error
+            if held > MEMORY:
+                raise MemoryError
+            if time.monotonic() > end:
+                raise TimeoutError
 
     def close(self) -> None:
         """End it."""
@@ -110,11 +131,19 @@ class Worker:
         threading.Thread(target=self._process.join, daemon=True).start()
 
 
+def bounds_address_space() -> bool:
+    """Whether the system ends a process that maps more than it may; macOS takes no such limit, Windows has none."""
+    return sys.platform == "linux"
+
+
 def main(pipe: Connection, model_path: str) -> None:
     """The process's whole life: a grammar comes, why it is refused goes back."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the HTTP process decides
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if bounds_address_space():
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         checkpoint = open_checkpoint(model_path)
         tokenizer = Tokenizer.of(checkpoint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import signal
 import socket
 import time
 from contextlib import suppress
@@ -25,6 +24,7 @@ from memfirst.server.prompt import Prompts
 from memfirst.server.protocol import LimitedProtocol
 from memfirst.server.service import Service
 from memfirst.server.settings import CONNECTIONS, DRAIN_SECONDS, KEEP_ALIVE_SECONDS, MOST_HEADER_BYTES, Settings
+from memfirst.server.signals import stop_on_signals
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -116,9 +116,7 @@ class Server:
 
     async def run(self, ready: Any = None) -> None:
         """Load the model, serve until a signal says stop, then let requests end. `ready` is called once it serves."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+        stop_on_signals(self.stop)
         loading = asyncio.ensure_future(self._start())
         stopping = asyncio.ensure_future(self._stopped.wait())
         try:

@@ -23,8 +23,8 @@ def linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
     monkeypatch.setattr(host, "default_threads", lambda: 8)
     monkeypatch.setattr(host, "available_memory", lambda: 20 * GIB)
-    monkeypatch.setattr(detect, "_CPUINFO", tmp_path / "cpuinfo")
-    monkeypatch.setattr(detect, "_BOARD", tmp_path / "model")
+    monkeypatch.setattr(host, "_CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(host, "_BOARD", tmp_path / "model")
     return tmp_path
 
 
@@ -85,7 +85,7 @@ def test_a_mac(linux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tool(linux, "sysctl", "Apple M2 Pro")
     assert detect.processor().bandwidth == 200e9
     monkeypatch.setattr(
-        detect, "_said", lambda command: "34359738368\n" if "hw.memsize" in command else "Apple M2 Pro\n"
+        host, "said", lambda command: "34359738368\n" if "hw.memsize" in command else "Apple M2 Pro\n"
     )
     ((_, chip),) = detect.gpus()
     assert (chip.name, chip.kind, chip.memory) == ("apple-m2-pro", "unified", 32 * GIB)

@@ -150,3 +150,18 @@ def test_what_is_no_list_of_groups_limits_nothing(proc: Path, tmp_path: Path, te
     assert host.available_memory() == FREE
     (proc / "mountinfo").write_text(text)
     assert host.available_memory() == FREE
+
+
+def test_of_a_macs_cores_the_fast_ones_compute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An M1 Pro: 8 fast cores, 4 of which share 12 MiB, and 2 slow ones."""
+    values = {"physicalcpu": 8, "cpusperl2": 4, "l1dcachesize": 131072, "l2cachesize": 12 << 20}
+    cases = "\n".join(f"hw.perflevel0.{name}) echo {value};;" for name, value in values.items())
+    (tmp_path / "sysctl").write_text(f"#!/bin/sh\ncase $2 in\n{cases}\nesac\n")
+    (tmp_path / "sysctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(host.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(host, "_CACHES", tmp_path)
+    monkeypatch.setattr(host, "cpu_quota", lambda: None)
+    assert host.default_threads() == 8
+    assert host.last_level_cache() == 24 << 20
+    assert host.caches() == {"L1d": 128 << 10, "L2": 12 << 20}

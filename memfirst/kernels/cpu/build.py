@@ -16,7 +16,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from memfirst.kernels.cpu import lang
+from memfirst.kernels.cpu import isa, lang
 
 Static = int | str
 """A static parameter: a number, a word, or where its name ends in CODEC the name of a module of this package."""
@@ -242,6 +242,7 @@ def compiled(module: str, name: str, statics: Mapping[str, Static]) -> tuple[tup
     """Its parameters, and what Numba made of it."""
     from numba import njit, types
 
+    _use_found_features()
     function = getattr(import_module(f"{__package__}.{module}"), name)
     kinds = params(function)
     unique = _unique(module, name, statics)
@@ -249,6 +250,14 @@ def compiled(module: str, name: str, statics: Mapping[str, Static]) -> tuple[tup
     signature = types.int64(types.int64, types.int64, types.int64, types.int64)
     entry = njit(signature, **lang.FLAGS)(_entry(unique, body, kinds))
     return kinds, entry.overloads[entry.signatures[0]]
+
+
+def _use_found_features() -> None:
+    """Numba asks LLVM alone, which finds no feature of some ARM64 hosts; what the environment says stands."""
+    from numba import config
+
+    if config.CPU_FEATURES is None and isa.arm64():
+        config.CPU_FEATURES = isa.target_features()
 
 
 def _unique(module: str, name: str, statics: Mapping[str, Static]) -> str:

@@ -42,7 +42,7 @@ def llvm_type(vec: Vec) -> ir.VectorType:
     return ir.VectorType(_ELEMENTS[vec.element], vec.n)
 
 
-_VNNI = ISA in (isa.AVX512_VNNI, isa.AVX_VNNI)
+_SUMS_IN_32 = ISA in (isa.AVX512_VNNI, isa.AVX_VNNI, isa.NEON_DOT)
 RESULTS: dict[str, Any] = {
     "bytes": Vec("i8", 4 * LANES),
     "register": Vec("i8", isa.register_bytes()),
@@ -52,7 +52,7 @@ RESULTS: dict[str, Any] = {
     "i16x32": Vec("i16", 32),
     "f32x16": Vec("f32", 16),
     "i32x16": Vec("i32", 16),
-    "dot": Vec("i32", LANES) if _VNNI else Vec("i16", 2 * LANES),
+    "dot": Vec("i32", LANES) if _SUMS_IN_32 else Vec("i16", 2 * LANES),
     "float": types.float32,
     "int32": types.int32,
     "int": types.int64,

@@ -7,9 +7,9 @@ from typing import Any
 
 from llvmlite import ir
 
-from memfirst.kernels.cpu import isa
-from memfirst.kernels.cpu.emit import F32, I8, I16, I32, I64, ISA, LANES, Emitter
+from memfirst.kernels.cpu.emit import F32, I8, I16, I32, I64, LANES, Emitter
 from memfirst.kernels.cpu.instructions import load_vector
+from memfirst.kernels.cpu.instructions_bytes import by_table, repeated
 
 V = ir.VectorType
 
@@ -19,9 +19,7 @@ def store_values(e: Emitter, out: Any, offset: Any, v: Any) -> None:
 
 
 def table_at(e: Emitter, w: Any, offset: Any) -> Any:
-    once = load_vector(e, w, offset, V(I8, 16))
-    order = [i % 16 for i in range(4 * LANES)]
-    return e.builder.shuffle_vector(once, once, ir.Constant(V(I32, 4 * LANES), order))
+    return repeated(e, load_vector(e, w, offset, V(I8, 16)), 4 * LANES)
 
 
 def codes_at(e: Emitter, w: Any, offset: Any, which: Any) -> Any:
@@ -35,15 +33,8 @@ def codes_at(e: Emitter, w: Any, offset: Any, which: Any) -> Any:
 
 
 def looked_up(e: Emitter, codes: Any, table: Any) -> Any:
-    """`pshufb` looks up 16 bytes within each 128-bit lane; elsewhere one lookup an element."""
-    if ISA != isa.GENERIC:
-        name = "llvm.x86.avx512.pshuf.b.512" if LANES == 16 else "llvm.x86.avx2.pshuf.b"
-        return e.call(name, codes.type, [table, codes])
-    out = ir.Constant(codes.type, ir.Undefined)
-    for i in range(codes.type.count):
-        index = e.builder.zext(e.builder.extract_element(codes, I32(i)), I32)
-        out = e.builder.insert_element(out, e.builder.extract_element(table, index), I32(i))
-    return out
+    first = e.builder.shuffle_vector(table, table, ir.Constant(V(I32, 16), list(range(16))))
+    return by_table(e, codes, first)
 
 
 def _column(e: Emitter, low: Any, high: Any, first: int) -> Any:

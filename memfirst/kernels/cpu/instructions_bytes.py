@@ -66,16 +66,30 @@ def store_u32(e: Emitter, x: Any, offset: Any, word: Any) -> None:
 
 
 def table16(e: Emitter, v: Any, t: Any) -> Any:
-    """`pshufb` looks up 16 bytes within each 128-bit lane; elsewhere one lookup an element."""
-    table = load_vector(e, t, I64(0), V(I8, 16), index=1)
+    return by_table(e, v, load_vector(e, t, I64(0), V(I8, 16), index=1))
+
+
+def by_table(e: Emitter, v: Any, table: Any) -> Any:
+    """The entries of a table of 16 bytes that the bytes of `v`, all below 16, choose.
+
+    x86's `pshufb` looks up in the same 128 bits of another register, ARM's `tbl` in a register; else by element.
+    """
     if ISA == isa.GENERIC:
-        return _table_by_element(e, v, table)
-    wide = e.concat(e.concat(table, table), e.concat(table, table)) if LANES == 16 else e.concat(table, table)
+        return _by_element(e, v, table)
+    if ISA == isa.NEON_DOT:
+        halves = [e.call("llvm.aarch64.neon.tbl1.v16i8", table.type, [table, e.half(v, i)]) for i in (0, 1)]
+        return e.concat(*halves)
     name = "llvm.x86.avx512.pshuf.b.512" if LANES == 16 else "llvm.x86.avx2.pshuf.b"
-    return e.call(name, v.type, [wide, v])
+    return e.call(name, v.type, [repeated(e, table, v.type.count), v])
 
 
-def _table_by_element(e: Emitter, v: Any, table: Any) -> Any:
+def repeated(e: Emitter, table: Any, n: int) -> Any:
+    """16 bytes over and over, `n` in all."""
+    order = [i % 16 for i in range(n)]
+    return e.builder.shuffle_vector(table, table, ir.Constant(V(I32, n), order))
+
+
+def _by_element(e: Emitter, v: Any, table: Any) -> Any:
     out = ir.Constant(v.type, ir.Undefined)
     for i in range(v.type.count):
         index = e.builder.zext(e.builder.extract_element(v, I32(i)), I32)

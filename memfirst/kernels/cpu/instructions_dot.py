@@ -12,19 +12,29 @@ from memfirst.kernels.cpu.emit import I16, I32, I64, ISA, LANES, Emitter
 V = ir.VectorType
 
 _VNNI = {isa.AVX512_VNNI: "llvm.x86.avx512.vpdpbusd.512", isa.AVX_VNNI: "llvm.x86.avx512.vpdpbusd.256"}
+_IN_32 = ISA in _VNNI or ISA == isa.NEON_DOT
+"""Whether one instruction adds four products to a sum of 32 bits."""
 
 
 def _vpdpbusd(e: Emitter, s: Any, w: Any, a: Any) -> Any:
     return e.call(_VNNI[ISA], s.type, [s, w, a])
 
 
+def _neon_sdot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    """Both signed: 4 lanes a register, two registers."""
+    name, kind = "llvm.aarch64.neon.sdot.v4i32.v16i8", V(I32, 4)
+    return e.concat(*(e.call(name, kind, [e.half(s, i), e.half(w, i), e.half(a, i)]) for i in (0, 1)))
+
+
 def dot_start(e: Emitter, offset: Any) -> Any:
-    return offset if ISA in _VNNI else ir.Constant(V(I16, 2 * LANES), [0] * (2 * LANES))
+    return offset if _IN_32 else ir.Constant(V(I16, 2 * LANES), [0] * (2 * LANES))
 
 
 def dot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
     if ISA in _VNNI:
         return _vpdpbusd(e, s, w, a)
+    if ISA == isa.NEON_DOT:
+        return _neon_sdot(e, s, w, a)  # w < 64 is the same byte signed
     return e.builder.add(s, _pairs(e, w, a))
 
 
@@ -44,7 +54,7 @@ def _add_neighbours(e: Emitter, v: Any) -> Any:
 
 
 def dot_end(e: Emitter, s: Any, offset: Any) -> Any:
-    return s if ISA in _VNNI else e.builder.add(_sum_pairs(e, s), offset)
+    return s if _IN_32 else e.builder.add(_sum_pairs(e, s), offset)
 
 
 def _sum_pairs(e: Emitter, s: Any) -> Any:
@@ -96,11 +106,11 @@ def _twice(e: Emitter, v: Any, h: Any) -> Any:
 
 def weigh(e: Emitter, s: Any, v: Any, h: Any) -> Any:
     """Where pairs are summed in 16 bits, one instruction multiplies them and adds neighbours."""
-    return e.builder.mul(s, half_pair(e, v, h)) if ISA in _VNNI else _pair_products(e, s, _twice(e, v, h))
+    return e.builder.mul(s, half_pair(e, v, h)) if _IN_32 else _pair_products(e, s, _twice(e, v, h))
 
 
 def weigh_both(e: Emitter, s: Any, s2: Any, v: Any, h: Any) -> Any:
-    if ISA in _VNNI:
+    if _IN_32:
         return weigh(e, e.builder.add(s, s2), v, h)
     return e.builder.add(weigh(e, s, v, h), weigh(e, s2, v, h))
 
@@ -114,6 +124,8 @@ def sdot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
     if ISA in _VNNI:
         flipped = e.builder.xor(w, ir.Constant(w.type, [0x80] * w.type.count))
         return _vpdpbusd(e, s, flipped, a)
+    if ISA == isa.NEON_DOT:
+        return _neon_sdot(e, s, w, a)
     if ISA == isa.AVX2:
         size = e.call("llvm.abs.v32i8", w.type, [w, ir.Constant(ir.IntType(1), 0)])
         pairs = _pairs(e, size, e.call("llvm.x86.avx2.psign.b", w.type, [a, w]))

@@ -25,7 +25,10 @@ def atomic_swap_if(e: Emitter, a: Any, index: Any, old: Any, new: Any) -> Any:
 
 
 def pause(e: Emitter) -> None:
-    if ISA != isa.GENERIC:
+    """What a thread that waits does between two looks; ARM's own hint, `yield`, does nothing on most of its cores."""
+    if isa.arm64():
+        e.call("llvm.aarch64.isb", ir.VoidType(), [I32(15)])
+    elif ISA != isa.GENERIC:
         e.call("llvm.x86.sse2.pause", ir.VoidType(), [])
 
 

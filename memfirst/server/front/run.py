@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from memfirst.server.front.replica import Replica
 from memfirst.server.guard import Guard
 from memfirst.server.run import Http
 from memfirst.server.settings import DRAIN_SECONDS, Settings
+from memfirst.server.signals import stop_on_signals
 
 MOST_REPLICAS = 256
 
@@ -53,9 +53,7 @@ class FrontServer:
 
     async def run(self, ready: Callable[[FrontServer], None] | None = None) -> None:
         """Serve until a signal says stop, then let answers end. `ready` is called once every replica was asked."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.stop)
+        stop_on_signals(self.stop)
         await asyncio.gather(*(replica.look() for replica in self.door.replicas))
         for replica in self.door.replicas:
             if not replica.up:
