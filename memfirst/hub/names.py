@@ -24,8 +24,9 @@ _PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q5_0", "Q4_
 _FOLDER = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
            "special_tokens_map.json", "tokenizer.model", "chat_template.jinja", "chat_template.json",
            "model.safetensors.index.json")  # fmt: skip
-_NOT_MODELS = ("mmproj", "imatrix")
-"""Files that end in .gguf but hold no language model: vision projectors, quantization statistics."""
+_NOT_MODELS = re.compile(r"mmproj|imatrix|(?:^|/)mtp-", re.IGNORECASE)
+"""Files that end in .gguf but hold no language model: vision projectors, quantization statistics, layers that predict
+further tokens, beside the model whose they are."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def quant_of(file: str) -> str:
 def choose(ref: Ref, listing: Iterable[str]) -> list[str]:
     """The files of `ref` in `listing`: one GGUF, all parts of a split one, or a safetensors folder."""
     listing = list(listing)
-    ggufs = [f for f in listing if f.lower().endswith(".gguf") and not any(n in f.lower() for n in _NOT_MODELS)]
+    ggufs = [f for f in listing if f.lower().endswith(".gguf") and not _NOT_MODELS.search(f)]
     if not ggufs:
         return _folder(ref, listing)
     return _complete(ref, _one_model(ref, ggufs), ggufs)

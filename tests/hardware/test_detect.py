@@ -84,9 +84,7 @@ def test_a_mac(linux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     tool(linux, "sysctl", "Apple M2 Pro")
     assert detect.processor().bandwidth == 200e9
-    monkeypatch.setattr(
-        host, "said", lambda command: "34359738368\n" if "hw.memsize" in command else "Apple M2 Pro\n"
-    )
+    monkeypatch.setattr(host, "said", lambda command: "34359738368\n" if "hw.memsize" in command else "Apple M2 Pro\n")
     ((_, chip),) = detect.gpus()
     assert (chip.name, chip.kind, chip.memory) == ("apple-m2-pro", "unified", 32 * GIB)
 

@@ -120,7 +120,7 @@ def test_a_path_wins_and_missing_names_get_advice(tmp_path: Path, monkeypatch: p
         "smolm2:135m": "smollm2:135m",
         "models/x.gguf": "no file or folder",
         "here/r": "no file or folder",
-        "mamba:130m": "no repository of it",
+        "rwkv-6:14b": "no repository of it",
         "hf.co/o": "owner/name",
         "hf:o/r/x/y": "owner/name",
         "./y.gguf": "no file or folder",
@@ -136,7 +136,8 @@ def test_a_path_wins_and_missing_names_get_advice(tmp_path: Path, monkeypatch: p
 
 
 BIG = ["b/big-Q6_K-00001-of-00002.gguf", "b/big-Q6_K-00002-of-00002.gguf"]
-PLAIN = ["a-Q4_K_M.gguf", "a-Q4_K_S.gguf", "a.Q8_0.gguf", "mmproj-F16.gguf", "a-IQ4_NL.gguf", "README.md"]
+PLAIN = ["a-Q4_K_M.gguf", "a-Q4_K_S.gguf", "a.Q8_0.gguf", "mmproj-F16.gguf", "a-IQ4_NL.gguf", "README.md",
+         "MTP/mtp-a-Q8_0.gguf", "mtp-a-Q4_K_M.gguf"]  # fmt: skip
 LISTING = PLAIN + BIG
 
 
