@@ -1,4 +1,4 @@
-"""ARM64: how its instructions are found, and which LLVM chooses. Run on such a host, test_kernels_isa.py compares bits."""
+"""ARM64: how its instructions are found, and which LLVM chooses. On such a host test_kernels_isa.py compares bits."""
 
 from __future__ import annotations
 
