@@ -31,6 +31,7 @@ def dot_start(e: Emitter, offset: Any) -> Any:
 
 
 def dot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
+    """AVX2 and plain vectors add pairs in 16 bits, the others all four products in 32."""
     if ISA in _VNNI:
         return _vpdpbusd(e, s, w, a)
     if ISA == isa.NEON_DOT:
