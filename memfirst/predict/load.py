@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from memfirst.predict.tiles import beside
+from memfirst.predict.tiles import TILE, beside
 
 PAGE = 64
 """Tokens of prompts that are shared from the moment on that they are computed."""
@@ -290,6 +290,12 @@ class _Simulation:
         asked = [r.ask for r in (*self.running, self.waiting[0])]
         return shared + sum(a.prompt - shared + a.answer // 2 for a in asked) <= self.server.positions
 
+    def deep(self, decoding: int, context: float) -> float:
+        """Seconds that a token of the first prompt takes more than one at a prompt's beginning."""
+        past = next((r.past for r in self.running if r.first is None), 0)
+        more = self.step(decoding, context, TILE, past) - self.step(decoding, context, TILE, 0)
+        return max(0.0, more / TILE)
+
     def one_step(self) -> None:
         """Decoding rows first, then prompts in order of arrival."""
         decoding = [r for r in self.running if r.first is not None]
@@ -297,7 +303,7 @@ class _Simulation:
         context = sum(r.past for r in decoding) / len(decoding) if decoding else 0.0
         if decoding and self.server.gap is not None:
             budget = beside(lambda rows: self.rows(rows, len(decoding), context), len(decoding), budget,
-                            self.server.gap)  # fmt: skip
+                            self.server.gap, self.deep(len(decoding), context))  # fmt: skip
         chunks = self.chunks(budget)
         new = sum(chunks.values())
         past = sum(r.past for r in chunks) / len(chunks) if chunks else 0.0

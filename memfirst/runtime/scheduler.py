@@ -157,7 +157,10 @@ class Scheduler:
 
     def _beside(self, decoding: int, most: int) -> int:
         """Tokens of prompts beside so many that are being answered."""
-        return min(most, PROMPT_CHUNK) if self.gap is None else self.pace.beside(decoding, most, self.gap)
+        if self.gap is None:
+            return min(most, PROMPT_CHUNK)
+        past = next((len(r.sequence.ids) for r in self.running if r.sequence is not None and r.remaining > 1), 0)
+        return self.pace.beside(decoding, most, self.gap, past)
 
     def step(self, work: Sequence[Work]) -> tuple[Step, list[int]]:
         """What the backend is asked for: of work that gives tokens, or of work that gives hidden rows."""

@@ -146,6 +146,8 @@ async def detokenize(body: Detokenize, request: Request) -> dict[str, Any]:
 @router.post("/apply-template")
 async def apply_template(body: Template, request: Request) -> dict[str, Any]:
     """The text that a conversation becomes."""
-    prompts, messages = service(request).prompts, plain(body.messages)
+    served, messages = service(request), plain(body.messages)
+    prompts, kwargs = served.prompts, served.settings.defaults.get("chat_template_kwargs")
+    body = body.model_copy(update={"chat_template_kwargs": kwargs}) if body.chat_template_kwargs is None else body
     render, variables = prompts.template.render, template_variables(body)
     return {"prompt": await prompts.away(size_of(messages), render, messages, **variables)}

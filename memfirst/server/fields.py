@@ -106,10 +106,10 @@ def defaults_of(given: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"a default of {one[:60]!r}", f"NAME=VALUE, NAME one of {', '.join(SETTABLE)}")
         try:
             made[name] = json.loads(value)
-            Sampled(**{name: made[name]})
+            Chat(messages=[Message(role="user")], **{name: made[name]})
         except ValueError as error:
-            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no number"
-            raise ConfigError(f"a default of {one[:60]!r}: {said}", "a number in range") from None
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no JSON"
+            raise ConfigError(f"a default of {one[:60]!r}: {said}", "what a request may have") from None
     return made
 
 
@@ -155,7 +155,7 @@ class Sampled(Open):
         """With the server's defaults where it says nothing."""
         if getattr(self, "max_completion_tokens", None) is not None:
             defaults = {name: value for name, value in defaults.items() if name != "max_tokens"}
-        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        missing = {name: value for name, value in defaults.items() if getattr(self, name, value) is None}
         if self.repeat_penalty is not None:
             missing.pop("repetition_penalty", None)
         return self.model_copy(update=missing) if missing else self
@@ -167,7 +167,7 @@ class Sampled(Open):
 
 
 SETTABLE = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
-            "seed", "max_tokens")  # fmt: skip
+            "seed", "max_tokens", "chat_template_kwargs")  # fmt: skip
 """What a server can be given for requests that do not say it."""
 
 
@@ -190,6 +190,12 @@ class Chat(Sampled):
 
     @model_validator(mode="after")
     def _chat(self) -> Chat:
+        if (
+            self.continue_final_message
+            and self.add_generation_prompt
+            and "add_generation_prompt" in self.model_fields_set
+        ):
+            raise ValueError("continue_final_message and add_generation_prompt: one of them")
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
         refused = {"audio": "audio", "web_search_options": "web search", "functions": "functions: use tools",

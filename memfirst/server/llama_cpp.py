@@ -112,7 +112,8 @@ class Continued(Open):
     def completed(self, defaults: Mapping[str, Any]) -> Continued:
         """With the server's defaults where it says nothing."""
         named = {OWN_NAMES.get(name, name): value for name, value in defaults.items()}
-        return self.model_copy(update={n: v for n, v in named.items() if n not in self.model_fields_set})
+        known = type(self).model_fields
+        return self.model_copy(update={n: v for n, v in named.items() if n in known and n not in self.model_fields_set})
 
     @property
     def most(self) -> int | None:

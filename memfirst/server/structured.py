@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -53,7 +52,10 @@ def _of_format(given: dict[str, Any] | None) -> Grammar | None:
     if kind == "text":
         return None
     if kind == "json_object":
-        return Grammar(SCHEMA, json.dumps(form["schema"]) if isinstance(form.get("schema"), dict) else ANY_OBJECT)
+        given = form.get("schema")
+        if given is not None and not isinstance(given, dict):
+            raise ConfigError(f"response_format with the schema {given!r:.40}", "an object")
+        return Grammar(SCHEMA, ANY_OBJECT) if given is None else grammar_of(schema=given)
     if kind != "json_schema":
         raise ConfigError(f"response_format of type {kind!r:.40}", "text, json_object or json_schema")
     named = form.get("json_schema")

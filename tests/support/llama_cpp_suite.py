@@ -67,6 +67,10 @@ NAMES = ("gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "gpt-4", "davinci
 """What their requests call the model."""
 
 
+EVERY = "MEMFIRST_SUITE_EVERY"
+"""Set: nothing is left out."""
+
+
 # --- as llama-server
 
 
@@ -85,12 +89,89 @@ def options(given: list[str]) -> list[str]:
         made += ["--pooling", values.get("--pooling", "mean")]
     for option, ours in ("--api-key", "--api-key"), ("--chat-template-file", "--chat-template"):
         made += [ours, values[option]] if option in values else []
+    if values.get("--reasoning") == "off":
+        made += ["--default", 'chat_template_kwargs={"enable_thinking": false}']
     if values.get("--chat-template") == "chatml":
         made += ["--chat-template", "chatml"]
     return [*made, "--allow-origin", "*"] + (["--no-page"] if "--no-ui" in values else [])
 
 
+def theirs(given: list[str]) -> list[str]:
+    """llama-server's options with our model, for a run beside."""
+    made = list(given)
+    for name in ("--hf-repo", "--hf-file"):
+        if name in made:
+            at = made.index(name)
+            del made[at : at + 2]
+    return ["-m", os.environ["MEMFIRST_SUITE_MODEL"], "-t", "1", *(one for one in made if one != "--offline")]
+
+
 # --- as a plugin of pytest
+
+
+class Kept:
+    """A server that stays for the next test with the same options, where that needs no new one: starting takes most of
+    the time."""
+
+    def __init__(self, server_class: Any) -> None:
+        self._start, self._stop = server_class.start, server_class.stop
+        self._options, self._server, self.fresh = "", None, False
+        kept = self
+
+        def start(server: Any, timeout_seconds: int = 300) -> None:
+            kept.start(server, timeout_seconds)
+
+        def stop(server: Any) -> None:
+            kept.stop(server)
+
+        server_class.start, server_class.stop = start, stop
+
+    def start(self, server: Any, seconds: int) -> None:
+        """A new one, or the one that is there."""
+        import utils  # theirs
+
+        own = {name: value for name, value in vars(server).items() if name not in ("process", "_log", "ready")}
+        options = repr(sorted(own.items()))
+        alive = self._server is not None and self._server.process.poll() is None
+        if alive and options == self._options and not self.fresh:
+            server.process = self._server.process
+        else:
+            self.end()
+            self._start(server, timeout_seconds=max(seconds, 300))
+            self._server, self._options = server, options
+        utils.server_instances.add(server)
+
+    def stop(self, server: Any) -> None:
+        """The test is done with it."""
+        import utils
+
+        utils.server_instances.discard(server)
+        if self.fresh:
+            self.end()
+
+    def end(self) -> None:
+        """None is kept any more."""
+        if self._server is not None and self._server.process is not None:
+            self._server._log = sys.stdout  # a closed capture of the test that started it
+            self._stop(self._server)
+        self._server = None
+
+
+FRESH = ("test_metrics", "test_sleep", "test_security", "cached_tokens", "return_progress", "test_no_ui")
+"""Parts of names of tests that need a server of their own."""
+KEPT: list[Kept] = []
+
+
+def pytest_runtest_setup(item: Any) -> None:
+    """Whether the test needs a new server."""
+    if KEPT:
+        KEPT[0].fresh = any(part in item.nodeid for part in FRESH)
+
+
+def pytest_sessionfinish() -> None:
+    """The last one ends."""
+    for kept in KEPT:
+        kept.end()
 
 
 def pytest_load_initial_conftests() -> None:
@@ -103,10 +184,11 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     import utils  # type: ignore[import-not-found]  # theirs
 
     utils.ServerPreset.load_all = staticmethod(lambda: None)
+    KEPT.append(Kept(utils.ServerProcess))
     kept, left = [], []
     for item in items:
         name = item.nodeid.removeprefix("unit/")
-        (left if any(name.startswith(one) for one in LEFT_OUT) else kept).append(item)
+        (left if not os.environ.get(EVERY) and any(name.startswith(one) for one in LEFT_OUT) else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left)
 
@@ -134,6 +216,8 @@ def main(suite: Path, more: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--serve":
+        if other := os.environ.get("LLAMA_SERVER"):
+            os.execv(other, [other, *theirs(sys.argv[2:])])
         ours = [sys.executable, "-m", "memfirst", "serve", *options(sys.argv[2:])]
         os.execv(sys.executable, ours)
     sys.exit(main(Path(sys.argv[1]).resolve(), sys.argv[2:]))
