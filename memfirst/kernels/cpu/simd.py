@@ -139,7 +139,7 @@ def load_f16_of(w, offset, part, skip, used):
 @op(emission("broadcast4"), "bytes")
 def dup4(a, offset):
     """The 4 bytes at `offset`, repeated for every row."""
-    return np.tile(read_bytes(a, offset, 4), LANES)
+    return read_bytes(a, offset, 4).view(np.int32).repeat(LANES).view(np.uint8)
 
 
 @op(emission("splat_f32"), "f32")

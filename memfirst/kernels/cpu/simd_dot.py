@@ -17,8 +17,9 @@ def dot_start(offset):
 @op(emission("dot"), "dot")
 def dot(s, w, a):
     """s + w·a, w unsigned, a signed. Few steps fit: 8 with w < 16, 4 with w < 32, 2 with w < 64."""
-    s = s + (w.astype(np.int32) * a.view(np.int8).astype(np.int32)).reshape(-1, 2).sum(1, dtype=np.int32)
-    if np.abs(s).max() > 32767:
+    products = w.astype(np.int32) * a.view(np.int8)
+    s = s + products[::2] + products[1::2]
+    if (s != s.astype(np.int16)).any():
         raise OverflowError("a 16-bit partial sum overflowed")
     return s
 

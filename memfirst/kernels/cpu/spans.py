@@ -124,12 +124,16 @@ class Span(np.ndarray):
 
     log: SpanLog | None = None
     place: Watched | None = None
+    start = 0
+    """Where it begins in `place`, in bytes."""
 
     @classmethod
     def over(cls, array: NDArray[Any], log: SpanLog) -> Span:
         """`array`, with its accesses logged."""
         made: Span = array.view(cls)
-        made.log, made.place = log, log.find(array.ctypes.data)
+        address = array.ctypes.data
+        made.log, made.place = log, log.find(address)
+        made.start = address - made.place.address if made.place else 0
         return made
 
     def _check(self, index: Any) -> None:
@@ -152,7 +156,7 @@ class Span(np.ndarray):
 def loaded(array: Any, offset: int, count: int) -> None:
     """`count` bytes at byte `offset` of `array` were read."""
     if isinstance(array, Span) and array.log is not None and array.place is not None:
-        start = array.ctypes.data - array.place.address + offset
+        start = array.start + offset
         block = array.place.block
         array.log.of(array.place).load(start, count, block and block(start))
 
@@ -160,5 +164,5 @@ def loaded(array: Any, offset: int, count: int) -> None:
 def stored(array: Any, offset: int, count: int) -> None:
     """`count` bytes at byte `offset` of `array` were written."""
     if isinstance(array, Span) and array.log is not None and array.place is not None:
-        start = array.ctypes.data - array.place.address + offset
+        start = array.start + offset
         array.log.of(array.place).stores[start : start + count] += 1
