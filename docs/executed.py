@@ -1,7 +1,8 @@
 """Runs what a page shows and puts in what comes: `make docs`; tests compare the two, numbers aside.
 
 A block marked `console` holds commands after `$ ` (a line that ends in a backslash goes on), each followed by what it
-prints; of `console here` that depends on the machine, so tests only run it; `console slow` is run by `make docs` alone.
+prints; of `console here` that depends on the machine, so tests only run it; `console slow` is run by `make docs` alone
+(`python docs/executed.py --fast PAGE…` leaves it).
 A block marked `python` followed by one marked `text` prints the latter; all blocks of a page share their names.
 """
 
@@ -11,6 +12,7 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,7 +22,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "docs/start.md", "docs/plan.md", "docs/python.md")
+PAGES = (
+    "README.md", "docs/start.md", "docs/plan.md", "docs/python.md", "docs/run.md", "docs/disk.md", "docs/load.md",
+    "docs/timing.md", "docs/probe.md", "docs/profile.md",
+)  # fmt: skip
+FILES = {"docs/probe.md": ROOT / "tests" / "fixtures" / "llama_bench" / "rows.json"}
+"""What a page's Python finds in its folder."""
+
 COLUMNS = 100
 
 _SHELL = f'memfirst() {{ "{sys.executable}" -m memfirst "$@"; }}; python() {{ "{sys.executable}" "$@"; }}'
@@ -82,6 +90,15 @@ def python(text: str, names: dict[str, Any]) -> str:
     return printed.getvalue().rstrip("\n") + "\n"
 
 
+@contextlib.contextmanager
+def folder(name: str) -> Iterator[None]:
+    """An empty folder to run a page's Python in, but for the page's files."""
+    with tempfile.TemporaryDirectory() as here, contextlib.chdir(here):
+        if name in FILES:
+            shutil.copy(FILES[name], here)
+        yield
+
+
 def executed(page: str, slow: bool) -> str:
     """The page with every output as it comes now; slow blocks stay unless they are wanted."""
     names: dict[str, Any] = {"__name__": "__main__"}
@@ -111,6 +128,8 @@ def _shape(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or PAGES:
+    for name in [one for one in sys.argv[1:] if one != "--fast"] or PAGES:
         path = ROOT / name
-        path.write_text(executed(path.read_text(encoding="utf-8"), slow=True), encoding="utf-8")
+        with folder(name):
+            made = executed(path.read_text(encoding="utf-8"), slow="--fast" not in sys.argv)
+        path.write_text(made, encoding="utf-8")

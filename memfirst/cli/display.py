@@ -94,7 +94,7 @@ def _beside(widths: Sequence[int], within: int) -> int:
 def pairs(rows: Sequence[tuple[str, str]], within: int | None = None) -> str:
     """Names and what they are, aligned; a name that is longer than half a line has a line of its own.
 
-    What is longer than a line (a path) is cut between its parts.
+    What is longer than a line (a path) is cut between its parts; what has several lines keeps them.
     """
     most = width() if within is None else within
     left = max((len(name) for name, _ in rows), default=0) + 2
@@ -103,7 +103,9 @@ def pairs(rows: Sequence[tuple[str, str]], within: int | None = None) -> str:
     for name, text in rows:
         beside = len(name) + 2 <= left
         lines += [] if beside else fold(name, most, rest=INDENT, cut=True)
-        lines += fold(text, most, name.ljust(left) if beside else " " * left, " " * left, cut=True)
+        first, *more = text.split("\n")
+        lines += fold(first, most, name.ljust(left) if beside else " " * left, " " * left, cut=True)
+        lines += [line for each in more for line in fold(each, most, " " * left, " " * left, cut=True)]
     return "\n".join(line.rstrip() for line in lines)
 
 

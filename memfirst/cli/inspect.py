@@ -56,8 +56,9 @@ def page(facts: Mapping[str, Any]) -> str:
 def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The answers, before the tables."""
     from memfirst.cli.bar import bar
-    from memfirst.cli.display import brief, size
+    from memfirst.cli.display import brief, size, width
 
+    room = width() and width() - len("a token reads") - 2
     bits = facts["bits_per_weight"]
     rows = [
         ("model", f"{facts['kind']}, architecture {facts['architecture']}"),
@@ -65,7 +66,7 @@ def _head(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("on disk", f"{size(facts['file_bytes'])} ({facts['file_bytes']:,} bytes)"),
         ("weights", f"{facts['weights']:,} in {size(facts['tensor_bytes'])}: {bits:.2f} bits each"),
         ("a token reads", _reads(facts)),
-        *([("", drawn)] if (drawn := bar(facts["bytes_per_token"])) else []),
+        *([("", "\n".join(drawn))] if (drawn := bar(facts["bytes_per_token"], room)) else []),
         *([("left out", facts["left_out"])] if facts["left_out"] else []),
     ]
     if parts := facts["unread"]:

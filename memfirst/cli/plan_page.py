@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from memfirst.cli.bar import bar
 from memfirst.cli.display import gib, printable, size, table, width
-from memfirst.cli.wrap import fold
+from memfirst.cli.wrap import fold, packed
 from memfirst.graph import decode
-from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, STATE_READ, WEIGHTS
+from memfirst.graph.traffic import EMBEDDING
 from memfirst.plan import Options, Place, Plan, Prediction
 from memfirst.plan.advice import Advice
 from memfirst.plan.options import DEFAULT_CONTEXT
@@ -30,12 +30,9 @@ WIDTH, LABEL = 110, 9
 FITTING = 6
 """Changes that are listed where the model does not fit."""
 
-_PURPOSES = {WEIGHTS: "weights", EXPERTS: "routed experts", HEAD: "head", KV_READ: "KV", STATE_READ: "state",
-             EMBEDDING: "embedding"}  # fmt: skip
-
 TERMS = {
-    "weights": "reading weights", "experts": "reading routed experts", "KV": "reading the context kept (KV)",
-    "compute": "arithmetic", "overhead": "fixed costs of each layer and token", "link": "exchange between devices",
+    "weights": "reading weights", "experts": "reading routed experts", "KV": "reading the KV cache",
+    "compute": "arithmetic", "overhead": "fixed costs", "link": "exchange between devices",
     "draft": "the drafting model", "disk": "reading weights from disk", "capacity": "memory: it does not fit",
 }  # fmt: skip
 """What binds, in words."""
@@ -44,34 +41,32 @@ TERMS = {
 def page(plan: Plan, found: Sequence[Advice], within: int | None = None) -> str:
     """The answer for one model on one machine, in lines of at most `within` characters (the terminal's; 0: 110)."""
     most = min(width() if within is None else within, WIDTH) or WIDTH
-    lines = [*fold(_title(plan), most), ""]
-    for label, text in _facts(plan):
-        lines += _wrapped(label, text, most)
+    lines = [*packed(_title(plan), most, rest="  "), ""]
+    begun = ""
+    for label, *parts in _facts(plan, most - LABEL - 2):
+        lines += packed(parts, most, f"  {label if label != begun else '':<{LABEL}}", " " * (LABEL + 2))
+        begun = label
     for note in (*plan.notes, *(plan.decode.notes if plan.decode else ())):
-        lines += _wrapped("note", note, most)
+        lines += fold(note, most, f"  {'note':<{LABEL}}", " " * (LABEL + 2))
     if found:
         lines += ["", "what would make it fit" if plan.fits is False else "what to change first"]
         lines += [line for i, advice in enumerate(found, 1) for line in _advice(i, advice, most)]
     return printable("\n".join(lines))
 
 
-def _wrapped(label: str, text: str, most: int) -> list[str]:
-    return fold(text, most, f"  {label:<{LABEL}}", " " * (LABEL + 2))
-
-
-def _title(plan: Plan) -> str:
+def _title(plan: Plan) -> list[str]:
     machine, options = plan.place.machine, plan.options
     codec = plan.subject.codec.upper() + (" (assumed: --codec)" if plan.subject.assumed else "")
     many = f"{_batch(plan)} sequences" if plan.asked > 1 else "one sequence"
     devices = f"{options.devices} × " if options.devices > 1 else ""
     where = f"this machine ({machine.title})" if plan.place.here else machine.name
     where += f" ({gib(machine.memory)})" if machine.memory and not plan.place.here else ""
-    drafts = ""
+    drafts = []
     if by := options.speculation:
         who = f" by {by.draft}" if by.draft else ""
-        drafts = f" · {by.tokens} drafted a step{who}, {100 * by.acceptance:.0f} % right"
+        drafts = [f"{by.tokens} drafted a step{who}, {100 * by.acceptance:.0f} % right"]
     name = plan.subject.name + (f" ({plan.subject.asked})" if plan.subject.asked else "")
-    return f"{name} in {codec} on {devices}{where} · {plan.engine} · {many} of {plan.context:,} tokens{drafts}"
+    return [f"{name} in {codec} on {devices}{where}", plan.engine, f"{many} of {plan.context:,} tokens", *drafts]
 
 
 def _batch(plan: Plan) -> str:
@@ -80,34 +75,37 @@ def _batch(plan: Plan) -> str:
     return f"{running} of {plan.asked}" if plan.asked > running else str(running)
 
 
-def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
-    yield "held", _held(plan)
-    yield "", _fits(plan)
-    if room := _room(plan):
-        yield "room", room
+def _facts(plan: Plan, room: int) -> Iterator[tuple[str, ...]]:
+    """A label and what belongs together, a line each where there is room; the same label again goes on below it."""
+    yield "held", _fits(plan)
+    yield ("held", *_held(plan))
+    if said := _room(plan):
+        yield "room for", said
     yield "read", _read(plan)
-    if drawn := bar({purpose: amount.mean for purpose, amount in plan.amounts.items()}):
-        yield "", drawn
+    small = plan.amounts[EMBEDDING].mean if EMBEDDING in plan.amounts else 0.0
+    more = [f"embedding {size(small)}"] if small > 0.005 * plan.step_bytes else []
+    for line in bar({p: amount.mean for p, amount in plan.amounts.items()}, room, sizes=True, more=more):
+        yield "read", line
     if plan.disk:
         yield "disk", _disk(plan, plan.disk)
     if plan.distinct:
         yield "experts", _experts(plan)
     if plan.growth or plan.overtakes:
-        yield "context", _growth(plan)
+        yield ("context", *_growth(plan))
     if plan.fits is False:
         yield "decode", "no speed: it does not fit"
         return
     if plan.decode:
-        yield "decode", _decode(plan, plan.decode)
-        if plan.decode.seconds:
-            yield "", _bound(plan, plan.decode)
+        for parts in _decode(plan, plan.decode):
+            yield ("decode", *parts)
     yield from _several(plan)
     if plan.prefill and plan.prefill.seconds:
-        yield "prompt", _prompt(plan, plan.prefill)
+        for parts in _prompt(plan, plan.prefill):
+            yield ("prompt", *parts)
     if plan.load:
-        yield "users", _users(plan.load)
+        yield ("users", *_users(plan.load))
         if plan.load.arriving:
-            yield "", _arriving(plan.load, plan.load.arriving)
+            yield ("users", *_arriving(plan.load, plan.load.arriving))
 
 
 def _several(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -145,19 +143,18 @@ def _replicas(found: Replicas) -> str:
     return said if found.joined is None else f"{said}; one server for all {speed(found.joined)}"
 
 
-def _held(plan: Plan) -> str:
+def _held(plan: Plan) -> Iterator[str]:
     needs = plan.memory.needs
-    parts = [f"weights {size(needs.weights)}"]
+    yield f"weights {size(needs.weights)}"
     if needs.kv_allocated:
         same = needs.kv_allocated == needs.kv_held
-        rest = " allocated and held" if same else f" allocated, {size(needs.kv_held)} held"
-        parts.append(f"KV {size(needs.kv_allocated)}{rest}")
+        yield f"KV {size(needs.kv_allocated)}" + ("" if same else f" allocated, {size(needs.kv_held)} held")
     if needs.state_allocated:
-        parts.append(f"state {size(needs.state_allocated)}")
-    parts += [f"buffers {size(needs.buffers.nbytes)}", f"overhead {size(needs.overhead.nbytes)}"]
+        yield f"state {size(needs.state_allocated)}"
+    yield f"buffers {size(needs.buffers.nbytes)}"
+    yield f"overhead {size(needs.overhead.nbytes)}"
     if needs.host:
-        parts.append(f"the embedding's {size(needs.host)} stay in the host's memory")
-    return " · ".join(parts)
+        yield f"embedding in the host's memory {size(needs.host)}"
 
 
 def _fits(plan: Plan) -> str:
@@ -186,27 +183,21 @@ def _room(plan: Plan) -> str:
     found = plan.limits
     if found is None:
         return ""
-    each = " for each sequence" if plan.options.batch > 1 else ""
+    each = " each" if plan.options.batch > 1 else ""
     if not found.context:
-        return f"no context fits{each}"
-    trained = ", all that it was trained for" if found.context == found.trained else ""
+        return f"no context{each}"
+    trained = " (as trained)" if found.context == found.trained else ""
     many = f"{found.sequences:,} sequences" if found.sequences != 1 else "1 sequence"
-    return f"at most {found.context:,} tokens of context{each}{trained}; at most {many} of {plan.context:,} tokens"
+    return f"{found.context:,} tokens of context{each}{trained}, or {many} of {plan.context:,}"
 
 
 def _read(plan: Plan) -> str:
     total = plan.step_bytes
-    parts = [
-        f"{_PURPOSES[purpose]} {size(plan.amounts[purpose].mean)} ({100 * plan.amounts[purpose].mean / total:.0f} %)"
-        for purpose in _PURPOSES
-        if purpose in plan.amounts and (purpose != EMBEDDING or plan.amounts[purpose].mean > 0.005 * total)
-    ]
-    whole = f"{size(total)} a token" if plan.options.batch == 1 else f"{size(total)} a step of {plan.options.batch}"
     if plan.options.speculation:
-        whole = f"{size(total)} a step without drafts, {size(plan.nbytes)} with them for each token kept"
-    elif plan.options.batch > 1:
-        whole += f" tokens, {size(plan.nbytes)} each"
-    return f"{whole}: {', '.join(parts)}"
+        return f"{size(total)} a step without drafts, {size(plan.nbytes)} with them for each token kept"
+    if plan.options.batch > 1:
+        return f"{size(total)} a step of {plan.options.batch} tokens, {size(plan.nbytes)} each"
+    return f"{size(total)} a token"
 
 
 def _disk(plan: Plan, disk: FromDisk) -> str:
@@ -231,86 +222,88 @@ def _experts(plan: Plan) -> str:
     )
 
 
-def _growth(plan: Plan) -> str:
-    grows = f"{size(plan.growth)} more for each token of it" if plan.growth else "every window is full: no more bytes"
+def _growth(plan: Plan) -> tuple[str, str]:
+    grows = f"each token adds {size(plan.growth)}" if plan.growth else "every window is full: no more bytes"
+    trained, each = plan.subject.graph.context, " each" if plan.options.batch > 1 else ""
     if plan.overtakes is None:
-        return f"{grows}; the KV cache never exceeds the weights"
-    trained, beyond = plan.subject.graph.context, ""
+        return grows, "KV never exceeds the weights"
     if plan.overtakes > trained:
-        beyond = f", beyond the {trained:,} that it was trained for"
-    each = " each" if plan.options.batch > 1 else ""
-    return f"{grows}; the KV cache exceeds the weights from {plan.overtakes:,} tokens{each} on{beyond}"
+        return grows, f"KV stays below the weights up to the trained {trained:,} tokens{each}"
+    return grows, f"KV exceeds the weights from {plan.overtakes:,} tokens{each} on"
 
 
-def _decode(plan: Plan, found: Prediction) -> str:
+def _decode(plan: Plan, found: Prediction) -> Iterator[Sequence[str]]:
+    """Speed, what binds it, and how much of the machine that is."""
     if found.tokens_per_second is None:
         bound = f"; at most {rate(plan.most)} tok/s by its bandwidth" if plan.most else ""
-        return f"no number: what it rests on is not known{bound}"
+        yield (f"no number: what it rests on is not known{bound}",)
+        return
     total = f" in all, {rate(plan.each)} each" if plan.options.batch > 1 else ""
-    line = f"{rate(found.tokens_per_second)} tok/s{total} (80 %: {rate(found.slowest)}–{rate(found.fastest)})"
-    if found.ceiling:
-        line += f" of at most {rate(found.ceiling)} that {_bandwidth(plan)} allow"
+    parts = [f"{rate(found.tokens_per_second)} tok/s{total} (80 %: {rate(found.slowest)}–{rate(found.fastest)})"]
     if plan.empty and plan.empty.tokens_per_second and plan.empty.tokens_per_second > 1.02 * found.tokens_per_second:
-        line += f"; {rate(plan.empty.tokens_per_second)} at an empty context"
-    return line
+        parts.append(f"{rate(plan.empty.tokens_per_second)} at an empty context")
+    yield parts
+    if found.seconds:
+        yield tuple(_bound(found))
+        yield tuple(_used(plan, found))
+
+
+def _used(plan: Plan, found: Prediction) -> Iterator[str]:
+    """Shares of the peaks: MBU and MFU, in words."""
+    if found.mbu is not None and found.ceiling:
+        yield f"{_percent(found.mbu)} of {_bandwidth(plan)} that allow {rate(found.ceiling)} tok/s"
+    if found.mfu is not None:
+        yield f"{_percent(found.mfu)} of the FLOP/s"
 
 
 def _bandwidth(plan: Plan) -> str:
     found = plan.place.bandwidth(plan.options) or 0.0
-    return f"{found / 1e9:,.0f} GB/s{_known(plan)}" if found >= 1e10 else f"{found / 1e9:.1f} GB/s{_known(plan)}"
-
-
-def _known(plan: Plan) -> str:
+    said = f"{found / 1e9:,.0f} GB/s" if found >= 1e10 else f"{found / 1e9:.1f} GB/s"
     if plan.place.rates:
-        return " read when measured"
-    return f", {plan.place.machine.known}," if plan.place.here else ""
+        return f"the {said}, as measured,"
+    return f"the {said} ({plan.place.machine.known})" if plan.place.here else f"the {said}"
 
 
-def _bound(plan: Plan, found: Prediction) -> str:
+def _bound(found: Prediction) -> Iterator[str]:
     first, *rest = found.shares
-    line = f"bound by {TERMS[first[0]]} ({100 * first[1]:.0f} % of the time)"
+    yield f"bound by {TERMS[first[0]]} ({100 * first[1]:.0f} % of the time)"
     if rest and rest[0][1] >= 0.05:
-        line += f", then {TERMS[rest[0][0]]} ({100 * rest[0][1]:.0f} %)"
-    if found.mbu is not None:
-        line += f" · MBU {100 * found.mbu:.0f} %"
-    return line + (f", MFU {_percent(found.mfu)}" if found.mfu is not None else "")
+        yield f"then {TERMS[rest[0][0]]} ({100 * rest[0][1]:.0f} %)"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 else f"{100 * share:.1f} %"
 
 
-def _prompt(plan: Plan, found: Prediction) -> str:
+def _prompt(plan: Plan, found: Prediction) -> Iterator[Sequence[str]]:
     low, high = seconds(found.low), seconds(found.high)
-    line = f"{plan.prompt:,} tokens in {seconds(found.seconds)} (80 %: {low}–{high}) to the first token"
-    line += f", {rate(found.tokens_per_second)} tok/s; bound by {TERMS[found.binding]}"
-    return line + (f" · MFU {_percent(found.mfu)}" if found.mfu is not None else "")
+    yield (f"{plan.prompt:,} tokens in {seconds(found.seconds)} (80 %: {low}–{high}) to the first token",)
+    parts = [f"{rate(found.tokens_per_second)} tok/s, bound by {TERMS[found.binding]}"]
+    yield parts if found.mfu is None else [*parts, f"{_percent(found.mfu)} of the FLOP/s"]
 
 
-def _users(load: Load) -> str:
+def _users(load: Load) -> Iterator[str]:
     """Each asks again once answered."""
     found = load.together.figures
     places = f", {load.places} at a time" if load.places < load.users else ""
-    fit = f"; {load.fit:,} of the plan's context fit" if load.fit is not None else ""
-    return (
-        f"{load.users} that ask {load.prompt:,} tokens and get {load.answer:,}, again and again{places}:"
-        f" {rate(found.tok_s)} tok/s in all, {rate(found.each)} each; {_waits(found)}{fit}"
-    )
+    yield f"{load.users} that ask {load.prompt:,} tokens and get {load.answer:,}, again and again{places}"
+    yield f"{rate(found.tok_s)} tok/s in all, {rate(found.each)} each"
+    yield from _waits(found)
+    if load.fit is not None:
+        yield f"{load.fit:,} of the plan's context fit"
 
 
-def _arriving(load: Load, simulated: Simulated) -> str:
+def _arriving(load: Load, simulated: Simulated) -> Iterator[str]:
     """They come at random."""
     found = simulated.figures
-    return (
-        f"at {load.rate:g} requests a second: {rate(found.tok_s)} tok/s, {_waits(found)}; longest queue {found.queue}"
-    )
+    yield f"at {load.rate:g} requests a second: {rate(found.tok_s)} tok/s"
+    yield from _waits(found)
+    yield f"longest queue {found.queue}"
 
 
-def _waits(found: Figures) -> str:
-    return (
-        f"first token {_brief(found.ttft.p50)} (99 of 100: {_brief(found.ttft.p99)}), then every"
-        f" {_brief(found.itl.p50)} ({_brief(found.itl.p99)})"
-    )
+def _waits(found: Figures) -> Iterator[str]:
+    yield f"first token {_brief(found.ttft.p50)} (99 of 100: {_brief(found.ttft.p99)})"
+    yield f"then every {_brief(found.itl.p50)} (99 of 100: {_brief(found.itl.p99)})"
 
 
 def _brief(value: float) -> str:
@@ -341,8 +334,8 @@ def _advice(number: int, advice: Advice, most: int) -> Iterator[str]:
     if advice.rate is None and advice.most is None:
         speed = "no speed known"
     gain = f"×{advice.gain:.2f}, " if advice.gain is not None else ""
-    cost = f"{gain}{speed} · {size(advice.nbytes)} a token · {size(advice.memory)} held · {advice.effect}"
-    yield from fold(f"{advice.change}: {cost}", most, f"  {number}  ", " " * 5)
+    cost = advice.effect, f"{size(advice.nbytes)} a token, {size(advice.memory)} held"
+    yield from packed((f"{advice.change}: {gain}{speed}", *cost), most, f"  {number}  ", " " * 5)
     yield from _command(advice.flags or advice.command, width() and most)
 
 
@@ -402,20 +395,27 @@ def ranking(plans: Sequence[Plan], place: Place, options: Options, most: int = 2
     machine, many = place.machine, max(place.count, options.devices)
     where = f"this machine ({machine.title})" if place.here else machine.name
     room = place.memory(options)
-    memory = f" · {gib(room)} to use" if room else ""
+    memory = [f"{gib(room)} to use"] if room else []
     tokens = f"{options.context or DEFAULT_CONTEXT:,} tokens"
-    title = f"what fits {f'{many} × ' if many > 1 else ''}{where}{memory} · {place.engine(options)} · context {tokens}"
+    title = [
+        f"what fits {f'{many} × ' if many > 1 else ''}{where}",
+        *memory,
+        place.engine(options),
+        f"context {tokens}",
+    ]
+    title += ["largest first"]
     if place.here and not place.rates:
-        title += f" · rates {machine.source}: run memfirst machine"
+        title += [f"rates {machine.source}: run memfirst machine"]
+    above = packed(title, width() or WIDTH, rest="  ")
     if not plans:
-        return printable("\n".join([*fold(title, width() or WIDTH), "", "nothing of the catalogue fits"]))
-    head = ("model", "codec", "tok/s", "80 %", "held", "max ctx", "answers")
+        return printable("\n".join([*above, "", "nothing of the catalogue fits"]))
+    head = ("model", "codec", "tok/s", "80 %", "held", "max ctx", "quality")
     tight = any(plan.tight for plan in plans[:most])
     rows = [_ranked(plan, " " * tight) for plan in plans[:most]]
     text = table([head, *rows], numbers=[2, 3, 4, 5])
     left = [f"{TIGHT} less than 1 GiB to spare"] if tight else []
     left += [f"and {len(plans) - most} more: --json"] if len(plans) > most else []
-    return printable("\n".join([*fold(title, width() or WIDTH), "", text, *left]))
+    return printable("\n".join([*above, "", text, *left]))
 
 
 def _ranked(plan: Plan, loose: str) -> tuple[str, ...]:

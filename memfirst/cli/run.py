@@ -27,7 +27,7 @@ from memfirst.cli.options import (
     Split,
     Threads,
 )  # fmt: skip
-from memfirst.cli.wrap import Wrapper, fold
+from memfirst.cli.wrap import Wrapper
 
 FILE: dict[str, Any] = {"exists": True, "dir_okay": False, "readable": True}
 PIPE_SECONDS = 1
@@ -266,5 +266,5 @@ def say_cost(generation: Generation) -> None:
     from memfirst.cli.bar import bar
 
     streams.note(generation.line())
-    if drawn := bar(generation.token_bytes(), sys.stderr):
-        streams.note("\n".join(fold(drawn, streams.columns(sys.stderr))))
+    if drawn := bar(generation.token_bytes(), streams.columns(sys.stderr), sys.stderr):
+        streams.note("\n".join(drawn))

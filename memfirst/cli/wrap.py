@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
 
 FENCE, MOST_FENCE = "```", 80
 REPLACEMENT = "\ufffd"
@@ -138,6 +139,17 @@ def fold(text: str, most: int, first: str = "", rest: str = "  ", cut: bool = Fa
             held, most, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=cut
         )
     return [_bare(line, rest) for line in lines]
+
+
+def packed(parts: Sequence[str], most: int, first: str = "", rest: str = "") -> list[str]:
+    """Facts joined by dots, in lines that end between two of them, without a dot at the end; a longer one is folded."""
+    lines: list[str] = []
+    for part in (part for part in parts if part):
+        if lines and (not most or len(lines[-1]) + 3 + len(part) <= most):
+            lines[-1] += f" · {part}"
+        else:
+            lines += fold(part, most, rest if lines else first, rest)
+    return lines
 
 
 def _bare(line: str, rest: str) -> str:

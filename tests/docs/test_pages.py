@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import memfirst
 from memfirst.cli.app import COMMANDS, command
 from memfirst.cli.examples import EXAMPLES
 
@@ -53,11 +54,15 @@ def test_a_command_prints_what_is_shown(smollm2: Path, line: str, shown: str, ma
 def test_snippets_print_what_is_shown(smollm2: Path, page: str) -> None:
     names: dict[str, Any] = {"__name__": "__main__"}
     printed = ""
-    for block in executed.blocks(TEXTS[page]):
-        if block.language == "python":
-            printed = executed.python(block.text, names)
-        elif block.language == "text":
-            assert block.text.strip() and executed.same(block.text, printed), printed + "\nrun: make docs"
+    with executed.folder(page):
+        for block in executed.blocks(TEXTS[page]):
+            if block.language == "python":
+                printed = executed.python(block.text, names)
+            elif block.language == "text":
+                assert block.text.strip() and executed.same(block.text, printed), printed + "\nrun: make docs"
+    for made in names.values():
+        if isinstance(made, memfirst.Model):
+            made.close()
 
 
 def written() -> Iterator[Any]:

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
@@ -22,15 +23,22 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "serve.md").read_text(enc
 
 
 @pytest.fixture(scope="module")
-def served(smollm2: Path) -> Iterator[Served]:
-    with Served(smollm2, ["--name", "smollm2:135m", "--ctx", "2048", "--speculate", "off"]) as found:
-        yield found
+def logged(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
+    log = tmp_path_factory.mktemp("log") / "access.jsonl"
+    options = ["--name", "smollm2:135m", "--ctx", "2048", "--speculate", "off", "--access-log", str(log)]
+    with Served(smollm2, options) as found:
+        yield found, log
+
+
+@pytest.fixture
+def served(logged: tuple[Served, Path]) -> Served:
+    return logged[0]
 
 
 def block(language: str, beginning: str = "") -> str:
     """The first fenced block of a language whose text begins so."""
-    found = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.M | re.S)
-    return next(text for text in found if text.startswith(beginning))
+    found = re.findall(r"^```([^\n]*)\n(.*?)^```$", PAGE, re.M | re.S)
+    return next(text for mark, text in found if mark == language and text.startswith(beginning))
 
 
 def shape(value: Any) -> Any:
@@ -54,10 +62,27 @@ def test_curl_gets_the_answer_that_is_shown(served: Served) -> None:
 
 def test_openais_client_prints_an_answer(served: Served) -> None:
     pytest.importorskip("openai")
-    said = io.StringIO()
+    said, names = io.StringIO(), dict[str, Any]()
     with contextlib.redirect_stdout(said):
-        exec(compile(block("python").replace("http://127.0.0.1:8080", served.url), "serve.md", "exec"), {})
+        exec(compile(block("python").replace("http://127.0.0.1:8080", served.url), "serve.md", "exec"), names)
     assert said.getvalue().startswith("The answer to this question"), "greedy, as docs/start.md shows it"
+    pytest.importorskip("pydantic")
+    said.truncate(said.seek(0))
+    with contextlib.redirect_stdout(said):
+        exec(compile(block("python", "from pydantic"), "serve.md", "exec"), names)
+    assert re.fullmatch(r"name='.+' population=\d+", said.getvalue().strip()), "an object of the class, by its schema"
+
+
+def test_a_line_of_the_access_log_is_as_shown(logged: tuple[Served, Path]) -> None:
+    server, log = logged
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+    asked = httpx.post(f"{server.url}/v1/chat/completions", json=body)
+    for _ in range(100):  # it is written behind the answer
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        if found := [line for line in lines if line["id"] == asked.headers["x-request-id"]]:
+            break
+        time.sleep(0.05)
+    assert shape(found[0]) == shape(json.loads(block("", '{"at"')))
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"`GET ([^`, ]+)`|, `(/slots)`", PAGE))))

@@ -118,7 +118,9 @@ def test_the_screen_of_an_explanation(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_limits_of_a_machine_are_planned_with(capsys: pytest.CaptureFixture[str], llama: Plan) -> None:
     text = shown(capsys, "llama-3:8b", "--on", "rtx-4090", "--bandwidth", "500GB/s", "--power-cap", "300 W")
-    assert "that 500 GB/s allow" in text and "300 of 450 W leave 80 % of its arithmetic and the bandwidth" in text
+    assert (
+        "of the 500 GB/s that allow" in text and "300 of 450 W leave 80 % of its arithmetic and the bandwidth" in text
+    )
     data = json.loads(shown(capsys, "llama-3:8b", "--on", "rtx-4090", "--bandwidth", "500", "--json"))["plans"][0]
     assert (data["bandwidth"], data["bandwidth_source"], data["power_cap"]) == (5e11, "--bandwidth", None)
     assert any("--bandwidth 500" in advice["command"] for advice in data["advice"])

@@ -254,7 +254,7 @@ def test_the_longest_context_and_the_most_sequences_fit_and_one_more_does_not(
         most = planned(model, machine, **options | {"batch": found.sequences, "context": plan.context})
         assert most.fits and most.options.batch == found.sequences
     said = page(plan, [], 0)
-    assert f"at most {found.context:,} tokens of context" in said and f"at most {found.sequences:,} sequence" in said
+    assert f"room for {found.context:,} tokens of context" in said and f", or {found.sequences:,} sequence" in said
 
 
 def test_vllm_lets_sequences_wait() -> None:

@@ -11,7 +11,7 @@ from math import exp
 
 from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import Cost, Deployment
-from memfirst.predict.fitted.pieces import CACHE, MATMUL, REACHED, Piece, pieces
+from memfirst.predict.fitted.pieces import CACHE, MATMUL, OWN, OWN_TILE_OTHER, REACHED, Piece, pieces
 from memfirst.predict.fitted.predict import estimate, predict
 from memfirst.predict.fitted.priors import priors
 
@@ -33,6 +33,16 @@ FORMULAS = {
     "disk": f"bytes ÷ {100 * REACHED:.0f} % of the disk's rate",
 }
 """What a piece is before any fit, by the first of its constants: `docs/timing.md` has the table."""
+
+
+_OWN = {
+    "unpack": "unpacking and multiplying ÷ float32's rate",
+    "matmul": f"operations ÷ {100 * OWN_TILE_OTHER:.0f} % of int8's rate",
+    "layer": "10 µs a layer",
+    "barrier": "1 µs a layer and thread",
+    "token": "100 µs a token",
+}
+"""The same of memfirst, whose kernels were timed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +81,8 @@ def explain(cost: Cost, machine: Machine, how: Deployment) -> Explained:
     found = pieces(cost, machine, how)
     first = estimate(found, priors())
     total = predict(cost, machine, how).seconds or exp(first.log_seconds)
-    parts = [_part(piece, share * total) for piece, share in zip(found, first.shares, strict=True)]
+    formulas = FORMULAS | _OWN if how.family == OWN else FORMULAS
+    parts = [_part(piece, share * total, formulas) for piece, share in zip(found, first.shares, strict=True)]
     published = _published()
     mine = published.get(how.family, {})
     return Explained(
@@ -82,10 +93,10 @@ def explain(cost: Cost, machine: Machine, how: Deployment) -> Explained:
     )  # fmt: skip
 
 
-def _part(piece: Piece, seconds: float) -> Part:
+def _part(piece: Piece, seconds: float, formulas: Mapping[str, str]) -> Part:
     constants = {name: exp(times * priors().mean(name)) for name, times in piece.constants}
     factor = exp(sum(times * priors().mean(name) for name, times in piece.constants))
-    formula = FORMULAS[piece.constants[0][0].partition("/")[0]]
+    formula = formulas[piece.constants[0][0].partition("/")[0]]
     routed = "routing" in constants
     return Part(piece.term, f"{formula} of experts" if routed else formula, piece.seconds, factor, seconds, constants)
 

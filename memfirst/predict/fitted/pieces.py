@@ -42,6 +42,16 @@ SMALL = 64  # tokens of a step that are few
 UNPACK = {"float": 2.0, "legacy": 4.0, "k": 8.0, "i": 12.0, "group": 4.0, "fp4": 6.0}
 """Operations to unpack and multiply a weight, by class of codec, in units of a float32 operation."""
 
+OWN = "memfirst"
+"""The engine whose kernels were timed, not fitted: they multiply in int8, and have no rows among the published ones."""
+
+INT8 = 3.2  # operations of int8 dot products for one of float32: 101 a cycle for 32 with AVX2, 4 times with VNNI
+OWN_TILE = {"float": 0.2}  # share of that which tiles of eight tokens reach; 0.52 (AVX2) to 0.7 (VNNI) of other codecs
+OWN_TILE_OTHER = 0.6
+OWN_UNPACK = {"float": 3.5}  # float32 operations to unpack and multiply a weight for one token; of other codecs:
+OWN_UNPACK_OTHER = 1.5  # 1.0 (VNNI) to 2 (AVX2)
+OWN_LAUNCH, OWN_STEP, OWN_BARRIER = 10e-6, 100e-6, 1e-6  # s: a compiled walk, whose threads wait for chunks of work
+
 _CLASSES = {
     **dict.fromkeys(("f32", "f16", "bf16"), "float"),
     **dict.fromkeys(("mxfp4", "nvfp4", "nf4", "f4"), "fp4"),
@@ -102,6 +112,11 @@ def plain_rate(machine: Machine) -> float:
     return machine.compute.get("f32", min(machine.compute.values()))
 
 
+def peak_rate(machine: Machine, how: Deployment) -> float:
+    """Operations a second of the fastest units that an engine multiplies with."""
+    return INT8 * plain_rate(machine) if how.family == OWN else matrix_rate(machine)
+
+
 def pieces(cost: Cost, machine: Machine, how: Deployment) -> tuple[Piece, ...]:
     """Everything a step's time is made of; its bandwidth and a rate of arithmetic must be known."""
     parts = how.devices if how.parallel == TENSOR else 1
@@ -139,6 +154,10 @@ def _arithmetic(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Pi
     weights = (cost.weights + cost.experts) * 8 / bits_per_weight(cost.codec)
     share = min(1.0, how.threads / machine.cores) if how.threads and machine.cores else 1.0
     rate = plain_rate(machine) * parts * share
+    if how.family == OWN:
+        return Piece(
+            COMPUTE, UNPACK_LANE, weights * OWN_UNPACK.get(kind, OWN_UNPACK_OTHER) / rate, _names("unpack", OWN)
+        )
     names = _names("unpack", where, kind, f"{where}:{kind}", how.family)
     return Piece(COMPUTE, UNPACK_LANE, weights * UNPACK[kind] / rate, (*names, ("unpack/age", how.age)))
 
@@ -146,6 +165,9 @@ def _arithmetic(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Pi
 def _matmul(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
     """A few tokens run on the units that unpack weights, a prompt on matrix units."""
     kind, where, plain = codec_class(cost.codec), backend(machine), plain_rate(machine) * parts
+    if how.family == OWN:
+        rate = peak_rate(machine, how) * parts * OWN_TILE.get(kind, OWN_TILE_OTHER)
+        return Piece(COMPUTE, MATMUL_LANE, cost.flops / rate, _names("matmul", OWN))
     if cost.tokens <= SMALL:
         return Piece(COMPUTE, MATMUL_LANE, cost.flops / (plain * FEW), _names("few", where, kind))
     rate = matrix_rate(machine) * parts * MATMUL
@@ -173,11 +195,13 @@ def _scores(cost: Cost, machine: Machine, how: Deployment, parts: int) -> Piece:
 def _overhead(cost: Cost, machine: Machine, how: Deployment) -> tuple[Piece, ...]:
     where, age = backend(machine), how.age
     threads = how.threads or machine.cores
-    barriers = Piece(OVERHEAD, ADDED, cost.layers * BARRIER * threads, _names("barrier"))
-    layers = Piece(OVERHEAD, ADDED, cost.layers * LAUNCH, (*_names("layer", where, how.family), ("layer/age", age)))
-    mixed = cost.layers * LAUNCH if cost.experts else 0.0
+    own = how.family == OWN
+    launch, step, barrier = (OWN_LAUNCH, OWN_STEP, OWN_BARRIER) if own else (LAUNCH, STEP, BARRIER)
+    barriers = Piece(OVERHEAD, ADDED, cost.layers * barrier * threads, _names("barrier"))
+    layers = Piece(OVERHEAD, ADDED, cost.layers * launch, (*_names("layer", where, how.family), ("layer/age", age)))
+    mixed = cost.layers * launch if cost.experts else 0.0
     routed = Piece(OVERHEAD, ADDED, mixed, (*_names("layer", where, how.family), ("layer/age", age), ("routing", 1.0)))
-    token = Piece(OVERHEAD, ADDED, STEP, _names("token", how.family))
+    token = Piece(OVERHEAD, ADDED, step, _names("token", how.family))
     host = cost.layers * EAGER if how.family == "transformers" else 0.0
     return barriers, layers, routed, token, Piece(OVERHEAD, HOST, host, _names("eager"))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import TENSOR, Cost, Deployment
-from memfirst.predict.fitted.pieces import ADDED, HOST, SOFT, TERMS, Piece, matrix_rate, pieces
+from memfirst.predict.fitted.pieces import ADDED, HOST, OWN, SOFT, TERMS, Piece, peak_rate, pieces
 from memfirst.predict.fitted.priors import F64, Priors, priors
 from memfirst.predict.prediction import Prediction, Term
 
@@ -103,7 +103,8 @@ def _lacking(cost: Cost, machine: Machine, how: Deployment) -> Prediction | None
 def floor(cost: Cost, machine: Machine, how: Deployment) -> float:
     """Seconds at 95 % of the peaks, of bandwidth and of arithmetic, of all devices that work at once."""
     reading = cost.fast / (machine.bandwidth or inf)
-    computing = cost.flops / max(machine.compute.values(), default=inf)
+    fastest = max(machine.compute.values(), default=inf)
+    computing = cost.flops / (peak_rate(machine, how) if how.family == OWN else fastest)
     return max(reading, computing) / (CEILING * _parts(how))
 
 
@@ -123,7 +124,7 @@ def _prediction(
     return Prediction(
         seconds, max(seconds / reach, least), seconds * reach, terms, max(terms, key=lambda t: t.seconds).name,
         cost.tokens, cost.fast / (seconds * (machine.bandwidth or 0.0) * _parts(how)),
-        cost.flops / (seconds * matrix_rate(machine) * _parts(how)), _notes(machine, how, known, constants),
+        cost.flops / (seconds * peak_rate(machine, how) * _parts(how)), _notes(machine, how, known, constants),
     )  # fmt: skip
 
 
@@ -136,7 +137,9 @@ def _terms(found: Sequence[Piece], shares: Sequence[float], seconds: float) -> t
 
 def _notes(machine: Machine, how: Deployment, known: Sequence[Observation], constants: Priors) -> tuple[str, ...]:
     notes = []
-    if how.family not in constants.engines:
+    if how.family == OWN:
+        notes.append("memfirst: rates of its kernels on other processors, so the interval is wide")
+    elif how.family not in constants.engines:
         notes.append(f"no published speeds of {how.engine}: priors of all engines, so the interval is wide")
     if "memory" in machine.known:
         notes.append(f"{machine.name}: {machine.known} ({machine.source})")
