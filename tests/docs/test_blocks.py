@@ -26,6 +26,7 @@ TESTED = {
     "docs/serve.md {\n": "tests/docs/test_serve_page.py: the answer to the curl above",
     "docs/serve.md from openai import OpenAI": "tests/docs/test_serve_page.py",
     "docs/serve.md from pydantic import BaseModel": "tests/docs/test_serve_page.py",
+    "docs/serve.md made = client.embeddings.create": "tests/docs/test_serve_page.py",
     'docs/serve.md {"at": ': "tests/docs/test_serve_page.py",
     "docs/add-an-architecture.md FAMILY = ": "below",
     "docs/kernels.md @kernel": "below",

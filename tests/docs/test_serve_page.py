@@ -26,6 +26,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "serve.md").read_text(enc
 def logged(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, Path]]:
     log = tmp_path_factory.mktemp("log") / "access.jsonl"
     options = ["--name", "smollm2:135m", "--ctx", "2048", "--speculate", "off", "--access-log", str(log)]
+    options += ["--pooling", "mean"]
     with Served(smollm2, options) as found:
         yield found, log
 
@@ -71,6 +72,8 @@ def test_openais_client_prints_an_answer(served: Served) -> None:
     with contextlib.redirect_stdout(said):
         exec(compile(block("python", "from pydantic"), "serve.md", "exec"), names)
     assert re.fullmatch(r"name='.+' population=\d+", said.getvalue().strip()), "an object of the class, by its schema"
+    exec(compile(block("python", "made = client.embeddings"), "serve.md", "exec"), names)
+    assert [len(each.embedding) for each in names["made"].data] == [576, 576]
 
 
 def test_a_line_of_the_access_log_is_as_shown(logged: tuple[Served, Path]) -> None:
