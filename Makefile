@@ -10,11 +10,12 @@ PROMPT ?= What is the capital of France, and what is it known for?
 BENCH  ?= --threads 2
 MINUTES ?= 30
 LLAMA_PYTHON ?= python3
+LLAMA_CPP ?= ../llama.cpp
 # Files of tests side by side: a file's fixtures (one takes minutes) are made once.
 PYTEST ?= -n logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-ceiling fuzz-models fuzz-server hang-ups soak clients check bench parity parity-llama docs wheel clean
+.PHONY: help demo test test-ceiling fuzz-models fuzz-server hang-ups soak clients page llama-server-tests check bench parity parity-llama docs wheel clean
 
 help: ## this page
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,12 @@ hang-ups: $(STAMPS)/dev ## 1,000 requests to a server, one in five hangs up some
 
 soak: $(STAMPS)/dev ## 30 minutes of eight clients with schemas, tools, streams that are left: no error, memory within 2 %
 	$(BIN)/python -m tests.support.soak $(MINUTES) $(MODEL)
+
+page: $(STAMPS)/page ## the live page in Chromium (apt install chromium), while it serves: figures, axe-core, screenshots in build/page
+	$(BIN)/python -m tests.support.browse_page build/page $(MODEL)
+
+llama-server-tests: $(STAMPS)/dev ## llama.cpp's own tests of its server against this one (LLAMA_CPP: its source)
+	$(BIN)/python -m tests.support.llama_cpp_suite $(LLAMA_CPP)/tools/server/tests
 
 clients: $(STAMPS)/clients ## the server by libraries that people use: Ollama, LangChain, pydantic-ai, llm; with npm the AI SDK too
 	if command -v npm > /dev/null; then cd tests/server/clients && npm install --no-package-lock --silent; fi
@@ -93,6 +100,10 @@ $(STAMPS)/dev: pyproject.toml $(STAMPS)/run
 
 $(STAMPS)/clients: $(STAMPS)/dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[clients]"
+	@touch $@
+
+$(STAMPS)/page: $(STAMPS)/dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[page]"
 	@touch $@
 
 $(STAMPS)/docs: $(STAMPS)/dev

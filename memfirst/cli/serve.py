@@ -59,7 +59,12 @@ Hosts = Annotated[
     list[str] | None, _list("--allow-host", metavar="NAME", help="A name in Host besides addresses and localhost.")
 ]
 Origins = Annotated[
-    list[str] | None, _list("--allow-origin", metavar="URL", help="A site whose pages may use the server.")
+    list[str] | None,
+    _list(
+        "--allow-origin",
+        metavar="URL",
+        help="A site whose pages may use the server; localhost: every port of this machine.",
+    ),
 ]
 Sequences = Annotated[
     int | None,

@@ -37,6 +37,9 @@ class Job:
 
     def frame(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """An answer's or a chunk's object."""
+        if self.chat.verbose and kind == "chat.completion":
+            text = self.service.prompts.tokenizer.decode(self.answers[0].prompt, special=True)
+            more["__verbose"] = {"prompt": text}
         return {
             "id": self.id, "object": kind, "created": self.created, "model": self.service.settings.name,
             "choices": choices, "system_fingerprint": fingerprint(self.service), **more,
@@ -52,6 +55,7 @@ class Job:
 async def chat_completions(chat: Chat, request: Request) -> Response:
     """Answer a conversation."""
     served = service(request)
+    chat = chat.completed(served.settings.defaults)
     answers = await ask_chat(served, chat)
     job, headers = Job(served, chat, answers), ignored(chat.ignored)
     if chat.stream:

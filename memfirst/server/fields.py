@@ -167,7 +167,8 @@ class Sampled(Open):
 
 
 SETTABLE = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty",
-            "seed", "max_tokens", "chat_template_kwargs")  # fmt: skip
+            "seed", "max_tokens", "chat_template_kwargs",
+            "verbose")  # fmt: skip
 """What a server can be given for requests that do not say it."""
 
 
@@ -187,6 +188,7 @@ class Chat(Sampled):
     add_generation_prompt: StrictBool = True
     continue_final_message: StrictBool = False
     chat_template_kwargs: dict[str, Any] | None = None
+    verbose: StrictBool | None = None
 
     @model_validator(mode="after")
     def _chat(self) -> Chat:

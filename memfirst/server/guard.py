@@ -30,6 +30,11 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN = frozenset({"/", "/page/page.css", "/page/page.js", "/health", "/v1/health"})
 """Paths that need no key: what an orchestrator asks, and the page, whose data does."""
 
+LOCAL = "localhost"
+"""The origin that stands for every port of this machine."""
+
+_LOCAL_PAGE = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
+
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 """A string, or what begins as one and never ends: a pattern that could fail would try again at each quote within."""
 
@@ -66,10 +71,10 @@ class Guard:
         send = self._shared(headers, _within(send))
         try:
             self._check_host(headers.get(b"host", b"").decode("latin-1"))
-            self._check_origin(headers)
             if scope["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-                await _preflight(headers)(scope, receive, send)
+                await self._preflight(headers)(scope, receive, send)
                 return
+            self._check_origin(headers)
             access.client.set(self._check_key(scope, headers))
             body = await _body(scope, headers, receive) if scope["method"] in ("POST", "PUT", "PATCH") else b""
         except RefusedError as refused:
@@ -117,7 +122,19 @@ class Guard:
             raise RefusedError(403, f"pages of {origin[:80]!r} may not use this server: start it with --allow-origin")
 
     def _is_allowed(self, origin: str) -> bool:
-        return origin in self._settings.origins or "*" in self._settings.origins
+        known = self._settings.origins
+        return origin in known or "*" in known or (LOCAL in known and _LOCAL_PAGE.fullmatch(origin) is not None)
+
+    def _preflight(self, headers: dict[bytes, bytes]) -> Response:
+        """What a browser asks before it sends JSON or a key from a page of another origin. Of one that is not allowed
+        it hears nothing of what it may, and goes no further."""
+        if not self._is_allowed(headers.get(b"origin", b"").decode("latin-1")):
+            return Response(status_code=200)
+        wanted = headers.get(b"access-control-request-headers", b"").decode("latin-1")
+        return Response(status_code=200, headers={
+            "access-control-allow-methods": "GET, POST, OPTIONS", "access-control-allow-headers": wanted,
+            "access-control-max-age": "600",
+        })  # fmt: skip
 
     def _shared(self, headers: dict[bytes, bytes], send: Send) -> Send:
         """A `send` that lets pages of an origin that may use this server read what it answers."""
@@ -132,15 +149,6 @@ class Guard:
             await send(message)
 
         return shared
-
-
-def _preflight(headers: dict[bytes, bytes]) -> Response:
-    """What a browser asks before it sends JSON or a key from a page of another origin."""
-    wanted = headers.get(b"access-control-request-headers", b"").decode("latin-1")
-    return Response(status_code=200, headers={
-        "access-control-allow-methods": "GET, POST, OPTIONS", "access-control-allow-headers": wanted,
-        "access-control-max-age": "600",
-    })  # fmt: skip
 
 
 async def _body(scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> bytes:

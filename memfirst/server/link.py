@@ -50,6 +50,7 @@ class Answer:
         self.pieces: deque[Piece] = deque()
         self.progress: deque[PromptProgress] = deque(maxlen=MOST_UNREAD)
         """Of its prompt, where it was asked for; whoever reads the pieces takes it out."""
+        self.prompt: list[int] = []
         self.end: End | None = None
         self._came = asyncio.Event()
         self._unread_since = 0.0
@@ -294,6 +295,7 @@ class EngineLink:
         asked = ask(number)
         self.check_open(client=asked.client)
         answer = self._live[number] = Answer(self, number, asked.client)
+        answer.prompt = asked.prompt
         self._send(messages.ASK, *asked)
         return answer
 

@@ -27,6 +27,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     template = folder / "short.jinja"
     template.write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}")
     options = ["--threads", "1", "--ctx", "256", "--chat-template", str(template), "--allow-origin", SITE]
+    options += ["--allow-origin", "localhost"]
     for default in ("temperature=0", "max_tokens=5", "seed=7", "top_k=3"):
         options += ["--default", default]
     with Served(tiny_model(folder), options) as made:
@@ -49,6 +50,12 @@ def test_requests_that_say_nothing_get_the_defaults(http: httpx.Client) -> None:
     assert tokens("/completion", n_predict=3) == 3
     params = http.get("/props").json()["default_generation_settings"]["params"]
     assert (params["temperature"], params["n_predict"], params["seed"], params["top_k"]) == (0, 5, 7, 3)
+
+
+def test_a_verbose_answer_shows_its_prompt(http: httpx.Client) -> None:
+    shown = http.post("/v1/chat/completions", json={"messages": MESSAGES, "verbose": True}).json()
+    assert shown["__verbose"]["prompt"] == "[user] a b c "
+    assert "__verbose" not in http.post("/v1/chat/completions", json={"messages": MESSAGES}).json()
 
 
 def test_only_what_is_missing_is_filled_in() -> None:
@@ -81,8 +88,13 @@ def test_a_page_of_an_allowed_site_asks_first_and_may_read(http: httpx.Client) -
         answer = http.post("/v1/chat/completions", json=body, headers={"origin": SITE})
         assert answer.status_code == status and answer.headers["access-control-allow-origin"] == SITE
         assert answer.headers["vary"] == "origin"
-    other = http.options("/v1/chat/completions", headers={"origin": "https://evil.example", **wants})
-    assert other.status_code == 403 and "access-control-allow-origin" not in other.headers
+    for origin in ("https://evil.example", "http://localhost.evil.example", "http://notlocalhost"):
+        other = http.options("/v1/chat/completions", headers={"origin": origin, **wants})
+        assert not any(name.startswith("access-control") for name in other.headers)
+        assert http.post("/v1/chat/completions", json={}, headers={"origin": origin}).status_code == 403
+    for origin in ("http://localhost:5173", "https://localhost", "http://[::1]:3000", "http://127.0.0.1"):
+        near = http.options("/v1/chat/completions", headers={"origin": origin, **wants})
+        assert near.headers["access-control-allow-origin"] == origin
     assert "access-control-allow-origin" not in http.get("/health").headers
 
 

@@ -93,7 +93,9 @@ def options(given: list[str]) -> list[str]:
         made += ["--default", 'chat_template_kwargs={"enable_thinking": false}']
     if values.get("--chat-template") == "chatml":
         made += ["--chat-template", "chatml"]
-    return [*made, "--allow-origin", "*"] + (["--no-page"] if "--no-ui" in values else [])
+    made += ["--allow-origin", values.get("--cors-origins", "localhost" if "--tools" in values else "*")]
+    made += ["--default", "verbose=true"] if "--verbose" in values else []
+    return made + (["--no-page"] if "--no-ui" in values else [])
 
 
 def theirs(given: list[str]) -> list[str]:
