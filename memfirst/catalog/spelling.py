@@ -15,11 +15,18 @@ _MIX = re.compile(
 """The quantization at the end of a name."""
 _SAME_MIX = {"fp16": "f16", "p16": "f16", "16": "", "fp32": "f32"}
 _APART = re.compile(r"(?!\.)[\W_]+")
+_ZERO = re.compile(r"(?<=\d)\.0(?![\d.])")
+"""exaone4 is exaone-4.0."""
+
+_TAGGED = re.compile(r"^[a-z][a-z-]*_(?=[a-z])")
+"""A publisher before the name, as in bartowski's repositories: google_gemma-3-27b-it."""
+
 _DATE = re.compile(r"2[3-6](?:0[1-9]|1[0-2])|20\d{6}|(?:0[1-9]|1[0-2])(?:[0-2]\d|3[01])")
 """2507, 20250428, 0528."""
 
-_TUNED = {"instruct", "it", "chat", "base", "pt", "qat", "preview", "text", "hf", "latest"}
-_NOISE = _TUNED | {"gguf", "imatrix", "i1", "quantized", "meta", "model"}
+_TUNED = {"instruct", "it", "chat", "base", "pt", "qat", "preview", "text", "hf", "latest", "think", "thinking",
+          "reasoning", "sft", "dpo"}  # fmt: skip
+_NOISE = _TUNED | {"gguf", "imatrix", "i1", "quantized", "meta", "model", "nvidia"}
 """Words that change neither the shape of a model nor which of a catalogue it is."""
 
 
@@ -40,7 +47,7 @@ class Spelling:
 @lru_cache(1 << 12)
 def key(name: str) -> str:
     """Names compare without case and separators: "Llama3-70B" is "llama-3:70b"."""
-    return _APART.sub("", name.lower())
+    return _APART.sub("", _ZERO.sub("", name.lower()))
 
 
 def spelled(name: str) -> Iterator[Spelling]:
@@ -54,6 +61,12 @@ def spelled(name: str) -> Iterator[Spelling]:
     text = _ADDRESS.sub("", text)
     text = _TAIL.sub("", _TAIL.sub("", text))
     text = text.rpartition("/")[2]  # the publisher
+    yield from _parts(text)
+    if tagged := _TAGGED.match(text):
+        yield from _parts(text[tagged.end() :])
+
+
+def _parts(text: str) -> Iterator[Spelling]:
     yield Spelling(_words(text))
     bare = re.sub(r"[-_.]gguf$", "", text)
     if found := _MIX.search(bare):

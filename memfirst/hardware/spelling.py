@@ -27,7 +27,35 @@ _FORM = re.compile(r"sxm\d?|pcie|pci|nvl|oam|hbm\d?e?|gddr\d\w?|lpddr\d\w?|black
 """Form factors and kinds of memory: they tell some machines apart, and stand in the names of others."""
 _BRAND = re.compile(r"^(?:rtx|gtx|rx)(?=\d)")
 _SAME = {"mobile": "laptop", "notebook": "laptop", "rpi": "raspberrypi"}
+_FAMILIES = {"ryzen", "threadripper", "epyc", "xeon", "core"}
+_GRADES = _FAMILIES | {"pro", "ai", "ultra", "platinum", "gold", "silver", "i3", "i5", "i7", "i9", "3", "5", "7", "9"}
+"""Of processors, whose number tells them apart: "threadripper pro 7995wx", "core ultra 7 155h"."""
+
 _PLURAL = re.compile(r"(?<=\d{4})s$")  # two 3090s; an l40s is no two l40
+
+
+def _instances() -> Iterator[tuple[str, tuple[int, str]]]:
+    """Instances of clouds by name, and the cards in them."""
+    for family, card in (("g5", "a10g"), ("g6", "l4"), ("g6e", "l40s")):
+        for size, count in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (12, 4), (24, 4), (48, 8)):
+            yield f"{family}.{'' if size == 1 else size}xlarge", (count, card)
+    for size, count in ((1, 1), (2, 1), (4, 1), (8, 1), (16, 1), (12, 4)):
+        yield f"g4dn.{'' if size == 1 else size}xlarge", (count, "t4")
+    for size, count in ((2, 1), (8, 4), (16, 8)):
+        yield f"p3.{size}xlarge", (count, "v100 16gb")
+    for card, names in (
+        ("a100-40gb", "p4d.24xlarge"), ("a100-80gb", "p4de.24xlarge"),
+        ("h100-80gb", "p5.48xlarge a3-highgpu-8g standard_nd96isr_h100_v5"),
+        ("h200", "p5e.48xlarge p5en.48xlarge a3-ultragpu-8g"), ("b200", "p6-b200.48xlarge a4-highgpu-8g"),
+    ):  # fmt: skip
+        yield from ((name, (8, card)) for name in names.split())
+    for count in (1, 2, 4, 8):
+        yield f"a2-highgpu-{count}g", (count, "a100-40gb")
+        yield f"a2-ultragpu-{count}g", (count, "a100-80gb")
+
+
+INSTANCES = dict(_instances())
+"""How many cards, and which, of AWS's, Google's and Azure's instances."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +70,8 @@ class Spelling:
         """What a catalogue may call it, the most telling first, and whether the memory is part of that."""
         whole = self.words
         short = tuple(word for word in whole if not _FORM.fullmatch(word))
-        for words in dict.fromkeys((whole, tuple(re.sub(r"^sxm\d$", "sxm", w) for w in whole), short)):
+        plain = tuple(word for word in whole if word not in _GRADES) if _FAMILIES & set(whole) else short
+        for words in dict.fromkeys((whole, tuple(re.sub(r"^sxm\d$", "sxm", w) for w in whole), short, plain)):
             name = "".join(words)
             if self.size:
                 yield f"{name}{self.size}gb", True
@@ -66,6 +95,8 @@ def spelled(name: str) -> Spelling:
 def counted(name: str) -> tuple[int, str]:
     """("8xh100", "h100 x8", "dual 3090") as how many, and the rest of the name."""
     text = name.strip()
+    if rented := INSTANCES.get(text.lower()):
+        return rented
     if found := _COUNT.fullmatch(text.lower()):
         return (int(found[1]), found[2]) if found[1] else (_WORDS[found[3]], found[4])
     if found := _COUNT_BEHIND.fullmatch(text.lower()):

@@ -133,6 +133,56 @@ MEANT = {
 }  # fmt: skip
 """By row of the catalogue: publishers' repositories, Ollama's tags, addresses, file names of llama.cpp's users."""
 
+TYPED = {
+    "llama-3.1:8b": ["llama3.1", "llama 3.1 8b"],
+    "llama-3:8b": ["llama3:8b"],
+    "llama-3.3:70b": ["llama3.3:70b-instruct-q4_K_M", "bartowski/meta-llama_Llama-3.3-70B-Instruct-GGUF"],
+    "gpt-oss:120b": ["gpt-oss-120b"],
+    "gpt-oss:20b": ["openai/gpt-oss-20b"],
+    "qwen3-coder:480b-a35b": ["Qwen3-Coder-480B-A35B-Instruct"],
+    "qwen3-coder-next:80b-a3b": ["unsloth/Qwen3-Coder-Next-GGUF"],
+    "qwen2.5-coder:7b": ["qwen2.5-coder:7b"],
+    "qwen2.5:0.5b": ["qwen2.5:0.5b"],
+    "mistral-small-3.2:24b": ["mistral-small3.2"],
+    "deepseek-v3.1:671b": ["deepseek-ai/DeepSeek-V3.1"],
+    "deepseek-r1:32b": ["deepseek-r1-distill-qwen-32b"],
+    "deepseek-r1:671b": ["DeepSeek-R1-0528"],
+    "kimi-k2.5:1t": ["kimi-k2-thinking"],
+    "minimax-m2:230b-a10b": ["MiniMaxAI/MiniMax-M2"],
+    "smollm3:3b": ["smollm3"],
+    "granite-4.0-h:tiny": ["granite4:tiny-h"],
+    "nemotron-3-nano:30b-a3b": ["nemotron-3-nano"],
+    "nemotron-nano:9b-v2": ["nvidia/NVIDIA-Nemotron-Nano-9B-v2"],
+    "codellama:13b": ["codellama:13b"],
+    "lfm2:8b-a1b": ["LiquidAI/LFM2-8B-A1B"],
+    "olmo-3:7b": ["olmo-3-7b-think"],
+    "qwen3.5:27b": ["qwen3.5:27b"],
+    "gemma-4:31b": ["google/gemma-4-31B-it"],
+    "ministral-3:8b": ["ministral-3:8b"],
+    "exaone-4.0:32b": ["exaone4"],
+    "starcoder2:7b": ["starcoder2:7b"],
+    "llama-3.2:3b": ["meta-llama/Llama-3.2-3B-Instruct"],
+    "gemma-3:4b": ["https://ollama.com/library/gemma3"],
+    "mistral:7b-v0.2": ["TheBloke/Mistral-7B-Instruct-v0.2-GGUF"],
+    "hermes-3:8b": ["hermes3:8b"],
+    "gemma-3:27b": ["google_gemma-3-27b-it", "bartowski/google_gemma-3-27b-it-GGUF:Q4_K_M"],
+    "qwen3:8b": ["bartowski/Qwen_Qwen3-8B-GGUF"],
+    "phi-4:mini": ["microsoft/Phi-4-mini-reasoning"],
+    "qwen3:4b-thinking-2507": ["Qwen/Qwen3-4B-Thinking-2507"],
+}
+"""Others, written down before the catalogue was looked at."""
+
+ELSEWHERE = [
+    "google/gemma-3n-E4B-it",
+    "gemma3n:e2b",
+    "deepseek-v3.2",
+    "llama4:scout",
+    "mlx-community/Qwen3-8B-4bit",
+    "Qwen/Qwen2.5-7B-Instruct-AWQ",
+    "neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8",
+]
+"""Of the same list: no shape of them is known, or the hub says their bytes."""
+
 STATED = {
     "llama3.1:8b-instruct-q8_0": "q8_0", "qwen3:8b-q4_K_M": "q4_k_m", "llama-3:8b:Q6_K": "q6_k",
     "Qwen3 8B Q8_0": "q8_0",
@@ -142,7 +192,9 @@ STATED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("row", "name"), [(row, name) for row, names in MEANT.items() for name in names])
+@pytest.mark.parametrize(
+    ("row", "name"), [(row, name) for table in (MEANT, TYPED) for row, names in table.items() for name in names]
+)
 def test_what_a_name_means(row: str, name: str) -> None:
     assert find_config(name).name == row
 
@@ -172,3 +224,9 @@ def test_a_name_that_means_nothing_gets_the_closest(name: str, close: str) -> No
 def test_paths_and_other_models_are_no_names(name: str) -> None:
     """A fine-tune may have another shape, and AWQ or FP8 other bytes: the hub says, not the catalogue."""
     assert look_up(name) is None
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_the_catalogue_has_not_gets_the_closest_names(name: str) -> None:
+    with pytest.raises(ModelNotFoundError, match="something like "):
+        find_config(name)

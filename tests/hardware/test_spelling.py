@@ -103,7 +103,64 @@ MEANT = {
 """(how many, row, GiB) of each."""
 
 
-@pytest.mark.parametrize(("name", "meant"), MEANT.items())
+TYPED = {
+    "RTX 5090": (1, "rtx-5090", 32),
+    "rtx5070ti": (1, "rtx-5070-ti", 16),
+    "4060 ti 16gb": (1, "rtx-4060-ti", 16),
+    "NVIDIA GeForce RTX 3080 Ti": (1, "rtx-3080-ti", 12),
+    "2x rtx 5090": (2, "rtx-5090", 32),
+    "4x A100 80GB": (4, "a100-80gb", 80),
+    "H200 SXM": (1, "h200", 141),
+    "b200": (1, "b200", 180),
+    "gb200": (1, "b200", 180),
+    "l40s": (1, "l40s", 48),
+    "a10g": (1, "a10", 24),
+    "v100 32gb": (1, "v100", 32),
+    "Tesla P40": (1, "p40", 24),
+    "rx 7900 xtx": (1, "rx-7900-xtx", 24),
+    "AMD Radeon RX 9070 XT": (1, "rx-9070-xt", 16),
+    "ryzen ai max+ 395": (1, "ryzen-ai-max-395", 128),
+    "framework desktop": (1, "ryzen-ai-max-395", 128),
+    "mac studio m3 ultra": (1, "apple-m3-ultra", 512),
+    "M4 Max 128GB": (1, "apple-m4-max", 128),
+    "macbook pro m5": (1, "apple-m5", 32),
+    "mac mini m4 pro": (1, "apple-m4-pro", 64),
+    "raspberry pi 5": (1, "raspberry-pi-5", 16),
+    "ryzen 9 7950x": (1, "ryzen-7950x", 128),
+    "AMD Ryzen 7 7800X3D 8-Core Processor": (1, "ryzen-7950x", 128),
+    "2x epyc 9755": (2, "epyc-turin", 1536),
+    "xeon platinum 8480+": (1, "xeon-8480", 1024),
+    "i9-14900k": (1, "core-i9-14900k", 192),
+    "Intel(R) Core(TM) Ultra 7 155H": (1, "laptop-lpddr5x", 64),
+    "jetson orin nano super": (1, "jetson-orin-nano", 8),
+    "jetson agx thor": (1, "jetson-thor", 128),
+    "g5.xlarge": (1, "a10", 24),
+    "p5.48xlarge": (8, "h100-80gb", 80),
+    "threadripper 7995wx": (1, "threadripper-pro-7995wx", 1024),
+    "intel arc b580": (1, "arc-b580", 12),
+    "rtx pro 6000 blackwell": (1, "rtx-pro-6000", 96),
+    "rtx a6000": (1, "rtx-a6000", 48),
+    "RTX 6000 Ada": (1, "rtx-6000-ada", 48),
+    "snapdragon x elite": (1, "snapdragon-x-elite", 64),
+    "NVIDIA GeForce RTX 4070 Laptop GPU": (1, "rtx-4070-laptop", 8),
+    "gtx 1080 ti": (1, "gtx-1080-ti", 11),
+    "titan rtx": (1, "titan-rtx", 24),
+    "quadro rtx 8000": (1, "quadro-rtx-8000", 48),
+    "8xMI355X": (8, "mi355x", 288),
+    "h20": (1, "h20", 96),
+    "rtx 4000 ada": (1, "rtx-4000-ada", 20),
+    "m1 max 64gb": (1, "apple-m1-max", 64),
+    "1x RTX 3090 24GB": (1, "rtx-3090", 24),
+    "g4dn.12xlarge": (4, "t4", 16),
+    "a2-highgpu-4g": (4, "a100-40gb", 40),
+    "AMD Ryzen AI 9 HX 370 w/ Radeon 890M": (1, "ryzen-ai-9-hx-370", 64),
+    "AMD Ryzen Threadripper PRO 7995WX 96-Cores": (1, "threadripper-pro-7995wx", 1024),
+    "gb300": (1, "b300", 288),
+}
+"""Others, written down before the catalogue was looked at; two of that list are not in it: a Steam Deck, a phone."""
+
+
+@pytest.mark.parametrize(("name", "meant"), [*MEANT.items(), *TYPED.items()])
 def test_what_a_name_means(name: str, meant: tuple[int, str, int]) -> None:
     count, rest = counted(name)
     machine = find_machine(rest)

@@ -1,4 +1,4 @@
-"""Every line of advice of 47 plans: a whole command with the model in it, of options that its engine has today."""
+"""Every line of advice of 60 plans and more: a whole command with the model in it, of options that its engine has today."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from memfirst.catalog.configs import find_config
 from memfirst.catalog.models import models
-from memfirst.cli.app import COMMANDS, command
+from memfirst.cli.app import command
 from memfirst.cli.plan_page import page
 from memfirst.hardware.machines import find_machine
 from memfirst.plan import Options, Plan, Speculation, make, place, subject
@@ -55,6 +55,19 @@ MORE: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("qwen3:8b", "rtx 3090", {"codec": "awq"}),
     ("qwen3:8b", "rtx 3090", {"engine": "exllama", "codec": "gptq-int4"}),
     ("qwen3:8b", "rtx 4070", {"engine": "lm-studio"}),
+    ("smollm2:135m", "laptop-ddr5 16gb", {"engine": "memfirst"}),
+    ("qwen3:4b", "raspberry pi 5 8gb", {"engine": "memfirst"}),
+    ("gpt-oss:20b", "ryzen 9 7950x", {"engine": "memfirst", "context": 32768}),
+    ("gpt-oss:120b", "laptop-ddr5 32gb", {"engine": "memfirst"}),
+    ("qwen3:30b-a3b", "ryzen 9 7950x", {"engine": "memfirst", "batch": 4}),
+    ("gemma3:27b", "intel n150 16gb", {"engine": "memfirst", "threads": 2}),
+    ("mistral:7b", "ryzen 9 7950x", {"engine": "memfirst", "speculation": Speculation(4, 0.7, "llama-3.2:1b")}),
+    ("llama3.2:3b", "core i9 14900k", {"engine": "memfirst", "kv": "q4_0"}),
+    ("granite-4.0-h:tiny", "xeon 8480", {"engine": "memfirst"}),
+    ("deepseek-r1:7b", "g5.xlarge", {}),
+    ("mistral-small3.2", "framework desktop", {}),
+    ("qwen3-coder:30b", "dgx spark", {"context": 65536}),
+    ("llama3.3:70b", "mac studio m3 ultra", {"engine": "mlx"}),
 )
 CASES = [*((model, machine, {}) for model, machine in product(MODELS, MACHINES)), *MORE]
 
@@ -114,10 +127,10 @@ def check_ollama(line: str) -> None:
 
 
 def check_memfirst(words: list[str]) -> None:
-    assert words[1] in COMMANDS
-    there = {option for p in command().commands[words[1]].params for option in p.opts}
-    assert set(options_of(words)) <= there
-    assert find_config(words[2])
+    """memfirst's own parser takes it: the command, each option and its value."""
+    there = command().commands[words[1]]
+    with there.make_context(words[1], words[2:]) as context:
+        assert find_config(str((context.params.get("models") or [context.params.get("model")])[0]))
 
 
 def check(line: str, plan: Plan) -> None:
@@ -142,8 +155,8 @@ def check(line: str, plan: Plan) -> None:
         check_memfirst(words)
 
 
-def test_these_are_forty_plans_and_more() -> None:
-    assert len(CASES) >= 40 and {planned(i)[0].fits for i in range(len(CASES))} == {True, False}
+def test_these_are_sixty_plans_and_more() -> None:
+    assert len(CASES) >= 60 and {planned(i)[0].fits for i in range(len(CASES))} == {True, False}
     assert sum(len(planned(i)[1]) for i in range(len(CASES))) > 150
     assert {planned(i)[0].engine for i in range(len(CASES))} >= FRAMEWORKS.keys() - {"vllm-hybrid"}
 
