@@ -1,4 +1,4 @@
-"""Every line of advice of 60 plans and more: a whole command with the model in it, of options that its engine has today."""
+"""Every line of advice of 68 plans: a whole command with the model in it, of options that its engine has today."""
 
 from __future__ import annotations
 
