@@ -75,7 +75,7 @@ docs: $(STAMPS)/docs ## rewrite what is computed: docs/cli.md, docs/claims.md, a
 	$(BIN)/python docs/executed.py
 	$(BIN)/python docs/notebook.py
 
-wheel: $(STAMPS)/dev ## build the wheel and use it from fresh environments, with each Python of 3.11 to 3.13 that is here
+wheel: $(STAMPS)/dev ## build the wheel and use it from fresh environments, with each Python of 3.11 to 3.14 that is here
 	$(BIN)/python -m tests.support.check_wheel
 
 clean: ## remove the environment and what tools left (the model cache stays)
