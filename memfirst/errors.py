@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
 
 class MemfirstError(Exception):
     """Base of every error that is the input's or the machine's fault, not a bug.
@@ -64,3 +71,39 @@ class BackendError(MemfirstError):
 
 class ProbeError(MemfirstError):
     """A server cannot be measured: not there, not what was expected, refusing, or silent."""
+
+
+_KEYWORDS: Mapping[str, str] = {
+    **dict.fromkeys(("max_new_tokens", "max_length", "n_predict", "num_predict"), "max_tokens"),
+    **dict.fromkeys(("n_ctx", "num_ctx", "context", "context_length", "max_model_len", "max_seq_len"), "ctx"),
+    **dict.fromkeys(("repeat_penalty", "frequency_penalty"), "repetition_penalty"),
+    **dict.fromkeys(("response_format", "guided_json", "json_schema", "format"), "schema"),
+    **dict.fromkeys(("machine", "device", "gpu"), "on"),
+    **dict.fromkeys(("n_threads", "num_threads"), "threads"),
+    **dict.fromkeys(("quantization", "quant"), "codec"),
+    "sampling_params": "params", "stop_sequences": "stop", "cache_type": "kv", "type_k": "kv", "verbose": "progress",
+}  # fmt: skip
+"""What other libraries call a keyword of ours."""
+
+
+def suggesting(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose TypeError for a keyword that it does not have names the one that is meant."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+    @wraps(function)
+    def called(*args: P.args, **options: P.kwargs) -> R:
+        for name in options:
+            if name not in names:
+                raise TypeError(f"no argument is called {name!r}{_meant(name, names)}")
+        return function(*args, **options)
+
+    return called
+
+
+def _meant(name: str, names: tuple[str, ...]) -> str:
+    from difflib import get_close_matches
+
+    known = {word: ours for word, ours in _KEYWORDS.items() if ours in names} | {ours: ours for ours in names}
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {known[near[0]]}?" if near else ""

@@ -47,6 +47,21 @@ ELSEWHERE = {
 }  # fmt: skip
 """What other engines' command lines call an option."""
 
+_ALONE, _NEEDLESS = "the model stands alone: memfirst {command} MODEL", "leave it out"
+INSTEAD = {
+    **dict.fromkeys(("-m", "--model", "-hf", "--hf-repo", "--model-path"), _ALONE),
+    **dict.fromkeys(("-f", "--file"), "a file goes to standard input: memfirst {command} MODEL < FILE"),
+    **dict.fromkeys(("-ngl", "--n-gpu-layers", "--gpu-layers"), f"memfirst computes on processors: {_NEEDLESS}"),
+    **dict.fromkeys(("-cnv", "--conversation", "--interactive"), "without a prompt, on a terminal, it is a chat"),
+    **dict.fromkeys(("-s", "-sys"), "it is --system TEXT"),
+    "--format": "--schema FILE makes JSON",
+    **dict.fromkeys(
+        ("-fa", "--flash-attn", "--mlock", "--no-mmap", "--keepalive", "--verbose", "--think", "-no-cnv"), _NEEDLESS
+    ),
+}
+"""What to do where other engines have an option that is none here. A short one of several letters is looked for before
+the line is parsed, as "-ngl 99" would be "-n gl"."""
+
 COMMANDS_ELSEWHERE = {
     "chat": "run", "generate": "run", "prompt": "run", "cli": "run", "show": "inspect", "info": "inspect", "ls": "list",
     "models": "list", "download": "pull", "get": "pull", "remove": "rm", "delete": "rm", "server": "serve",
@@ -79,6 +94,10 @@ def _about() -> None:
 
 def call(args: list[str]) -> int:
     """Run one command line; returns its exit code and lets every other exception through."""
+    several = next((word for word in args if word in INSTEAD and len(word) > 2 and word[1] != "-"), "")
+    if several and args[0] in COMMANDS:
+        note(f"memfirst: no such option: {several}; {_instead(several, args[0])}. See: memfirst {args[0]} --help")
+        return USAGE
     parser = command(args[:1] if args[0] in COMMANDS else COMMANDS)
     try:
         with parser.make_context("memfirst", args) as context:
@@ -110,11 +129,18 @@ def _plainly(message: str) -> str:
     return message if message[-1:] in ".?!" else f"{message}."
 
 
+def _instead(name: str, command: str) -> str:
+    return INSTEAD[name].replace("{command}", command)
+
+
 def _no_such_option(name: str, context: Any) -> str:
     """Names the option that it is called here: the nearest, or what other engines' word for it means."""
     from difflib import get_close_matches
 
-    here = {option: option for parameter in context.command.params for option in parameter.opts}
+    here = {option: option for p in context.command.params for option in p.opts if option.startswith("-")}
+    if name in INSTEAD and name not in here:
+        return f"no such option: {name}; {_instead(name, context.info_name)}."
+    here |= {} if context.parent else {"--version": "--version"}
     here = {word: option for word, option in ELSEWHERE.items() if option in here} | here
     near = [here[word] for word in get_close_matches(name, here, n=1)]
     shown = name[:40].encode("unicode_escape").decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import nullcontext
 
+from memfirst.errors import suggesting
 from memfirst.hardware.throttled import Throttle
 from memfirst.plan.find import find
 from memfirst.plan.make import make
@@ -14,6 +15,7 @@ from memfirst.plan.result import Plan
 from memfirst.progress import usual
 
 
+@suggesting
 def ask(
     model: str | os.PathLike[str],
     on: str = "",

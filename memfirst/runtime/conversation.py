@@ -65,4 +65,4 @@ class Conversation:
 
     def __repr__(self) -> str:
         more = " and one that is being answered" if self._asked else ""
-        return f"<Conversation: {len(self._messages)} messages{more}>"
+        return f"<Conversation: {len(self._messages)} message{'s' * (len(self._messages) != 1)}{more}>"

@@ -43,6 +43,8 @@ def cached_as(graph: Graph, kv: str, backend: str) -> Graph:
 def open_model(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -> Checkpoint:
     """A checkpoint by path or name; downloaded where it is not here."""
     if not isinstance(model, str | os.PathLike):
+        if not hasattr(model, "has_bytes"):
+            raise ConfigError(f"a model of type {type(model).__name__}", "a name, a path or a Checkpoint")
         return model
     if os.path.exists(model):
         return open_checkpoint(model)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from memfirst.backends.base import Backend, observed
 from memfirst.codecs.base import F32
-from memfirst.errors import CapacityError, ConfigError, UnsupportedError
+from memfirst.errors import CapacityError, ConfigError, UnsupportedError, suggesting
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, KVCache, Step, decode
 from memfirst.ledger import Ledger, Memory, distinct_experts
@@ -163,6 +163,7 @@ class Model:
         self, prompt: Sequence[str] | Sequence[Messages], **options: Unpack[GenerateOptions]
     ) -> list[Generation]: ...
 
+    @suggesting
     def generate(
         self,
         prompt: str | Messages | Sequence[int] | Sequence[str] | Sequence[Messages],
@@ -368,6 +369,7 @@ class Model:
         return DiskUse(timing.disk_bytes / timing.decode_steps, self.backend.disk_bandwidth, found)
 
 
+@suggesting
 def load(
     model: str | os.PathLike[str] | Checkpoint,
     *,

@@ -51,6 +51,22 @@ def test_a_mistyped_option_is_answered_by_the_nearest(name: str, capsys: pytest.
         assert f"did you mean {option}?" in err, args
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [("run -m x.gguf -p hi", "no such option: -m; the model stands alone: memfirst run MODEL."),
+     ("bench --model x.gguf", "the model stands alone: memfirst bench MODEL."),
+     ("run m.gguf -ngl 99 hi", "no such option: -ngl; memfirst computes on processors: leave it out."),
+     ("run m.gguf -f notes.txt", "memfirst run MODEL < FILE."), ("run m.gguf --keepalive 5m hi", "leave it out."),
+     ("run m.gguf -sys brief hi", "it is --system TEXT."), ("run m.gguf --format json hi", "--schema FILE makes JSON."),
+     ("--verison", "did you mean --version?")],
+)  # fmt: skip
+def test_options_of_other_engines_that_are_none_here(line: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(line.split()) == USAGE
+    err = capsys.readouterr().err
+    check_one_line(err)
+    assert says in err
+
+
 def test_other_engines_names_of_options(capsys: pytest.CaptureFixture[str]) -> None:
     here = {option for parsed in command().commands.values() for p in parsed.params for option in p.opts}
     assert set(ELSEWHERE.values()) <= here

@@ -420,3 +420,20 @@ memfirst.load(synthetic(shape, "q8_0"), threads=1, ctx=64, progress={said}).clos
     environment = dict(os.environ, MEMFIRST_CACHE_DIR=str(tmp_path), MEMFIRST_ISA="generic")
     ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert ("compiling kernels" in ran.stderr) is (said is not False)
+
+
+def test_a_keyword_of_another_library_is_answered_by_ours(model: memfirst.Model) -> None:
+    calls = (
+        ("max_tokens", lambda: model.generate("a", max_new_tokens=4)),  # type: ignore[call-overload]
+        ("temperature", lambda: model.generate("a", temprature=0)),  # type: ignore[call-overload]
+        ("repetition_penalty", lambda: model.chat(repeat_penalty=1.1).ask("a")),  # type: ignore[call-arg]
+        ("ctx", lambda: memfirst.load("smollm2:135m", n_ctx=512)),  # type: ignore[call-arg]
+        ("ctx", lambda: memfirst.plan("llama-3:8b", on="rtx-4090", context=512)),  # type: ignore[operator]
+    )
+    for meant, call in calls:
+        with pytest.raises(TypeError, match=f"did you mean {meant}\\?"):
+            call()
+    with pytest.raises(TypeError, match=r"no argument is called 'zzz'$"):
+        model.generate("a", zzz=1)  # type: ignore[call-overload]
+    with pytest.raises(memfirst.MemfirstError, match="a model of type NoneType; expected a name, a path"):
+        memfirst.load(None)  # type: ignore[arg-type]
