@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from memfirst.cli.streams import can_show, columns, is_terminal, note, stated_columns, write
 from memfirst.cli.wrap import NBSP, fold
-from memfirst.progress import Progress, Silent
+from memfirst.progress import EVERY_S, Progress, Silent
 
 INDENT = " " * 4
 
@@ -137,6 +138,7 @@ class Bars:
     def __init__(self) -> None:
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
+        self._drawn_at = 0.0
 
     def note(self, text: str) -> None:
         """A line above the bars."""
@@ -153,6 +155,10 @@ class Bars:
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total or None)
         self._bars.update(self._tasks[what], completed=done)
+        now = time.monotonic()
+        if done in (0, total) or now - self._drawn_at > EVERY_S:
+            self._bars.refresh()
+            self._drawn_at = now
         if total and all(t.finished for t in self._bars.tasks):
             self.close()
 
@@ -164,7 +170,7 @@ class Bars:
 
 
 def _rich_bars(unit: str) -> Any:
-    """Bytes get a rate and the time left; anything else a count."""
+    """Bytes get a rate and the time left; anything else a count. No thread draws: it would disturb what is measured."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -179,4 +185,6 @@ def _rich_bars(unit: str) -> Any:
     amount = [DownloadColumn(), TransferSpeedColumn()] if unit == "B" else [MofNCompleteColumn()]
     text = TextColumn("{task.description}", markup=False)
     console = Console(stderr=True)
-    return Progress(text, BarColumn(), *amount, TimeRemainingColumn(), console=console, transient=True)
+    return Progress(
+        text, BarColumn(), *amount, TimeRemainingColumn(), console=console, transient=True, auto_refresh=False
+    )

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from statistics import median
@@ -192,6 +193,10 @@ def bench(
         return replace(measured, profiles=tuple(work.profiles())) if profile else measured
 
 
+DRAWN_S = 0.25
+"""Between two drawings of the progress of decoding."""
+
+
 def _context(tokens: int) -> int:
     return -(-tokens // 64) * 64
 
@@ -212,20 +217,22 @@ class Bench:
     def run(self) -> Measured:
         """Warm up, then measure."""
         backend = self.backend
-        self.prefill()  # first touches of memory, kernels of larger steps
-        self.decode(self.prompt, min(4, self.generate))
+        with self.stage("warm-up"):
+            self.prefill(Silent())  # first touches of memory, kernels of larger steps
+            self.decode(self.prompt, min(4, self.generate))
         resident = peak_rss()  # before memory is allocated to measure its bandwidth: twice the caches
-        ceilings = [backend.read_bandwidth(0.25)]
-        start = time.perf_counter()
-        self.prefill()
-        prefill_s = time.perf_counter() - start
+        with self.stage("read bandwidth"):
+            ceilings = [backend.read_bandwidth(0.25)]
+        prefill_s = self.prefill(self.progress)
         before = backend.counted()
         timing = Timing()
-        times = self.decode(self.prompt, self.generate, timing)
+        times = self.decode(self.prompt, self.generate, timing, self.progress)
         moved = backend.moved(before, backend.counted())
-        spent = self.spent()
+        with self.stage("operations"):
+            spent = self.spent()
         ops = tuple(self.ops(moved, spent))
-        ceilings.append(backend.read_bandwidth(0.25))
+        with self.stage("read bandwidth again"):
+            ceilings.append(backend.read_bandwidth(0.25))
         last = self.step(self.prompt + self.generate - 1, 1, logits=True)
         result = backend.step(last, self.ids[-1:])
         last = observed(backend, last, result)
@@ -275,24 +282,43 @@ class Bench:
     def step(self, past: int, new: int, logits: bool) -> Step:
         return Step((Tokens(past, new, self.tables, logits=None if logits else ()),))
 
-    def prefill(self) -> None:
-        """The prompt, in steps; logits of its last token."""
-        size = self.backend.max_tokens
-        for start in range(0, self.prompt, size):
-            end = min(start + size, self.prompt)
-            self.backend.step(self.step(start, end - start, end == self.prompt), self.ids[start:end])
-            self.progress.update("prefill", end, self.prompt, unit="")
+    @contextmanager
+    def stage(self, what: str) -> Iterator[None]:
+        """Something that is not counted as it goes."""
+        self.progress.update(what, 0, 1, unit="")
+        yield
+        self.progress.update(what, 1, 1, unit="")
 
-    def decode(self, past: int, count: int, timing: Timing | None = None) -> list[float]:
-        """Seconds of each of `count` steps of one token; `timing` is told what they read from disk."""
-        times = []
+    def prefill(self, progress: Progress) -> float:
+        """Seconds of the prompt's steps, without what is drawn between them; logits of its last token."""
+        size, seconds = self.backend.max_tokens, 0.0
+        for start in range(0, self.prompt, size):
+            progress.update("prefill", start, self.prompt, unit="")
+            end = min(start + size, self.prompt)
+            what, begun = self.step(start, end - start, end == self.prompt), time.perf_counter()
+            self.backend.step(what, self.ids[start:end])
+            seconds += time.perf_counter() - begun
+        progress.update("prefill", self.prompt, self.prompt, unit="")
+        return seconds
+
+    def decode(
+        self, past: int, count: int, timing: Timing | None = None, progress: Progress | None = None
+    ) -> list[float]:
+        """Seconds of each of `count` steps of one token; `timing` is told what they read from disk. Nothing is drawn
+        while a step is timed, and a few times a second between them."""
+        times, drawn_at = list[float](), 0.0
         for i in range(past, past + count):
             start = time.perf_counter()
+            if progress and start - drawn_at > DRAWN_S:
+                progress.update("decode", i - past, count, unit="")
+                drawn_at = start = time.perf_counter()
             result = self.backend.step(self.step(i, 1, True), self.ids[i : i + 1])
             times.append(time.perf_counter() - start)
             if timing is not None:
                 timing.add_disk(result.disk)
                 timing.decode_steps += 1
+        if progress:
+            progress.update("decode", count, count, unit="")
         return times
 
     def ops(self, moved: NDArray[np.int64], spent: dict[int, float]) -> Iterator[OpRow]:
