@@ -136,7 +136,7 @@ class Chat:
         oldest = f"the {count} oldest turns are" if count > 1 else "the oldest turn is"
         streams.write(f"{chr(10) * speaking}{streams.dim(wrapped(f'[context full: {oldest} dropped]'))}")
         if wrapper:
-            wrapper.begin_line()
+            wrapper.go_on()
 
     def _tell(self) -> None:
         """What the answer cost, and why it ended."""

@@ -51,6 +51,7 @@ class Wrapper:
         self._line = ""
         """Its first characters: is it a fence?"""
         self._code = False
+        self._begun = True
 
     def feed(self, text: str) -> str:
         """The text, with line breaks and what erases the beginning of a word that moves to the next line."""
@@ -58,11 +59,12 @@ class Wrapper:
         return "".join([self._put(character, most) for character in text])
 
     def _put(self, character: str, most: int) -> str:
+        begun, self._begun = self._begun, True
         if character == "\n":
             return self._new_line()
         if character == "\t":
             return "".join([self._put(" ", most) for _ in range(TAB - self._column % TAB)])
-        if character == "\r":
+        if character == "\r" or (character == " " and not begun):
             return ""
         taken = width(character)
         if taken < 0:
@@ -85,6 +87,11 @@ class Wrapper:
     def begin_line(self) -> None:
         """The cursor stands at the beginning of a line."""
         self._column, self._word, self._word_columns, self._line = 0, "", 0, ""
+
+    def go_on(self) -> None:
+        """The cursor stands at the beginning of a line, in the middle of the text: a space that comes is not shown."""
+        self.begin_line()
+        self._begun = False
 
     def _space(self, most: int) -> str:
         self._word, self._word_columns = "", 0

@@ -89,3 +89,13 @@ def test_a_chat_cuts_a_path_between_its_parts(columns: int, monkeypatch: pytest.
     assert all(len(line) < columns for line in lines)
     assert "".join(line.strip() for line in lines[:-1]) == f"file          {path}"
     assert all(line.endswith("/") for line in lines[:-2])
+
+
+def test_text_that_goes_on_below_a_note_begins_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    wrapper = Wrapper()
+    assert wrapper.feed("It has been") == "It has been"
+    wrapper.go_on()
+    assert wrapper.feed(" my home") == "my home"
+    wrapper.go_on()
+    assert wrapper.feed("s.\n  x") == "s.\n  x", "an indented line stays so"

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -290,6 +291,9 @@ def test_one_context_gives_times_but_no_line() -> None:
     own = median(s.seconds for s in left(fake, slice(-3, None)))
     assert found.rows[0].seconds == pytest.approx(own, rel=0.1)
     assert "tok/s" in report(found, "", None, 1e9, "as given").page()
+    ours = replace(found, server=replace(found.server, kind="llama.cpp", version="memfirst 0.1.0", context=1024))
+    head = report(ours, "", None, 1e9, "as given").page().split("\n")[0]
+    assert "memfirst 0.1.0" in head and "llama.cpp" not in head and "1,024 tokens of context" in head
 
 
 # prompts and limits

@@ -55,8 +55,9 @@ class Report:
 
     def _head(self) -> str:
         s = self.measured.server
-        limits = [f"{s.context} tokens of context" if s.context else "", f"{s.slots} slots" if s.slots else ""]
+        limits = [f"{s.context:,} tokens of context" if s.context else "", f"{s.slots} slots" if s.slots else ""]
         kind = "an OpenAI-compatible server" if s.kind == "unknown" else f"{s.kind} {s.version}".strip()
+        kind = s.version if s.version.startswith("memfirst") else kind  # which answers as llama.cpp's server does
         parts = [self.measured.address, kind, _last(s.model), *limits]
         return " · ".join(p for p in parts if p)
 
