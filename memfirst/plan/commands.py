@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memfirst.catalog.models import find_model
@@ -237,8 +238,16 @@ def _file(plan: Plan) -> str:
     if plan.subject.path.endswith(".gguf"):
         return plan.subject.path
     repo = _repo(plan).rpartition(":")[0].rpartition("/")[2]
-    stem = re.sub(r"[-_.]gguf$", "", repo, flags=re.IGNORECASE) or _plain(plan.subject.name)
+    stem = re.sub(r"[-_.]gguf$", "", repo, flags=re.IGNORECASE) or _plain(_called(plan))
     return f"{stem}-{plan.subject.codec.upper()}.gguf"
+
+
+def _called(plan: Plan) -> str:
+    """The model's name; of a config.json that of its folder, of another .json what it is called."""
+    path = Path(plan.subject.path)
+    if path.suffix != ".json":
+        return plan.subject.name
+    return path.stem if path.stem != "config" else path.resolve().parent.name
 
 
 def _plain(name: str) -> str:

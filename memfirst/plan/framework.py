@@ -11,6 +11,7 @@ from memfirst.hardware.machines import Machine
 from memfirst.plan import commands
 from memfirst.plan.fit.allocators import Allocator, Exllama, LlamaCpp, Memfirst, Mlx, Sglang, TensorRT, Vllm
 from memfirst.predict.fitted import PIPELINE, TENSOR
+from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:
     from memfirst.plan.result import Plan
@@ -56,6 +57,8 @@ class Framework:
 
     def line(self, change: str, plan: Plan) -> str:
         """What to type for a change of a plan of which this is the outcome; "" where there is no command."""
+        if self.gguf and plan.subject.codec in SCHEMES:
+            return ""  # no GGUF file holds it
         if change == CODEC and self.requantizes and (made := commands.requantized(plan)):
             return made
         return self.says(plan) if self.says else ""

@@ -43,6 +43,8 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
 
     Raises UnsupportedError for what the engine or the parallelism cannot do, ConfigError for several of this machine.
     """
+    if not options.engine and not place.here and model.codec in SCHEMES:
+        options = replace(options, engine=place.engine(replace(options, codec=model.codec)))  # a config may state it
     model = _as_run(model, place, options)
     if place.count > 1 and options.devices == 1:
         options = replace(options, devices=place.count)

@@ -257,3 +257,21 @@ def test_engines_run_where_they_can() -> None:
     mlx, trt = FRAMEWORKS["mlx"], FRAMEWORKS["tensorrt-llm"]
     assert mlx.runs_on(find_machine("m3 max")) and not mlx.runs_on(find_machine("dgx spark"))
     assert trt.runs_on(find_machine("h100")) and not trt.runs_on(find_machine("mi300x"))
+
+
+def test_weights_that_no_gguf_file_holds_are_run_by_an_engine_that_does(tmp_path: Path) -> None:
+    """A config.json that states AWQ: vLLM by default; for llama.cpp it is priced, no file of it is made up."""
+    config = dict(find_config("qwen3:8b").config) | {
+        "architectures": ["Qwen3ForCausalLM"],
+        "quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True},
+    }
+    path = tmp_path / "Qwen3-8B-AWQ" / "config.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(config))
+    usual = make(subject(str(path)), place("rtx-4090"), Options())
+    assert usual.engine == "vllm" and usual.subject.codec == "awq"
+    other = make(subject(str(path)), place("rtx-4090"), Options(engine="llama.cpp"))
+    assert other.engine == "llama.cpp" and not any("AWQ.gguf" in a.flags or ":AWQ" in a.flags for a in advise(other))
+    path.write_text(json.dumps({k: v for k, v in config.items() if k != "quantization_config"}))
+    plain = advise(make(subject(str(path)), place("rtx-4090"), Options()))
+    assert any("-m Qwen3-8B-AWQ-Q4_K_M.gguf" in a.flags for a in plain), "the folder's name, not config.json's"
