@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,9 +29,13 @@ TITLES = {
 }  # fmt: skip
 """Of each kind of machine, what stands above its rows."""
 
+FIGURES = {"opened": "checked", "derived": "derived"}
+"""How memory and bandwidth are known, in a word."""
+
 LEGEND = (
-    "Figures are checked against a data sheet or a published table, derived from it by a rule, or unchecked; --json has"
-    " each row's source. Names may be written as people and drivers do: --on 'NVIDIA GeForce RTX 4090', 8xh100."
+    "Memory and bandwidth are checked against a data sheet or a published table, derived from it by a rule, or"
+    " unchecked; --json has each row's source, and how its arithmetic is known. Names may be written as people and"
+    " drivers do: --on 'NVIDIA GeForce RTX 4090', 8xh100."
 )
 
 
@@ -175,5 +180,6 @@ def _list(as_json: bool) -> None:
 def _row(machine: Machine) -> tuple[str, ...]:
     sizes = [f"{n / 2**30:.0f}" for n in machine.memory_options or filter(None, [machine.memory])]
     memory = f"{'–'.join(dict.fromkeys((sizes[0], sizes[-1])))} GiB" if sizes else "?"
-    known = machine.known.replace("opened", "checked").replace("from memory", "unchecked")
+    first = re.split(r"[,;(]", machine.known)[0].strip()
+    known = "unchecked" if "bandwidth from memory" in machine.known else FIGURES.get(first, "unchecked")
     return machine.name, memory, f"{machine.bandwidth / 1e9:.0f}" if machine.bandwidth else "?", known

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from memfirst.cli.display import gib, printable, size, table, width
 from memfirst.cli.plan_page import WIDTH, comparison, rate, seconds
 from memfirst.cli.streams import can_show
-from memfirst.cli.wrap import fold
+from memfirst.cli.wrap import fold, packed
 from memfirst.plan import Plan
 
 BAR, LEAST_BAR = 40, 12
@@ -58,8 +58,8 @@ def side_by_side(plans: Sequence[Plan]) -> str:
     if max(map(len, text.split("\n"))) > most:
         text = comparison(plans)
     else:
-        said = " · ".join(f"{head} {value}" for head, value in same if head != "KV" or value != "f16")
-        text = "\n".join([*fold(said, most), "", text])
+        said = [f"{head} {value}" for head, value in same if head != "KV" or value != "f16"]
+        text = "\n".join([*packed(said, most, rest="  "), "", text])
     names = _names(plans)
     return printable("\n".join([text, "", *_speeds(plans, names, most), "", *_memories(plans, names, most)]))
 

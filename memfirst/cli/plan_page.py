@@ -370,7 +370,7 @@ def comparison(plans: Sequence[Plan]) -> str:
     words = ("model", "codec", "machine", "engine", "KV", "bound by")
     numbers = [at for at, i in enumerate(kept) if COLUMNS[i] not in words]
     text = table([[row[i] for i in kept] for row in (COLUMNS, *rows)], numbers)
-    above = fold(" · ".join(f"{COLUMNS[i]} {rows[0][i]}" for i in said), width() or WIDTH)
+    above = packed([f"{COLUMNS[i]} {rows[0][i]}" for i in said], width() or WIDTH, rest="  ")
     return printable("\n".join([*above, "", text]) if above else text)
 
 

@@ -148,6 +148,15 @@ def test_numbers_stay_with_their_units(capsys: pytest.CaptureFixture[str], monke
         assert not re.search(r"\(80$|80 %:$|×$", line), line
 
 
+def test_a_machine_is_a_line_of_the_catalogue(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = shown(capsys, ["machine", "list"])
+    assert not any(line.startswith("    ") for line in lines)
+    assert {line.split()[-1] for line in lines if re.search(r" GiB +\d", line)} == {"checked", "derived", "unchecked"}
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_plan_is_one_calm_screen(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
