@@ -76,7 +76,7 @@ async def props(request: Request) -> dict[str, Any]:
         template = served.prompts.template.source
     except Exception as error:  # a base model has none
         template = f"{type(error).__name__}: {error}"
-    params = Continued(prompt="").completed(served.settings.defaults).settings()
+    params = Continued(prompt="").completed(served.settings.defaults).settings(served.prompts.tokenizer)
     return {
         "default_generation_settings": {"n_ctx": loaded.context, "params": params},
         "total_slots": loaded.sequences,

@@ -110,7 +110,7 @@ class Job:
         """The message's object."""
         return {
             "id": self.id, "type": "message", "role": "assistant", "model": self.served.settings.name,
-            "content": content, **ending(end, called), "usage": usage(end),
+            "content": content, **ending(end, called), "usage": usage(end, len(self.answer.prompt)),
         }  # fmt: skip
 
 
@@ -123,10 +123,10 @@ def ending(end: End | None, called: bool = False) -> dict[str, Any]:
     return {"stop_reason": reason, "stop_sequence": end.usage.get("stopped")}
 
 
-def usage(end: End | None) -> dict[str, Any]:
-    """What it cost; prompt tokens from the cache apart, as Anthropic counts them."""
+def usage(end: End | None, prompt: int = 0) -> dict[str, Any]:
+    """What it cost; prompt tokens from the cache apart, as Anthropic counts them; before the end all of them."""
     if end is None:
-        return {"input_tokens": 0, "output_tokens": 0}
+        return {"input_tokens": prompt, "output_tokens": 0}
     cached = end.usage["cached_tokens"]
     return {
         "input_tokens": end.usage["prompt_tokens"] - cached, "cache_read_input_tokens": cached,

@@ -132,7 +132,7 @@ class Guard:
             return Response(status_code=200)
         wanted = headers.get(b"access-control-request-headers", b"").decode("latin-1")
         return Response(status_code=200, headers={
-            "access-control-allow-methods": "GET, POST, OPTIONS", "access-control-allow-headers": wanted,
+            "access-control-allow-methods": "GET, POST, DELETE, OPTIONS", "access-control-allow-headers": wanted,
             "access-control-max-age": "600",
         })  # fmt: skip
 

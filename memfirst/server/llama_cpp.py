@@ -145,11 +145,14 @@ class Continued(Open):
             made |= {str(id): -100.0 if bias is False else float(bias) for id in ids}
         return made
 
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, with what was left out."""
+    def settings(self, tokenizer: Tokenizer) -> dict[str, Any]:
+        """What was asked for, with what was left out; a bias of minus infinity is null."""
         left = {"model", "prompt", "response_fields", "logit_bias"}
+        biases = dict.fromkeys(map(str, sorted(tokenizer.stop_ids)), -100.0) if self.ignore_eos else {}
+        biases |= self.biases(tokenizer)
         return self.model_dump(include=set(type(self).model_fields) - left) | {
             "seed": RANDOM if self.any_seed else self.seed, "max_tokens": self.n_predict, "n_keep": 0,
+            "logit_bias": [{"token": int(id), "bias": b if b > -100 else None} for id, b in biases.items()],
         }  # fmt: skip
 
 
@@ -196,7 +199,8 @@ class Job:
             "index": index, "content": content, "tokens": ids if asked.return_tokens and not asked.stream else [],
             "id_slot": -1, "stop": True, "model": self.service.settings.name, "tokens_predicted": end.usage["tokens"],
             "tokens_evaluated": end.usage["prompt_tokens"], "tokens_cached": end.usage["cached_tokens"],
-            "generation_settings": asked.settings(), "prompt": tokenizer.decode(self.prompts[index], special=True),
+            "generation_settings": asked.settings(tokenizer),
+            "prompt": tokenizer.decode(self.prompts[index], special=True),
             "has_new_line": "\n" in self.texts.get(index, ""), "truncated": end.reason == CONTEXT, "stop_type": kind,
             "stopping_word": end.usage["stopped"] or "", "timings": timings(end),
         }  # fmt: skip

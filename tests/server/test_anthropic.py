@@ -50,3 +50,13 @@ def test_errors_are_in_its_form(client: anthropic.Anthropic) -> None:
         client.messages.create(**ASKED | {"model": "other"})
     with pytest.raises(anthropic.BadRequestError, match="1024"):
         client.messages.create(**ASKED | {"messages": [{"role": "user", "content": "word " * 2000}]})
+
+
+def test_a_stream_begins_with_the_prompts_tokens(client: anthropic.Anthropic) -> None:
+    with client.messages.stream(**ASKED) as stream:
+        first = next(iter(stream))
+        assert first.type == "message_start" and first.message.usage.input_tokens > 0
+        stream.until_done()
+    asked = {name: ASKED[name] for name in ("model", "messages", "system")}
+    counted = client.messages.count_tokens(**asked)
+    assert first.message.usage.input_tokens == counted.input_tokens

@@ -58,6 +58,20 @@ def test_a_verbose_answer_shows_its_prompt(http: httpx.Client) -> None:
     assert "__verbose" not in http.post("/v1/chat/completions", json={"messages": MESSAGES}).json()
 
 
+def test_what_contradicts_itself_is_refused(http: httpx.Client) -> None:
+    both = {"messages": MESSAGES, "add_generation_prompt": True, "continue_final_message": True}
+    odd = {"messages": MESSAGES, "response_format": {"type": "json_object", "schema": 123}}
+    for body, says in (both, "one of them"), (odd, "schema 123"):
+        response = http.post("/v1/chat/completions", json=body)
+        assert response.status_code == 400 and says in response.json()["error"]["message"], response.text
+
+
+def test_settings_say_what_is_excluded(http: httpx.Client) -> None:
+    body = {"prompt": "a b c", "n_predict": 1, "logit_bias": [[7, False], [8, 2.5]]}
+    said = http.post("/completion", json=body).json()["generation_settings"]["logit_bias"]
+    assert said == [{"token": 7, "bias": None}, {"token": 8, "bias": 2.5}]
+
+
 def test_only_what_is_missing_is_filled_in() -> None:
     defaults = defaults_of(["temperature=0.5", "repetition_penalty=1.1", "max_tokens=9"])
     made = Sampled(temperature=0, repeat_penalty=1.3).completed(defaults)

@@ -17,6 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from requests.structures import CaseInsensitiveDict
+
 WORDS = "words or tokens of their model"
 LEFT_OUT: dict[str, str] = {
     "test_compat_gcp": "Vertex's form",
@@ -63,7 +65,7 @@ LEFT_OUT: dict[str, str] = {
 """By file or by the beginning of a test's name, what it is about and is not here."""
 
 NAMES = ("gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "gpt-4", "davinci-002", "test", "any", "tinyllama-2",
-         "claude-3-5-sonnet-20241022", "dummy")  # fmt: skip
+         "claude-3-5-sonnet-20241022", "dummy", "text-embedding-3-small")  # fmt: skip
 """What their requests call the model."""
 
 
@@ -79,7 +81,8 @@ def options(given: list[str]) -> list[str]:
     values = {name: value for name, value in zip(given, [*given[1:], ""], strict=True) if name.startswith("--")}
     slots = int(values.get("--parallel", 4))
     made = [os.environ["MEMFIRST_SUITE_MODEL"], "--port", values["--port"], "--threads", "2"]
-    made += ["--max-sequences", str(slots), "--ctx", str(int(values.get("--ctx-size", 4096)) // slots)]
+    context = int(values.get("--ctx-size", 4096)) // (1 if "--kv-unified" in given else slots)
+    made += ["--max-sequences", str(slots), "--ctx", str(context)]
     for name in (*values.get("--alias", "served").split(","), *NAMES):
         made += ["--name", name]
     for option, default in (("--temp", "temperature"), ("--seed", "seed"), ("--n-predict", "max_tokens")):
@@ -89,8 +92,9 @@ def options(given: list[str]) -> list[str]:
         made += ["--pooling", values.get("--pooling", "mean")]
     for option, ours in ("--api-key", "--api-key"), ("--chat-template-file", "--chat-template"):
         made += [ours, values[option]] if option in values else []
-    if values.get("--reasoning") == "off":
-        made += ["--default", 'chat_template_kwargs={"enable_thinking": false}']
+    if "--reasoning" in values:  # theirs says it to every template
+        thinks = "false" if values["--reasoning"] == "off" else "true"
+        made += ["--default", f'chat_template_kwargs={{"enable_thinking": {thinks}}}']
     if values.get("--chat-template") == "chatml":
         made += ["--chat-template", "chatml"]
     made += ["--allow-origin", values.get("--cors-origins", "localhost" if "--tools" in values else "*")]
@@ -127,6 +131,15 @@ class Kept:
             kept.stop(server)
 
         server_class.start, server_class.stop = start, stop
+        ask = server_class.make_request
+
+        def make_request(*args: Any, **options: Any) -> Any:
+            """Names of headers in any case."""
+            response = ask(*args, **options)
+            response.headers = CaseInsensitiveDict(response.headers)
+            return response
+
+        server_class.make_request = make_request
 
     def start(self, server: Any, seconds: int) -> None:
         """A new one, or the one that is there."""
