@@ -20,49 +20,84 @@ from typing import Any
 from requests.structures import CaseInsensitiveDict
 
 WORDS = "words or tokens of their model"
+FIRST = "the first chunk of a stream has an empty text, as OpenAI's, not null"
+BARE = "/completions is OpenAI's form here, theirs is at /completion"
+DATES = "dates that their server gives to templates: chat_template_kwargs does here"
+IMAGES = "images"
 LEFT_OUT: dict[str, str] = {
     "test_compat_gcp": "Vertex's form",
-    "test_ctx_shift": "contexts are not shifted: a prompt that does not fit is refused, an answer ends",
-    "test_embedding": "embeddings",
     "test_infill": "infill",
     "test_kv_keep_only_active": "options of its prompt cache",
     "test_lora": "adapters",
     "test_mcp_servers": "runs tools itself",
-    "test_metrics": "pins names that begin with llamacpp:",
     "test_proxy": "its proxy for web pages",
     "test_rerank": "ranking",
     "test_router": "several models behind one port",
     "test_sleep": "unloads an idle model",
     "test_slot_save": "saves slots to files that a request names",
     "test_speculative": "options and counts of its drafting",
+    "test_stream": "several models behind one port",
     "test_tools_builtin": "runs tools itself",
-    "test_vision_api": "images",
-    "test_security.py::test_cors": "CORS is off unless --allow-origin names a site",
-    "test_security.py::test_local_media_file": "images",
-    "test_security.py::test_access_static": "files of its page",
-    "test_security.py::test_correct_api_key": "/completions is OpenAI's form here, theirs at /completion",
-    "test_template.py": "other templates by option: the model's own is used",
+    "test_vision_api": IMAGES,
     "test_basic.py::test_server_multiple_addresses": "one address",
     "test_basic.py::test_load_split_model": "downloads a model",
     "test_basic.py::test_server_model_aliases_and_tags": "tags",
     "test_basic.py::test_server_slots": "/slots is always there",
-    "test_basic.py::test_server_props": "defaults of sampling by option",
-    "test_completion.py::test_n_probs_post": "probabilities after sampling",
-    "test_completion.py::test_completion_unified": "a pool that fails as a whole",
-    "test_completion.py::test_nocache_long_input_prompt": "the length of a prompt in their model's tokens",
+    "test_chat_completion.py::test_chat_completion[": WORDS,
+    "test_chat_completion.py::test_chat_completion_cached_tokens": WORDS,
+    "test_chat_completion.py::test_chat_completion_stream[": WORDS,
+    "test_chat_completion.py::test_chat_completion_with_openai_library": WORDS,
+    "test_chat_completion.py::test_chat_completion_with_timings_per_token": FIRST,
+    "test_chat_completion.py::test_logprobs_stream": FIRST,
+    "test_chat_completion.py::test_chat_template$": "templates by its names",
+    "test_chat_completion.py::test_chat_template_assistant_prefill[prefill1": "parts are joined by one line break",
+    "test_chat_completion.py::test_apply_chat_template": "templates by its names",
+    "test_chat_completion.py::test_context_size_exceeded": "the error is OpenAI's: context_length_exceeded",
+    "test_chat_completion.py::test_invalid_chat_completion_req[messages7]": "two answers at the end are none",
+    "test_chat_completion.py::test_return_progress[64-4": "how many batches it makes of a prompt",
+    "test_compat_anthropic.py::test_anthropic_empty_messages": "an empty conversation is refused",
+    "test_compat_anthropic.py::test_anthropic_tool_result_with_image": "images are refused by 400, not 500",
+    "test_compat_anthropic.py::test_anthropic_vision": IMAGES,
+    "test_compat_oai_responses.py::test_responses_with_openai_library": WORDS,
+    "test_compat_oai_responses.py::test_responses_stream_with_llama_telemetry": "its timings; answers that "
+    "max_output_tokens cut short end with response.incomplete, as OpenAI's",
     "test_completion.py::test_completion[": WORDS,
     "test_completion.py::test_completion_stream[": WORDS,
     "test_completion.py::test_completion_with_openai_library": WORDS,
     "test_completion.py::test_completion_stream_with_openai_library": WORDS,
-    "test_completion.py::test_completion_stream_vs_non_stream": "a seed for all requests by option",
-    "test_completion.py::test_completion_with_tokens_input": "a temperature for all requests by option",
-    "test_compat_oai_responses.py::test_responses_with_openai_library": WORDS,
-    "test_compat_oai_responses.py::test_responses_stream_with_llama_telemetry": "progress of prompts; answers that "
-    "max_output_tokens cut short end with response.incomplete, as OpenAI's",
+    "test_completion.py::test_completion_prompt_cache": WORDS,
+    "test_completion.py::test_completion_response_fields[I believe the meaning of life is-32": WORDS,
+    "test_completion.py::test_completion_unified": WORDS,
+    "test_completion.py::test_nocache_long_input_prompt": WORDS,
+    "test_completion.py::test_n_probs_post": "probabilities after sampling",
+    "test_ctx_shift.py::test_ctx_shift_enabled": "contexts are not shifted: an answer ends",
+    "test_ctx_shift.py::test_ctx_shift_disabled_short": WORDS,
+    "test_ctx_shift.py::test_ctx_shift_disabled_long": WORDS,
+    "test_embedding.py::test_embedding_mixed_input[-False]": "an empty text has no vector",
+    "test_embedding.py::test_embedding_pooling_none": "vectors of single tokens",
+    "test_embedding.py::test_embedding_usage": WORDS,
+    "test_metrics.py::test_metrics_disabled": "/metrics is always there",
+    "test_metrics.py::test_metrics_prometheus_format": "a maximum that it calls a counter",
+    "test_metrics.py::test_metrics_timings_on_prompt_progress": "its timings beside prompt_progress",
+    "test_security.py::test_access_static": "files of its page",
+    "test_security.py::test_correct_api_key": BARE,
+    "test_security.py::test_cors_options[origin-Access-Control-Allow-Credentials": "no cookies are used",
+    "test_security.py::test_cors_options[web.mydomain.fr-Access-Control-Allow-Headers": "those asked for are named: "
+    "* does not stand for Authorization",
+    "test_security.py::test_cors_proxy": "its proxy for web pages",
+    "test_security.py::test_local_media_file[../../../tools-file://mtmd/test-1.jpeg-True": IMAGES,
+    "test_security.py::test_local_media_file[../../../tools-file:////mtmd": IMAGES,
+    "test_template.py::test_date_inside_prompt": DATES,
     "test_tokenize.py::test_tokenize_with_bos": WORDS,
-    "test_ignore_eos.py": "how it excludes tokens inside",
+    **{
+        f"test_tool_call.py::test_completion_without_tool_call_fast[meta-llama-Llama-3.3-70B-Instruct-128-tools{n}-None-"
+        "CompletionMode.STREAMED": FIRST
+        for n in (0, 1)
+    },
+    "test_tool_call.py::test_completion_without_tool_call_fast[meta-llama-Llama-3.3-70B-Instruct-128-tools2-none-"
+    "CompletionMode.STREAMED": FIRST,
 }
-"""By file or by the beginning of a test's name, what it is about and is not here."""
+"""By file or by the beginning of a test's name ($: its end), what it is about and is not here."""
 
 NAMES = ("gpt-3.5-turbo", "gpt-3.5-turbo-instruct", "gpt-4.1", "gpt-4", "davinci-002", "test", "any", "tinyllama-2",
          "claude-3-5-sonnet-20241022", "dummy", "text-embedding-3-small")  # fmt: skip
@@ -203,7 +238,9 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     kept, left = [], []
     for item in items:
         name = item.nodeid.removeprefix("unit/")
-        (left if not os.environ.get(EVERY) and any(name.startswith(one) for one in LEFT_OUT) else kept).append(item)
+        (left if not os.environ.get(EVERY) and any(f"{name}$".startswith(one) for one in LEFT_OUT) else kept).append(
+            item
+        )
     items[:] = kept
     config.hook.pytest_deselected(items=left)
 
