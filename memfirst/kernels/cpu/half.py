@@ -10,6 +10,8 @@ from memfirst.kernels.cpu import isa
 from memfirst.kernels.cpu.emit import F16, F32, I16, I32, ISA, Emitter
 
 V = ir.VectorType
+_CONVERTS = ISA != isa.GENERIC or isa.arm64()
+"""Whether the host has instructions for it: every ARM64 processor does."""
 
 
 def _like(value: Any, scalar: Any) -> Any:
@@ -25,7 +27,7 @@ def _same(kind: Any, x: Any) -> Any:
 def widen(e: Emitter, v: Any) -> Any:
     """f16 to f32; generic code cannot rely on an instruction for it, nor on a library."""
     b, word, real = e.builder, _like(v, I32), _like(v, F32)
-    if ISA != isa.GENERIC:
+    if _CONVERTS:
         return b.fpext(v, real)
     raw = b.zext(b.bitcast(v, _like(v, I16)), word)
     size = b.shl(b.and_(raw, _same(word, 0x7FFF)), _same(word, 13))
@@ -39,7 +41,7 @@ def widen(e: Emitter, v: Any) -> Any:
 def narrow(e: Emitter, v: Any) -> Any:
     """f32 to f16, to the nearest, ties to even."""
     b, word, half = e.builder, _like(v, I32), _like(v, F16)
-    if ISA != isa.GENERIC:
+    if _CONVERTS:
         return b.fptrunc(v, half)
     raw = b.bitcast(v, word)
     size = b.and_(raw, _same(word, 0x7FFFFFFF))

@@ -74,11 +74,11 @@ def by_table(e: Emitter, v: Any, table: Any) -> Any:
 
     x86's `pshufb` looks up in the same 128 bits of another register, ARM's `tbl` in a register; else by element.
     """
-    if ISA == isa.GENERIC:
-        return _by_element(e, v, table)
-    if ISA == isa.NEON_DOT:
+    if isa.arm64():
         halves = [e.call("llvm.aarch64.neon.tbl1.v16i8", table.type, [table, e.half(v, i)]) for i in (0, 1)]
         return e.concat(*halves)
+    if ISA == isa.GENERIC:
+        return _by_element(e, v, table)
     name = "llvm.x86.avx512.pshuf.b.512" if LANES == 16 else "llvm.x86.avx2.pshuf.b"
     return e.call(name, v.type, [repeated(e, table, v.type.count), v])
 
