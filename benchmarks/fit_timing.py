@@ -1,11 +1,11 @@
 """Fit the planner's constants to published speeds, and measure it on sources that the fit has not seen.
 
-    OPENBLAS_NUM_THREADS=1 python -m benchmarks.fit_timing     # evaluate, print, write priors.json and published.json
-    python -m benchmarks.fit_timing --check --quick            # evaluate and print only, in seconds
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.fit_timing           # evaluate, print, write constants and figures
+    python -m benchmarks.fit_timing --check   # evaluate and print only
 
-Each author's rows are left out in turn; their predictions come from a fit to all other authors' rows, and
-their interval's width from predictions of those others, fitted without either. Every source x machine counts
-once: its rows weigh 1/n.
+Each author's rows are left out in turn; their predictions come from a fit to all other authors' rows, which also
+estimates spreads and machines' own levels anew. Their interval's width comes from errors on the other authors' rows,
+left out alike. Every source x machine counts once: its rows weigh 1/n. Minutes: a fit for each of 44 authors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,15 @@ import numpy as np
 from benchmarks import planned_rows
 from benchmarks import timing_model as tm
 from benchmarks.measured_rows import DATA, Left, Row, prompts, read
-from memfirst.predict.fitted.pieces import backend
+from memfirst.predict.fitted.pieces import where
 from memfirst.predict.fitted.predict import CEILING, INSIDE_80
-from memfirst.predict.fitted.priors import UNIT
+from memfirst.predict.fitted.priors import ALL, UNIT
 
 CATALOG = Path(__file__).parent.parent / "memfirst" / "catalog"
 MADE = "python -m benchmarks.fit_timing, from benchmarks/data/measured_*.csv"
 PRIORS, PUBLISHED = CATALOG / "priors.json", CATALOG / "published.json"
+FIGURES = DATA / "timing_figures.json"
+"""What the last run of this script found: tests compute a part of it again."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Score:
     """Figures in which each source x machine counts once, but for those by row.
 
     by_row   median error of all rows; tenth: what nine of ten rows are below
-    median   error of the speed; mean_of_medians: mean, over source x machine, of the median of its rows
+    median   error of the speed; nine: what nine of ten are below; mean_of_medians: mean, over source x machine, of the
+             median of its rows
     inside   share of rows in the 80 % interval; ratio: median of its high over its low end
     fastest  the highest share of the peak bandwidth predicted
     """
@@ -46,6 +50,7 @@ class Score:
     by_row: float
     tenth: float
     median: float
+    nine: float
     mean_of_medians: float
     inside: float
     ratio: float
@@ -75,20 +80,20 @@ class LeftOut:
     fits: Mapping[int, tm.Fit]
 
 
-def leave_out(t: tm.Table, without: int | None = None, fitted_to: int | None = None) -> LeftOut:
-    """Leave each author out in turn (and `without` always); fit to the first `fitted_to` rows at most."""
-    may = np.arange(len(t.y)) < (len(t.y) if fitted_to is None else fitted_to)
+def leave_out(t: tm.Table, authors: Sequence[int] | None = None) -> LeftOut:
+    """Leave each author out in turn, or those named."""
     log_seconds, spread = np.zeros(len(t.y)), np.ones(len(t.y))
     fits = {}
-    for author in np.unique(t.author):
-        if author == without:
-            continue
+    for author in np.unique(t.author) if authors is None else authors:
         out = np.flatnonzero(t.author == author)
-        seen = np.flatnonzero(may & (t.author != author) & (t.author != (-1 if without is None else without)))
-        fits[int(author)] = fitted = tm.fit(t, seen)
+        fits[int(author)] = fitted = tm.fit(t, np.flatnonzero(t.author != author))
         log_seconds[out], _, covariance = tm.predict(t, fitted, out)
-        spread[out] = np.sqrt(np.diag(covariance) + tm.ROW**2)
+        spread[out] = np.sqrt(np.diag(covariance) + _row(fitted) ** 2)
     return LeftOut(log_seconds, spread, fits)
+
+
+def _row(fitted: tm.Fit) -> float:
+    return fitted.spreads[tm.ROW][ALL]
 
 
 @dataclass(frozen=True)
@@ -130,11 +135,12 @@ def one_known(t: tm.Table, found: LeftOut, among: tm.Index) -> Missed:
 
 
 def _one_known(t: tm.Table, found: LeftOut, at: tm.Index) -> Missed:
-    _, mean, shared = tm.predict(t, found.fits[int(t.author[at[0]])], at)
-    shared = shared + tm.ROW**2 * np.eye(len(at))
+    fitted = found.fits[int(t.author[at[0]])]
+    _, mean, shared = tm.predict(t, fitted, at)
+    shared = shared + _row(fitted) ** 2 * np.eye(len(at))
     gain = shared / np.diag(shared)  # [asked, known]
     after = np.maximum(mean[:, None] + gain * (t.y[at] - mean), t.least[at][:, None] + tm.NEAREST)
-    left = np.sqrt(np.maximum(np.diag(shared)[:, None] - gain * shared.T, tm.ROW**2))
+    left = np.sqrt(np.maximum(np.diag(shared)[:, None] - gain * shared.T, _row(fitted) ** 2))
     pairs = (t.engine[at][:, None] == t.engine[at]) & ~np.eye(len(at), dtype=bool)
     same = np.zeros(int(pairs.sum()), np.intp)
     share = CEILING * np.exp(t.least[at][:, None] - after)
@@ -146,19 +152,13 @@ def _one_known(t: tm.Table, found: LeftOut, at: tm.Index) -> Missed:
 Question = Callable[[tm.Table, LeftOut, tm.Index], Missed]
 
 
-def evaluate(
-    t: tm.Table, ask: Question, found: LeftOut, among: tm.Index, without: Mapping[int, LeftOut] | None = None
-) -> Score:
-    """An author's interval is as wide as the other authors' errors say.
-
-    without: by author, predictions of the others by fits that saw neither; else their fits have seen the author
-    """
+def evaluate(t: tm.Table, ask: Question, found: LeftOut, among: tm.Index) -> Score:
+    """An author's interval is as wide as the other authors' errors say."""
     missed = ask(t, found, among)
     widen = np.ones(len(missed.error))
     for author in np.unique(missed.author):
         others = among[t.author[among] != author]
-        unseen = found if without is None else without[int(author)]
-        widen[missed.author == author] = ask(t, unseen, others).widening
+        widen[missed.author == author] = ask(t, found, others).widening
     return score(missed, widen)
 
 
@@ -169,24 +169,35 @@ def score(missed: Missed, widen: tm.F64) -> Score:
     medians = [float(np.median(off[missed.cell == c])) for c in np.unique(missed.cell)]
     inside = float(weights[np.abs(missed.error) < reach].sum() / weights.sum())
     ratio = weighted_quantile(np.exp(2 * reach), weights, 0.5)
-    median, fastest = weighted_quantile(off, weights, 0.5), float(missed.share.max())
+    median, nine = (weighted_quantile(off, weights, share) for share in (0.5, 0.9))
+    fastest = float(missed.share.max())
     by_row, tenth = float(np.median(off)), float(np.quantile(off, 0.9))
-    return Score(len(off), len(medians), by_row, tenth, median, float(np.mean(medians)), inside, ratio, fastest)
+    return Score(len(off), len(medians), by_row, tenth, median, nine, float(np.mean(medians)), inside, ratio, fastest)
 
 
 def write(t: tm.Table, fitted: tm.Fit, widen: float, widen_known: float) -> None:
-    """The constants with their spread, for `memfirst.predict.fitted`."""
-    whole = np.round(fitted.covariance * UNIT).astype(int)
+    """The constants with their spread, and what is known of single machines, for `memfirst.predict.fitted`."""
+    names = {code: "|".join(tm.machine_key(row)) for row, code in zip(t.rows, t.groups[tm.MACHINE], strict=True)}
+    own = tuple(tm.START[tm.MACHINE])
+    levels = {
+        names[g]: [[round(float(v), 3) for v in level.means], *_lower(level.covariance)]
+        for g, level in sorted(fitted.levels.items(), key=lambda item: names[item[0]])
+    }
     data = {
-        "made": MADE, "rows": len(t.y),
-        "widen": round(widen, 3), "widen_known": round(widen_known, 3), "row": tm.ROW,
-        "machine_all": tm.MACHINE_ALL, "source_all": tm.SOURCE_ALL, "before": tm.BEFORE, "machine": tm.MACHINE,
-        "source": tm.SOURCE,
+        "made": MADE, "rows": len(t.y), "widen": round(widen, 3), "widen_known": round(widen_known, 3),
+        "before": tm.BEFORE,
+        "spreads": {kind: {n: round(v, 4) for n, v in of.items()} for kind, of in fitted.spreads.items()},
         "means": {n: round(float(c), 4) for n, c in zip(t.names, fitted.constants, strict=True)},
-        "covariance": [[int(v) for v in whole[i, : i + 1]] for i in range(len(t.names))],
+        "covariance": _lower(fitted.covariance), "own": own, "levels": levels,
     }  # fmt: skip
     lines = (f"  {json.dumps(key)}: {_line(value)}" for key, value in data.items())
     PRIORS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _lower(covariance: tm.F64) -> list[list[int]]:
+    """The lower triangle in integers of 1/UNIT."""
+    whole = np.round(covariance * UNIT).astype(int)
+    return [[int(v) for v in whole[i, : i + 1]] for i in range(len(whole))]
 
 
 def published(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, int]]]:
@@ -212,56 +223,83 @@ def write_published(rows: Sequence[Row]) -> None:
 
 
 def _line(value: object) -> str:
-    """JSON on one line, but a line for each row of a matrix."""
+    """JSON on one line, but a line for each row of a matrix and each machine."""
+    if isinstance(value, dict) and any(isinstance(v, list) for v in value.values()):
+        each = (f"    {json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in value.items())
+        return "{\n" + ",\n".join(each) + "\n  }"
     if isinstance(value, list):
         return "[\n" + ",\n".join("    " + json.dumps(row, separators=(",", ":")) for row in value) + "\n  ]"
     return json.dumps(value)
 
 
-def gather() -> tuple[list[Row], list[Left], int]:
-    """All rows, those left out, and how many of the first are the published set that is scored."""
+def bound(t: tm.Table, fitted: tm.Fit, among: tm.Index) -> float:
+    """The median error that is left where the constants and every machine were known: sources, models and rows differ.
+
+    Of a normal distribution half is within 0.6745 standard deviations.
+    """
+    _, slopes = tm.model(t, fitted.constants, fitted.own, among)
+    apart = np.diag(tm.scatter(t, slopes, among, fitted.spreads, tm.AMONG)) + _row(fitted) ** 2
+    return float(np.median(np.expm1(0.6745 * np.sqrt(apart))))
+
+
+def by_author(t: tm.Table, left: LeftOut) -> dict[str, list[float]]:
+    """Rows of each author that was left out, and the median of their errors of the logarithm, sign and all."""
+    found = {}
+    for author in left.fits:
+        at = np.flatnonzero(t.author == author)
+        found[t.rows[at[0]].author] = [len(at), round(float(np.median((t.y - left.log_seconds)[at])), 4)]
+    return found
+
+
+def gather() -> tuple[list[Row], list[Left], int, int]:
+    """All rows, those left out, how many of the first are the published set, and how many with 2026's are scored.
+
+    After these: speeds that are fitted to and not scored, then prompts (`Row.cost` tells them).
+    """
     rows, left = read()
     added, left_added = read(DATA / "measured_added.csv")
-    return rows + added + prompts(), left + left_added, len(rows)
-
-
-def scores(rows: Sequence[Row], scored: int, nested: bool) -> dict[str, Score]:
-    """Every question: without and with the added rows, without and with one known row; prompts.
-
-    scored  how many of the first rows count in the first four
-    nested  whether interval widths come from fits that saw neither author
-    """
-    found: dict[str, Score] = {}
-    for label, chosen in (("published", rows[:scored]), ("with added rows", rows)):
-        t, among = tm.table(chosen), np.arange(scored)
-        left = leave_out(t)
-        without = {int(a): leave_out(t, int(a)) for a in np.unique(t.author[among])} if nested else None
-        found[f"{label}, source left out"] = evaluate(t, unknown, left, among, without)
-        found[f"{label}, one row known"] = evaluate(t, one_known, left, among, without)
-    asked = np.flatnonzero([row.cost.tokens > row.cost.sequences for row in rows])
-    found["prompts, source left out"] = evaluate(t, unknown, left, asked)
-    found["prompts, one row known"] = evaluate(t, one_known, left, asked)
-    return found | _later_scores(rows, scored)
-
-
-def _later_scores(rows: Sequence[Row], scored: int) -> dict[str, Score]:
-    """Rows of 2025 and 2026 that no fit has seen, priced by the planner, alone and beside the published set.
-
-    An author who has rows in both is left out of the fit too.
-    """
     decoding, reading = planned_rows.read()
-    t = tm.table([*rows, *decoding, *reading])
-    left, after = leave_out(t, fitted_to=len(rows)), len(rows) + len(decoding)
-    later, read_later = np.arange(len(rows), after), np.arange(after, len(t.y))
-    both = np.concatenate([np.arange(scored), later])
-    where = np.array([backend(row.machine) for row in t.rows])
-    asked = {
-        "rows of 2026, never fitted to": later, "prompts of 2026, never fitted to": read_later,
-        "published and 2026, source left out": both,
-        "processors, source left out": both[where[both] == "cpu"],
-        "ROCm and Vulkan, source left out": both[where[both] == "other"],
+    by_backend, read_by_backend = planned_rows.read(DATA / "measured_backends.csv")
+    scored = rows + decoding
+    others = added + by_backend + prompts() + reading + read_by_backend
+    return scored + others, left + left_added, len(rows), len(scored)
+
+
+def scores(t: tm.Table, left: LeftOut, first: int, scored: int) -> dict[str, Score]:
+    """Every question: the first set without and with all other rows to fit to, all that are scored, parts of it."""
+    found: dict[str, Score] = {}
+    alone, among = tm.table(t.rows[:first]), np.arange(first)
+    without = leave_out(alone)
+    found["published, source left out"] = evaluate(alone, unknown, without, among)
+    found["published, one row known"] = evaluate(alone, one_known, without, among)
+    found["with added rows, source left out"] = evaluate(t, unknown, left, among)
+    found["with added rows, one row known"] = evaluate(t, one_known, left, among)
+    return found | parts(t, left, first, scored)
+
+
+def parts(t: tm.Table, left: LeftOut, first: int, scored: int) -> dict[str, Score]:
+    """All speeds of decoding and of prompts, and parts of them."""
+    both, there = np.arange(scored), np.array([where(row.machine, row.how) for row in t.rows])
+    asked = np.flatnonzero([row.cost.tokens > row.cost.sequences and not _by_backend(row) for row in t.rows])
+    later = asked[[t.rows[i].source.startswith(("kyuz0", "alesha")) for i in asked]]
+    chosen = {
+        "published and 2026, source left out": both, "rows of 2026, source left out": both[first:],
+        "processors, source left out": both[there[both] == "cpu"],
+        "ROCm, Vulkan and SYCL, source left out": both[np.isin(there[both], ("rocm", "vulkan", "sycl"))],
+        "prompts, source left out": asked, "prompts of 2026, source left out": later,
     }  # fmt: skip
-    return {label: evaluate(t, unknown, left, among) for label, among in asked.items()}
+    found = {label: evaluate(t, unknown, left, among) for label, among in chosen.items()}
+    return found | {"prompts, one row known": evaluate(t, one_known, left, asked)}
+
+
+def _by_backend(row: Row) -> bool:
+    """Of measured_backends.csv: fitted to, not scored."""
+    return row.source in _backend_sources()
+
+
+@cache
+def _backend_sources() -> frozenset[str]:
+    return frozenset(row.source for part in planned_rows.read(DATA / "measured_backends.csv") for row in part)
 
 
 def show(name: str, found: Score) -> None:
@@ -269,7 +307,7 @@ def show(name: str, found: Score) -> None:
     print(
         f"{name}: {found.rows} rows or pairs of {found.cells} source x machine\n"
         f"  by row: median {found.by_row:.1%}, nine of ten below {found.tenth:.1%}; by source x machine: median"
-        f" {found.median:.1%}, mean of medians {found.mean_of_medians:.1%}\n"
+        f" {found.median:.1%}, nine of ten below {found.nine:.1%}, mean of medians {found.mean_of_medians:.1%}\n"
         f"  inside the interval {found.inside:.1%}; high/low {found.ratio:.2f}; highest share of peak"
         f" {found.fastest:.1%}"
     )
@@ -278,23 +316,29 @@ def show(name: str, found: Score) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Evaluate, print, and write the constants."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="do not write priors.json")
-    parser.add_argument("--quick", action="store_true", help="interval widths from fits that saw the row's author")
-    parser.add_argument("--json", action="store_true", help="print one object")
+    parser.add_argument("--check", action="store_true", help="write nothing")
     options = parser.parse_args(arguments)
-    rows, left, scored = gather()
-    found = scores(rows, scored, nested=not options.quick)
-    if options.json:
-        print(json.dumps({name: asdict(value) for name, value in found.items()}))
-    else:
-        print(f"{len(rows)} rows, {len(left)} left out: {dict(Counter(row.why for row in left))}")
-        for name, value in found.items():
-            show(name, value)
-    if not options.check:
-        t, among = tm.table(rows), np.arange(scored)
-        out = leave_out(t)
-        write_published(rows)
-        write(t, tm.fit(t, np.arange(len(rows))), *(ask(t, out, among).widening for ask in (unknown, one_known)))
+    rows, left, first, scored = gather()
+    print(f"{len(rows)} rows, {len(left)} left out: {dict(Counter(row.why for row in left))}")
+    t = tm.table(rows)
+    out = leave_out(t)
+    found = scores(t, out, first, scored)
+    for name, value in found.items():
+        show(name, value)
+    if options.check:
+        return
+    fitted = tm.fit(t, np.arange(len(rows)))
+    least = bound(t, fitted, np.arange(scored))
+    print(f"between sources of one machine: median {least:.1%} of decoding cannot be predicted")
+    figures = {
+        "bound": least,
+        "scores": {name: asdict(value) for name, value in found.items()},
+        "authors": by_author(t, out),
+    }
+    FIGURES.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")
+    write_published(rows)
+    widening = (ask(t, out, np.arange(scored)).widening for ask in (unknown, one_known))
+    write(t, fitted, *widening)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ SHORT = 256  # tokens of context where a source says "short"
 CACHED = 64e6  # bytes: what fits in the last-level cache of today's processors
 
 MACHINES: tuple[tuple[str, str], ...] = (
+    (r"RX (\d{4}) (XTX|XT|GRE)", "rx-{0}-{1}"), (r"Arc (\w\d{3})", "arc-{0}"),
     (r"RTX (\d{4}) Ti", "rtx-{0}-ti"), (r"RTX PRO 6000", "rtx-pro-6000"), (r"RTX (A?\d{4})", "rtx-{0}"),
     (r"R9700", "r9700"), (r"A100 PCIe 80GB", "a100-pcie-80gb"), (r"A100", "a100-80gb"), (r"A10$", "a10"),
     (r"P40", "p40"), (r"H100 PCIe 80GB", "h100-pcie-80gb"), (r"GB10", "dgx-spark"), (r"AI Max", "ryzen-ai-max-395"),
@@ -135,7 +136,10 @@ def _prompt(raw: Mapping[str, str]) -> Row:
     streamed = {WEIGHTS: dense, EXPERTS: experts, KV_READ: _kv(model, tokens)}
     flops, layers = _flops(model, tokens, tokens / 2), int(model["layers"])
     group = 2 * int(model["width"]) / int(model["kv_numbers_a_layer"])
-    cost = Cost(streamed, flops, tokens, layers, codec, 1, int(model["width"]), least, group=group)
+    attention = _attention(model, tokens, tokens / 2)
+    cost = Cost(
+        streamed, flops, tokens, layers, codec, 1, int(model["width"]), least, group=group, attention=attention
+    )  # fmt: skip
     return Row(
         raw["source"], raw["hardware"], _memory_stated(raw, machine), cost, how, tokens / float(raw["tokens_per_s"])
     )
@@ -197,14 +201,16 @@ def _row(raw: Mapping[str, str], machine: Machine, model: Mapping[str, str]) -> 
     cost = Cost(
         {WEIGHTS: dense, EXPERTS: experts, KV_READ: batch * _kv(model, context)}, _flops(model, batch, context),
         batch, int(model["layers"]), codec, batch, int(model["width"]), least,
-        group=2 * int(model["width"]) / int(model["kv_numbers_a_layer"]),
+        group=2 * int(model["width"]) / int(model["kv_numbers_a_layer"]), attention=_attention(model, batch, context),
     )  # fmt: skip
     row = Row(
         raw["source"], raw["hardware"], _memory_stated(raw, machine), cost, how, batch / float(raw["tokens_per_s"])
     )
     if not prompt:
         return row
-    whole = replace(cost, streamed={WEIGHTS: dense}, tokens=prompt, flops=_flops(model, prompt, prompt / 2))
+    attention = _attention(model, prompt, prompt / 2)
+    flops = _flops(model, prompt, prompt / 2)
+    whole = replace(cost, streamed={WEIGHTS: dense}, tokens=prompt, sequences=1, flops=flops, attention=attention)
     return replace(row, prompt=whole, prompt_share=1 / 2048)  # 2048 tokens share the prompt's time
 
 
@@ -255,12 +261,19 @@ def _stream(raw: Mapping[str, str]) -> float:
 
 def _kv(model: Mapping[str, str], context: float) -> float:
     """Bytes of f16 keys and values that one sequence reads."""
+    return _positions(model, context) * int(model["kv_numbers_a_layer"]) * 2
+
+
+def _positions(model: Mapping[str, str], context: float) -> float:
+    """Tokens that attention looks back on, of all layers."""
     windowed, layers = int(model["window_layers"]), int(model["layers"])
-    positions = (layers - windowed) * context + windowed * min(context, int(model["window"]) or context)
-    return positions * int(model["kv_numbers_a_layer"]) * 2
+    return (layers - windowed) * context + windowed * min(context, int(model["window"]) or context)
 
 
 def _flops(model: Mapping[str, str], tokens: int, context: float) -> float:
     """Two a weight and token; attention's two products over the context."""
-    attention = 4.0 * int(model["layers"]) * int(model["width"]) * context
-    return tokens * (2.0 * int(model["stream_params"]) + attention)
+    return tokens * 2.0 * int(model["stream_params"]) + _attention(model, tokens, context)
+
+
+def _attention(model: Mapping[str, str], tokens: int, context: float) -> float:
+    return tokens * 4.0 * int(model["width"]) * _positions(model, context)

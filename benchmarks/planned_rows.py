@@ -4,10 +4,9 @@ The models are those of `plan`'s catalogue, priced by their graphs in the row's 
 leave out is assumed:
 
 * Context: the depth and half of what is generated after it; a batch's sequences are alike.
-* KV in f16, but for "q8_0 K cache". Tensor parallel for vLLM, pipeline for llama.cpp.
+* KV in f16, but for "q8_0 K cache" and "q8_0 cache". Tensor parallel for vLLM, pipeline for llama.cpp.
 * AutoRound's 4-bit groups of 128 are AWQ's layout.
-* The build's date is the source's. ROCm's and Vulkan's rows of a card are asked alike: the planner does not tell them
-  apart.
+* The build's date is the source's.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from benchmarks.measured_rows import DATA, Row, machine_of
 from memfirst.errors import MemfirstError
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
-from memfirst.hardware.machines import Machine
+from memfirst.hardware.machines import Link, Machine
 from memfirst.hardware.throttled import Throttle
 from memfirst.plan import Priced, subject
 from memfirst.predict.fitted import PIPELINE, TENSOR, Deployment
@@ -34,6 +34,8 @@ MODELS: Mapping[str, str] = {
     "Gemma-3-12B": "gemma-3:12b", "Gemma-3-27B": "gemma-3:27b", "Gemma-3-4B": "gemma-3:4b",
     "gpt-oss-120b": "gpt-oss:120b", "gpt-oss-20b": "gpt-oss:20b", "Llama-2-7B": "llama-2:7b",
     "Qwen3.6-27B": "qwen3.5:27b", "Qwen3.6-35B-A3B": "qwen3.5:35b-a3b", "Gemma-4-12B-it": "gemma-4:12b",
+    "Qwen3-30B-A3B": "qwen3:30b-a3b", "Qwen3-32B": "qwen3:32b", "Mistral-Small-3.1-24B": "mistral-small-3.1:24b",
+    "GLM-4.5-Air": "glm-4.5-air", "Qwen2.5-7B": "qwen2.5:7b", "Llama-2-13B": "llama-2:13b",
     "Mistral-7B": "mistral:7b-v0.3", "Qwen3-4B": "qwen3:4b", "Llama-3.2-3B-Instruct": "llama-3.2:3b",
     "Qwen2.5-1.5B-Instruct": "qwen2.5:1.5b", "Llama-3.1-8B": "llama-3.1:8b", "SmolLM3-3B": "smollm3:3b",
 }  # fmt: skip
@@ -44,7 +46,10 @@ CODECS: Mapping[str, str] = {"AWQ INT4": "awq", "INT4 AutoRound g128": "awq", "I
 
 DATES: Mapping[str, float] = {
     "kyuz0": 2025.95, "KrisDcosta": 2026.0, "alesha-pro": 2026.0, "ik_llama.cpp pull 518": 2025.45,
-    "ik_llama.cpp pull 934": 2025.85,
+    "ik_llama.cpp pull 934": 2025.85, "lhl": 2025.6, "llama.cpp pull 26284": 2026.0,
+    "llama.cpp issue 20934": 2026.0, "lmstudio issue 574": 2025.8, "ipex-llm issue 12991": 2025.2,
+    "llama.cpp pull 5835": 2024.2, "llama.cpp pull 2059": 2024.05, "llama.cpp issue 26702": 2026.0,
+    "llama.cpp pull 16095": 2025.9,
 }  # fmt: skip
 
 
@@ -59,16 +64,22 @@ def _row(raw: Mapping[str, str]) -> Row:
     batch, how = int(raw["batch"]), _deployment(raw)
     prompt = int(raw["prompt_tokens"]) if raw["phase"] == "prefill" else 0
     step = prefill_step(prompt) if prompt else decode_step(_past(raw["context_or_test"]), batch)
-    cost = priced(raw["model"], raw["quant"], "q8_0/f16" if "q8_0 K cache" in raw["backend"] else "f16").cost(step)
+    cost = priced(raw["model"], raw["quant"], _cache(raw["backend"])).cost(step)
     return Row(
         raw["source"], raw["hardware"], _machine(raw["hardware"]), cost, how, step.tokens / float(raw["tokens_per_s"])
     )
+
+
+def _cache(backend: str) -> str:
+    return "q8_0/f16" if "q8_0 K cache" in backend else "q8_0" if "q8_0 cache" in backend else "f16"
 
 
 def _machine(hardware: str) -> Machine:
     machine = machine_of(hardware)
     if machine is None:
         raise MemfirstError(hardware, "a known machine")
+    if "PCIe 3.0" in hardware:  # GeForce cards copy through the host: half of the bus
+        machine = replace(machine, link=Link("PCIe 3.0 x16", 15.75e9 / 2, 25e-6))
     capped = re.search(r"(\d+) W cap", hardware)
     return Throttle(power=float(capped[1])).of(machine) if capped else machine
 
@@ -88,7 +99,10 @@ def _deployment(raw: Mapping[str, str]) -> Deployment:
     date = next(d for start, d in DATES.items() if raw["source"].startswith(start))
     threads = re.search(r"\((\d+) threads\)", raw["hardware"])
     share = TENSOR if engine == "vllm" else PIPELINE
-    return Deployment(engine, int(raw["n_devices"]), share, True, int(threads[1]) if threads else 0, 2026.0 - date)
+    backend = next((b for b in ("rocm", "vulkan", "sycl") if b in text), "")
+    cores = int(threads[1]) if threads else 0
+    flash = "fa=1" in text or date >= 2025.7  # llama.cpp's default since August 2025
+    return Deployment(engine, int(raw["n_devices"]), share, flash, cores, 2026.0 - date, backend)
 
 
 @cache

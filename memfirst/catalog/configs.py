@@ -80,7 +80,7 @@ def find_config(name: str) -> ModelConfig:
     """
     found = look_up(name)
     if found is None:
-        rows = configs()
+        rows = (*configs(), *priced())
         near = get_close_matches(name.rpartition("/")[2].lower(), [m.name for m in rows], n=4, cutoff=0.5)
         expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
         raise ModelNotFoundError(f"no model is called {name!r}", expected, f"or add it to {user_file()}")
@@ -89,7 +89,7 @@ def find_config(name: str) -> ModelConfig:
 
 def look_up(name: str) -> tuple[ModelConfig, str] | None:
     """The row that `name` means, and the quantization that it states ("": none); None where there is no such row."""
-    by_key = {key(n): m for m in reversed(configs()) for n in (*m.aliases, m.name)}
+    by_key = {key(n): m for m in reversed((*configs(), *priced())) for n in (*m.aliases, m.name)}
     for asked in spelled(name):
         for one in asked.forms():
             if found := by_key.get(one):
@@ -102,6 +102,13 @@ def catalog_checkpoint(name: str) -> Checkpoint:
     from memfirst.formats.hf import HFCheckpoint
 
     return HFCheckpoint("", dict(find_config(name).config), [])
+
+
+@cache
+def priced() -> tuple[ModelConfig, ...]:
+    """Models of architectures that memfirst does not know: priced by what their configs say, and not run."""
+    data = files("memfirst.catalog").joinpath("priced.json").read_bytes()
+    return tuple(_rows(data, "priced.json", {}))
 
 
 @cache

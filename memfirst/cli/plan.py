@@ -124,6 +124,14 @@ PowerCap = Annotated[
         help="Power that a GPU may draw, as set with nvidia-smi -pl: its arithmetic slows first.",
     ),
 ]  # fmt: skip
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend", metavar="NAME", show_default="the usual one of the machine",
+        help="What a GPU's kernels are written in: cuda, rocm, vulkan, sycl or metal.",
+    ),
+]  # fmt: skip
+Flash = Annotated[bool, typer.Option("--flash/--no-flash", help="Flash attention; without it scores lie in memory.")]
 Speculate = Annotated[
     str,
     typer.Option(
@@ -184,6 +192,8 @@ def plan(
     disk: Disk = "",
     bandwidth: Bandwidth = "",
     power_cap: PowerCap = "",
+    backend: Backend = "",
+    flash: Flash = True,
     speculate: Speculate = "",
     draft: Draft = "",
     sweep: Sweep = None,
@@ -218,8 +228,8 @@ def plan(
         chosen = codec, kv.lower(), ctx, batch, prompt, engine.lower()
         beside, host_rate = sources.host(host)
         limit, far = sources.limit(memory), sources.rate("--disk", disk)
-        several = users, rate, answer, replicas, split, processes
-        options = Options(*chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far, *several)
+        options = Options(*chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far,
+                          users, rate, answer, replicas, split, processes, backend.lower(), flash)  # fmt: skip
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     where = sources.places(on or [], bandwidth, power_cap)

@@ -38,6 +38,8 @@ class Framework:
     gguf: bool = False
     """It reads GGUF files, so any codec mix."""
     speculates: bool = False
+    looks_up: bool = False
+    """It drafts from the text itself whatever is asked, so that this is no change."""
     preempts: bool = False
     """Sequences that find no room wait, and take turns."""
     offloads: bool = False
@@ -96,8 +98,8 @@ _VLLM = Framework(
 FRAMEWORKS: Mapping[str, Framework] = {
     f.name: f
     for f in (
-        Framework("memfirst", Memfirst(), Memfirst(), "memfirst", gguf=True, kinds=("cpu", "board"),
-                  says=commands.memfirst),
+        Framework("memfirst", Memfirst(), Memfirst(), "memfirst", gguf=True, speculates=True, looks_up=True,
+                  kinds=("cpu", "board"), says=commands.memfirst),
         _LLAMA,
         Framework("ollama", _CPU, _GPU, "ollama", gguf=True, offloads=True, says=commands.ollama),
         Framework("lm-studio", _CPU, _GPU, "llama.cpp", gguf=True, offloads=True, says=commands.lm_studio),

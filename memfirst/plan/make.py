@@ -61,7 +61,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     context = options.reached(model.graph.context)
     asked = options.batch
     options, waiting = _at_once(model, place, options, context)
-    prompt, priced = options.prompted(context), _priced(model, place, options)
+    prompt, priced = options.prompted(context), place.priced(model, options)
     drafter = _drafter(options)
     memory = _memory(model, drafter, place, options, context)
     last = decode_step(context - 1, options.batch)
@@ -124,17 +124,12 @@ def _at_once(model: Subject, place: Place, options: Options, context: int) -> tu
     memory = _memory(model, None, place, options, context)
     if not memory.memories or memory.fits:
         return options, ()
-    each = most_sequences(_priced(model, place, options).graph, memory, context, options)
+    each = most_sequences(place.priced(model, options).graph, memory, context, options)
     if not each:
         return options, ()
     fit = f"{each} of {context:,} tokens fit, {each * context:,} tokens in all"
     said = f"of {options.batch} sequences {fit}; the others wait, and take turns"
     return replace(options, batch=each), (said,)
-
-
-def _priced(model: Subject, place: Place, options: Options) -> Priced:
-    """As its engine keeps it in memory: memfirst packs BF16 in 12 bits."""
-    return model.priced(options.kv, isinstance(place.allocator(options), Memfirst) and options.devices == 1)
 
 
 def _drafter(options: Options) -> Priced | None:
@@ -151,7 +146,7 @@ def _memory(model: Subject, drafter: Priced | None, place: Place, options: Optio
     each = place.memory(options)
     memories = [each] * options.devices if each else []
     kv, workers = options.codecs, place.threads(options)
-    run = _program(_priced(model, place, options).graph, allocator, options, context, workers)
+    run = _program(place.priced(model, options).graph, allocator, options, context, workers)
     found = plan_memory(
         run, contexts, allocator=allocator, kv=kv, memories=memories, parallel=options.parallel, workers=workers
     )
@@ -188,7 +183,7 @@ def _exact(model: Subject, place: Place, options: Options) -> Callable[[int, int
         return None
 
     allocator, workers = place.allocator(options), place.threads(options)
-    graph = _priced(model, place, options).graph
+    graph = place.priced(model, options).graph
     run = lru_cache(2)(lambda tokens: _program(graph, allocator, options, tokens, workers))
 
     def total(tokens: int, sequences: int) -> int:
@@ -294,7 +289,7 @@ def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, c
         notes.append(f"{context:,} tokens are more than the {model.graph.context:,} that it was trained for")
     if not memory.memories:
         notes.append(f"the memory of {place.machine.name} is not known, so neither is whether it fits")
-    ours = _priced(model, place, options) if isinstance(place.allocator(options), Memfirst) else None
+    ours = place.priced(model, options) if isinstance(place.allocator(options), Memfirst) else None
     packed = [w for w in ours.graph.weights().values() if w.twelve_bits] if ours else []
     if packed:
         less = sum((w.nbytes - w.aside * bf12.ASIDE_BYTES) for w in packed)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.plan.framework import framework
-from memfirst.predict.fitted import PARALLEL
+from memfirst.predict.fitted import BACKENDS, PARALLEL
 from memfirst.transform.weight_formats import format_name
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -62,6 +63,8 @@ class Options:
     rate     requests a second that come to it at random moments besides; answer: tokens of an answer
     replicas servers of the model, each with `batch` sequences
     split    "tensor" or "pipeline": over so many `processes` on this machine, started by mpiexec
+    backend  what a GPU's kernels are written in, one of BACKENDS; "": the usual one of the machine
+    flash    attention without the matrix of scores in memory, which all engines use unless told otherwise
     """
 
     codec: str = ""
@@ -84,6 +87,8 @@ class Options:
     replicas: int = 1
     split: str = ""
     processes: int = 2
+    backend: str = ""
+    flash: bool = True
 
     def __post_init__(self) -> None:
         _within("batch", self.batch, 1, MOST_SEQUENCES)
@@ -111,6 +116,7 @@ class Options:
             raise ConfigError("a rate of requests without users of a server", "users too", command="give --users N too")
         if self.users and self.batch == 1:
             object.__setattr__(self, "batch", self.users)
+        _one_of("backend", self.backend, ("", *BACKENDS))
         if self.codec:
             object.__setattr__(self, "codec", format_name(self.codec))
         for codec in self.codecs:
@@ -137,6 +143,11 @@ class Options:
     def prompted(self, context: int) -> int:
         """Tokens of the prompt."""
         return self.prompt or min(DEFAULT_PROMPT, context)
+
+
+def _one_of(what: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        raise UnsupportedError(f"the {what} {name[:40]!r}", f"one of {', '.join(filter(None, names))}")
 
 
 def _within(what: str, value: int, low: int, high: int) -> None:

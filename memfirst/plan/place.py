@@ -12,7 +12,7 @@ from memfirst.hardware.detect import HERE
 from memfirst.hardware.machines import Machine, find_machine
 from memfirst.hardware.spelling import counted
 from memfirst.hardware.throttled import AS_SOLD, Throttle
-from memfirst.plan.fit import Allocator
+from memfirst.plan.fit import Allocator, LlamaCpp, Memfirst
 from memfirst.plan.framework import ON_GPU, Framework, framework
 from memfirst.plan.options import Options
 from memfirst.plan.priced import Priced
@@ -22,6 +22,7 @@ from memfirst.predict.prediction import Prediction
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:
+    from memfirst.plan.subject import Subject
     from memfirst.predict.measured import Rates
 
 MACOS_LENDS = (2 / 3, 3 / 4)
@@ -75,6 +76,10 @@ class Place:
             whole = int(whole * MACOS_LENDS[whole > LARGE_MAC])
         return min(whole or options.memory, options.memory) if options.memory else whole
 
+    def priced(self, model: Subject, options: Options) -> Priced:
+        """The model as its engine keeps it in memory: memfirst packs BF16 in 12 bits."""
+        return model.priced(options.kv, isinstance(self.allocator(options), Memfirst) and options.devices == 1)
+
     def lends(self, options: Options) -> bool:
         """Whether the system lends the GPU a part of the memory only."""
         return self.machine.family.startswith("apple") and self.engine(options) != "memfirst"
@@ -86,13 +91,16 @@ class Place:
     def allocator(self, options: Options) -> Allocator:
         """How it allocates here."""
         found = self.framework(options)
-        return found.on_gpu if self.machine.kind in ON_GPU else found.allocator
+        here = found.on_gpu.on(self.machine) if self.machine.kind in ON_GPU else found.allocator
+        return here if options.flash or not isinstance(here, LlamaCpp) else replace(here, flash=False)
 
     def deployment(self, options: Options) -> Deployment:
         """How the catalogue's rates are to be used."""
         found = self.framework(options)
         parallel = options.parallel or found.parallel
-        return Deployment(found.speeds, options.devices, parallel, threads=options.threads)
+        return Deployment(
+            found.speeds, options.devices, parallel, options.flash, options.threads, backend=options.backend
+        )  # fmt: skip
 
     def threads(self, options: Options) -> int:
         """Of a processor: those asked for, else all that were measured, or its cores."""

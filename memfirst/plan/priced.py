@@ -16,7 +16,7 @@ from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
 from memfirst.predict.fitted import Cost
-from memfirst.predict.fitted.cost import group
+from memfirst.predict.fitted.cost import RECURS, attending, group
 
 _NAMES = frozenset({"name", "inputs", "output"})
 
@@ -99,7 +99,15 @@ class Priced:
         return Cost(
             {purpose: amount.mean for purpose, amount in amounts.items()}, self.flops(step), step.tokens, self.layers,
             self.codec, len(step.sequences), self.graph.hidden_size, least, group=self.group,
+            attention=self._attention(step), recurrent=self._recurrent,
         )  # fmt: skip
+
+    def _attention(self, step: Step) -> float:
+        return float(sum(kind.count * attending(kind.op, step) for kind in self.kinds))
+
+    @cached_property
+    def _recurrent(self) -> int:
+        return sum(kind.count for kind in self.kinds if isinstance(kind.op, RECURS))
 
     def kv(self, step: Step) -> int:
         """Bytes of keys and values that the step reads."""

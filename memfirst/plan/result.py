@@ -111,7 +111,7 @@ class Plan:
         a longer context only moves more of the weights to disk."""
         if self.disk:
             return None
-        graph = self.subject.priced(self.options.kv).graph
+        graph = self.place.priced(self.subject, self.options).graph
         return limits(graph, self.memory, self.context, self.options, self.exact)
 
     @cached_property
@@ -125,7 +125,7 @@ class Plan:
         server = server_of(self.engine, options.batch)
         prompt = min(self.prompt, max(1, self.context - options.answer))
         longest = min(self.context, prompt + options.answer)
-        steps = StepTimes(self.subject.priced(options.kv), self.place, options, longest, server.budget)
+        steps = StepTimes(self.place.priced(self.subject, options), self.place, options, longest, server.budget)
         fit = None if self.limits is None else self.limits.sequences
         try:
             return predicted(steps, server, options.users, options.rate, prompt, options.answer, fit)

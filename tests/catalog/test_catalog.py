@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from memfirst import models
-from memfirst.catalog.configs import KNOWN, catalog_checkpoint, configs, find_config, user_file
+from memfirst.catalog.configs import KNOWN, catalog_checkpoint, configs, find_config, priced, user_file
 from memfirst.catalog.models import models as hub_models
 from memfirst.cli.listing import catalogue_rows
 from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
@@ -20,6 +20,7 @@ from memfirst.graph import Graph, KVCache, StateCache
 from memfirst.graph.ops.conv import CausalConv1d
 from memfirst.graph.traffic import ExpertTraffic, WeightTraffic
 from memfirst.lower.cpu import lower
+from memfirst.plan import subject
 
 TABLE = json.loads((Path(__file__).parent.parent / "data" / "model_table.json").read_text())["models"]
 NAMES = [row["name"] for row in TABLE]
@@ -138,8 +139,20 @@ def test_vocabularies_are_padded_and_v2_lite_has_no_query_rank() -> None:
 
 
 def test_no_two_rows_share_a_name() -> None:
-    keys = ["".join(c for c in n.lower() if c.isalnum() or c == ".") for m in configs() for n in (m.name, *m.aliases)]
+    rows = (*configs(), *priced())
+    keys = ["".join(c for c in n.lower() if c.isalnum() or c == ".") for m in rows for n in (m.name, *m.aliases)]
     assert len(keys) == len(set(keys))
+
+
+@pytest.mark.parametrize("name", [m.name for m in priced()])
+def test_models_of_unknown_architectures_are_priced_by_name(name: str) -> None:
+    """Weights near what is said of them, a wider interval, and why in a note."""
+    said = {"scout": 109e9, "maverick": 400e9, "v3.2": 685e9, "v4-flash": 284e9, "glm-5.2": 744e9, "linear": 48e9}
+    total_said = next(total for part, total in said.items() if part in name)
+    found = subject(name)
+    assert found.parameters == pytest.approx(total_said, rel=0.12)
+    assert found.spread > 1 and any("not known" in note for note in found.notes)
+    assert find_config(name).config["model_type"] not in models.ARCHITECTURES
 
 
 def test_whatever_can_be_pulled_can_be_planned() -> None:

@@ -68,7 +68,7 @@ def test_the_rows_that_are_named_are_the_datas() -> None:
     """rtx-3090 by llama.cpp: every row of measured_*.csv that names it, but for what is left out."""
     found = explain(STEPS[0], find_machine("rtx-3090"), Deployment())
     counted: dict[str, int] = {}
-    for name in ("measured_decode.csv", "measured_prefill.csv", "measured_added.csv"):
+    for name in ("measured_decode.csv", "measured_prefill.csv", "measured_added.csv", "measured_2026.csv"):
         with (ROOT / "benchmarks" / "data" / name).open(encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if row["hardware"].startswith("RTX 3090 24GB") and row["backend"].startswith("llama.cpp"):

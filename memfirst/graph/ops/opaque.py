@@ -48,9 +48,13 @@ class Opaque(Op):
         """A multiply-add for each weight of a matrix and token, and for each value of the keys and values attended."""
         plain = sum(w.matrices * w.rows * w.columns for w in self.tensors if len(w.shape) > 1)
         routed = sum(self.picked * w.rows * w.columns for w in self.routed)
+        return 2 * step.tokens * (plain + routed) + self.attention_flops(step)
+
+    def attention_flops(self, step: Step) -> int:
+        """Those for the keys and values attended."""
         kv = [c for c in self.caches if isinstance(c, KVCache)]
         pairs = sum((c.k_dim + (c.v_dim or c.k_dim)) * attended_pairs(s, c.window) for c in kv for s in step.sequences)
-        return 2 * (step.tokens * (plain + routed) + self.heads * pairs)
+        return 2 * self.heads * pairs
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
         raise UnsupportedError(f"{self.name} is known by its tensors alone", "a model to be priced, not run")

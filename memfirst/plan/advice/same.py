@@ -107,6 +107,8 @@ def _speculation(plan: Plan) -> Iterator[Advice]:
     if plan.options.speculation or stateful or not plan.framework.speculates:
         return
     draft = drafter(plan)
+    if draft is None and plan.framework.looks_up:
+        return
     accepted = ACCEPTED if draft else LOOKED_UP
     by = Speculation(DRAFTED, accepted, draft.name if draft else "")
     after = _with(plan, speculation=by)

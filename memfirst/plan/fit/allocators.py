@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memfirst.convert.mixes import layer_of
 from memfirst.graph import Graph, KVCache, StateCache
@@ -20,7 +20,9 @@ from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.opaque import Opaque
 from memfirst.graph.traffic import KVTraffic
+from memfirst.hardware.machines import Machine
 from memfirst.ledger import process_bytes
+from memfirst.predict.fitted.cost import PIPELINE
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -49,6 +51,14 @@ class Allocator(ABC):
     def embedding_on_host(self) -> bool:
         """Whether the embedding's rows are looked up in the host's memory, and not the device's."""
         return False
+
+    def shared(self, parallel: str) -> Allocator:
+        """The same where several devices share a model."""
+        return self
+
+    def on(self, machine: Machine) -> Allocator:
+        """The same on a device of that kind."""
+        return self
 
     @abstractmethod
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
@@ -103,19 +113,26 @@ class LlamaCpp(Allocator):
     unified  sequences share one buffer of all their contexts (else each has its own)
     ubatch   tokens of its largest step
     gpu      the layers are on a GPU; the embedding's rows stay with the processor
+    flash    attention without the matrix of scores in memory, the default
+    copies   of what goes from one device to the next: 4 where several share the layers, so that all work at once
     """
 
     unified: bool = False
     ubatch: int = 512
     gpu: bool = False
+    flash: bool = True
+    copies: int = 1
     name = "llama.cpp"
     kv_codecs = ("f16", "q8_0", "q4_0", "f32", "bf16", "q4_1", "q5_0", "q5_1", "iq4_nl")
 
     def embedding_on_host(self) -> bool:
         return self.gpu
 
+    def shared(self, parallel: str) -> LlamaCpp:
+        return replace(self, copies=COPIES) if self.gpu and parallel == PIPELINE else self
+
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
-        return sum(self.cells(c.window, contexts) * c.position_bytes for c in kv_caches(graph))
+        return sum(self.cells(_window(graph, c), contexts) * c.position_bytes for c in kv_caches(graph))
 
     def cells(self, window: int | None, contexts: Sequence[int]) -> int:
         """Positions allocated in a layer: whole contexts in 256s; a window's, and what a step adds to it."""
@@ -130,9 +147,24 @@ class LlamaCpp(Allocator):
         return max(1, sequences) * sum(c.state_bytes for c in state_caches(graph))
 
     def buffers(self, graph: Graph, contexts: Sequence[int]) -> Estimate:
-        floats = max(head_rows(graph) + 2 * graph.hidden_size, 2 * graph.hidden_size + 2 * widest(graph))
-        source = "logits and two states of the stream for a micro-batch: the size that it reports for small models"
-        return Estimate(4 * self.ubatch * floats, source)
+        """The most that is alive at once: in attention, in a feed-forward, or when the logits are there.
+
+        Masks are alive until the last attention, and once for each copy; without flash attention they are float32, and
+        so are the scores of every head.
+        """
+        stream = 4 * self.ubatch * graph.hidden_size
+        attending = [op for op in graph.ops if isinstance(op, Attention | LatentAttention)]
+        cells = {self.cells(_window(graph, op.cache), contexts) for op in attending}
+        masks = sum(cells) * self.ubatch * (2 if self.flash else 4)
+        heads = max((op.heads for op in attending), default=0)
+        scores = 0 if self.flash else 4 * self.ubatch * heads * max(cells, default=0)
+        queries = 4 * self.ubatch * max((_inner(op) for op in attending), default=0)
+        copied = (self.copies - 1) * (masks + stream)
+        attention = scores + masks + 2 * queries + 2 * stream
+        forward = masks + 2 * stream + 8 * self.ubatch * widest(graph)
+        logits = 4 * self.ubatch * head_rows(graph) + 2 * stream + (masks if self.copies > 1 else 0)
+        source = "what is alive at once in a micro-batch: scores and masks, the widest values, logits; as it reports"
+        return Estimate(max(attention, forward, logits) + copied, source)
 
     def overhead(self, graph: Graph) -> Estimate:
         if self.gpu:
@@ -147,11 +179,15 @@ class Vllm(Allocator):
     hybrid     its hybrid cache manager frees what a sliding window has left; else such layers take whole contexts
     batched    tokens of its largest step (max_num_batched_tokens)
     sequences  for which it prepares to sample (max_num_seqs)
+    elsewhere  bytes outside of PyTorch on the device: contexts and libraries
+    graphs     bytes of CUDA graphs, which it takes out of its share since 0.21
     """
 
     hybrid: bool = False
     batched: int = 8192
     sequences: int = 256
+    elsewhere: int = round(1.79 * GIB)
+    graphs: int = 0
     name = "vllm"
     share = 0.9
     cuts_embedding = True
@@ -197,9 +233,14 @@ class Vllm(Allocator):
 
     def overhead(self, graph: Graph) -> Estimate:
         source = (
-            "memory outside of PyTorch that it reports on an H100 (vllm#10511); 0.20 GiB on an RTX 3090 (vllm#14447)"
+            "memory outside of PyTorch: 1.79 GiB on an H100 (vllm#10511), 0.04 to 0.20 on GeForce cards, A10 and V100;"
+            " about 86 CUDA graphs of 8 MiB (vllm#39559)"
         )
-        return Estimate(round(1.79 * GIB), source)
+        return Estimate(self.elsewhere + self.graphs, source)
+
+    def on(self, machine: Machine) -> Vllm:
+        large = machine.kind == "datacentre-gpu" and machine.memory_type.startswith("hbm3")
+        return replace(self, elsewhere=ELSEWHERE[large], graphs=GRAPHS)
 
 
 @dataclass(frozen=True)
@@ -276,6 +317,24 @@ class Exllama(Allocator):
 
     def overhead(self, graph: Graph) -> Estimate:
         return Estimate(800 * MIB, "assumed: PyTorch's context on a CUDA device")
+
+
+ELSEWHERE = (round(0.15 * GIB), round(1.79 * GIB))
+"""Bytes outside of PyTorch: on other cards, on those with HBM3."""
+
+GRAPHS = 86 * 8 * MIB
+"""51 piecewise and 35 whole CUDA graphs: 0.73 GiB where it says so."""
+
+COPIES = 4
+"""GGML_SCHED_MAX_COPIES."""
+
+_WINDOWLESS = ("phi3", "llama")
+"""Architectures whose windows llama.cpp leaves out: it computes and keeps all positions (src/models/phi3.cpp)."""
+
+
+def _window(graph: Graph, cache: KVCache) -> int | None:
+    """A layer's window as llama.cpp has it."""
+    return None if graph.architecture in _WINDOWLESS else cache.window
 
 
 def kv_caches(graph: Graph) -> tuple[KVCache, ...]:

@@ -78,6 +78,7 @@ def plan_memory(
         return MemoryPlan(allocator, (needs(model, contexts, allocator, workers),), tuple(memories))
     if isinstance(model, Program):
         raise ConfigError("a program for one device", "the graph, to be shared by several")
+    allocator = allocator.shared(parallel)
     shares = parts(model, memories, parallel, contexts, allocator)
     return MemoryPlan(allocator, tuple(needs(g, contexts, allocator) for g in shares), tuple(memories))
 

@@ -5,11 +5,12 @@ predict(cost(graph, step), find_machine("rtx-4090"), Deployment("llama.cpp")) ->
 
 from __future__ import annotations
 
-from memfirst.predict.fitted.cost import FITTED, PARALLEL, PIPELINE, TENSOR, Cost, Deployment, cost
+from memfirst.predict.fitted.cost import BACKENDS, FITTED, PARALLEL, PIPELINE, TENSOR, Cost, Deployment, cost
 from memfirst.predict.fitted.pieces import COMPUTE, EXPERTS, KV, LINK, OVERHEAD, TERMS, WEIGHTS
 from memfirst.predict.fitted.predict import Observation, predict
 
 __all__ = [
+    "BACKENDS",
     "COMPUTE",
     "EXPERTS",
     "FITTED",

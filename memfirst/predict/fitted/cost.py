@@ -10,6 +10,13 @@ from dataclasses import dataclass
 from memfirst.errors import MemfirstError
 from memfirst.graph import Graph, Op, Step
 from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.channel_scan import ChannelScan
+from memfirst.graph.ops.gated_delta import GatedDelta
+from memfirst.graph.ops.latent import LatentAttention
+from memfirst.graph.ops.opaque import Opaque
+from memfirst.graph.ops.scan import SelectiveScan
+from memfirst.graph.ops.wkv6 import Wkv6
+from memfirst.graph.ops.wkv7 import Wkv7
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
 from memfirst.ledger import price
 
@@ -19,7 +26,13 @@ FITTED = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1"
 PARALLEL = PIPELINE, TENSOR = "pipeline", "tensor"
 """How devices share a model: whole layers one after another, or each layer cut."""
 
+BACKENDS = ("cuda", "rocm", "vulkan", "sycl", "metal", "cpu")
+"""What an engine's kernels are written in."""
+
 _SAME_KERNELS = {"ollama": "llama.cpp"}
+
+ATTENDS, RECURS = (Attention, LatentAttention), (ChannelScan, GatedDelta, SelectiveScan, Wkv6, Wkv7)
+"""Operations over a context of any length, and those that carry a state instead."""
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
@@ -34,6 +47,7 @@ class Cost:
     layers     of the model; width: numbers of its hidden state, what devices exchange for a token
     least      bytes of routed experts if every token of the step chose the same ones
     group      query heads that share a key and value head: without flash attention GPUs read these once for each
+    attention  operations of attention, a part of `flops`; recurrent: layers with a recurrent state
     slow,disk  bytes of the weights that are read from slower memory and from disk: a part of `streamed`
     codec      of the bulk of the weights: a name of GGUF's types, or "gptq4", "gptq8", "exl2", "awq", "int8"
     """
@@ -49,6 +63,8 @@ class Cost:
     slow: float = 0.0
     disk: float = 0.0
     group: float = 1.0
+    attention: float = 0.0
+    recurrent: int = 0
 
     @property
     def kv(self) -> float:
@@ -85,6 +101,7 @@ class Deployment:
     flash    attention without the matrix of scores in memory, the default of today's engines
     threads  of a processor, 0 for all of its cores
     age      years before 2026 that the engine's build is from: kernels got faster
+    backend  what its kernels are written in, one of BACKENDS; "": the usual one of the machine
     """
 
     engine: str = "llama.cpp"
@@ -93,10 +110,13 @@ class Deployment:
     flash: bool = True
     threads: int = 0
     age: float = 0.0
+    backend: str = ""
 
     def __post_init__(self) -> None:
         if self.devices < 1 or self.threads < 0:
             raise MemfirstError(f"{self.devices} devices with {self.threads} threads", "1 device or more")
+        if self.backend and self.backend not in BACKENDS:
+            raise MemfirstError(f"the backend {self.backend!r}", f"one of {', '.join(BACKENDS)}")
         if self.parallel not in PARALLEL:
             raise MemfirstError(f"{self.parallel!r} parallelism", f"one of {', '.join(PARALLEL)}")
 
@@ -118,7 +138,25 @@ def cost(graph: Graph, step: Step) -> Cost:
         {p: a.mean for p, a in by_purpose.items() if p in STREAMED}, graph.flops(step), step.tokens,
         len(layers), codecs.most_common(1)[0][0] if codecs else "f16", len(step.sequences),
         graph.hidden_size, by_purpose[EXPERTS].low if EXPERTS in by_purpose else 0.0, group=group(graph.ops),
+        attention=attention_flops(graph.ops, step), recurrent=recurrent_layers(graph.ops),
     )  # fmt: skip
+
+
+def attention_flops(ops: Iterable[Op], step: Step) -> float:
+    """Operations of attention over the context: a part of those of the step."""
+    return float(sum(attending(op, step) for op in ops))
+
+
+def attending(op: Op, step: Step) -> int:
+    """The same of one operation."""
+    if isinstance(op, Opaque):
+        return op.attention_flops(step)
+    return op.flops(step) if isinstance(op, ATTENDS) else 0
+
+
+def recurrent_layers(ops: Iterable[Op]) -> int:
+    """Layers that update a recurrent state, convolutions and shifts left out."""
+    return sum(isinstance(op, RECURS) for op in ops)
 
 
 def group(ops: Iterable[Op]) -> float:

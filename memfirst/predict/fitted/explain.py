@@ -11,16 +11,19 @@ from math import exp
 
 from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import Cost, Deployment
-from memfirst.predict.fitted.pieces import CACHE, MATMUL, OWN, OWN_TILE_OTHER, REACHED, Piece, pieces
-from memfirst.predict.fitted.predict import estimate, predict
-from memfirst.predict.fitted.priors import priors
+from memfirst.predict.fitted.pieces import CACHE, OWN, OWN_TILE_OTHER, REACHED, Piece, pieces
+from memfirst.predict.fitted.predict import estimate, level, predict
+from memfirst.predict.fitted.priors import ALL, Level, priors
 
 FORMULAS = {
     "memory": f"bytes ÷ {100 * REACHED:.0f} % of peak bandwidth",
     "core": "bytes ÷ 30 GB/s a thread",
     "unpack": "unpacking ÷ float32's rate",
-    "few": "operations ÷ half of float32's rate",
-    "matmul": f"operations ÷ {100 * MATMUL:.0f} % of matrix units",
+    "few": "operations ÷ 80 % of float32's rate",
+    "matmul": "operations ÷ a share of matrix units",
+    "attend": "attention's operations ÷ 25 % of float32's rate",
+    "attention": "attention's operations ÷ 25 % of matrix units",
+    "prepared": "2 ms a step prepared on the host",
     "cache": f"bytes ÷ {100 * CACHE:.0f} % of peak bandwidth",
     "scores": "scores in memory, 4 passes",
     "layer": "50 µs a layer",
@@ -79,10 +82,11 @@ class Explained:
 def explain(cost: Cost, machine: Machine, how: Deployment) -> Explained:
     """The parts of what `predict` answers; its machine must have a bandwidth and a rate of arithmetic."""
     found = pieces(cost, machine, how)
-    first = estimate(found, priors())
+    own = level(machine, how)
+    first = estimate(found, priors(), own)
     total = predict(cost, machine, how).seconds or exp(first.log_seconds)
     formulas = FORMULAS | _OWN if how.family == OWN else FORMULAS
-    parts = [_part(piece, share * total, formulas) for piece, share in zip(found, first.shares, strict=True)]
+    parts = [_part(piece, share * total, own, formulas) for piece, share in zip(found, first.shares, strict=True)]
     published = _published()
     mine = published.get(how.family, {})
     return Explained(
@@ -93,9 +97,13 @@ def explain(cost: Cost, machine: Machine, how: Deployment) -> Explained:
     )  # fmt: skip
 
 
-def _part(piece: Piece, seconds: float, formulas: Mapping[str, str]) -> Part:
+def _part(piece: Piece, seconds: float, own: Level, formulas: Mapping[str, str]) -> Part:
+    mine = dict(zip(own.names, own.means, strict=True))
     constants = {name: exp(times * priors().mean(name)) for name, times in piece.constants}
-    factor = exp(sum(times * priors().mean(name) for name, times in piece.constants))
+    here = mine.get(ALL, 0.0) + sum(times * mine.get(name, 0.0) for name, times in piece.constants)
+    if here:
+        constants["this machine"] = exp(here)
+    factor = exp(here + sum(times * priors().mean(name) for name, times in piece.constants))
     formula = formulas[piece.constants[0][0].partition("/")[0]]
     routed = "routing" in constants
     return Part(piece.term, f"{formula} of experts" if routed else formula, piece.seconds, factor, seconds, constants)

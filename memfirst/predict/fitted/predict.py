@@ -10,8 +10,20 @@ import numpy as np
 
 from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import TENSOR, Cost, Deployment
-from memfirst.predict.fitted.pieces import ADDED, HOST, OWN, SOFT, TERMS, Piece, peak_rate, pieces
-from memfirst.predict.fitted.priors import F64, Priors, priors
+from memfirst.predict.fitted.pieces import (
+    ADDED,
+    ATTENTION,
+    HOST,
+    OWN,
+    SOFT,
+    STREAM,
+    TERMS,
+    Piece,
+    peak_rate,
+    pieces,
+    where,
+)  # fmt: skip
+from memfirst.predict.fitted.priors import ALL, F64, Level, Priors, priors
 from memfirst.predict.prediction import Prediction, Term
 
 CEILING = 0.95
@@ -45,20 +57,25 @@ class Estimate:
     slope: Mapping[str, float]
 
 
-def estimate(found: Sequence[Piece], constants: Priors) -> Estimate:
-    """What pieces take together at the fitted constants.
+def estimate(found: Sequence[Piece], constants: Priors, own: Level | None = None) -> Estimate:
+    """What pieces take together at the fitted constants, and a machine's own deviation from them.
 
     The soft maximum is homogeneous, so each piece's slope, d log t / d log piece, is its share of the time.
     """
-    each = [p.seconds * exp(sum(x * constants.mean(n) for n, x in p.constants)) for p in found]
+    mine = dict(zip(own.names, own.means, strict=True)) if own else {}
+    each = [
+        p.seconds * exp(mine.get(ALL, 0.0) + sum(x * (constants.mean(n) + mine.get(n, 0.0)) for n, x in p.constants))
+        for p in found
+    ]
     lanes = [0.0] * (HOST + 1)
     for piece, seconds in zip(found, each, strict=True):
         lanes[piece.lane] += seconds
-    stream = _soft(*lanes[:ADDED])
-    device = stream + lanes[ADDED]
+    stream, attention = _soft(*lanes[STREAM]), _soft(*lanes[ATTENTION])
+    device = stream + attention + lanes[ADDED]
     total = _soft(device, lanes[HOST])
     on_device = (device / total) ** (SOFT - 1)
-    weight = [on_device * (lane / stream) ** (SOFT - 1) if stream else 0.0 for lane in lanes[:ADDED]]
+    weight = [on_device * (lane / stream) ** (SOFT - 1) if stream else 0.0 for lane in lanes[STREAM]]
+    weight += [on_device * (lane / attention) ** (SOFT - 1) if attention else 0.0 for lane in lanes[ATTENTION]]
     weight += [on_device, (lanes[HOST] / total) ** (SOFT - 1)]
     shares = tuple(weight[p.lane] * s / total for p, s in zip(found, each, strict=True))
     slope: dict[str, float] = {}
@@ -83,6 +100,11 @@ def predict(
     return _prediction(cost, machine, deployment, pieces(cost, machine, deployment), usable)
 
 
+def level(machine: Machine, how: Deployment) -> Level:
+    """What published rows say of the machine with that engine and backend."""
+    return priors().level(how.family, where(machine, how), machine.name)
+
+
 def _lacking(cost: Cost, machine: Machine, how: Deployment) -> Prediction | None:
     """The answer where a rate is unknown: what is known, and no number."""
     needed = (
@@ -104,7 +126,8 @@ def floor(cost: Cost, machine: Machine, how: Deployment) -> float:
     """Seconds at 95 % of the peaks, of bandwidth and of arithmetic, of all devices that work at once."""
     reading = cost.fast / (machine.bandwidth or inf)
     fastest = max(machine.compute.values(), default=inf)
-    computing = cost.flops / (peak_rate(machine, how) if how.family == OWN else fastest)
+    own = how.family == OWN and machine.compute
+    computing = cost.flops / (peak_rate(machine, how) if own else fastest)
     return max(reading, computing) / (CEILING * _parts(how))
 
 
@@ -115,8 +138,9 @@ def _parts(how: Deployment) -> int:
 def _prediction(
     cost: Cost, machine: Machine, how: Deployment, found: Sequence[Piece], known: Sequence[Observation]
 ) -> Prediction:
-    constants, first = priors(), estimate(found, priors())
-    mean, spread = _conditioned(first, machine, how, known, constants)
+    constants = priors()
+    first = estimate(found, constants, level(machine, how))
+    mean, spread = _conditioned(first, cost, machine, how, known, constants)
     least = floor(cost, machine, how)
     widen = constants.widen_known if known else constants.widen
     seconds, reach = max(exp(mean), least * CEILING / PREDICTED), exp(INSIDE_80 * widen * spread)
@@ -148,28 +172,67 @@ def _notes(machine: Machine, how: Deployment, known: Sequence[Observation], cons
     return tuple(notes)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A step that is predicted or was measured, for its covariance with others."""
+
+    slope: Mapping[str, float]
+    log_seconds: float
+    cost: Cost
+    machine: Machine
+    how: Deployment
+
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """Engine, backend and machine."""
+        return self.how.family, where(self.machine, self.how), self.machine.name
+
+    @property
+    def model(self) -> tuple[object, ...]:
+        """What tells models apart."""
+        return (*self.place, self.cost.codec, self.cost.layers, self.cost.width)
+
+
+def _asked(cost: Cost, machine: Machine, how: Deployment, constants: Priors) -> _Asked:
+    found = estimate(pieces(cost, machine, how), constants, level(machine, how))
+    return _Asked(found.slope, found.log_seconds, cost, machine, how)
+
+
 def _conditioned(
-    first: Estimate, machine: Machine, how: Deployment, known: Sequence[Observation], constants: Priors
+    first: Estimate, cost: Cost, machine: Machine, how: Deployment, known: Sequence[Observation], constants: Priors
 ) -> tuple[float, float]:
     """Mean and spread of log seconds, given the measured steps: a Gaussian conditioned on them."""
-    asked = [(first, machine, how)]
-    asked += [(estimate(pieces(k.cost, k.machine, k.deployment), constants), k.machine, k.deployment) for k in known]
+    asked = [_Asked(first.slope, first.log_seconds, cost, machine, how)]
+    asked += [_asked(k.cost, k.machine, k.deployment, constants) for k in known]
     shared = _covariance(asked, constants)
     if not known:
         return first.log_seconds, sqrt(shared[0, 0])
-    missed = np.array([log(k.seconds) - e.log_seconds for k, (e, _, _) in zip(known, asked[1:], strict=True)])
+    missed = np.array([log(k.seconds) - a.log_seconds for k, a in zip(known, asked[1:], strict=True)])
     gain = np.linalg.solve(shared[1:, 1:], shared[1:, 0])
     left = shared[0, 0] - shared[0, 1:] @ gain
     return first.log_seconds + float(gain @ missed), sqrt(max(left, constants.row**2))
 
 
-def _covariance(asked: Sequence[tuple[Estimate, Machine, Deployment]], constants: Priors) -> F64:
-    """[steps, steps] of log seconds: constants and a source are shared, a machine's own by engine and machine."""
-    names = list(dict.fromkeys(n for e, _, _ in asked for n in e.slope))
-    slopes = np.array([[e.slope.get(n, 0.0) for n in names] for e, _, _ in asked])
-    general = constants.between(names) + constants.scatter(names, constants.source)
-    own = slopes @ constants.scatter(names, constants.machine) @ slopes.T + constants.machine_all**2
-    who = [(m.name, how.family) for _, m, how in asked]
-    same = np.array([[a == b for b in who] for a in who])
-    shared: F64 = slopes @ general @ slopes.T + constants.source_all**2 + own * same
-    return shared + constants.row**2 * np.eye(len(asked))
+def _covariance(asked: Sequence[_Asked], constants: Priors) -> F64:
+    """[steps, steps] of log seconds: constants and a source are shared by all, the rest by steps of one machine."""
+    names = list(dict.fromkeys(n for a in asked for n in a.slope))
+    slopes = np.array([[a.slope.get(n, 0.0) for n in names] for a in asked])
+    found: F64 = slopes @ constants.between(names) @ slopes.T + constants.row**2 * np.eye(len(asked))
+    spreads = constants.spreads
+    groups: dict[str, list[tuple[object, ...]]] = {
+        "source": [()] * len(asked), "cell": [a.place for a in asked], "model": [a.model for a in asked],
+    }  # fmt: skip
+    for kind, group in groups.items():
+        own = _columns(asked, tuple(spreads[kind])) * np.array(list(spreads[kind].values()))
+        found += (own @ own.T) * np.array([[a == b for b in group] for a in group])
+    for place in {a.place for a in asked}:
+        at = np.array([a.place == place for a in asked])
+        of = constants.level(*place)
+        columns = _columns(asked, of.names) * at[:, None]
+        found += columns @ of.covariance @ columns.T
+    return found
+
+
+def _columns(asked: Sequence[_Asked], names: Sequence[str]) -> F64:
+    """[steps, names] how log seconds follow deviations of the constants; of ALL, one for one."""
+    return np.array([[1.0 if n == ALL else a.slope.get(n, 0.0) for n in names] for a in asked])

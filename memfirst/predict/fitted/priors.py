@@ -17,8 +17,24 @@ from numpy.typing import NDArray
 
 F64 = NDArray[np.float64]
 
-NARROWER = 0.7
+NARROWER = 0.4
 """Of two constants that add up, the second ("memory/hbm" after "memory") is expected to be smaller."""
+
+
+ALL = "all"
+"""In place of a constant: a deviation of the time as a whole."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """What published rows say of one machine with one engine and backend: its own deviation from the constants.
+
+    names of constants (and ALL), means [names], covariance [names, names]
+    """
+
+    names: tuple[str, ...]
+    means: F64
+    covariance: F64
 
 
 @dataclass(frozen=True)
@@ -27,8 +43,8 @@ class Priors:
 
     covariance  [names, names] left by the fit
     before      spread expected before any fit, by name or by the part of a name before "/"
-    machine     by constant: how machines of one class differ; source: how builds and ways of measuring differ
-    machine_all, source_all, row  the same for the time as a whole; of single rows
+    spreads     how machines, sources, a source on a machine, a model there and single rows deviate, by constant
+    levels      what published rows say of a machine, by "engine|backend|machine"
     widen       factor on the interval, so that 80 % of rows of sources left out fall inside; widen_known: of the
                 interval where a step of the machine has been measured
     """
@@ -36,13 +52,21 @@ class Priors:
     means: Mapping[str, float]
     covariance: F64
     before: Mapping[str, float]
-    machine: Mapping[str, float]
-    source: Mapping[str, float]
-    machine_all: float
-    source_all: float
-    row: float
+    spreads: Mapping[str, Mapping[str, float]]
+    levels: Mapping[str, Level]
     widen: float
     widen_known: float
+
+    @property
+    def row(self) -> float:
+        """How single rows deviate."""
+        return self.spreads["row"][ALL]
+
+    def level(self, engine: str, backend: str, machine: str) -> Level:
+        """Of a machine; one that nobody measured deviates by what is usual, either way."""
+        own = self.spreads["machine"]
+        unseen = Level(tuple(own), np.zeros(len(own)), np.diag([spread**2 for spread in own.values()]))
+        return self.levels.get(f"{engine}|{backend}|{machine}", unseen)
 
     def spread_before(self, name: str) -> float:
         """What a constant may be before any measurement."""
@@ -63,10 +87,6 @@ class Priors:
         found[np.ix_(old, old)] = self.covariance[np.ix_(at, at)]
         return found
 
-    def scatter(self, names: Sequence[str], of: Mapping[str, float]) -> F64:
-        """Diagonal covariance of machines' or sources' own constants."""
-        return np.diag([of.get(name, 0.0) ** 2 for name in names])
-
     @property
     def engines(self) -> frozenset[str]:
         """Engines that published rows ran."""
@@ -76,15 +96,23 @@ class Priors:
 def parse(data: Mapping[str, object]) -> Priors:
     """Priors from priors.json's object; the file is ours, so a bad one is a bug."""
     means: Mapping[str, float] = data["means"]  # type: ignore[assignment]
-    lower: list[list[int]] = data["covariance"]  # type: ignore[assignment]
-    covariance = np.zeros((len(means), len(means)))
-    covariance[np.tril_indices(len(means))] = np.concatenate([np.array(row, float) for row in lower]) / UNIT
-    covariance += np.tril(covariance, -1).T
+    own: tuple[str, ...] = tuple(data["own"])  # type: ignore[arg-type]
+    given: Mapping[str, list[list[float]]] = data["levels"]  # type: ignore[assignment]
+    levels = {name: Level(own, np.array(rows[0]), _symmetric(rows[1:])) for name, rows in given.items()}
     rest = {key: data[key] for key in _PLAIN}
-    return Priors(means, covariance, **rest)  # type: ignore[arg-type]
+    covariance = _symmetric(data["covariance"])  # type: ignore[arg-type]
+    return Priors(means, covariance, levels=levels, **rest)  # type: ignore[arg-type]
 
 
-_PLAIN = ("before", "machine", "source", "machine_all", "source_all", "row", "widen", "widen_known")
+def _symmetric(lower: Sequence[Sequence[float]]) -> F64:
+    """A matrix from the rows of its lower triangle, in units of 1/UNIT."""
+    size = len(lower)
+    found = np.zeros((size, size))
+    found[np.tril_indices(size)] = np.array([value for row in lower for value in row], float) / UNIT
+    return found + np.tril(found, -1).T
+
+
+_PLAIN = ("before", "spreads", "widen", "widen_known")
 
 UNIT = 1e5
 """Covariances are stored as integers of 1/UNIT, the lower triangle by rows."""
