@@ -175,8 +175,8 @@ TYPED = {
 ELSEWHERE = [
     "google/gemma-3n-E4B-it",
     "gemma3n:e2b",
-    "deepseek-v3.2",
-    "llama4:scout",
+    "deepseek-v3.9",
+    "llama4:behemoth",
     "mlx-community/Qwen3-8B-4bit",
     "Qwen/Qwen2.5-7B-Instruct-AWQ",
     "neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8",
