@@ -53,7 +53,7 @@ function draw(stats) {
   show("running", stats.live - stats.waiting);
   $("answers").textContent = stats.live - stats.waiting === 1 ? "answer" : "answers";
   if (!stats.memory) return;
-  show("threads", stats.threads);
+  show("threads", stats.threads === 1 ? "1 thread" : `${stats.threads} threads`);
   const now = performance.now() / 1000;
   if (!last || stats.steps < last.stats.steps) last = { stats, now };
   if (now - last.now > 0.9) {
