@@ -147,11 +147,11 @@ def test_devices() -> None:
 
 def test_weights_in_slower_places() -> None:
     """Half of 8 GB over a bus of 31.5 GB/s at 85 %: 149 ms, and half as much from the card's own memory."""
-    whole = replace(SEVEN_B, streamed={"weights": 8e9})
+    whole = replace(SEVEN_B, streamed={"weights": 8e9}, codec="f16")  # nothing to unpack beside the reads
     card = replace(UNSEEN, disk_bandwidth=5e9)
     near, far = predict(whole, card), predict(replace(whole, slow=4e9), card)
     assert term(far, "link") == pytest.approx(4e9 / (0.85 * 31.5e9)) and far.binding == "link"
-    assert term(far, "weights") == pytest.approx(term(near, "weights") / 2, rel=0.03)  # parts overlap a little
+    assert term(far, "weights") == pytest.approx(term(near, "weights") / 2, rel=0.02)
     assert seconds(replace(whole, disk=4e9), card, Deployment()) > seconds(replace(whole, slow=4e9), card, Deployment())
     unknown = predict(replace(whole, disk=4e9), find_machine("rtx-4090"))
     assert unknown.seconds is None and "its disk's rate is not known; a step reads 4 GB" in unknown.notes[0]
