@@ -30,7 +30,7 @@ NO_LIMIT = 1 << 60
 def default_threads() -> int:
     """Physical cores that this process may use, at least 1: more threads than cores only compete for memory.
 
-    Of a Mac's cores the performance ones: a phase ends with its slowest thread, so an efficiency core would hold up all.
+    Of a Mac's cores the performance ones: a phase ends with its slowest thread, which an efficiency core would be.
     """
     cores, quota = _fast_cores() or _cores(), cpu_quota()
     return cores if quota is None else max(1, min(cores, int(quota)))
