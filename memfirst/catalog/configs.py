@@ -53,6 +53,15 @@ class ModelConfig:
     known: str = ""
 
 
+@dataclass(frozen=True)
+class Unpriced:
+    """A model known by name alone: `what` it is said to be, and which of its sizes are `missing`."""
+
+    names: tuple[str, ...]
+    what: str
+    missing: str
+
+
 def user_file() -> Path:
     """Where a user's own rows are: models.json in MEMFIRST_CONFIG_DIR, or in the user's config folder."""
     if folder := os.environ.get("MEMFIRST_CONFIG_DIR"):
@@ -80,6 +89,8 @@ def find_config(name: str) -> ModelConfig:
     """
     found = look_up(name)
     if found is None:
+        if refused := refusal(name):
+            raise refused
         rows = (*configs(), *priced())
         near = get_close_matches(name.rpartition("/")[2].lower(), [m.name for m in rows], n=4, cutoff=0.5)
         expected = f"something like {', '.join(near)}" if near else "a name of the catalogue"
@@ -109,6 +120,25 @@ def priced() -> tuple[ModelConfig, ...]:
     """Models of architectures that memfirst does not know: priced by what their configs say, and not run."""
     data = files("memfirst.catalog").joinpath("priced.json").read_bytes()
     return tuple(_rows(data, "priced.json", {}))
+
+
+@cache
+def unpriced() -> tuple[Unpriced, ...]:
+    """Models that people name, and of which too little is public."""
+    data = files("memfirst.catalog").joinpath("unpriced.json").read_bytes()
+    rows = parse_object(data, "unpriced.json")["models"]
+    return tuple(Unpriced(tuple(row["names"]), row["what"], row["missing"]) for row in rows)
+
+
+def refusal(name: str) -> ModelNotFoundError | None:
+    """Where `name` means one of those: what it is, what is missing, and what to give instead."""
+    by_key = {key(one): row for row in unpriced() for one in row.names}
+    for form in (form for asked in spelled(name) for form in asked.forms()):
+        if row := by_key.get(form):
+            found = f"{name!r} is {row.what}, and {row.missing} could not be read anywhere"
+            do = "name its config.json or a GGUF file of it"
+            return ModelNotFoundError(found, "a model whose sizes are public", do)
+    return None
 
 
 @cache

@@ -219,6 +219,8 @@ class KVCache:
     window  positions attended at most; None: all
     block   positions per block, the unit of allocation
     rotate  heads are rotated by a Hadamard matrix before they are quantized (exact but for rounding)
+    picked  entries that a token reads at most of all that are held: an indexer picks them; None: all
+    every   positions that share one entry, written when the last of them is there
     """
 
     name: str
@@ -231,6 +233,8 @@ class KVCache:
     block: int = BLOCK
     rotate: bool = False
     device: int = 0
+    picked: int | None = None
+    every: int = 1
 
     @property
     def k_bytes(self) -> int:
@@ -247,22 +251,29 @@ class KVCache:
         """Bytes of one position."""
         return self.k_bytes + self.v_bytes
 
+    def entries(self, tokens: int) -> int:
+        """Entries that so many positions have made."""
+        return tokens // self.every
+
     def attended(self, sequence: Sequence) -> int:
-        """Positions that the sequence's new tokens attend together."""
-        end = sequence.past + sequence.new
+        """Entries that the sequence's new tokens attend together."""
+        end = self.entries(sequence.past + sequence.new)
+        if self.picked is not None:
+            end = min(end, self.picked * sequence.new)
         return end if self.window is None else min(end, self.window + sequence.new - 1)
 
     def read_bytes(self, sequence: Sequence) -> int:
-        """Read in one step: each attended position once."""
+        """Read in one step: each attended entry once."""
         return self.attended(sequence) * self.position_bytes
 
     def write_bytes(self, sequence: Sequence) -> int:
         """Written in one step."""
-        return sequence.new * self.position_bytes
+        new = self.entries(sequence.past + sequence.new) - self.entries(sequence.past)
+        return new * self.position_bytes
 
     def held_bytes(self, tokens: int) -> int:
-        """Live positions of a sequence of `tokens`."""
-        return (tokens if self.window is None else min(tokens, self.window)) * self.position_bytes
+        """Live entries of a sequence of `tokens`."""
+        return self.entries(tokens if self.window is None else min(tokens, self.window)) * self.position_bytes
 
     def first_block(self, tokens: int) -> int:
         """The first block that a sequence of `tokens` still needs: those before it lie behind the window."""
@@ -270,11 +281,11 @@ class KVCache:
 
     def blocks(self, tokens: int) -> int:
         """Blocks that a sequence of `tokens` holds between two steps."""
-        return max(0, ceil(tokens / self.block) - self.first_block(tokens))
+        return max(0, ceil(self.entries(tokens) / self.block) - self.first_block(tokens))
 
     def most_blocks(self, context: int, new: int) -> int:
         """Blocks that a sequence of up to `context` positions needs at most, in steps of up to `new` tokens."""
-        whole = ceil(context / self.block)
+        whole = ceil(self.entries(context) / self.block)
         return whole if self.window is None else min(whole, (self.window + new - 3) // self.block + 2)
 
     def allocated_bytes(self, tokens: int) -> int:

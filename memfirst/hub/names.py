@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from memfirst.catalog.configs import look_up
+from memfirst.catalog.configs import look_up, priced, refusal
 from memfirst.catalog.models import License, ModelEntry, Pinned, Wheel, models, stated
 from memfirst.catalog.paths import exists
 from memfirst.errors import DownloadError, ModelNotFoundError
@@ -110,7 +110,13 @@ def _unknown(name: str) -> ModelNotFoundError:
     """Why `name` is nothing we know, with the closest names."""
     if name.endswith((".gguf", ".json", ".safetensors")) or name.startswith((".", "~")) or "/" in name:
         return ModelNotFoundError(f"no file or folder {name!r}", "a GGUF file, a model folder or a config.json")
+    if refused := refusal(name):
+        return refused
     if row := look_up(name):
+        if row[0] in priced():
+            found = f"{row[0].name} is priced only: nothing here runs its architecture"
+            do = f"memfirst plan {row[0].name} prices it"
+            return ModelNotFoundError(found, "a model that runs: memfirst list", do)
         found = f"{row[0].name} is known to plan, but no repository of it is"
         return ModelNotFoundError(found, "a path, or hf:owner/repo of one that has it")
     close = difflib.get_close_matches(name.lower(), [m.name for m in models()], n=3, cutoff=0.5)

@@ -25,6 +25,9 @@ DTYPES = {
 KEYS = ("quantization_config", "quantization", "compression_config")
 """Where config.json states a quantization: transformers' key, MLX's, and that of old compressed-tensors."""
 
+EXPERTS = "expert_dtype"
+"""What DeepSeek-V4 states beside its quantization."""
+
 AS_STORED = ("fp8", "mxfp4")
 """Methods whose safetensors folders are read tensor by tensor."""
 
@@ -135,7 +138,8 @@ def scheme_of(config: Values) -> Scheme | None:
     if read is None:
         stated = f"{key} says {method[:40]!r}" if method else f"{key} names no method"
         raise UnsupportedError(stated, f"one of {', '.join(METHODS)}", "with --codec it is priced in that codec")
-    return read(values)
+    experts = next((c[EXPERTS] for c in places if c.get(EXPERTS) is not None), None)
+    return read(values if experts is None else {EXPERTS: experts, **values})
 
 
 def _method(values: Values) -> str:
@@ -187,8 +191,10 @@ def _gptq(values: Values) -> Scheme:
 
 
 def _fp8(values: Values) -> Scheme:
-    """DeepSeek's and Qwen's blocks of 128 × 128, else one scale for a matrix."""
-    return Scheme("fp8", _fp8_codec(values.get("weight_block_size")), _kept(values))
+    """DeepSeek's and Qwen's blocks of 128 × 128, else one scale for a matrix; DeepSeek-V4's experts are in 4 bits."""
+    four = values.get("expert_dtype") == "fp4"
+    rules = (Rule(r"re:.*\.mlp\.experts\.0\..*", MXFP4),) if four else ()
+    return Scheme("fp8", _fp8_codec(values.get("weight_block_size")), _checked((*_kept(values), *rules)))
 
 
 def _fbgemm(values: Values) -> Scheme:

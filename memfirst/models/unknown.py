@@ -19,6 +19,9 @@ from memfirst.graph.ops.embed import Embed
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.opaque import Opaque
 from memfirst.models import quantized, usual
+from memfirst.models.described import Described, describe
+from memfirst.models.described.build import attention, build
+from memfirst.models.described.build import caches as kept_by
 from memfirst.models.reader import MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_WIDTH
 from memfirst.models.usual import Stated
 
@@ -80,6 +83,9 @@ def unknown(checkpoint: Checkpoint) -> Unknown:
     """
     stated = Stated(checkpoint)
     _check(checkpoint, stated)
+    own = describe(stated, checkpoint.architecture)
+    if own is not None and not checkpoint.tensors:
+        return _described(own, checkpoint, stated)
     tensors = checkpoint.tensors or _implied(checkpoint, stated)
     tables, head, rest, layers = _sorted(tensors.values(), stated)
     if not tables or not layers:
@@ -87,20 +93,39 @@ def unknown(checkpoint: Checkpoint) -> Unknown:
     picked, ops, caches = stated.integer(usual.PICKED, MAX_WIDTH), list[Op](), list[Cache]()
     ops += (Embed(w.name, ("tokens",), w.name, w) for w in tables)
     for i, layer in layers.items():
-        kept = tuple(_caches(i, layer, stated))
+        kept = tuple(_caches(i, layer, stated)) if own is None else tuple(own.layers[i].states)
         routed, plain = tuple(layer.routed.values()), tuple(layer.plain.values())
         few = min(picked or MAX_WIDTH, *(w.shape[0] for w in routed)) if routed else 0
         heads = stated.integer(usual.HEADS, MAX_HEADS)
         ops.append(Opaque(f"blk.{i}.tensors", ("stream",), "stream", plain, routed, few, kept, heads))
+        ops += attention(own.layers[i]) if own else ()
         caches += kept
     ops.append(Opaque("rest", ("stream",), "stream", rest))
     head = head or Weight("output.weight", tables[0].shape, tables[0].codec, alias=tables[0].name)
     ops.append(Linear("output", ("stream",), "logits", head, head=True))
     context = stated.integer(usual.CONTEXT, MAX_CONTEXT) or MAX_CONTEXT
     hidden = stated.integer(usual.HIDDEN, MAX_WIDTH) or tables[0].columns
-    graph = Graph(checkpoint.architecture, tuple(ops), tuple(caches), head.rows, hidden, context)
+    kept = kept_by(own) if own else tuple(caches)
+    graph = Graph(checkpoint.architecture, tuple(ops), kept, head.rows, hidden, context)
+    if own is not None:
+        return Unknown(graph, FROM_TENSORS, tuple(_said_of(checkpoint, own)))
     spread = FROM_TENSORS if checkpoint.tensors else FROM_CONFIG
     return Unknown(graph, spread, tuple(_notes(checkpoint, stated, layers)))
+
+
+def _described(own: Described, checkpoint: Checkpoint, stated: Stated) -> Unknown:
+    """By what its publisher's code makes of the config.json: as exact as from tensors."""
+    picked = stated.integer(usual.PICKED, MAX_WIDTH) or MAX_WIDTH
+    graph = build(own, checkpoint.architecture, quantized.stated(checkpoint.metadata), picked)
+    return Unknown(graph, FROM_TENSORS, tuple(_said_of(checkpoint, own)))
+
+
+def _said_of(checkpoint: Checkpoint, own: Described) -> Iterator[str]:
+    name = checkpoint.architecture[:60]
+    yield f"{name!r} does not run here: it is priced by the tensors and caches that its publisher's code makes"
+    if any(cache.picked is not None for layer in own.layers for cache, _ in layer.attends):
+        yield "attention reads the positions that its indexer picks; an engine that masks the others reads all of them"
+    yield from own.notes
 
 
 def _check(checkpoint: Checkpoint, stated: Stated) -> None:

@@ -78,7 +78,7 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
         _decode(priced, drafter, place, options, context, disk).widened(model.widening) if fits else None,
         _decode(priced, drafter, place, options, 1, disk).widened(model.widening) if fits else None,
         _prefill(priced, place, options, prompt, disk).widened(model.widening) if fits else None,
-        priced.kv(decode_step(context)) - priced.kv(decode_step(context - 1)),
+        _growth(priced, context),
         _overtakes(priced, options.batch, weights) if kv else None,
         _distinct(priced, options), notes, _exact(model, place, options), asked, disk,
     )  # fmt: skip
@@ -254,6 +254,12 @@ def _split(priced: Priced, step: Step) -> tuple[float, float]:
     amounts = priced.amounts(step)
     kv = amounts[KV_READ].mean if KV_READ in amounts else 0.0
     return sum(a.mean for a in amounts.values()) - kv, kv
+
+
+def _growth(priced: Priced, context: int) -> int:
+    """Bytes of KV that the next token adds; where several share an entry, of so many that fill one."""
+    every = max((c.every for c in priced.graph.caches if isinstance(c, KVCache)), default=1)
+    return (priced.kv(decode_step(context - 1 + every)) - priced.kv(decode_step(context - 1))) // every
 
 
 def _overtakes(priced: Priced, batch: int, weights: float) -> int | None:

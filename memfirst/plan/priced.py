@@ -16,7 +16,7 @@ from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
 from memfirst.predict.fitted import Cost
-from memfirst.predict.fitted.cost import RECURS, attending, group
+from memfirst.predict.fitted.cost import attending, group, recurs
 
 _NAMES = frozenset({"name", "inputs", "output"})
 
@@ -107,7 +107,7 @@ class Priced:
 
     @cached_property
     def _recurrent(self) -> int:
-        return sum(kind.count for kind in self.kinds if isinstance(kind.op, RECURS))
+        return sum(kind.count for kind in self.kinds if recurs(kind.op))
 
     def kv(self, step: Step) -> int:
         """Bytes of keys and values that the step reads."""

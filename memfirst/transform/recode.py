@@ -71,7 +71,8 @@ def _recoded(cache: Cache, k_codec: str, v_codec: str) -> Cache:
 
 def _with_cache(op: Op, caches: dict[str, Cache]) -> Op:
     if isinstance(op, Opaque):
-        return replace(op, caches=tuple(caches[cache.name] for cache in op.caches))
+        read = tuple(new for old in op.shared if isinstance(new := caches[old.name], KVCache))
+        return replace(op, caches=tuple(caches[cache.name] for cache in op.caches), shared=read)
     if not isinstance(op, Attention | LatentAttention):
         return op
     cache = caches[op.cache.name]

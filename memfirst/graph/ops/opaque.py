@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from memfirst.codecs.base import F32
 from memfirst.errors import UnsupportedError
-from memfirst.graph import Cache, KVCache, Op, Step, Weight
+from memfirst.graph import Cache, KVCache, Op, Sequence, Step, Weight
 from memfirst.graph.ops.positions import attended_pairs
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, ExpertTraffic, KVTraffic, StateTraffic, Traffic, WeightTraffic
@@ -20,6 +20,8 @@ class Opaque(Op):
     tensors  read once a step
     routed   [experts, …] each, of which a token reads `picked`
     caches   read and written by every token; `heads` queries attend the keys
+    shared   those that an earlier layer keeps: read alone
+    scores   keys are compared with the queries, and no values are read
     """
 
     tensors: tuple[Weight, ...]
@@ -27,6 +29,8 @@ class Opaque(Op):
     picked: int = 0
     caches: tuple[Cache, ...] = ()
     heads: int = 0
+    shared: tuple[KVCache, ...] = ()
+    scores: bool = False
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -42,7 +46,8 @@ class Opaque(Op):
         plain = (WeightTraffic(w) for w in self.tensors)
         routed = (ExpertTraffic(w, self.picked, self.name) for w in self.routed)
         kept = (_traffic(cache, write) for cache in self.caches for write in (True, False))
-        return (*kept, *plain, *routed, ActivationTraffic(self.width))
+        read = (KVTraffic(cache) for cache in self.shared)
+        return (*kept, *read, *plain, *routed, ActivationTraffic(self.width))
 
     def flops(self, step: Step) -> int:
         """A multiply-add for each weight of a matrix and token, and for each value of the keys and values attended."""
@@ -52,9 +57,12 @@ class Opaque(Op):
 
     def attention_flops(self, step: Step) -> int:
         """Those for the keys and values attended."""
-        kv = [c for c in self.caches if isinstance(c, KVCache)]
-        pairs = sum((c.k_dim + (c.v_dim or c.k_dim)) * attended_pairs(s, c.window) for c in kv for s in step.sequences)
-        return 2 * self.heads * pairs
+        kv = [*(c for c in self.caches if isinstance(c, KVCache)), *self.shared]
+        return 2 * self.heads * sum(self._width(c) * _pairs(s, c) for c in kv for s in step.sequences)
+
+    def _width(self, cache: KVCache) -> int:
+        """Multiply-adds for a pair of a query and a key; a latent is key and value."""
+        return cache.k_dim + (0 if self.scores else cache.v_dim or cache.k_dim)
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
         raise UnsupportedError(f"{self.name} is known by its tensors alone", "a model to be priced, not run")
@@ -62,6 +70,14 @@ class Opaque(Op):
     def with_weights(self, change: Mapping[str, Weight]) -> Op:
         plain = tuple(change.get(w.name, w) for w in self.tensors)
         return replace(self, tensors=plain, routed=tuple(change.get(w.name, w) for w in self.routed))
+
+
+def _pairs(sequence: Sequence, cache: KVCache) -> int:
+    """(query, entry) pairs that a step of this sequence computes."""
+    if cache.every == 1:
+        return attended_pairs(sequence, min((n for n in (cache.window, cache.picked) if n is not None), default=None))
+    ends = range(sequence.past + 1, sequence.past + sequence.new + 1)
+    return sum(min(cache.entries(end), cache.picked or end) for end in ends)
 
 
 def _traffic(cache: Cache, write: bool) -> Traffic:

@@ -132,7 +132,7 @@ class LlamaCpp(Allocator):
         return replace(self, copies=COPIES) if self.gpu and parallel == PIPELINE else self
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
-        return sum(self.cells(_window(graph, c), contexts) * c.position_bytes for c in kv_caches(graph))
+        return sum(self.cells(_window(graph, c), _entries(c, contexts)) * c.position_bytes for c in kv_caches(graph))
 
     def cells(self, window: int | None, contexts: Sequence[int]) -> int:
         """Positions allocated in a layer: whole contexts in 256s; a window's, and what a step adds to it."""
@@ -195,7 +195,8 @@ class Vllm(Allocator):
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
         block = self.block(graph)
-        return sum(self._blocks(c.window, contexts, block) * block * c.position_bytes for c in kv_caches(graph))
+        caches = kv_caches(graph)
+        return sum(self._blocks(c.window, _entries(c, contexts), block) * block * c.position_bytes for c in caches)
 
     def block(self, graph: Graph) -> int:
         """Tokens of a block: 16, or more where a block must be as large as a layer's recurrent state."""
@@ -277,7 +278,7 @@ class Mlx(Allocator):
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
         return sum(
-            times * padded(min(n, c.window or n), 256) * c.position_bytes
+            times * padded(min(c.entries(n), c.window or n), 256) * c.position_bytes
             for c in kv_caches(graph)
             for n, times in Counter(contexts).items()
         )
@@ -306,7 +307,7 @@ class Exllama(Allocator):
         return True
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
-        return sum(padded(n, 256) for n in contexts) * sum(c.position_bytes for c in kv_caches(graph))
+        return sum(padded(n, 256) * c.position_bytes for c in kv_caches(graph) for n in _entries(c, contexts))
 
     def state(self, graph: Graph, sequences: int) -> int:
         return sequences * sum(c.state_bytes for c in state_caches(graph))
@@ -335,6 +336,11 @@ _WINDOWLESS = ("phi3", "llama")
 def _window(graph: Graph, cache: KVCache) -> int | None:
     """A layer's window as llama.cpp has it."""
     return None if graph.architecture in _WINDOWLESS else cache.window
+
+
+def _entries(cache: KVCache, contexts: Sequence[int]) -> Sequence[int]:
+    """Entries of each sequence, where one is not a position's."""
+    return contexts if cache.every == 1 else [cache.entries(n) for n in contexts]
 
 
 def kv_caches(graph: Graph) -> tuple[KVCache, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from memfirst.errors import MemfirstError
-from memfirst.graph import Graph, Op, Step
+from memfirst.graph import Graph, Op, StateCache, Step
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.channel_scan import ChannelScan
 from memfirst.graph.ops.gated_delta import GatedDelta
@@ -156,7 +156,14 @@ def attending(op: Op, step: Step) -> int:
 
 def recurrent_layers(ops: Iterable[Op]) -> int:
     """Layers that update a recurrent state, convolutions and shifts left out."""
-    return sum(isinstance(op, RECURS) for op in ops)
+    return sum(recurs(op) for op in ops)
+
+
+def recurs(op: Op) -> bool:
+    """Whether it is such a layer's."""
+    if isinstance(op, Opaque):
+        return any(isinstance(cache, StateCache) for cache in op.caches)
+    return isinstance(op, RECURS)
 
 
 def group(ops: Iterable[Op]) -> float:
