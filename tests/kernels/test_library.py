@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,42 @@ def test_others_cannot_read_or_change_the_folder(tmp_path: Path) -> None:
     made.load([KEY])
     assert stat.S_IMODE(made.folder.stat().st_mode) & 0o022 == 0
     assert not list(made.folder.glob("tmp*")), "nothing half-written is left"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Key]:
+    """What compiling processes are asked for."""
+    keys: list[Key] = []
+    really = compiling.compiled
+
+    def compiled(child: compiling.Child, key: Key) -> bytes:
+        keys.append(key)
+        return really(child, key)
+
+    monkeypatch.setattr(compiling, "compiled", compiled)
+    return keys
+
+
+def test_who_starts_together_shares_the_work(tmp_path: Path, asked: list[Key]) -> None:
+    """As ranks and replicas do: each kernel is compiled by one of them, and all load it."""
+    keys: list[Key] = [KEY, ("elementwise.add", ()), ("elementwise.scale", ()), ("elementwise.add_bias", ())]
+    both = [Library(tmp_path), Library(tmp_path)]
+    with ThreadPoolExecutor(2) as pool:
+        loaded = list(pool.map(lambda made: made.load(keys), both))
+    assert sorted(asked) == sorted(keys)
+    assert [set(found) for found in loaded] == [set(keys)] * 2
+    assert not list(both[0].folder.glob("*.lock"))
+
+
+def test_a_claim_that_nobody_works_on_is_not_waited_for(
+    tmp_path: Path, asked: list[Key], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is stopped, or on another machine that shares the folder."""
+    monkeypatch.setattr(compiling, "PATIENCE", 0.2)
+    made = Library(tmp_path)
+    with compiling._claim(file_of(made)) as ours:
+        assert ours
+        assert works(made) and asked == [KEY]
 
 
 MATMUL: Key = ("matmul.block32", (("CODEC", "q4_1"), ("TILE", 1)))

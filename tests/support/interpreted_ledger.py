@@ -283,7 +283,6 @@ def test_a_kernel_that_reads_other_bytes_is_caught(monkeypatch: pytest.MonkeyPat
         check(backend("llama", "q4_0"), STEPS["decode"])
 
 
-@pytest.mark.parametrize("name", ["decode", "prefill"])
 @cache
 def recurrent(name: str, threads: int) -> InterpretedBackend:
     """Two layers of one head of 64, ranks and rows that fill no register."""

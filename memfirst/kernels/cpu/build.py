@@ -10,7 +10,7 @@ import ast
 import copy
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -177,6 +177,38 @@ def resolve(statics: Mapping[str, Static]) -> dict[str, Any]:
 
 def specialise(function: Callable[..., Any], values: Mapping[str, Any], name: str) -> Callable[..., Any]:
     """The kernel's function with its static parameters fixed, under another name: plain Python that Numba can type."""
+    definition, space = _specialised(function, values, name)
+    return _made(definition, space, function)
+
+
+def entry(function: Callable[..., Any], values: Mapping[str, Any], name: str) -> Callable[..., Any]:
+    """As `specialise`, called with (args, worker, lo, hi): parameters come from 64-bit words at address `args`."""
+    from memfirst.kernels.cpu import memory
+
+    definition, space = _specialised(function, values, name)
+    definition.args.args = [ast.arg("args"), *definition.args.args[-3:]]
+    definition.body = ast.parse(_unpacking(params(function))).body + definition.body
+    return _made(definition, space | {f"memory__{member}": getattr(memory, member) for member in dir(memory)}, function)
+
+
+def _unpacking(kinds: Iterable[tuple[str, str]]) -> str:
+    """Assigns a record's words to parameters."""
+    word, lines = 0, []
+    for name, kind in kinds:
+        at = f"record__[{word}]"
+        if kind in lang.ARRAYS:
+            lines.append(f"{name} = memory__view_{kind}({at}, record__[{word + 1}])")
+            word += 1
+        else:
+            lines.append(f"{name} = {at}" if kind == "int" else f"{name} = memory__float_of({at})")
+        word += 1
+    return "\n".join([f"record__ = memory__view_i64(args, {word})", *lines])
+
+
+def _specialised(
+    function: Callable[..., Any], values: Mapping[str, Any], name: str
+) -> tuple[ast.FunctionDef, dict[str, Any]]:
+    """Its definition, static parameters fixed and without annotations, and the names that it uses."""
     definition = _definition(function)
     definition.decorator_list, definition.args.kwonlyargs, definition.args.kw_defaults = [], [], []
     definition.returns, definition.name = None, name
@@ -184,12 +216,16 @@ def specialise(function: Callable[..., Any], values: Mapping[str, Any], name: st
         argument.annotation = None
     space = dict(function.__globals__)
     definition.body = Specialise({**_constants(function), **values}, space).statements(definition.body)
-    tree = ast.Module([definition], [])
     for static, value in values.items():
         if isinstance(value, ModuleType):
             space |= {f"{static}__{member}": getattr(value, member) for member in dir(value)}
-    exec(compile(ast.fix_missing_locations(tree), function.__code__.co_filename, "exec"), space)
-    result: Callable[..., Any] = space[name]
+    return definition, space
+
+
+def _made(definition: ast.FunctionDef, space: dict[str, Any], origin: Callable[..., Any]) -> Callable[..., Any]:
+    tree = ast.fix_missing_locations(ast.Module([definition], []))
+    exec(compile(tree, origin.__code__.co_filename, "exec"), space)
+    result: Callable[..., Any] = space[definition.name]
     return result
 
 
@@ -203,26 +239,6 @@ def params(function: Callable[..., Any]) -> tuple[tuple[str, str], ...]:
     arguments = list(inspect.signature(function).parameters.values())
     runtime = [a for a in arguments if a.kind is not a.KEYWORD_ONLY][:-3]
     return tuple((a.name, str(a.annotation)) for a in runtime)
-
-
-def _entry(name: str, body: Callable[..., Any], kinds: tuple[tuple[str, str], ...]) -> Callable[..., Any]:
-    """`name(args, worker, lo, hi)`: unpacks a record of 64-bit words at address `args`, calls the kernel."""
-    from memfirst.kernels.cpu import memory
-
-    words, parts = 0, []
-    for _, kind in kinds:
-        if kind in lang.ARRAYS:
-            parts.append(f"view_{kind}(r[{words}], r[{words + 1}])")
-            words += 2
-        else:
-            parts.append(f"r[{words}]" if kind == "int" else f"float_of(r[{words}])")
-            words += 1
-    text = f"def {name}(args, worker, lo, hi):\n    r = view_i64(args, {words})\n"
-    text += f"    return body({', '.join([*parts, 'worker', 'lo', 'hi'])})\n"
-    space: dict[str, Any] = {**vars(memory), "body": body}
-    exec(text, space)
-    result: Callable[..., Any] = space[name]
-    return result
 
 
 def build(module: str, name: str, statics: Mapping[str, Static]) -> Built:
@@ -240,16 +256,13 @@ def assembly(module: str, name: str, statics: Mapping[str, Static]) -> str:
 
 def compiled(module: str, name: str, statics: Mapping[str, Static]) -> tuple[tuple[tuple[str, str], ...], Any]:
     """Its parameters, and what Numba made of it."""
-    from numba import njit, types
+    from numba import types
 
     _use_found_features()
     function = getattr(import_module(f"{__package__}.{module}"), name)
-    kinds = params(function)
-    unique = _unique(module, name, statics)
-    body = njit(**lang.FLAGS)(specialise(function, resolve(statics), f"{unique}_body"))
     signature = types.int64(types.int64, types.int64, types.int64, types.int64)
-    entry = njit(signature, **lang.FLAGS)(_entry(unique, body, kinds))
-    return kinds, entry.overloads[entry.signatures[0]]
+    made: Any = lang.compiled(entry(function, resolve(statics), _unique(module, name, statics)), signature)
+    return params(function), made.overloads[made.signatures[0]]
 
 
 def _use_found_features() -> None:

@@ -7,11 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+
+from filelock import FileLock, Timeout
 
 from memfirst.errors import BackendError
 from memfirst.kernels.cpu import library
@@ -23,6 +26,9 @@ _CHILD = [sys.executable, "-P", "-c", "from memfirst.kernels.cpu.compiling impor
 
 NICE = "MEMFIRST_COMPILER_NICE"
 """Tells a child how far to step back."""
+
+PATIENCE = 30.0
+"""Seconds without a kernel after which what another process claims is compiled here too: it may be stopped."""
 
 
 def compile_one(key: Key) -> bytes:
@@ -39,9 +45,8 @@ def compile_all(paths: Mapping[Key, Path], progress: library.Progress | None) ->
     out: dict[Key, bytes] = {}
     if progress:
         progress(0, len(paths), "")
-    for key, blob in _compiled(list(paths)):
+    for key, blob in _compiled(paths):
         out[key] = blob
-        keep(paths[key], blob)
         if progress:
             progress(len(out), len(paths), key[0])
     return out
@@ -65,16 +70,16 @@ def keep(path: Path, blob: bytes) -> None:
     library.unsaved[path] = blob
 
 
-def _compiled(keys: Sequence[Key]) -> Iterator[tuple[Key, bytes]]:
+def _compiled(paths: Mapping[Key, Path]) -> Iterator[tuple[Key, bytes]]:
     """Each key with its file, as children finish them; big tiles first, so that the children end together."""
     todo: SimpleQueue[Key] = SimpleQueue()
     done: SimpleQueue[tuple[Key, bytes]] = SimpleQueue()
-    for key in sorted(keys, key=lambda k: int(dict(k[1]).get("TILE", 0)), reverse=True):
+    for key in sorted(paths, key=lambda k: int(dict(k[1]).get("TILE", 0)), reverse=True):
         todo.put(key)
-    workers = min(len(keys), os.cpu_count() or 1)
+    workers = min(len(paths), os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool, children(workers) as compilers:
-        futures = [pool.submit(_feed, child, todo, done) for child in compilers]
-        for _ in keys:
+        futures = [pool.submit(_feed, child, paths, todo, done) for child in compilers]
+        for _ in paths:
             while True:
                 try:
                     yield done.get(timeout=0.1)
@@ -113,14 +118,51 @@ def children(count: int, nice: int = 0) -> Iterator[list[Child]]:
                     pipe.close()  # type: ignore[union-attr]
 
 
-def _feed(child: Child, todo: SimpleQueue[Key], done: SimpleQueue[tuple[Key, bytes]]) -> None:
-    """Gives keys to one child until none is left."""
+def _feed(
+    child: Child, paths: Mapping[Key, Path], todo: SimpleQueue[Key], done: SimpleQueue[tuple[Key, bytes]]
+) -> None:
+    """Gives keys to one child until none is left; those that another process compiles come last, from its file."""
+    latest = time.monotonic() + PATIENCE
     while True:
         try:
             key = todo.get_nowait()
         except Empty:
             return
-        done.put((key, compiled(child, key)))
+        with _claim(paths[key]) as ours:
+            blob = library.read(paths[key])
+            if blob is None and (ours or time.monotonic() > latest):
+                blob = compiled(child, key)
+                keep(paths[key], blob)
+                latest = time.monotonic() + PATIENCE
+        if blob is None:
+            todo.put(key)
+            time.sleep(0.02)
+        else:
+            done.put((key, blob))
+
+
+@contextmanager
+def _claim(path: Path) -> Iterator[bool]:
+    """Whether no other process compiles for this file now: several that start together (ranks, replicas) share the
+    work. A claim ends with its process; where the folder cannot be written, everyone compiles."""
+    lock = FileLock(path.with_suffix(".lock"), timeout=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError:
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(
+                missing_ok=True
+            )  # before others get it: who has it open finds the kernel's file
+        lock.release()
 
 
 def compiled(child: Child, key: Key) -> bytes:

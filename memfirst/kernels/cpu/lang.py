@@ -41,10 +41,17 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """A helper that kernels call: compiled by Numba and inlined by LLVM, or plain Python."""
     if INTERPRETED:
         return function
+    return compiled(function)
+
+
+def compiled(function: Callable[..., Any], *signature: Any) -> Callable[..., Any]:
+    """`function` by Numba: at once for a signature, else when it is called by what is compiled."""
     from numba import njit
 
-    compiled: Callable[..., Any] = njit(**FLAGS)(function)
-    return compiled
+    from memfirst.kernels.cpu.passes import KernelCompiler
+
+    result: Callable[..., Any] = njit(*signature, pipeline_class=KernelCompiler, **FLAGS)(function)
+    return result
 
 
 def macro(function: Callable[..., Any]) -> Callable[..., Any]:

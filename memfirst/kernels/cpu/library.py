@@ -107,6 +107,19 @@ def decode(blob: bytes) -> tuple[str, tuple[tuple[str, str], ...], bytes] | None
         return None
 
 
+def read(path: Path) -> bytes | None:
+    """A kernel's file; None where there is none, or it is damaged."""
+    if path in unsaved:
+        return unsaved[path]
+    try:
+        blob = path.read_bytes()
+        if time.time() - path.stat().st_mtime > DAY:
+            os.utime(path)  # so that `prune` sees that it is used
+    except OSError:
+        return None
+    return blob if decode(blob) else None
+
+
 def write_atomically(path: Path, blob: bytes) -> None:
     """Whole under its name, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -134,7 +147,7 @@ def prune(folder: Path, titles: Iterable[str]) -> None:
             used = path.stat().st_mtime
             if used < oldest:
                 path.unlink(missing_ok=True)
-            elif (name := path.name.rsplit(".", 2)[0]) in wanted:
+            elif path.suffix == ".o" and (name := path.name.rsplit(".", 2)[0]) in wanted:
                 wanted[name].append((used, path))
         for versions in wanted.values():
             for _, path in sorted(versions, reverse=True)[VERSIONS:]:
@@ -187,16 +200,7 @@ class Library:
         return all(key in self.loaded or self._read(key) for key in keys)
 
     def _read(self, key: Key) -> bytes | None:
-        path = self.path(key)
-        if path in unsaved:
-            return unsaved[path]
-        try:
-            blob = path.read_bytes()
-            if time.time() - path.stat().st_mtime > DAY:
-                os.utime(path)  # so that `prune` sees that it is used
-        except OSError:
-            return None
-        return blob if decode(blob) else None
+        return read(self.path(key))
 
     def _remembered(self) -> dict[str, Source]:
         try:
