@@ -122,7 +122,7 @@ def _gaussian_blocks(codec: Codec, count: int, columns: int, random: np.random.G
 
 def _vector(info: TensorInfo, random: np.random.Generator) -> U8:
     """f32: norms 1 ± 0.1, biases 0 ± 0.1."""
-    middle = 1.0 if info.name.endswith("_norm.weight") else 0.0
+    middle = 1.0 if info.name.endswith(("_norm.weight", "_norm")) else 0.0
     noise = random.standard_normal(info.shape, np.float32) * np.float32(0.1)
     return (noise + np.float32(middle)).view(np.uint8)
 

@@ -293,6 +293,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "qwen3_vl_text": "qwen3",
     "qwen3_vl_moe_text": "qwen3moe",
     "falcon_mamba": "mamba",
+    "falcon_h1": "falcon-h1",
     "granitemoehybrid": "granitehybrid",
 }
 """config.json `model_type` -> `general.architecture`; others keep their own name."""
@@ -326,6 +327,7 @@ CLASSES: Mapping[str, str] = {
     "MambaForCausalLM": "mamba",
     "FalconMambaForCausalLM": "mamba",
     "Mamba2ForCausalLM": "mamba2",
+    "FalconH1ForCausalLM": "falcon-h1",
     "Rwkv6ForCausalLM": "rwkv6",
     "RWKV7ForCausalLM": "rwkv7",
     "JambaForCausalLM": "jamba",

@@ -134,7 +134,14 @@ _NEMOTRON_H: Plain = {
     **_block(_NEMOTRON, "backbone"),
     **_block(_NEMOTRON, "model"),
 }
+_FALCON_H1 = {
+    **_HYBRID,
+    "pre_ff_layernorm.weight": "ffn_norm",
+    **{f"feed_forward.{n}_proj.weight": f"ffn_{n}.weight" for n in ("gate", "up", "down")},
+}
+"""Its second norm has no ".weight" in GGUF."""
 PLAIN: Mapping[str, Plain] = {
+    "falcon-h1": {**_TOP, "model.final_layernorm.weight": "output_norm.weight", **_block(_FALCON_H1, "model")},
     "nemotron_h": _NEMOTRON_H,
     "nemotron_h_moe": _NEMOTRON_H,
     "mamba": _BACKBONE,
@@ -178,6 +185,7 @@ _DENSE = {
     "shared_mlp.output_linear.weight": (("ffn_down.weight", whole, None),),
 }
 _VIEWS: Mapping[str, Mapping[str, Row]] = {
+    "falcon-h1": _views(_second("mamba"), "model"),
     "mamba": _views(_first("mixer"), "backbone"),
     "mamba2": _views(_second("mixer"), "backbone"),
     "jamba": _views(_first("mamba"), "model"),

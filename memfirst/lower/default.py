@@ -27,7 +27,7 @@ from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.multiply import Multiply
 from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import HALF, Rope
-from memfirst.graph.ops.scale import Scale
+from memfirst.graph.ops.scale import Scale, ScaleParts
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
 from memfirst.graph.ops.token_gate import TokenGate
@@ -429,20 +429,20 @@ def _(op: Multiply, d: Default) -> Value:
 
 @lower.register
 def _(op: Scale, d: Default) -> Value:
-    return _each(op, d, "scale", {}, factor=op.factor)
+    return each(op, d, "scale", factor=op.factor)
 
 
 @lower.register
 def _(op: Activation, d: Default) -> Value:
-    return _each(op, d, "activate", {"ACT": op.function})
+    return each(op, d, "activate", op.function)
 
 
-def _each(op: Scale | Activation, d: Default, kernel: str, statics: dict[str, str], **more: NodeOperand) -> Value:
+def each(op: Scale | ScaleParts | Activation, d: Default, kernel: str, act: str = "", **more: NodeOperand) -> Value:
     """A function of each value, over the input where nobody else reads it."""
     x = d.input(op)
     x = d.dense(x, op) if x.picked else x
     out = x if d.last_use(op) else d.new(op.output, op.width, x.rows)
-    call = KERNELS[f"elementwise.{kernel}"].call(one(x, out) | more, op.name, **statics)
+    call = KERNELS[f"elementwise.{kernel}"].call(one(x, out) | more, op.name, **({"ACT": act} if act else {}))
     d.columns(op.name, [call], [x], out, d.moves(op))
     return out
 

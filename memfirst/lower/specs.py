@@ -242,6 +242,7 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("elementwise.add", COLUMNS, _PAIR, "", _columns),
         _spec("elementwise.multiply", COLUMNS, _PAIR, "", _columns),
         _spec("elementwise.scale", COLUMNS, f"{_ONE} factor", "", _columns),
+        _spec("elementwise.scale_columns", COLUMNS, "x factors out step count stride_x stride", "", _columns),
         _spec("elementwise.softcap", COLUMNS, f"{_ONE} cap", "", _columns),
         _spec("elementwise.activate", COLUMNS, _ONE, "ACT", _columns),
         _spec("elementwise.norm_heads", COLUMNS, f"y w {_AFTER} head_dim eps offset", "", _columns),

@@ -1,13 +1,15 @@
-"""The default lowering of state-space scans: by channels (Mamba) and by heads (Mamba-2)."""
+"""The default lowering of state-space scans, by channels (Mamba) and by heads (Mamba-2), and of factors by column."""
 
 from __future__ import annotations
 
 from memfirst.errors import UnsupportedError
 from memfirst.graph.ops.channel_scan import ChannelScan
+from memfirst.graph.ops.scale import ScaleParts
 from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.graph.traffic import ACTIVATIONS, STATE_READ, STATE_WRITE, WEIGHTS
-from memfirst.lower.default import STEP, Args, Default, lower, multiple, only, touch, weight_ref
+from memfirst.lower.default import STEP, Args, Default, each, lower, multiple, only, touch, weight_ref
 from memfirst.lower.nodes import ROWS, Moves, PrivateStride, Scratch, Value
+from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.state import clear, state_call, state_touch
 from memfirst.lower.step_fields import count_of
@@ -96,3 +98,8 @@ def _head_inputs(op: SelectiveScan, d: Default, moves: Moves) -> tuple[Value, Va
     node = d.columns(f"{op.name}_steps", [call], [dt], delta, moves)
     node.writes.append(touch(decay))
     return delta, decay
+
+
+@lower.register
+def _(op: ScaleParts, d: Default) -> Value:
+    return each(op, d, "scale_columns", factors=Ref("table", f"factors:{op.name}"))

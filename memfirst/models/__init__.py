@@ -42,7 +42,7 @@ ARCHITECTURES: Mapping[str, Architecture[Any]] = _Registry(
     {name: name for name in _NAMED_AS_THEIR_FILE}
     | {"qwen3next": "qwen3_next", "qwen35": "qwen3_5", "qwen35moe": "qwen3_5_moe"}
     | {"qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "granitehybrid": "granite_hybrid"}
-    | {"hunyuan-dense": "hunyuan_dense", "mistral3": "ministral3"}
+    | {"falcon-h1": "falcon_h1", "hunyuan-dense": "hunyuan_dense", "mistral3": "ministral3"}
     | {"qwen2moe": "qwen2_moe", "glm4moe": "glm4_moe", "minimax-m2": "minimax_m2", "ernie4_5-moe": "ernie4_5_moe"}
     | {"lfm2moe": "lfm2_moe", "granitemoe": "granite_moe", "hunyuan-moe": "hunyuan_moe"}
 )

@@ -67,6 +67,8 @@ class Heads:
     """Each head of v is normalized, without a weight (Gemma 4)."""
     shares: int | None = None
     """The layer whose keys and values it attends; None: its own."""
+    multipliers: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of what the projections of q, k and v give (Falcon-H1)."""
     output_gate: bool = False
     """The projection of q gives each head a gate too, whose sigmoid multiplies what it attended (Qwen3-Next)."""
 
@@ -250,7 +252,8 @@ class Builder:
             return self.cut({f"{at}_{part}": width for part, width in h.widths.items()}, together)
         parts = "q" if h.shares is not None else "qk" if h.k_is_v else "qkv"
         widths = h.widths | {"q": h.widths["q"] * (1 + h.output_gate)}
-        made = [self.linear(f"{at}_{part}", x, widths[part], h.bias) for part in parts]
+        factors = dict(zip("qkv", h.multipliers, strict=True))
+        made = [self.linear(f"{at}_{part}", x, widths[part], h.bias, factors[part]) for part in parts]
         return made + made[1:] if parts == "qk" else made
 
     def _values(self, name: str, v: str, h: Heads) -> str:
@@ -283,18 +286,20 @@ class Builder:
 
     def gated(
         self, at: str, x: str, width: int, activation: str, bias: bool = False, scale: float = 1.0,
-        fused: bool = False, suffix: str = "",
+        fused: bool = False, suffix: str = "", gate_scale: float = 1.0,
     ) -> str:  # fmt: skip
         """A gated feed-forward, [n, hidden] -> [n, hidden] times `scale`.
 
         fused   one tensor, `up`, gives gate and up
         suffix  "_shexp" of a shared expert
+        gate_scale  multiplies what the gate's own tensor gives
         """
         if fused:
             both = self.linear(f"{at}_up{suffix}", x, 2 * width, bias)
             gate, up = self.cut({f"{at}_gate_part{suffix}": width, f"{at}_up_part{suffix}": width}, both)
         else:
-            gate, up = (self.linear(f"{at}_{part}{suffix}", x, width, bias) for part in ("gate", "up"))
+            scales = {"gate": gate_scale, "up": 1.0}
+            gate, up = (self.linear(f"{at}_{part}{suffix}", x, width, bias, s) for part, s in scales.items())
         inner = self.glu(f"{at}_glu{suffix}", gate, up, activation)
         return self.linear(f"{at}_down{suffix}", inner, self.hidden_size, bias, scale)
 

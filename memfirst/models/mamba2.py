@@ -10,6 +10,7 @@ from memfirst.errors import ConfigError
 from memfirst.graph import Graph
 from memfirst.graph.ops.conv import CausalConv1d
 from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.scale import ScaleParts
 from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.models import decoder, recurrent
 from memfirst.models import reader as limits
@@ -23,7 +24,12 @@ NATIVE = {"d_state": "state_size", "d_conv": "conv_kernel", "headdim": "head_dim
 
 @dataclass(frozen=True)
 class Mixer:
-    """A mixer's widths, named as in config.json: `num_heads` of `head_dim`, B and C in `n_groups`."""
+    """A mixer's widths, named as in config.json: `num_heads` of `head_dim`, B and C in `n_groups`.
+
+    normed       what the gate gives is normalized
+    multipliers  Falcon-H1's, of the parts of the first projection: gate, x, B, C and dt
+    out          multiplies what the mixer gives
+    """
 
     hidden_size: int
     num_heads: int
@@ -31,6 +37,9 @@ class Mixer:
     state_size: int
     n_groups: int
     conv_kernel: int
+    normed: bool = True
+    multipliers: tuple[float, ...] = (1.0,) * 5
+    out: float = 1.0
 
     def __post_init__(self) -> None:
         if self.num_heads % self.n_groups:
@@ -42,6 +51,12 @@ class Mixer:
     def inner(self) -> int:
         """Channels of all heads."""
         return self.num_heads * self.head_dim
+
+    @property
+    def projected(self) -> dict[str, int]:
+        """Values of each part of the first projection, in their order."""
+        bc = self.n_groups * self.state_size
+        return {"z": self.inner, "x": self.inner, "b": bc, "c": bc, "dt": self.num_heads}
 
     @property
     def convolved(self) -> int:
@@ -169,14 +184,19 @@ def mixer(b: Builder, at: str, x: str, m: Mixer) -> str:
     """In, convolution, scan, gate, norm, out: [n, hidden] -> [n, hidden] (arXiv:2405.21060, section 7)."""
     inner, heads = m.inner, m.num_heads
     all_parts = b.linear(f"{at}_in", x, inner + m.convolved + heads)
+    if any(factor != 1 for factor in m.multipliers):
+        parts = tuple(zip(m.projected.values(), m.multipliers, strict=True))
+        all_parts = b.add(ScaleParts(f"{at}_in_scale", (all_parts,), f"{at}_in_scale", parts))
     gate = b.slice(f"{at}_z", all_parts, 0, inner)
     dt = b.slice(f"{at}_dt", all_parts, inner + m.convolved, heads)
     part = _convolved(b, at, b.slice(f"{at}_xbc", all_parts, inner, m.convolved), m)
     scanned = _scanned(b, at, part, dt, m)
     gated = b.glu(f"{at}_gate", gate, scanned)
+    if not m.normed:
+        return b.linear(f"{at}_out", gated, m.hidden_size, scale=m.out)
     weight = b.w(f"{at}_norm.weight", (m.n_groups, inner // m.n_groups))
     normed = b.add(RMSNorm(f"{at}_norm", (gated,), f"{at}_norm", weight, b.eps, heads=m.n_groups))
-    return b.linear(f"{at}_out", normed, m.hidden_size)
+    return b.linear(f"{at}_out", normed, m.hidden_size, scale=m.out)
 
 
 def _convolved(b: Builder, at: str, x: str, m: Mixer) -> str:

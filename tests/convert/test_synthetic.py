@@ -29,6 +29,8 @@ from memfirst.text.bytes_of_tokens import escaped
 from tests.support.dense_configs import MODELS as DENSE
 from tests.support.experts_configs import MODELS as EXPERTS
 from tests.support.recurrent_configs import (
+    FALCON_H1_7B,
+    FALCON_H1_500M,
     FALCON_MAMBA,
     GRANITE_1B,
     GRANITE_TINY,
@@ -382,6 +384,10 @@ STATE = {
     "nemotron_h_moe": NEMOTRON_30B | {"hidden_size": 128, "moe_intermediate_size": 96, "mamba_num_heads": 16,
                                       "n_routed_experts": 8, "moe_shared_expert_intermediate_size": 64,
                                       "num_attention_heads": 4, "moe_latent_size": 64},
+    "falcon_h1": FALCON_H1_500M | {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2,
+                                   "mamba_d_ssm": 256, "mamba_n_heads": 4},
+    "falcon_h1_normed": FALCON_H1_7B | {"hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2,
+                                        "mamba_d_ssm": 256, "mamba_n_heads": 2, "mamba_d_state": 32},
     "lfm2": lfm2(256, 384) | {"num_key_value_heads": 2},
     "lfm2_moe": LFM2_MOE | {"hidden_size": 128, "intermediate_size": 96, "moe_intermediate_size": 64,
                             "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 8},

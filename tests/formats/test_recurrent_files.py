@@ -157,6 +157,29 @@ def test_parity_live(name: str, tmp_path: Path) -> None:
         ("hf_qwen3_next", {"num_experts_per_tok": 3}),
         ("hf_lfm2", {"rope_parameters": {"rope_type": "default", "rope_theta": 120.0}}),
         ("hf_lfm2", {"norm_eps": 1e-5}),
+        *(
+            ("hf_falcon_h1", {key: value})
+            for key, value in {
+                "embedding_multiplier": 3.1,
+                "lm_head_multiplier": 0.41,
+                "attention_in_multiplier": 1.2,
+                "key_multiplier": 0.8,
+                "attention_out_multiplier": 0.75,
+                "ssm_in_multiplier": 0.7,
+                "ssm_out_multiplier": 0.55,
+                "mlp_multipliers": [0.8, 1.2],
+                "rms_norm_eps": 3e-2,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 150.0},
+            }.items()
+        ),
+        *(
+            (
+                "hf_falcon_h1_normed",
+                {"ssm_multipliers": [*([0.9, 1.4, 0.7, 1.6, 0.6][:i]), 1.0, *([0.9, 1.4, 0.7, 1.6, 0.6][i + 1 :])]},
+            )
+            for i in range(5)
+        ),
+        ("hf_falcon_h1_normed", {"mamba_n_groups": 1, "mamba_d_state": 16}),
         ("hf_nemotron_h", {"layer_norm_epsilon": 1e-5}),
         ("hf_nemotron_h", {"n_groups": 1, "mamba_num_heads": 4, "ssm_state_size": 16}),
         ("hf_nemotron_h_moe", {"routed_scaling_factor": 1.0}),
@@ -375,6 +398,9 @@ def test_the_cpu_backend_refuses_plainly(name: str, tmp_path: Path) -> None:
         ("granite_tiny", "rope.scaling.finetuned", True, "rotary positions"),
         ("granite_1b", "mystery", 1, "mystery"),
         ("lfm2", "shortconv.l_cache", 1, "at least 2 taps"),
+        ("falcon_h1", "ssm.time_step_rank", 7, "256 channels of 7 heads"),
+        ("falcon_h1", "attention.value_length", 32, "attention.value_length"),
+        ("falcon_h1", "attention.sliding_window", 32, "attention.sliding_window"),
         ("nemotron_h", "feed_forward_length", [0, 96, 0], "4 integers"),
         ("nemotron_h_moe", "expert_used_count", 5, "5 experts"),
         ("nemotron_h_moe", "nextn_predict_layers", 1, "nextn_predict_layers"),

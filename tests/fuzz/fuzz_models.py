@@ -50,7 +50,7 @@ SMALL_FILES = tuple(name for name in FILES if name != "EXAONE-4.0-32B")
 """Its 64 layers are EXAONE-4.0-1.2B's."""
 SCANS = (
     "mamba", "falcon_mamba", "mamba2", "jamba", "granite_tiny", "granite_1b",
-    "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe",
+    "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "falcon_h1", "falcon_h1_normed",
 )  # fmt: skip
 """Models whose files are written by `recurrent_files`."""
 KINDS = ("f32", "f16", "q8_0")

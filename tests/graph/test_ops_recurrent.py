@@ -15,7 +15,7 @@ from memfirst.graph.ops.blend import Blend
 from memfirst.graph.ops.channel_scan import ChannelScan
 from memfirst.graph.ops.layer_norm import LayerNorm
 from memfirst.graph.ops.multiply import Multiply
-from memfirst.graph.ops.scale import Scale
+from memfirst.graph.ops.scale import Scale, ScaleParts
 from memfirst.graph.ops.stacked_linear import StackedLinear
 from memfirst.graph.ops.token_gate import TokenGate
 from memfirst.graph.ops.token_lerp import TokenLerp
@@ -188,6 +188,8 @@ def test_values_one_by_one() -> None:
     close(Bench(Multiply("m", ("x", "y"), "o", 4))(one(0, 2), x, y), x * y)
     close(Bench(Blend("b", ("x", "y", "z"), "o", 4))(one(0, 2), x, y, z), x * (1 - z) + y * z, atol=1e-5)
     close(Bench(Scale("s", ("x",), "o", 4, 0.22))(one(0, 2), x), 0.22 * x.astype(np.float64))
+    parts = Bench(ScaleParts("s", ("x",), "o", ((1, 0.5), (2, -3.0), (1, 1.0))))
+    close(parts(one(0, 2), x), x * np.array([0.5, -3, -3, 1], np.float64))
     close(Bench(ScaledKey("k", ("x", "y"), "o", weight("w", 4)), w=w)(one(0, 2), x, y), x * (1 - w + w * y), atol=1e-5)
     bonus = Bench(HeadBonus("b", tuple("xrkv"), "o", weight("w", 4), 2), w=w)(one(0, 2), x, y, z, x)
     expected = x.astype(np.float64).copy()
@@ -213,6 +215,7 @@ PRICES: list[tuple[Op, int, int, int]] = [
     (HeadBonus("b", tuple("xrkv"), "y", weight("w", 4), 2), 16, 0, 20),
     (ScaledKey("k", ("k", "a"), "y", weight("w", 4)), 16, 0, 16),
     (Scale("s", ("x",), "y", 4, 2.0), 0, 0, 4),
+    (ScaleParts("s", ("x",), "y", ((1, 2.0), (3, 0.5))), 0, 0, 4),
 ]
 
 

@@ -292,6 +292,8 @@ def test_sums_and_products_of_columns(out: int) -> None:
 def test_scaled_and_capped_columns(out: int) -> None:
     x = random(3, 48) * np.float32(30)
     np.testing.assert_array_equal(columns("scale", x, factor=0.3, out=out), (x * np.float32(0.3))[:, 16:43])
+    factors = random(48, seed=2)
+    np.testing.assert_array_equal(columns("scale_columns", x, factors=factors, out=out), (x * factors)[:, 16:43])
     capped = 30 * np.tanh(x.astype(np.float64) / 30)
     np.testing.assert_allclose(columns("softcap", x, cap=30.0, out=out), capped[:, 16:43], rtol=1e-6)
 

@@ -45,6 +45,8 @@ FILES = (
     "lfm2moe",
     "nemotron_h",
     "nemotron_h_moe",
+    "falcon_h1",
+    "falcon_h1_normed",
 )
 FOLDERS = tuple(CASES)
 TOKENS = np.random.default_rng(2).integers(0, 48, 400).astype(np.int32)

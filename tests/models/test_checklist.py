@@ -23,7 +23,7 @@ FIXTURES = ROOT / "tests" / "fixtures"
 
 STATE = (
     *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid", "qwen3next", "qwen35", "qwen35moe"),
-    *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe"),
+    *("lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "falcon-h1"),
 )
 """Their published configs are functions of tests/support/recurrent_configs.py, their files recurrent_files.py's."""
 NO_FOLDERS = ("rwkv6", "rwkv7")

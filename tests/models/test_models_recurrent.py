@@ -19,6 +19,8 @@ from memfirst.graph import Graph, KVCache, decode
 from memfirst.graph.ops.rope import Rope
 from memfirst.models import ShapeOnly
 from tests.support.recurrent_configs import (
+    FALCON_H1_7B,
+    FALCON_H1_500M,
     FALCON_MAMBA,
     GRANITE_1B,
     GRANITE_TINY,
@@ -38,6 +40,7 @@ from tests.support.recurrent_configs import (
     RWKV7,
     Config,
     build,
+    falcon_h1,
     lfm2,
     mamba,
     mamba2,
@@ -52,7 +55,8 @@ from tests.support.recurrent_files import SPECS
 # The first six and Jamba's are published totals. RWKV-6 1.6B's is the count of its checkpoint's 582 tensors, and the
 # closed form that gives it gives the others: 13·d²·L + (10·mix + 2·decay + 16)·d·L + 4·d + 2·d·V, mix and decay 32
 # and 64, or 64 and 128 where d = 4096. RWKV-7's leave out the value residual of layer 0, which nothing reads
-# ((2·rank + 1)·d in checkpoints that hold it).
+# ((2·rank + 1)·d in checkpoints that hold it). Falcon-H1's of 0.5B, 1.5B and 7B are
+# published totals.
 SIZES: dict[str, tuple[Config, int, int, int, int]] = {
     "mamba-130m": (MAMBA_130M, 129_135_360, 700_416, 36_864, 0),
     "mamba-370m": (mamba(1024, 48), 371_516_416, 1_867_776, 98_304, 0),
@@ -84,6 +88,18 @@ SIZES: dict[str, tuple[Config, int, int, int, int]] = {
     "lfm2-8b-a1b": (LFM2_MOE, 8_339_930_560, 73_728, 36_864, 12_288),
     "nemotron-h-8b": (NEMOTRON_8B, 8_100_852_736, 25_903_104, 245_760, 16_384),
     "nemotron-3-nano-30b": (NEMOTRON_30B, 31_577_940_288, 12_482_560, 141_312, 6_144),
+    "falcon-h1-0.5b": (FALCON_H1_500M, 521_411_104, 7_271_424, 64_512, 18_432),
+    "falcon-h1-1.5b": (falcon_h1(2048, 24, 8, (48, 64), 4608, 65_537), 1_554_863_488, 19_132_416, 86_016, 24_576),
+    "falcon-h1-1.5b-deep": (falcon_h1(1280, 66, 6, (24, 64), 3072, 65_537), 1_554_874_768, 26_357_760, 135_168, 67_584),
+    "falcon-h1-3b": (falcon_h1(2560, 32, 10, (32, 128), 6144, 65_537), 3_149_392_384, 33_996_800, 147_456, 32_768),
+    "falcon-h1-7b": (FALCON_H1_7B, 7_585_648_736, 44 * (24 * 128 * 256 + 3 * 3584), 44 * 3584, 45_056),
+    "falcon-h1-34b": (
+        falcon_h1(5120, 72, 20, (32, 128), 21_504, 261_120, num_key_value_heads=4, mamba_n_groups=2),
+        33_642_516_224,
+        76_603_392,
+        368_640,
+        147_456,
+    ),
     "qwen3-next-80b-a3b": (QWEN3_NEXT, 79_674_391_296, 36 * (32 * 128 * 128 + 3 * 8192), 36 * 8192, 24_576),
     "qwen3.5-27b": (QWEN35, 26_895_998_464, 48 * (48 * 128 * 128 + 3 * 10_240), 48 * 10_240, 65_536),
     "qwen3.5-35b-a3b": (QWEN35_MOE, 34_660_610_688, 30 * (32 * 128 * 128 + 3 * 8192), 30 * 8192, 20_480),
@@ -189,6 +205,17 @@ def changed(config: Config, change: Config) -> Config:
         (GRANITE_TINY, {"position_embedding_type": "rope"}, "position_embedding_type"),
         (GRANITE_TINY, {"mamba_d_head": 32}, "48 heads of 32"),
         (GRANITE_1B, {"shared_intermediate_size": 0}, "neither experts"),
+        (FALCON_H1_500M, {"mamba_rms_norm": True, "mamba_norm_before_gate": True}, "mamba_norm_before_gate"),
+        (FALCON_H1_7B, {"mamba_norm_before_gate": None}, "mamba_norm_before_gate"),
+        (FALCON_H1_500M, {"mamba_d_ssm": 1500}, "1500 channels of 24 heads"),
+        (FALCON_H1_500M, {"mamba_d_head": 32}, "mamba_d_head"),
+        (FALCON_H1_500M, {"mlp_multipliers": [1.0]}, "mlp_multipliers"),
+        (FALCON_H1_500M, {"ssm_multipliers": [1.0, 1.0, "a", 1.0, 1.0]}, "a number"),
+        (FALCON_H1_500M, {"key_multiplier": float("nan")}, "key_multiplier"),
+        (FALCON_H1_500M, {"attn_layer_indices": [0]}, "attn_layer_indices"),
+        (FALCON_H1_500M, {"projectors_bias": True}, "projectors_bias"),
+        (FALCON_H1_500M, {"mamba_conv_bias": False}, "mamba_conv_bias"),
+        (FALCON_H1_500M, {"num_key_value_heads": 3}, "KV heads"),
         (QWEN3_NEXT, {"linear_num_value_heads": 24}, "24 value heads over 16 key heads"),
         (QWEN3_NEXT, {"linear_conv_kernel_dim": 1}, "at least 2 taps"),
         (QWEN3_NEXT, {"layer_types": ["linear_attention"] * 47}, "layer_types"),

@@ -165,6 +165,27 @@ def granite_hybrid(c: Config) -> Model:
     return model(tensors(), [cached if a else None for a in attends], [None if a else state for a in attends])
 
 
+def falcon_h1(c: Config) -> Model:
+    """Attention and Mamba-2 in every layer, of which the latter has a norm where it says so, then a SwiGLU whose norm
+    is stored without ".weight"."""
+    s = sizes(c)
+    inner = c["mamba_d_ssm"] or c.get("mamba_expand", 2) * s.d
+    heads = c["mamba_n_heads"]
+    of = (heads, inner // heads, c["mamba_d_state"], c["mamba_n_groups"], c["mamba_d_conv"])
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm")
+            yield Tensor("ffn_norm", i, (s.d,))
+            yield from qkvo(i, s)
+            mixer = dual(i, s.d, *of, c.get("mamba_conv_bias", True))
+            yield from (t for t in mixer if c["mamba_rms_norm"] or "ssm_norm" not in t.kind)
+            yield from swiglu(i, s.d, s.ffn)
+        yield from outside(c, c["tie_word_embeddings"])
+
+    return model(tensors(), [Keys(s.kv, s.head_dim, s.head_dim)] * s.layers, [dual_state(*of)] * s.layers)
+
+
 def nemotron_h(c: Config) -> Model:
     """A norm and one thing a layer: Mamba-2, attention whose heads are as wide as stated, or two matrices around a
     squared ReLU, as a feed-forward or as experts (on a latent, where there is one) beside a shared one."""
@@ -209,4 +230,5 @@ def nemotron_h(c: Config) -> Model:
 FAMILIES: dict[str, Callable[[Config], Model]] = {
     "mamba": mamba, "falcon_mamba": mamba, "mamba2": mamba2, "rwkv6": rwkv6, "rwkv7": rwkv7,
     "jamba": jamba, "granitemoehybrid": granite_hybrid, "nemotron_h": nemotron_h,
+    "falcon_h1": falcon_h1,
 }  # fmt: skip

@@ -293,6 +293,19 @@ def nemotron_h(r: Random) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def falcon_h1(r: Random) -> dict[str, Any]:
+    heads, groups = 2 * r.randint(1, 4), r.choice([1, 2])
+    stated = r.random() < 0.7
+    found = transformer(r) | {
+        "head_dim": 96, "mamba_n_groups": groups, "mamba_d_state": r.choice([16, 32]), "mamba_d_conv": r.choice([3, 4]),
+        "mamba_rms_norm": r.random() < 0.5, "mamba_norm_before_gate": False, "mamba_expand": 2, "key_multiplier": 0.4,
+        "ssm_multipliers": [0.5, 0.25, 2.0, 1.0, 1.5], "ssm_out_multiplier": 0.2, "mlp_multipliers": [0.9, 0.6],
+    }  # fmt: skip
+    sizes = {"mamba_n_heads": heads, "mamba_d_ssm": 32 * heads, "mamba_d_head": 32}
+    unstated = {"mamba_n_heads": found["hidden_size"] // 16, "mamba_d_ssm": None, "mamba_d_head": "auto"}
+    return found | (sizes if stated else unstated)
+
+
 def olmo2(r: Random) -> dict[str, Any]:
     return transformer(r) | {"head_dim": None}
 
@@ -363,7 +376,7 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "rwkv7": rwkv7, "jamba": jamba, "granitemoehybrid": granite_hybrid,
     "qwen3_next": lambda r: delta(r, routed=True), "qwen3_5_text": lambda r: delta(r, routed=False),
     "qwen3_5_moe_text": lambda r: delta(r, routed=True),
-    "nemotron_h": nemotron_h,
+    "nemotron_h": nemotron_h, "falcon_h1": falcon_h1,
     "lfm2": lambda r: lfm2(r, routed=False), "lfm2_moe": lambda r: lfm2(r, routed=True),
 }  # fmt: skip
 """By model_type."""

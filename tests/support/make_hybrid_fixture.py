@@ -47,6 +47,14 @@ NEMOTRON: dict[str, Any] = {
     **ATTENTION, "head_dim": 16, "mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2,
     "layer_norm_epsilon": 1e-3, "num_nextn_predict_layers": 0,
 }  # fmt: skip
+FALCON: dict[str, Any] = {
+    **ATTENTION, "num_hidden_layers": 2, "head_dim": 16, "mamba_d_ssm": 48, "mamba_n_heads": 3, "mamba_d_head": 16,
+    "mamba_d_state": 8, "rms_norm_eps": 1e-3, "rope_parameters": {"rope_type": "default", "rope_theta": 100.0},
+    "embedding_multiplier": 3.0, "lm_head_multiplier": 0.4, "attention_in_multiplier": 1.3, "key_multiplier": 0.6,
+    "attention_out_multiplier": 0.7, "ssm_in_multiplier": 0.8, "ssm_out_multiplier": 0.5,
+    "ssm_multipliers": [0.9, 1.4, 0.7, 1.6, 0.6], "mlp_multipliers": [1.2, 0.8],
+}  # fmt: skip
+"""Each multiplier another: which one belongs where shows."""
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "hf_mamba": ("Mamba", {"state_size": 8, "conv_kernel": 3, "time_step_rank": 5}),
@@ -75,6 +83,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         **NEMOTRON, "layers_block_type": ["linear_attention", "moe", "full_attention", "moe"], "n_routed_experts": 6,
         "num_experts_per_tok": 2, "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 20,
         "moe_latent_size": 24, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 2.5,
+    }),
+    "hf_falcon_h1": ("FalconH1", FALCON),
+    "hf_falcon_h1_normed": ("FalconH1", {
+        **FALCON, "mamba_rms_norm": True, "mamba_norm_before_gate": False, "mamba_n_groups": 2, "mamba_n_heads": 2,
+        "mamba_d_head": 32, "mamba_d_ssm": 64, "tie_word_embeddings": True,
     }),
 }  # fmt: skip
 """By name: transformers' family, and what its config changes of SMALL."""

@@ -176,6 +176,8 @@ EXPERTS = (
            "minimax-m2", "weights parameters"),
     Mutant("granite's shared part is forgotten", f"{MODELS}.granite_hybrid:_feed_forward",
            "not c.shared_intermediate_size", "True", "granite hybrid", "weights parameters"),
+    Mutant("falcon-h1's mixer is never normed", f"{MODELS}.mamba2:mixer", "not m.normed", "True", "falcon-h1",
+           "weights parameters"),
     Mutant("jamba's experts one layer later", f"{MODELS}.jamba:_every", "== first", "== (first + 1) % step", "jamba",
            "tensors weights"),
 )  # fmt: skip

@@ -51,6 +51,7 @@ PROBES: dict[str, Callable[[], Case]] = {
     ),
     "rwkv7": lambda: tiny("rwkv7", 0),
     "jamba": lambda: tiny("jamba", 0, {"num_experts": 4, "attn_layer_offset": 1}),
+    "falcon-h1": lambda: tiny("falcon_h1", 0, {"mamba_rms_norm": True}),
     "granite hybrid": lambda: tiny("granitemoehybrid", 0, {"num_local_experts": 5}),
 }
 """Cases in which a mistake would show, each built when it is asked for."""

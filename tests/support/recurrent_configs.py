@@ -161,6 +161,30 @@ NEMOTRON_30B: Config = {  # nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16
     "num_experts_per_tok": 6, "num_key_value_heads": 2, "partial_rotary_factor": 1.0, "rope_theta": 10000,
     "routed_scaling_factor": 2.5, "topk_group": 1,
 }  # fmt: skip
+FALCON_H1_500M: Config = {  # tiiuae/Falcon-H1-0.5B-Instruct
+    "architectures": ["FalconH1ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0,
+    "attention_in_multiplier": 1.0, "attention_out_multiplier": 0.9375, "attn_layer_indices": None, "bos_token_id": 1,
+    "embedding_multiplier": 5.656854249492381, "eos_token_id": 11, "head_dim": 64, "hidden_act": "silu",
+    "hidden_size": 1024, "initializer_range": 0.02, "intermediate_size": 2048, "key_multiplier": 0.39062499999999994,
+    "lm_head_multiplier": 0.0390625, "mamba_chunk_size": 128, "mamba_conv_bias": True, "mamba_d_conv": 4,
+    "mamba_d_head": 64, "mamba_d_ssm": 1536, "mamba_d_state": 128, "mamba_expand": 2, "mamba_n_groups": 1,
+    "mamba_n_heads": 24, "mamba_norm_before_gate": False, "mamba_proj_bias": False, "mamba_rms_norm": False,
+    "mamba_use_mlp": True, "max_position_embeddings": 16384, "mlp_bias": False, "mlp_expansion_factor": 8,
+    "mlp_multipliers": [0.8838834764831844, 0.5859375], "model_type": "falcon_h1", "num_attention_heads": 8,
+    "num_hidden_layers": 36, "num_key_value_heads": 2, "num_logits_to_keep": 1, "pad_token_id": 0,
+    "projectors_bias": False, "rms_norm_eps": 1e-05, "rope_scaling": None, "rope_theta": 100000000000.0,
+    "ssm_in_multiplier": 1.25, "ssm_multipliers": [0.3535533905932738, 0.25, 0.3535533905932738, 0.5,
+    0.3535533905932738], "ssm_out_multiplier": 0.23570226039551587, "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16", "use_cache": True, "vocab_size": 32784,
+}  # fmt: skip
+FALCON_H1_7B: Config = {  # tiiuae/Falcon-H1-7B-Instruct
+    **FALCON_H1_500M, "attention_out_multiplier": 0.10416666666666667, "head_dim": 128, "hidden_size": 3072,
+    "intermediate_size": 12288, "key_multiplier": 0.030690398488999456, "lm_head_multiplier": 0.013020833333333334,
+    "mamba_chunk_size": 256, "mamba_d_head": 128, "mamba_d_ssm": 3072, "mamba_d_state": 256, "mamba_rms_norm": True,
+    "max_position_embeddings": 262144, "num_attention_heads": 12, "num_hidden_layers": 44, "vocab_size": 130048,
+    "ssm_in_multiplier": 0.4166666666666667, "ssm_multipliers": [0.3535533905932738, 0.25, 0.1767766952966369, 0.5,
+    0.3535533905932738], "ssm_out_multiplier": 0.11785113019775793,
+}  # fmt: skip
 NATIVE: Config = {  # state-spaces/mamba2-130m, whole
     "d_model": 768, "d_intermediate": 0, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"},
     "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True,
@@ -197,6 +221,15 @@ def lfm2(width: int, inner: int) -> Config:
     sizes = dict.fromkeys(("hidden_size", "block_dim", "conv_dim", "conv_dim_out"), width)
     heads = dict.fromkeys(("num_attention_heads", "num_heads"), width // 64)
     return {**LFM2_350M, **sizes, **heads, "block_ff_dim": inner}
+
+
+def falcon_h1(width: int, layers: int, heads: int, mixer: tuple[int, int], ffn: int, vocab: int, **more: int) -> Config:
+    """`mixer`: its heads, and each one's size, with a norm; states of 256."""
+    count, size = mixer
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads, "head_dim": 128}
+    inner = {"mamba_n_heads": count, "mamba_d_head": size, "mamba_d_ssm": count * size, "mamba_d_state": 256}
+    inner["mamba_rms_norm"] = True
+    return {**FALCON_H1_500M, **sizes, **inner, "intermediate_size": ffn, "vocab_size": vocab, **more}
 
 
 GRANITE_1B = {**GRANITE_TINY, "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 4096}

@@ -384,10 +384,31 @@ def nemotron(routed: bool) -> Spec:
     return Spec("nemotron_h_moe" if routed else "nemotron_h", keys, shapes, STATE2, 2 * kv)
 
 
+def falcon_h1(normed: bool) -> Spec:
+    """Attention beside a mixer in both layers, whose heads are not those of the width; untied, or with a norm, tied."""
+    head, shapes = 48, _top(tied=normed)
+    q, kv = HEADS * head, KV_HEADS * head
+    block = {name: shape for name, shape in _MAMBA2.items() if normed or name != "ssm_norm.weight"}
+    block |= {"attn_q.weight": (q, HIDDEN), "attn_k.weight": (kv, HIDDEN), "attn_v.weight": (kv, HIDDEN)}
+    block |= {"attn_output.weight": (HIDDEN, q), "ffn_norm": (HIDDEN,)}  # so it is called
+    block |= {name: shape for name, shape in _DENSE.items() if name != "ffn_norm.weight"}
+    for i in range(2):
+        shapes |= _block(i, block)
+    keys = {
+        "vocab_size": VOCAB, "context_length": 4096, "embedding_length": HIDDEN, "block_count": 2,
+        "feed_forward_length": FFN, "attention.head_count": HEADS, "attention.head_count_kv": KV_HEADS,
+        "attention.key_length": head, "attention.value_length": head, "attention.layer_norm_rms_epsilon": 1e-5,
+        "rope.freq_base": 1e11, "ssm.conv_kernel": KERNEL, "ssm.inner_size": INNER, "ssm.state_size": STATE,
+        "ssm.group_count": GROUPS, "ssm.time_step_rank": SSM_HEADS,
+    }  # fmt: skip
+    return Spec("falcon-h1", keys, shapes, 2 * STATE2, 2 * 2 * kv)
+
+
 SPECS = {
     "mamba": mamba(), "falcon_mamba": mamba(norms=True), "mamba2": mamba2(), "jamba": jamba(),
     "granite_tiny": granite(routed=True), "granite_1b": granite(routed=False), "rwkv6": rwkv6(), "rwkv7": rwkv7(),
     "qwen3next": delta("qwen3next", routed=True), "qwen35": delta("qwen35", routed=False, predicting=1),
     "qwen35moe": delta("qwen35moe", routed=True), "lfm2": lfm2(routed=False), "lfm2moe": lfm2(routed=True),
     "nemotron_h": nemotron(routed=False), "nemotron_h_moe": nemotron(routed=True),
+    "falcon_h1": falcon_h1(normed=False), "falcon_h1_normed": falcon_h1(normed=True),
 }  # fmt: skip

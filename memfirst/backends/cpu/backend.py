@@ -20,7 +20,7 @@ from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
 from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
-from memfirst.backends.cpu.tables import expert_tables, rope_tables
+from memfirst.backends.cpu.tables import expert_tables, factor_tables, rope_tables
 from memfirst.backends.cpu.topk import COMPILED, TopK
 from memfirst.backends.cpu.twelve_bits import NOTHING, Found, LookUps
 from memfirst.errors import BackendError, CapacityError, UnsupportedError
@@ -144,7 +144,9 @@ class CpuBackend:
             for i, (n, group) in enumerate(zip(self.blocks, graph.cache_groups, strict=True))
         }
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
-        self._tables: dict[str, NDArray[Any]] = {**rope_tables(graph, options.context), **expert_tables(program)}
+        self._tables: dict[str, NDArray[Any]] = {
+            **rope_tables(graph, options.context), **factor_tables(graph), **expert_tables(program),
+        }  # fmt: skip
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         tables = {op.name: op.weight.alias or op.weight.name for op in graph.ops if isinstance(op, Embed)}
         self._look_ups = LookUps(tables, twelve_bits.packed)

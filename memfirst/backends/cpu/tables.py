@@ -1,4 +1,4 @@
-"""Tables that kernels read: rotations of RoPE, and where each expert's matrix lies."""
+"""Tables that kernels read: rotations of RoPE, factors of columns, and where each expert's matrix lies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from memfirst.graph import Graph
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.rope import Rope
+from memfirst.graph.ops.scale import ScaleParts
 from memfirst.lower.program import Program
 
 
@@ -36,3 +37,10 @@ def rope_tables(graph: Graph, context: int) -> dict[str, NDArray[np.float32]]:
                 made[key] = cos, sin
             out[f"cos:{op.name}"], out[f"sin:{op.name}"] = made[key]
     return out
+
+
+def factor_tables(graph: Graph) -> dict[str, NDArray[np.float32]]:
+    """Each column's factor [width], of operations that scale parts of a row; those that scale alike share theirs."""
+    scaled = [op for op in graph.ops if isinstance(op, ScaleParts)]
+    made = {op.parts: op.factors for op in scaled}
+    return {f"factors:{op.name}": made[op.parts] for op in scaled}

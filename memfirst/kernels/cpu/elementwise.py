@@ -99,6 +99,22 @@ def scale(
 
 
 @kernel
+def scale_columns(
+    x: "f32", factors: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", worker, lo, hi
+):
+    """out[t, lo:hi] = x · factors[lo:hi]; the factors are the graph's own, and no weights."""
+    last = lo + (hi - lo) // 16 * 16
+    for t in range(step[count]):
+        i, k = t * stride_x, t * stride
+        for r in range(lo, last, 16):
+            store16(out, k + r, mul(load16(x, i + r), load16(factors, r)))
+        if last < hi:
+            n = hi - last
+            store16_first(out, k + last, n, mul(load16_first(x, i + last, n), load16_first(factors, last, n)))
+    return 0
+
+
+@kernel
 def softcap(
     x: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", cap: "float", worker, lo, hi
 ):
