@@ -206,7 +206,6 @@ def changed(config: Config, change: Config) -> Config:
         (GRANITE_TINY, {"mamba_d_head": 32}, "48 heads of 32"),
         (GRANITE_1B, {"shared_intermediate_size": 0}, "neither experts"),
         (FALCON_H1_500M, {"mamba_rms_norm": True, "mamba_norm_before_gate": True}, "mamba_norm_before_gate"),
-        (FALCON_H1_7B, {"mamba_norm_before_gate": None}, "mamba_norm_before_gate"),
         (FALCON_H1_500M, {"mamba_d_ssm": 1500}, "1500 channels of 24 heads"),
         (FALCON_H1_500M, {"mamba_d_head": 32}, "mamba_d_head"),
         (FALCON_H1_500M, {"mlp_multipliers": [1.0]}, "mlp_multipliers"),
