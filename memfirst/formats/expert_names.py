@@ -72,6 +72,16 @@ def transposed_odds(x: NDArray[Any], config: Config) -> NDArray[Any]:
     return transposed(x, config)[:, 1::2]
 
 
+def transposed_first_half(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """gate of [experts, hidden, 2 · width], the halves of whose columns are gate and up."""
+    return first_half(transposed(x, config), config)
+
+
+def transposed_second_half(x: NDArray[Any], config: Config) -> NDArray[Any]:
+    """up of the same."""
+    return second_half(transposed(x, config), config)
+
+
 def key_part(x: NDArray[Any], config: Config) -> NDArray[Any]:
     """kv_b [heads · (nope + v), rank] -> k_b [heads, rank, nope]."""
     return _heads(x, config)[:, : count_of(config, "qk_nope_head_dim")].swapaxes(1, 2)
@@ -185,6 +195,12 @@ _LFM2MOE = {
     ),
     _FEED_FORWARD + "experts.down_proj": _one("ffn_down_exps.weight"),
 }  # fmt: skip
+_LLAMA4 = {
+    _FEED_FORWARD + "experts.gate_up_proj": (
+        *_one("ffn_gate_exps.weight", transposed_first_half), *_one("ffn_up_exps.weight", transposed_second_half),
+    ),
+    _FEED_FORWARD + "experts.down_proj": _one("ffn_down_exps.weight", transposed),
+}  # fmt: skip
 _GEMMA4 = {
     "model.layers.{}.experts.gate_up_proj": (
         *_one("ffn_gate_exps.weight", first_half), *_one("ffn_up_exps.weight", second_half),
@@ -199,6 +215,7 @@ _NEMOTRON_H = {
 TABLES: Mapping[str, Table] = {
     "nemotron_h_moe": _NEMOTRON_H,
     "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
+    "llama4": _LLAMA4,
     "gemma4": _GEMMA4, "qwen2moe": _QWEN2MOE, "olmoe": _QWEN3MOE, "glm4moe": _GLM4MOE, "minimax-m2": _MIXTRAL,
     "ernie4_5-moe": _ERNIE, "granitemoe": _GRANITE, "hunyuan-moe": _HUNYUAN, "qwen3next": _QWEN3NEXT,
     "qwen35": _QWEN35, "lfm2": _CONVOLUTION, "lfm2moe": _LFM2MOE, "qwen35moe": {**_QWEN2MOE, **_STACKED, **_QWEN35},

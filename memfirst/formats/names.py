@@ -134,6 +134,18 @@ _DEEPSEEK2: Table = {
     _BLOCK + "self_attn.kv_a_layernorm.weight": ("blk.{}.attn_kv_a_norm.weight", identity),
     _BLOCK + "mlp.gate.e_score_correction_bias": ("blk.{}.exp_probs_b.bias", identity),
 }
+_LLAMA4: Table = {
+    **_QWEN2,
+    **{
+        _BLOCK + f"feed_forward.{hf}_proj.weight": (f"blk.{{}}.ffn_{hf}.weight", identity)
+        for hf in ("gate", "up", "down")
+    },
+    **{
+        _BLOCK + f"feed_forward.shared_expert.{hf}_proj.weight": (f"blk.{{}}.ffn_{hf}_shexp.weight", identity)
+        for hf in ("gate", "up", "down")
+    },
+    _BLOCK + "feed_forward.router.weight": ("blk.{}.ffn_gate_inp.weight", identity),
+}
 _GPT_OSS: Table = {
     **_QWEN2,
     _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
@@ -253,6 +265,7 @@ TABLES: Mapping[str, Table] = {
     "hunyuan-moe": _HUNYUAN,
     "deepseek2": _DEEPSEEK2,
     "gpt-oss": _GPT_OSS,
+    "llama4": _LLAMA4,
     **{name: {hf: (gguf, identity) for hf, gguf in rows.items()} for name, rows in PLAIN.items()},
 }
 
@@ -282,6 +295,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "kimi_k2": "deepseek2",
     "glm4_moe_lite": "deepseek2",
     "gpt_oss": "gpt-oss",
+    "llama4_text": "llama4",
     "gemma3_text": "gemma3",
     "gemma4_text": "gemma4",
     "gemma4_unified": "gemma4",
@@ -324,6 +338,8 @@ CLASSES: Mapping[str, str] = {
     "DeepseekV3ForCausalLM": "deepseek2",
     "Glm4MoeLiteForCausalLM": "deepseek2",
     "GptOssForCausalLM": "gpt-oss",
+    "Llama4ForCausalLM": "llama4",
+    "Llama4ForConditionalGeneration": "llama4",
     "MambaForCausalLM": "mamba",
     "FalconMambaForCausalLM": "mamba",
     "Mamba2ForCausalLM": "mamba2",

@@ -217,6 +217,8 @@ class KVCache:
     """Keys and values of one layer, or the latent of an MLA layer (heads 1, v_dim 0).
 
     window  positions attended at most; None: all
+    chunked the window does not move with the token: positions fall into chunks of that many, and a token attends those
+            of its own (Llama 4)
     block   positions per block, the unit of allocation
     rotate  heads are rotated by a Hadamard matrix before they are quantized (exact but for rounding)
     picked  entries that a token reads at most of all that are held: an indexer picks them; None: all
@@ -235,6 +237,7 @@ class KVCache:
     device: int = 0
     picked: int | None = None
     every: int = 1
+    chunked: bool = False
 
     @property
     def k_bytes(self) -> int:
@@ -251,6 +254,12 @@ class KVCache:
         """Bytes of one position."""
         return self.k_bytes + self.v_bytes
 
+    def first(self, position: int) -> int:
+        """The first position that a token at `position` attends."""
+        if self.window is None:
+            return 0
+        return position // self.window * self.window if self.chunked else max(0, position + 1 - self.window)
+
     def entries(self, tokens: int) -> int:
         """Entries that so many positions have made."""
         return tokens // self.every
@@ -260,7 +269,7 @@ class KVCache:
         end = self.entries(sequence.past + sequence.new)
         if self.picked is not None:
             end = min(end, self.picked * sequence.new)
-        return end if self.window is None else min(end, self.window + sequence.new - 1)
+        return min(end, sequence.past + sequence.new - self.first(sequence.past))
 
     def read_bytes(self, sequence: Sequence) -> int:
         """Read in one step: each attended entry once."""
@@ -273,11 +282,11 @@ class KVCache:
 
     def held_bytes(self, tokens: int) -> int:
         """Live entries of a sequence of `tokens`."""
-        return self.entries(tokens if self.window is None else min(tokens, self.window)) * self.position_bytes
+        return self.entries(tokens - self.first(max(0, tokens - 1))) * self.position_bytes
 
     def first_block(self, tokens: int) -> int:
         """The first block that a sequence of `tokens` still needs: those before it lie behind the window."""
-        return 0 if self.window is None else max(0, tokens + 1 - self.window) // self.block
+        return self.first(tokens) // self.block
 
     def blocks(self, tokens: int) -> int:
         """Blocks that a sequence of `tokens` holds between two steps."""

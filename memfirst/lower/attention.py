@@ -1,9 +1,11 @@
-"""The default lowering of attention: keys and values into the cache, its splits, and what folds them."""
+"""The default lowering of attention: keys and values into the cache, its splits, and what folds them; queries that
+grow with the position."""
 
 from __future__ import annotations
 
 from memfirst.errors import UnsupportedError
 from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.temperature import Temperature
 from memfirst.graph.traffic import ACTIVATIONS, KV_READ, KV_WRITE, WEIGHTS
 from memfirst.lower.default import STEP, Args, Default, lower, multiple, only, touch, weight_ref
 from memfirst.lower.nodes import (
@@ -26,6 +28,17 @@ KV_CODECS = {"f16": 8, "f32": 8, "q8_0": 32, "q4_0": 32}
 
 MAX_GROUP = 32
 """Query heads over one head of keys: each has accumulators of its own, and 64 take 20 s to compile."""
+
+
+@lower.register
+def _(op: Temperature, d: Default) -> Value:
+    y = d.writable(op)
+    args: Args = {
+        "y": y.place, "factors": Ref("table", f"factors:{op.name}"), "rows": Ref("step", "positions"), "step": STEP,
+        "count": count_of(y.rows), "stride": y.stride,
+    }  # fmt: skip
+    d.columns(op.name, [KERNELS["elementwise.scale_rows"].call(args, op.name)], [y], y, d.moves(op))
+    return y
 
 
 @lower.register

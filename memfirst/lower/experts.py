@@ -91,6 +91,8 @@ class _Routed:
         self.args |= d.arrays(
             self.lists[1].storage, {"active": ("i32", self.experts), "first": ("i32", self.experts + 1)}, _one
         )
+        self.shares: Args = {"weights": Ref("table", f"ones:{op.k}")} if op.weigh_input else {}
+        """Of what experts give: a weight that was put on what they got is not put on it again."""
         self.args |= {"step": STEP, "count": count_of(self.active), "tokens": count_of(TOKENS), "k": op.k}
 
     def lower(self) -> Value:
@@ -129,6 +131,8 @@ class _Routed:
         if family(w) != "float":
             reads, source = [Value(f"{op.inputs[0]}.int8", 0, 0)], quantized(op, self.d, x)
         calls = [self._matmul(w, source, y, 0)]
+        if op.weigh_input:  # the product of a weighed input is the weighed product
+            calls.append(self._call("experts.weigh", {"y": y.place, "rows": rows, "stride": rows}))
         if bias is not None:
             args: Args = {"y": y.place, "bias": weight_ref(bias), "rows": rows, "width": w.rows, "stride": rows}
             calls.append(self._call("experts.add_bias", args, ROUTED))
@@ -146,9 +150,9 @@ class _Routed:
             call, source = quantize(op, d, int8.storage, h, [w], self._pairs)
             node = d.tokens(f"{op.name}_inner", op, [call], [h], [int8], TOKENS, repeats=True)
             node.units, reads = op.k, [int8]
-        calls = [self._matmul(w, source, y, 1)]
+        calls = [self._matmul(w, source | self.shares, y, 1)]
         if bias is not None:
-            args: Args = {"y": y.place, "bias": weight_ref(bias), "width": w.rows, "stride": rows}
+            args: Args = {"y": y.place, "bias": weight_ref(bias), "width": w.rows, "stride": rows, **self.shares}
             calls.append(self._call("experts.add_weighed_bias", args, ROUTED))
         moves = tuple(m for m in d.moves(op) if not isinstance(m[1], ExpertTraffic))
         d.columns(op.name, calls, [*reads, *self.lists], y, self._moves(w, bias) + moves, units=rows)

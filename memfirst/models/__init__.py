@@ -33,7 +33,20 @@ class _Registry(Mapping[str, Architecture[Any]]):
 
 
 _NAMED_AS_THEIR_FILE = (
-    *("llama", "qwen2", "qwen3", "gemma2", "gemma3", "gemma4", "phi2", "phi3", "granite", "smollm3", "deepseek2"),
+    *(
+        "llama",
+        "llama4",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "gemma3",
+        "gemma4",
+        "phi2",
+        "phi3",
+        "granite",
+        "smollm3",
+        "deepseek2",
+    ),
     *("olmo2", "exaone4", "seed_oss", "ernie4_5", "glm4", "cohere2", "starcoder2", "stablelm"),
     *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "olmoe", "lfm2", "nemotron_h", "nemotron_h_moe"),
 )

@@ -24,6 +24,7 @@ from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
+from memfirst.graph.ops.temperature import Temperature
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.token_shift import TokenShift
 from memfirst.graph.ops.unit_norm import UnitNorm
@@ -31,8 +32,9 @@ from memfirst.models import rope
 from memfirst.models.base import WeightProvider
 from memfirst.models.rope import Rotation
 
-HEAD, ROW = "head", "row"
-"""What a norm of q and k is taken over: each head (Qwen3), or the whole row (OLMo 2)."""
+HEAD, ROW, UNIT = "head", "row", "unit"
+"""What a norm of q and k is taken over: each head (Qwen3), the whole row (OLMo 2), each head and without a weight
+(Llama 4)."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,18 @@ class Heads:
     """None: heads are not rotated (NoPE)."""
     window: int | None = None
     """Positions attended at most, the token's own included; None: all."""
+    chunked: bool = False
+    """They are those of the token's own chunk of that many (Llama 4)."""
     scale: float = 0.0
     """Multiplies the scores; 0: 1/sqrt(head_dim)."""
     softcap: float = 0.0
     """> 0: a score x becomes softcap · tanh(x / softcap)."""
     qk_norm: str = ""
-    """HEAD or ROW: q and k are normalized before they are rotated."""
+    """HEAD, ROW or UNIT: q and k are normalized before they are rotated."""
     norm_after: bool = False
     """They are normalized after it (Hunyuan)."""
+    temperature: tuple[float, int] | None = None
+    """(slope, floor): q grows with the position, see `graph.ops.temperature` (Llama 4)."""
     bias: bool = False
     """q, k and v have biases."""
     output_bias: bool = False
@@ -114,9 +120,13 @@ class Builder:
         self.caches.append(cache)
         return cache
 
-    def kv(self, name: str, heads: int, k_dim: int, v_dim: int | None = None, window: int | None = None) -> KVCache:
+    def kv(
+        self, name: str, heads: int, k_dim: int, v_dim: int | None = None, window: int | None = None,
+        chunked: bool = False,
+    ) -> KVCache:  # fmt: skip
         """Keys and values of one layer; v_dim None: as wide as keys."""
-        cache = KVCache(name, heads, k_dim, k_dim if v_dim is None else v_dim, window=window)
+        chunked = chunked and window is not None
+        cache = KVCache(name, heads, k_dim, k_dim if v_dim is None else v_dim, window=window, chunked=chunked)
         self.caches.append(cache)
         return cache
 
@@ -241,7 +251,7 @@ class Builder:
     def _cache(self, at: str, h: Heads) -> KVCache:
         """The layer's own, or that of the layer whose keys and values it shares."""
         if h.shares is None:
-            return self.kv(f"{at.rsplit('.', 1)[0]}.kv", h.kv_heads, h.head_dim, window=h.window)
+            return self.kv(f"{at.rsplit('.', 1)[0]}.kv", h.kv_heads, h.head_dim, window=h.window, chunked=h.chunked)
         shared = f"blk.{h.shares}.kv"
         return next(c for c in self.caches if isinstance(c, KVCache) and c.name == shared)
 
@@ -269,11 +279,18 @@ class Builder:
             x = self._normed(f"{name}_norm", x, heads, h)
         if h.rotation is not None:
             x = self.rope(f"{name}_rope", x, heads, h.rotation, query)
-        return self._normed(f"{name}_norm", x, heads, h) if h.norm_after else x
+        if h.norm_after:
+            x = self._normed(f"{name}_norm", x, heads, h)
+        if not query or h.temperature is None:
+            return x
+        grown = f"{name}_temperature"
+        return self.add(Temperature(grown, (x,), grown, self.widths[x], *h.temperature))
 
     def _normed(self, name: str, x: str, heads: int, h: Heads) -> str:
         if h.qk_norm == ROW:
             return self.rms_norm(name, x)
+        if h.qk_norm == UNIT:
+            return self.add(UnitNorm(name, (x,), name, self.widths[x], self.eps, heads))
         return self.head_norm(name, x, heads) if h.qk_norm == HEAD else x
 
     def swiglu(self, at: str, x: str, width: int, **more: Any) -> str:

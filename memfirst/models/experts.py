@@ -46,6 +46,7 @@ class MoE:
     gated        their units have a gate
     expert_scale a picked expert's weight is multiplied by a number of its own, `ffn_down_exps.scale`
     shared       width of the feed-forward that every token goes through beside the experts; 0: there is none
+    weigh_input  a token's weight multiplies what an expert gets, not what it gives
     shared_gate  what it gives is multiplied by a sigmoid of the token's own
     dense        layers that have a dense feed-forward all the same
     """
@@ -64,6 +65,7 @@ class MoE:
     expert_scale: bool = False
     gated: bool = True
     shared: int = 0
+    weigh_input: bool = False
     shared_gate: bool = False
     dense: frozenset[int] = frozenset()
 
@@ -157,4 +159,6 @@ def routed(b: Builder, at: str, x: str, moe: MoE, router_input: str = "") -> str
         parts |= {f"{part}_b": w(f"{at}_{part}_exps.bias", (count, n)) for part, n in rows.items()}
     name, k = f"{at}_exps", moe.num_experts_per_tok
     gate = parts.pop("gate", None)
-    return b.add(Experts(name, (x, router), name, gate, **parts, k=k, activation=moe.activation))
+    return b.add(
+        Experts(name, (x, router), name, gate, **parts, k=k, activation=moe.activation, weigh_input=moe.weigh_input)
+    )

@@ -84,7 +84,7 @@ def _sizes(c: decoder.Config, entry: Architecture[Any]) -> dict[str, Any]:
     if local and local.head_dim != first.head_dim:
         widths = ("attention.key_length", "attention.value_length", "rope.dimension_count")
         found |= {f"{key}_swa": local.head_dim for key in widths}
-    windows = {h.window for h in c.heads if h.window}
+    windows = {h.window for h in c.heads if h.window and not h.chunked}
     if windows:
         found["attention.sliding_window"] = windows.pop()
         if not all(h.window for h in c.heads):

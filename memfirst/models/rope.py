@@ -116,7 +116,7 @@ def _llama3(frequency: float, s: RopeScaling) -> float:
     rotations = s.original * frequency / (2 * pi)
     if rotations < s.low:
         return frequency / s.factor
-    if rotations > s.high:
+    if rotations >= s.high:
         return frequency
     smooth = (rotations - s.low) / (s.high - s.low)
     return (1 - smooth) * frequency / s.factor + smooth * frequency
@@ -259,8 +259,8 @@ def _scaling_of(values: ConfigReader, context: int, config: ConfigReader) -> Rop
     if kind == "llama3":
         original = values.integer("original_max_position_embeddings", MAX_CONTEXT)
         low, high = values.number("low_freq_factor"), values.number("high_freq_factor")
-        if low >= high:
-            raise ConfigError(f"low_freq_factor {low} >= high_freq_factor {high}", "low below high")
+        if low > high:  # Llama 4 Scout's are both 1: nothing between them is blended
+            raise ConfigError(f"low_freq_factor {low} > high_freq_factor {high}", "low below high, or as large")
         return RopeScaling(kind, factor, original, low, high)
     return _read_yarn(values, factor, context)
 

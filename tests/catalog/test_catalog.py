@@ -157,7 +157,7 @@ def test_models_of_unknown_architectures_are_priced_by_name(name: str) -> None:
 
 
 SAID = {
-    "llama-4:scout": 109, "llama-4:maverick": 400, "deepseek-v3.2:671b": 671, "deepseek-v4-flash:284b": 284,
+    "deepseek-v3.2:671b": 671, "deepseek-v4-flash:284b": 284,
     "deepseek-v4-pro:1.6t": 1600, "glm-5.2:744b": 744, "glm-5:744b": 744, "kimi-linear:48b-a3b": 49,
     "kimi-k3:2.8t": 2800,
     "ling-3.0-flash:124b-a5.1b": 124, "qwen3.8-flash-next:177b": 125 + 51, "mistral-small-4:119b": 119,

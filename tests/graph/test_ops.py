@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from math import cos, exp, log, sin, sqrt, tanh
 from typing import Any
@@ -23,6 +24,7 @@ from memfirst.graph.ops.positions import attended_pairs, rope_positions, visible
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.graph.ops.select import Select, selected_rows
+from memfirst.graph.ops.temperature import Temperature
 from tests.support.toy import ArrayCheckpoint, one, paged
 
 F64 = NDArray[np.float64]
@@ -179,22 +181,52 @@ def test_attention_over_many_blocks_of_queries() -> None:
         close(found[row], single(one(i), q[row], k[row], v[row]))
 
 
+def kept(window: int | None, chunked: bool = False) -> KVCache:
+    return KVCache("kv", 1, 4, 4, window=window, chunked=chunked)
+
+
 @pytest.mark.parametrize("window", [None, 2, 4])
 def test_what_a_tree_sees(window: int | None) -> None:
     """Past 3; drafts 0 and 1 after it, 2 and 3 after 0, 4 after 3. A window counts along the line."""
     sequence = Sequence(3, 5, parents=(-1, -1, 0, 0, 3))
     lines = [[0, 1, 2, 3], [0, 1, 2, 4], [0, 1, 2, 3, 5], [0, 1, 2, 3, 6], [0, 1, 2, 3, 6, 7]]
-    mask = visible(sequence, window)
+    mask = visible(sequence, kept(window))
     assert [np.flatnonzero(row).tolist() for row in mask] == [line[-(window or 9) :] for line in lines]
-    assert attended_pairs(sequence, window) == mask.sum()
+    assert attended_pairs(sequence, kept(window)) == mask.sum()
+    chunks = [line[(len(line) - 1) // 4 * 4 :] for line in lines]  # places 0..3, and from 4 on
+    mask = visible(sequence, kept(4, chunked=True))
+    assert [np.flatnonzero(row).tolist() for row in mask] == chunks
+    assert attended_pairs(sequence, kept(4, chunked=True)) == mask.sum()
 
 
-@pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("past", [0, 2, 9])
-def test_attended_pairs_counts_what_a_chain_sees(window: int | None, past: int) -> None:
-    """For a chain as for a tree."""
+@pytest.mark.parametrize("cache", [kept(None), kept(4), kept(4, chunked=True)], ids=["all", "window", "chunks"])
+@pytest.mark.parametrize("past", [0, 2, 4, 9])
+def test_attended_pairs_counts_what_a_chain_sees(cache: KVCache, past: int) -> None:
+    """For a chain as for a tree; what a step reads is what its tokens see together."""
     sequence = Sequence(past, 6)
-    assert attended_pairs(sequence, window) == visible(sequence, window).sum()
+    mask = visible(sequence, cache)
+    assert attended_pairs(sequence, cache) == mask.sum()
+    assert cache.attended(sequence) == mask.any(axis=0).sum()
+
+
+def test_what_a_chunk_holds() -> None:
+    """Chunks of 128 in blocks of 64: what lies before the next token's chunk is given back."""
+    cache = kept(128, chunked=True)
+    assert [cache.first(at) for at in (0, 127, 128, 300)] == [0, 0, 128, 256]
+    assert [cache.first_block(n) for n in (0, 127, 128, 300)] == [0, 0, 2, 4]
+    assert [cache.held_bytes(n) // cache.position_bytes for n in (0, 1, 127, 128, 129, 300)] == [0, 1, 127, 128, 1, 44]
+    assert [cache.blocks(n) for n in (0, 1, 64, 127, 128, 129, 300)] == [0, 1, 1, 2, 0, 1, 1]
+    for new in (1, 9, 64, 200):
+        spans = [-(-(past + new) // 64) - cache.first_block(past) for past in range(400)]
+        assert max(spans) <= cache.most_blocks(10_000, new)
+
+
+def test_a_temperature_grows_by_steps() -> None:
+    """Nothing before position `floor` − 1; from there on 1 + slope · ln(1 + floor((position + 1) / floor))."""
+    op, x = Temperature("t", ("x",), "y", 4, 0.5, 3), draw(6, 4)
+    factors = [1 + 0.5 * math.log(1 + (position + 1) // 3) for position in range(1, 7)]
+    close(Bench(op)(one(1, 6), x), x * np.array(factors)[:, None])
+    assert op.flops(one(1, 6)) == 24
 
 
 def test_latent_attention_equals_expanded_heads() -> None:

@@ -298,6 +298,26 @@ def test_scaled_and_capped_columns(out: int) -> None:
     np.testing.assert_allclose(columns("softcap", x, cap=30.0, out=out), capped[:, 16:43], rtol=1e-6)
 
 
+def test_scaled_rows() -> None:
+    """A factor by the row's position, in some columns only."""
+    before, factors, rows = random(3, 48), random(9, seed=2), np.array([8, 0, 3], np.int32)
+    y = guarded(before).reshape(3, 48)
+    call(
+        "elementwise.scale_rows",
+        16,
+        43,
+        y=y.reshape(-1),
+        factors=factors,
+        rows=rows,
+        step=counts(3),
+        count=0,
+        stride=48,
+    )
+    expected = before.copy()
+    expected[:, 16:43] *= factors[rows][:, None]
+    np.testing.assert_array_equal(y, expected)
+
+
 def test_softcap_of_everything() -> None:
     """Small values as they were, large ones at the cap; a NaN is one still."""
     x = np.float32([0, 1e-30, -1e-6, 1e-3, 4, -60, 400, 3e38, np.inf, -np.inf, np.nan])

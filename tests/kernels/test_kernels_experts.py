@@ -322,6 +322,18 @@ def test_biases_of_experts() -> None:
     assert read == active * width * 4
 
 
+def test_pairs_are_weighed() -> None:
+    """Each pair's row by its own weight, in ranges that end within experts."""
+    rows, tokens = 48, 5
+    expert, weight = picks(tokens)
+    groups = grouped(expert, weight)
+    before = random(tokens * K, rows, seed=6)
+    y, units = guarded(before), int(groups["step"][ACTIVE]) * rows
+    for lo in range(0, units, 2 * ROWS):
+        assert call("experts.weigh", lo, min(lo + 2 * ROWS, units), y=y, rows=rows, stride=rows, **groups) == 0
+    np.testing.assert_array_equal(y.reshape(-1, rows), before * weight.reshape(-1, 1))
+
+
 @pytest.mark.parametrize("activation", ["silu", "gelu", "swiglu_clamped"])
 def test_gated_units_of_pairs(activation: str) -> None:
     rows, tokens = 32, 5

@@ -27,13 +27,13 @@ def each(change: Callable[[Op], Op]) -> Change:
     return changed
 
 
-def window(size: int, layers: str = "blk.") -> Change:
-    """A window in the layers whose names begin so."""
+def window(size: int, layers: str = "blk.", chunked: bool = False) -> Change:
+    """A window, or chunks, in the layers whose names begin so."""
 
     def change(op: Op) -> Op:
         if not isinstance(op, Attention) or not op.name.startswith(layers):
             return op
-        cache: KVCache = replace(op.cache, window=size)
+        cache: KVCache = replace(op.cache, window=size, chunked=chunked)
         return replace(op, cache=cache)
 
     return each(change)

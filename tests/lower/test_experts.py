@@ -44,7 +44,8 @@ def test_mixtures_of_experts(kind: str, codecs: str) -> None:
     assert np.median(errors) < np.median(noise) and errors.max() < noise.max(), (errors, noise)
 
 
-FIXTURES = ("mixtral", "gpt_oss", "qwen2_moe", "olmoe", "ernie4_5_moe", "granitemoeshared", "gemma4_moe")
+FIXTURES = ("mixtral", "gpt_oss", "qwen2_moe", "olmoe", "ernie4_5_moe", "granitemoeshared", "gemma4_moe", "llama4",
+            "llama4_large")  # fmt: skip
 """Those whose heads are multiples of eight."""
 
 

@@ -31,6 +31,7 @@ from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.scale import Scale
+from memfirst.graph.ops.temperature import Temperature
 from memfirst.graph.ops.token_gate import TokenGate
 from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.graph.runtime import Runtime, Values
@@ -45,7 +46,9 @@ from tests.support.toy import F32, one
 CLOSE = 1e-4
 NAMES = sorted(CASES)
 DEEPSEEK = [name for name in NAMES if name.startswith("deepseek")]
-GGUF_FORMS = [(name, False) for name in NAMES] + [(name, True) for name in DEEPSEEK]
+WHOLE = [name for name in NAMES if not name.startswith("llama4")]
+"""Those of whose numbers GGUF has all."""
+GGUF_FORMS = [(name, False) for name in WHOLE] + [(name, True) for name in DEEPSEEK]
 BARE = ("mixtral", "qwen3_moe", "gpt_oss", "deepseek_v2", "deepseek_v3")
 
 
@@ -273,6 +276,29 @@ def test_parity_through_gguf(name: str, older: bool, tmp_path: Path) -> None:
     assert all((op.v_b is None) == older for op in latent)
 
 
+@pytest.mark.parametrize("name", ["llama4", "llama4_large"])
+def test_a_llama_4_of_gguf_attends_as_its_name_says(name: str, tmp_path: Path) -> None:
+    """GGUF has no keys for chunks, layers without rotation, temperatures and norms of q and k: as in the published
+    models (128 experts: no norms), and with these numbers in config.json the folder's own logits."""
+    for file in (FOLDER / name).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("no_rope_layers", "layer_types"):
+        del config[key]
+    config |= {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1, "no_rope_layer_interval": 4}
+    config["max_position_embeddings"] = 16384
+    (tmp_path / "config.json").write_text(json.dumps(config | {"use_qk_norm": True}))
+    tokens = np.load(FOLDER / name / "expected.npz")["tokens"]
+    folder, path = open_checkpoint(tmp_path), experts_gguf.write(tmp_path, tmp_path / "m.gguf")
+    graph, read = models.build(folder), models.build(open_checkpoint(path))
+    near(read, graph)
+    assert [(c.window, c.chunked) for c in read.caches if isinstance(c, KVCache)] == [(8192, True)] * 3 + [
+        (None, False)
+    ]
+    found = logits(read, open_checkpoint(path), tokens)
+    np.testing.assert_allclose(found, logits(graph, folder, tokens), atol=CLOSE, rtol=0)
+
+
 def of(kind: type[Op], **changes: Any) -> Callable[[Op], Op]:
     """Every operation of that kind, changed."""
     return lambda op: replace(op, **changes) if isinstance(op, kind) else op
@@ -285,6 +311,10 @@ def no_window(op: Op) -> Op:
 def wider_window(op: Op) -> Op:
     window = isinstance(op, Attention) and op.cache.window
     return replace(op, cache=replace(op.cache, window=window + 1)) if window and isinstance(op, Attention) else op
+
+
+def moving_window(op: Op) -> Op:
+    return replace(op, cache=replace(op.cache, chunked=False)) if isinstance(op, Attention) else op
 
 
 def other_angle(op: Op) -> Op:
@@ -327,6 +357,11 @@ MUTANTS: list[tuple[str, Callable[[Op], Op]]] = [
     ("granitemoeshared", of(Router, normalize=False)), ("granitemoeshared", of(Scale, factor=1.0)),
     ("hunyuan_moe", of(Router, normalize=False)), ("gemma4_moe", of(Router, expert_scale=None)),
     ("gemma4_moe", of(Experts, activation="silu")), ("gemma4_moe", of(UnitNorm, heads=0)),
+    ("llama4", of(Experts, weigh_input=False)), ("llama4", of(Router, scoring="softmax")), ("llama4", no_window),
+    ("llama4", wider_window), ("llama4", moving_window), ("llama4", of(UnitNorm, heads=1)),
+    ("llama4", of(UnitNorm, eps=1e-6)), ("llama4", of(Temperature, floor=6)), ("llama4", of(Temperature, slope=0.3)),
+    ("llama4", of(Rope, style="half")), ("llama4_large", of(Experts, weigh_input=False)),
+    ("llama4_large", of(Router, normalize=True)), ("llama4_large", of(Router, k=1)),
 ]  # fmt: skip
 
 
@@ -409,7 +444,7 @@ def rounded(op: Op) -> Op:
     return replace(plain, scale=float(np.float16(plain.scale))) if isinstance(plain, LatentAttention) else plain
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_both_forms_of_a_model_give_the_same_graph(name: str, tmp_path: Path) -> None:
     """Folder and GGUF: the same operations over the same shapes (codecs of routers and biases differ)."""
     path = experts_gguf.write(FOLDER / name, tmp_path / "m.gguf")

@@ -170,7 +170,7 @@ def by_family() -> list[str]:
     return [*found.values()]
 
 
-UNUSUAL = {"lfm2", "lfm2_moe", "nemotron_h"}
+UNUSUAL = {"lfm2", "lfm2_moe", "nemotron_h", "llama4_text"}
 """Kinds whose config.json says the feed-forward's width under a name of its own, or has experts without a gate."""
 
 

@@ -334,6 +334,30 @@ def mixture(c: Config) -> Model:
     return model(tensors(), keys(s, [None] * s.layers))
 
 
+def llama4(c: Config) -> Model:
+    """Chunks in layers that are rotated, which three of four are, and no norms of q and k with a weight; in every
+    `step`-th layer experts beside a shared one of their width, in others a feed-forward of another width."""
+    s, step = sizes(c), c["interleave_moe_layer_step"]
+    rotated = c.get("no_rope_layers") or [(i + 1) % c.get("no_rope_layer_interval", 4) for i in range(s.layers)]
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "ffn_norm")
+            yield from qkvo(i, s)
+            if (i + 1) % step:
+                yield from swiglu(i, s.d, c["intermediate_size_mlp"])
+                continue
+            yield from routed(i, s.d, s.ffn, c["num_local_experts"], c["num_experts_per_tok"])
+            yield from swiglu(i, s.d, s.ffn, "_shexp")
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    chunk, whole = (
+        Keys(s.kv, s.head_dim, s.head_dim, c["attention_chunk_size"], True),
+        Keys(s.kv, s.head_dim, s.head_dim),
+    )
+    return model(tensors(), [chunk if turns else whole for turns in rotated])
+
+
 def latent(c: Config, i: int) -> Iterator[Tensor]:
     """Multi-head latent attention: queries through a rank or not, keys and values out of one latent."""
     d, heads, rank, rope = c["hidden_size"], c["num_attention_heads"], c["kv_lora_rank"], c["qk_rope_head_dim"]
@@ -376,5 +400,6 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("qwen2_moe", "olmoe", "glm4_moe", "minimax_m2", "ernie4_5_moe", "hunyuan_v1_moe"), mixture),
     **dict.fromkeys(("granitemoe", "granitemoeshared"), mixture),
     "seed_oss": seed_oss, "glm4": glm4, "cohere2": cohere2, "phi3": phi3,
-    "gpt_oss": gpt_oss, **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"), deepseek),
+    "gpt_oss": gpt_oss, "llama4_text": llama4,
+    **dict.fromkeys(("deepseek_v2", "deepseek_v3", "kimi_k2", "glm4_moe_lite"), deepseek),
 }  # fmt: skip

@@ -95,10 +95,17 @@ def position_bytes(keys: Keys, k: Blocks, v: Blocks) -> int:
     return keys.heads * (size((keys.k_dim,), k) + (size((keys.v_dim,), v) if keys.v_dim else 0))
 
 
+def before(keys: Keys, at: int) -> int:
+    """Positions that a token at `at` no longer looks at: a window's has window − 1 of the past, a chunk's what the
+    chunk has."""
+    if keys.window is None:
+        return 0
+    return at - at % keys.window if keys.chunked else max(0, at + 1 - keys.window)
+
+
 def attended(keys: Keys, past: int, new: int) -> int:
-    """Positions that `new` tokens look at together: a window's first token sees window − 1 of the past."""
-    first = 0 if keys.window is None else max(0, past + 1 - keys.window)
-    return past + new - first
+    """Positions that `new` tokens look at together: from the first that the first of them sees."""
+    return past + new - before(keys, past)
 
 
 def picked(t: Tensor, tokens: int, counts: List[int] | None) -> tuple[Fraction, int, int]:
@@ -159,11 +166,9 @@ def held(
     for keys in model.keys.values():
         nbytes = position_bytes(keys, *kv) * keys.own
         for n in contexts:
-            live += nbytes * (n if keys.window is None else min(n, keys.window))
-            whole = range(-(-n // PAGE))  # the next token, at n, attends those that reach beyond n − window
-            pages += (
-                nbytes * PAGE * sum(1 for p in whole if keys.window is None or (p + 1) * PAGE > n + 1 - keys.window)
-            )
+            live += nbytes * (n - before(keys, n - 1) if n else 0)  # what the last token looked at
+            whole = range(-(-n // PAGE))  # the next token, at n, looks at those that reach beyond what is before it
+            pages += nbytes * PAGE * sum(1 for p in whole if (p + 1) * PAGE > before(keys, n))
     one = sum(model.states.values()) * STATE_BITS // 8
     stored = sum(size(t.shape, codecs(t.kind, t.layer), multiple) for t in model.tensors if t.stored)
     return Held(stored, live, pages, one * sum(1 for n in contexts if n), STATE_SLOTS * one * len(contexts))

@@ -35,6 +35,7 @@ class Tensor:
 class Keys:
     """What one attention layer reads of a position: `heads` keys and as many values; at most `window` positions.
 
+    chunked  those from the last whole multiple of `window` on
     own  False where it reads what another layer keeps
     """
 
@@ -42,6 +43,7 @@ class Keys:
     k_dim: int
     v_dim: int
     window: int | None = None
+    chunked: bool = False
     own: bool = True
 
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cache
 from linecache import getline
 from types import FrameType
@@ -38,10 +38,11 @@ CONTEXT = 256
 
 
 @cache
-def cpu(windowed: bool = False, pool: int = 1) -> CpuBackend:
-    """A toy llama, four sequences in `pool` contexts; `windowed`: its first layer attends 40 positions."""
+def cpu(windowed: bool = False, pool: int = 1, chunked: bool = False) -> CpuBackend:
+    """A toy llama, four sequences in `pool` contexts; its first layer attends 40 positions (`windowed`), or those of
+    its chunk of 40 (`chunked`)."""
     graph, checkpoint = tiny("llama", "q4_0")
-    made = window(40, "blk.0.")(graph) if windowed else graph
+    made = window(40, "blk.0.", chunked)(graph) if windowed or chunked else graph
     return CpuBackend(made, checkpoint, CpuOptions(2, CONTEXT, 4, pool))
 
 
@@ -56,13 +57,15 @@ def recurrent() -> SlowBackend:
 def ended() -> Iterator[None]:
     """No thread outlives these tests."""
     yield
-    for made in (cpu(), cpu(True), cpu(False, 4), cpu(True, 4)):
+    for made in (cpu(), cpu(True), cpu(False, 4), cpu(True, 4), cpu(chunked=True), cpu(False, 4, True)):
         made.close()
     cpu.cache_clear()
 
 
-BACKENDS: dict[str, Callable[[], Any]] = {"cpu": cpu, "windowed": lambda: cpu(True), "recurrent": recurrent}
-VOCAB = {"cpu": 250, "windowed": 250, "recurrent": 120}
+BACKENDS: dict[str, Callable[[], Any]] = {
+    "cpu": cpu, "windowed": lambda: cpu(True), "chunked": lambda: cpu(chunked=True), "recurrent": recurrent,
+}  # fmt: skip
+VOCAB = {"cpu": 250, "windowed": 250, "chunked": 250, "recurrent": 120}
 
 
 def nothing_held(engine: Engine) -> bool:
@@ -114,7 +117,7 @@ def test_answers_of_threads_are_those_of_each_alone(name: str) -> None:
     assert nothing_held(engine)
 
 
-@pytest.mark.parametrize("name", ["cpu", "windowed"])
+@pytest.mark.parametrize("name", ["cpu", "windowed", "chunked"])
 def test_threads_that_come_and_go(name: str) -> None:
     """Ten threads, prompts up to most of the context, two in five left midway, slow readers, a cache that is cleared:
     nobody's text changes, nobody waits for ever."""
@@ -207,6 +210,17 @@ def test_requests_that_arrive_together_share_what_the_first_has_computed() -> No
     assert engine.held()[0] < 4
     assert [drain(engine, one) for one in (first, second)] == [e[1:] for e in alone(cpu(), CONTEXT, [
         [*range(100), 0], [*range(100), 1]], 5)]  # fmt: skip
+
+
+def test_a_chunk_gives_its_blocks_back() -> None:
+    """150 tokens of a prompt and 80 more, chunks of 128: a chunk's blocks go back when the next begins."""
+    graph, checkpoint = tiny("llama", "q4_0")
+    with closing(CpuBackend(window(128, "blk.0.", True)(graph), checkpoint, CpuOptions(2, CONTEXT, 4))) as backend:
+        engine = Engine(backend, CONTEXT)
+        one = request(engine, list(range(150)), 80)
+        engine.submit(one)
+        seen = {tuple(sorted(engine.held())) for _ in iter(lambda: engine.next(one), None)}
+        assert seen == {(1, 3), (2, 4), (0, 0)}
 
 
 def test_a_window_gives_its_blocks_back() -> None:
@@ -467,9 +481,9 @@ def bytes_of(ledger: Ledger) -> dict[tuple[str, str], int]:
     return out
 
 
-@pytest.mark.parametrize("name", ["cpu", "windowed"])
+@pytest.mark.parametrize("name", ["cpu", "windowed", "chunked"])
 def test_the_shares_of_a_step_are_whole_bytes_that_sum_to_it(name: str) -> None:
-    backend = cpu(name == "windowed", 4)
+    backend = cpu(name == "windowed", 4, name == "chunked")
     engine = Engine(backend, CONTEXT)
     requests = [request(engine, [i] * n, 12, i) for i, n in enumerate((3, 90, 40))]
     tokens: list[Token] = []

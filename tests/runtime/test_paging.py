@@ -244,8 +244,8 @@ def test_a_record_is_what_was_written(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from([(None,), (40,), (None, 40)]), st.integers(6, 14), st.booleans(), st.booleans(),
-    st.integers(0, 8), st.integers(0, 1 << 30),
+    st.sampled_from([(None,), (40,), (None, 40), (None, -100), (-128,)]), st.integers(6, 14), st.booleans(),
+    st.booleans(), st.integers(0, 8), st.integers(0, 1 << 30),
 )  # fmt: skip
 def test_no_page_is_lost_with_a_file(
     windows: tuple[int | None, ...], blocks: int, states: bool, keep: bool, records: int, seed: int

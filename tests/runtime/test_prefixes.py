@@ -131,7 +131,9 @@ class FakeBackend:
     """A backend without a model: a block remembers which tokens were written to it, in which place of which text."""
 
     def __init__(self, windows: tuple[int | None, ...], blocks: tuple[int, ...], slots: int) -> None:
-        caches = tuple(KVCache(f"kv.{i}", 1, 2, 2, window=w) for i, w in enumerate(windows))
+        caches = tuple(  # below 0: chunks of that many
+            KVCache(f"kv.{i}", 1, 2, 2, window=w and abs(w), chunked=(w or 0) < 0) for i, w in enumerate(windows)
+        )
         states = (StateCache("state", 4),) if slots else ()
         groups = tuple(CacheGroup((c,)) for c in caches)
         self.graph: Any = type("Shape", (), {"cache_groups": groups, "states": states})()
@@ -197,8 +199,7 @@ class Machine:
         """Every position that the next token attends holds the sequence's own token; its state is of its tokens."""
         length = len(sequence.ids)
         for group, (kv, table) in enumerate(zip(self.memory.caches, sequence.blocks.tables, strict=True)):
-            first = 0 if kv.window is None else max(0, length + 1 - kv.window)
-            for at in range(first, length):
+            for at in range(kv.first(length), length):
                 assert table[at // BLOCK] != RELEASED
                 assert self.storage.tokens[group][table[at // BLOCK], at % BLOCK] == sequence.ids[at]
         if sequence.slot is not None:
@@ -226,7 +227,7 @@ class Machine:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.sampled_from([(None,), (40,), (None, 40), (None, 100, 40)]),
+    st.sampled_from([(None,), (40,), (None, 40), (None, 100, 40), (-100,), (None, -128), (-64, 40, -30)]),
     st.integers(6, 20),
     st.booleans(),
     st.integers(0, 1 << 30),

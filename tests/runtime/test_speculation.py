@@ -38,12 +38,18 @@ PARAMS = {
 }
 
 
+KINDS = ("plain", "windowed", "chunked", "q8_0")
+
+
 @cache
 def backend(kind: str = "plain", threads: int = 1) -> CpuBackend:
-    """A toy llama whose programs for few tokens are there; its first layer attends 40 positions, or its cache is
-    quantized."""
+    """A toy llama whose programs for few tokens are there; its first layer attends 40 positions, or chunks of 40, or
+    its cache is quantized."""
     graph, checkpoint = tiny("llama", "q4_0")
-    made = {"plain": graph, "windowed": window(40, "blk.0.")(graph), "q8_0": with_kv(graph, "q8_0", "q8_0")}[kind]
+    made = {
+        "plain": graph, "windowed": window(40, "blk.0.")(graph), "chunked": window(40, "blk.0.", chunked=True)(graph),
+        "q8_0": with_kv(graph, "q8_0", "q8_0"),
+    }[kind]  # fmt: skip
     found = CpuBackend(made, checkpoint, CpuOptions(threads, POSITIONS, 4, 2, drafts=True))
     found.finish_compiling()
     return found
@@ -52,7 +58,7 @@ def backend(kind: str = "plain", threads: int = 1) -> CpuBackend:
 @pytest.fixture(scope="module", autouse=True)
 def ended() -> Iterator[None]:
     yield
-    for made in ((kind, threads) for kind in ("plain", "windowed", "q8_0") for threads in (1, 2)):
+    for made in ((kind, threads) for kind in KINDS for threads in (1, 2)):
         backend(*made).close()
     backend.cache_clear()
 
@@ -102,7 +108,7 @@ def streamed(ledger: Ledger) -> Counter[str]:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("kind", ["plain", "windowed", "q8_0"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", PARAMS)
 def test_answers_are_those_without_drafts(name: str, kind: str, threads: int) -> None:
     """Twelve prompts; the bytes of each step are those that were predicted, and what is not kept leaves no trace: the

@@ -182,6 +182,15 @@ def gpt_oss(r: Random) -> dict[str, Any]:
     return transformer(r, layers=3) | more | experts(r) | {"rope_scaling": scaling}
 
 
+def llama4(r: Random) -> dict[str, Any]:
+    found = mixture(r, "num_local_experts") | {"num_hidden_layers": 5, "head_dim": 64, "tie_word_embeddings": False}
+    return found | {
+        "intermediate_size_mlp": 32 * r.randint(7, 21), "interleave_moe_layer_step": r.choice([1, 2]),
+        "attention_chunk_size": r.choice([50, 64, 131]), "no_rope_layer_interval": r.choice([3, 4]),
+        "use_qk_norm": r.random() < 0.5, "attn_temperature_tuning": r.choice([True, 4]),
+    }  # fmt: skip
+
+
 def deepseek(r: Random) -> dict[str, Any]:
     found, k = transformer(r, layers=4), r.randint(1, 3)
     return found | {
@@ -366,6 +375,7 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "seed_oss": seed_oss, "hunyuan_v1_dense": lambda r: transformer(r) | {"head_dim": 128}, "ernie4_5": ernie,
     "glm4": glm4, "cohere2": cohere2, "starcoder2": starcoder2, "stablelm": stablelm, "phi": phi2,
     "qwen2_moe": qwen2_moe, "olmoe": lambda r: mixture(r) | {"norm_topk_prob": False}, "glm4_moe": glm4_moe,
+    "llama4_text": llama4,
     "minimax_m2": lambda r: mixture(r, "num_local_experts") | {"head_dim": 64, "rotary_dim": 32},
     "ernie4_5_moe": ernie_moe, "granitemoe": granite_moe,
     "granitemoeshared": lambda r: granite_moe(r) | {"shared_intermediate_size": 160},

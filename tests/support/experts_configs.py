@@ -164,6 +164,22 @@ HUNYUAN_A13B = {
     "use_qk_norm": True, "use_rotary_pos_emb": True, "vocab_size": 128167,
 }  # fmt: skip
 
+SCOUT = {  # the text model of meta-llama/Llama-4-Scout-17B-16E-Instruct
+    **COMMON, "model_type": "llama4_text", "attention_bias": False, "attention_chunk_size": 8192, "attn_scale": 0.1,
+    "attn_temperature_tuning": 4, "floor_scale": 8192, "for_llm_compressor": False, "head_dim": 128,
+    "hidden_size": 5120, "interleave_moe_layer_step": 1, "intermediate_size": 8192, "intermediate_size_mlp": 16384,
+    "max_position_embeddings": 10485760, "no_rope_layers": [], "num_attention_heads": 40, "num_experts_per_tok": 1,
+    "num_hidden_layers": 48, "num_key_value_heads": 8, "num_local_experts": 16, "output_router_logits": False,
+    "pad_token_id": 200018, "rms_norm_eps": 1e-05, "rope_theta": 500000.0, "router_aux_loss_coef": 0.001,
+    "router_jitter_noise": 0.0, "use_qk_norm": True, "vocab_size": 202048,
+    "rope_scaling": {"factor": 16.0, "high_freq_factor": 1.0, "low_freq_factor": 1.0, "rope_type": "llama3",
+                     "original_max_position_embeddings": 8192},
+}  # fmt: skip
+MAVERICK = {  # the text model of meta-llama/Llama-4-Maverick-17B-128E-Instruct
+    **SCOUT, "interleave_moe_layer_step": 2, "max_position_embeddings": 1048576, "num_local_experts": 128,
+    "rope_scaling": None, "use_qk_norm": False,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Published:
@@ -191,5 +207,7 @@ MODELS = {
     "MiniMax-M2": Published(MINIMAX_M2, 228_689_764_864, 10_415_956_480, 253_952),
     "ERNIE-4.5-21B-A3B": Published(ERNIE_21B, 21_825_437_888, 3_352_150_208, 57_344),
     "Granite-3.1-3B-A800M": Published(GRANITE_3B, 3_298_793_472, 882_874_368, 65_536),
+    "Llama-4-Scout": Published(SCOUT, 107_769_861_120, 16_138_408_960, 196_608),
+    "Llama-4-Maverick": Published(MAVERICK, 400_711_848_960, 16_150_205_440, 196_608),
     "Hunyuan-A13B": Published(HUNYUAN_A13B, 80_393_183_232, 12_747_448_320, 131_072),
 }

@@ -25,7 +25,7 @@ ARCHITECTURES = {
     "glm4_moe_lite": "deepseek2", "gpt_oss": "gpt-oss", "qwen2_moe": "qwen2moe",
     "olmoe": "olmoe", "glm4_moe": "glm4moe", "minimax_m2": "minimax-m2",
     "ernie4_5_moe": "ernie4_5-moe", "granitemoeshared": "granitemoe", "hunyuan_v1_moe": "hunyuan-moe",
-    "gemma4_text": "gemma4",
+    "gemma4_text": "gemma4", "llama4_text": "llama4",
 }  # fmt: skip
 PAIRED = ("mixtral", "granitemoeshared")
 GEMMA4 = dense_gguf.GEMMA4 | {
@@ -88,6 +88,8 @@ def _one(rest: str, array: Array, c: dict[str, Any], older: bool) -> Arrays:
         return {f"ffn_gate_{kind}.weight": gate, f"ffn_up_{kind}.weight": up}
     if "shared_expert_gate" in rest or "moe_statics" in rest:
         array = array.reshape(-1)
+    if c["model_type"] == "llama4_text":
+        rest = rest.replace("feed_forward.", "mlp.")
     rest = rest.replace("_bias", ".bias")
     if rest == "self_attn.sinks" or rest.endswith(("experts.gate_up_proj", "experts.down_proj")):
         rest += ".weight"
@@ -97,10 +99,11 @@ def _one(rest: str, array: Array, c: dict[str, Any], older: bool) -> Arrays:
         return {f"{'post_attention_norm' if after else 'ffn_norm'}.weight": array}
     if c["model_type"] in PAIRED and part in ("self_attn.q_proj", "self_attn.k_proj"):
         array = permuted(array, c["num_attention_heads" if "q_proj" in part else "num_key_value_heads"])
-    if part.startswith("mlp.experts") and what == "weight":  # gpt-oss has columns before rows
+    if part.startswith("mlp.experts") and what == "weight":  # columns before rows
         array = array.transpose(0, 2, 1)
     if part == "mlp.experts.gate_up_proj":
-        return {f"ffn_gate_exps.{what}": array[:, ::2], f"ffn_up_exps.{what}": array[:, 1::2]}
+        halves = np.split(array, 2, axis=1) if c["model_type"] == "llama4_text" else (array[:, ::2], array[:, 1::2])
+        return {f"ffn_{name}_exps.{what}": part for name, part in zip(("gate", "up"), halves, strict=True)}
     if part == "self_attn.kv_b_proj" and not older:
         heads = array.reshape(c["num_attention_heads"], -1, array.shape[1])
         k, v = heads[:, : c["qk_nope_head_dim"]], heads[:, c["qk_nope_head_dim"] :]
@@ -148,7 +151,7 @@ def _keys(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_context_length(c["max_position_embeddings"])
     out.add_embedding_length(c["hidden_size"])
     out.add_block_count(c["num_hidden_layers"])
-    out.add_feed_forward_length(c["intermediate_size"])
+    out.add_feed_forward_length(c.get("intermediate_size_mlp") or c["intermediate_size"])
     out.add_head_count(c["num_attention_heads"])
     out.add_layer_norm_rms_eps(c["rms_norm_eps"])
     out.add_file_type(1)
@@ -240,9 +243,16 @@ def _gemma4_keys(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_expert_feed_forward_length(c["moe_intermediate_size"])
 
 
+def _llama4(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_rope_dimension_count(c["head_dim"])
+    out.add_vocab_size(c["vocab_size"])
+    out.add_interleave_moe_layer_step(c["interleave_moe_layer_step"])
+    out.add_expert_feed_forward_length(c["intermediate_size"])
+
+
 OWN = {
     "qwen2_moe": _qwen2_moe, "glm4_moe": _glm4_moe, "minimax_m2": _minimax_m2, "ernie4_5_moe": _ernie,
-    "granitemoeshared": _granite, "hunyuan_v1_moe": _hunyuan, "gemma4_text": _gemma4_keys,
+    "granitemoeshared": _granite, "hunyuan_v1_moe": _hunyuan, "gemma4_text": _gemma4_keys, "llama4_text": _llama4,
 }  # fmt: skip
 """By model_type: the keys that a converter of its own writes."""
 

@@ -1,6 +1,6 @@
 """Writes tests/fixtures/experts: tiny random models with routed experts and the logits that `transformers` gives.
 
-    python tests/support/make_experts_fixture.py
+    python -m tests.support.make_experts_fixture [NAME ...]
 
 As tests/support/make_parity_fixture.py, in float16. Routers are drawn wide, so that a wrong choice of experts shows.
 """
@@ -37,6 +37,12 @@ GLM = {
     "first_k_dense_replace": 1, "head_dim": 12, "attention_bias": True, "num_hidden_layers": 3,
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5},
 }  # fmt: skip
+LLAMA4 = {
+    "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 40, "intermediate_size": 16,
+    "head_dim": 8, "num_hidden_layers": 4, "attention_chunk_size": 7, "floor_scale": 5, "attn_scale": 0.4,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}, "rms_norm_eps": 1e-2, "no_rope_layer_interval": 2,
+}  # fmt: skip
+"""40 tokens in six chunks; two layers that are not rotated."""
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mixtral": ("Mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}),
     "qwen3_moe": (
@@ -103,6 +109,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Gemma4",
         {**GEMMA4, "enable_moe_block": True, "num_experts": 8, "top_k_experts": 3, "moe_intermediate_size": 12},
     ),
+    "llama4": ("Llama4", LLAMA4),
+    "llama4_large": (
+        "Llama4", {**LLAMA4, "interleave_moe_layer_step": 2, "use_qk_norm": False, "num_local_experts": 6,
+                   "num_experts_per_tok": 2, "attn_temperature_tuning": True},
+    ),
 }  # fmt: skip
 """By name: transformers' family, and what its config changes of SMALL. gpt-oss's ramp ends at 1.48 pairs, not at 2.
 Widths of `deepseek_wide` are those that the CPU's kernels take."""
@@ -115,7 +126,7 @@ def make(name: str, folder: Path, seed: int) -> None:
 
     family, changes = CASES[name]
     torch.manual_seed(seed)
-    text = "Text" if family == "Gemma4" else ""
+    text = "Text" if family in ("Gemma4", "Llama4") else ""
     config = getattr(transformers, f"{family}{text}Config")(**{**SMALL, **changes}, dtype="float32")
     config._attn_implementation = config._experts_implementation = "eager"
     model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
@@ -140,15 +151,17 @@ def _spread(model: Any) -> None:
                 drawn *= 0.5
             elif value.ndim == 1:
                 drawn = 1 + 0.3 * drawn
-            elif "embed" not in key:  # gpt-oss keeps its experts' columns before their rows
-                turned = "experts" in key and "GptOss" in type(model).__name__
+            elif "embed" not in key:  # gpt-oss and Llama 4 keep their experts' columns before their rows
+                turned = "experts" in key and type(model).__name__.startswith(("GptOss", "Llama4"))
                 drawn *= (2 / value.shape[-2 if turned else -1]) ** 0.5
             value.copy_(drawn.to(torch.float16))
 
 
 def main() -> None:
-    """All cases."""
+    """All cases, or those that are named."""
     for i, name in enumerate(CASES):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         folder = FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
         make(name, folder, seed=i)

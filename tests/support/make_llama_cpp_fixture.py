@@ -1,6 +1,6 @@
 """Writes tests/fixtures/llama_cpp/dense.npz: logits that llama.cpp gives for small models of each architecture.
 
-    python tests/support/make_llama_cpp_fixture.py [HYBRID ...]
+    python -m tests.support.make_llama_cpp_fixture [NAME ...]
 
 Needs llama-cpp-python (made with 0.3.36), which the project itself does not. The models are GGUF files that memfirst
 writes from shrunk published configs, with float32 weights of a fixed seed; keys and values are float32 too.
@@ -38,12 +38,12 @@ SHARPER = {
     "shared_intermediate_size": 96, "attention_head_dim": 16, "query_pre_attn_scalar": 16,
     "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0, "global_head_dim": 32,
     "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 32, "vocab_size_per_layer_input": 300,
-    "num_kv_shared_layers": 3,
+    "num_kv_shared_layers": 3, "intermediate_size_mlp": 128,
 }  # fmt: skip
 """Where a config has these: sizes that follow, and caps low enough to show."""
 ROUTED = (
     *("Mixtral-8x7B", "Qwen3-30B-A3B", "gpt-oss-20b", "Qwen1.5-MoE-A2.7B", "OLMoE-1B-7B", "GLM-4.5-Air", "GLM-4.6"),
-    *("MiniMax-M2", "ERNIE-4.5-21B-A3B", "Granite-3.1-3B-A800M"),
+    *("MiniMax-M2", "ERNIE-4.5-21B-A3B", "Granite-3.1-3B-A800M", "Llama-4-Scout", "Llama-4-Maverick"),
 )
 FEW: dict[str, Any] = {
     "num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "experts_per_token": 2,
@@ -81,6 +81,8 @@ def shrunk(name: str) -> dict[str, Any]:
         config["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"] * 2
     if config["model_type"] == "olmoe":  # llama.cpp takes as many KV heads as heads
         config["num_key_value_heads"] = 4
+    if name == "Llama-4-Maverick":  # which llama.cpp tells by its number of experts
+        config["num_local_experts"] = 128
     if config["model_type"] == "phi":
         config |= {"num_key_value_heads": 4, "intermediate_size": 256}
     if name in HYBRIDS:  # a quarter of which the sections of Qwen3.5's files fill
@@ -117,9 +119,11 @@ def logits(path: Path, tokens: Sequence[int]) -> NDArray[np.float32]:
 
 
 def main() -> None:
-    """All models; of the hybrids those that are named, beside what is there."""
+    """All models; or those that are named, beside what is there."""
     if sys.argv[1:]:
-        keep(HYBRID_FIXTURE, sys.argv[1:], dict(np.load(HYBRID_FIXTURE)) if HYBRID_FIXTURE.exists() else {})
+        for fixture in (FIXTURE, HYBRID_FIXTURE):
+            if names := [name for name in sys.argv[1:] if (name in HYBRIDS) == (fixture == HYBRID_FIXTURE)]:
+                keep(fixture, names, dict(np.load(fixture)))
     else:
         keep(FIXTURE, (*NAMES, *ROUTED), {})
         keep(HYBRID_FIXTURE, HYBRIDS, {})

@@ -11,13 +11,18 @@ from memfirst.transform.recode import with_kv
 from tests.support.experts_configs import MODELS
 from tests.support.tiny_configs import graph_of, shrunk
 
-ROUTED = {"mixtral": "Mixtral-8x7B", "qwen3_moe": "Qwen3-30B-A3B", "gpt_oss": "gpt-oss-20b"}
+ROUTED = {"mixtral": "Mixtral-8x7B", "qwen3_moe": "Qwen3-30B-A3B", "gpt_oss": "gpt-oss-20b",
+          "llama4_text": "Llama-4-Scout"}  # fmt: skip
 """Those whose operations all have kernels, by model type."""
 
 SIZES = {
     "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2},
     "qwen3_moe": {"num_experts": 20, "num_experts_per_tok": 4, "moe_intermediate_size": 256},
     "gpt_oss": {"num_local_experts": 12, "num_experts_per_tok": 4, "experts_per_token": 4},
+    "llama4_text": {
+        "num_local_experts": 5, "intermediate_size": 256, "intermediate_size_mlp": 1024, "attention_chunk_size": 24,
+        "interleave_moe_layer_step": 2, "no_rope_layer_interval": 2, "floor_scale": 16,
+    },
 }  # fmt: skip
 
 CODECS: dict[str, dict[str, str]] = {

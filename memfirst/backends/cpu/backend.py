@@ -145,8 +145,10 @@ class CpuBackend:
         }
         self._caches["state"] = arena.allocate(self.slots * sum(c.state_bytes for c in graph.states)).view(np.float32)
         self._tables: dict[str, NDArray[Any]] = {
-            **rope_tables(graph, options.context), **factor_tables(graph), **expert_tables(program),
-        }  # fmt: skip
+            **rope_tables(graph, options.context),
+            **factor_tables(graph, options.context, CAPACITIES[-1]),
+            **expert_tables(program),
+        }
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         tables = {op.name: op.weight.alias or op.weight.name for op in graph.ops if isinstance(op, Embed)}
         self._look_ups = LookUps(tables, twelve_bits.packed)

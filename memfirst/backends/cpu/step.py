@@ -180,14 +180,10 @@ class Group:
     def __init__(self, index: int, group: CacheGroup, context: int, blocks: int) -> None:
         cache = group.cache
         self.index, self.blocks = index, blocks
-        self.block, self.window, self.heads = cache.block, cache.window, cache.heads
+        self.cache, self.block, self.heads = cache, cache.block, cache.heads
         self.row = -(-context // self.block)
         self._known: list[tuple[int, ...]] = []
         self._names = {name: in_group(name, index) for name in (*GROUP_BY_TOKEN, *GROUP_BY_ITEM, "first_item")}
-
-    def start(self, position: int) -> int:
-        """The first position that a token at `position` attends."""
-        return 0 if self.window is None else max(position + 1 - self.window, 0)
 
     def check(self, sequence: Sequence, table: tuple[int, ...]) -> None:
         """CapacityError for a table with too few blocks, or whose blocks do not exist."""
@@ -198,7 +194,7 @@ class Group:
             )
         if len(table) > self.row:
             raise CapacityError(f"{len(table)} blocks of one sequence", f"at most {self.row}")
-        needed = table[self.start(sequence.past) // self.block :]
+        needed = table[self.cache.first(sequence.past) // self.block :]
         if needed and not 0 <= min(needed) <= max(needed) < self.blocks:
             raise CapacityError(f"blocks {min(needed)} to {max(needed)}", f"0 to {self.blocks - 1}")
 
@@ -216,12 +212,19 @@ class Group:
         blocks = np.asarray(table[first:], np.int64)
         a[names["slots"]][at:end] = blocks[positions // self.block - first] * self.block + positions % self.block
         starts, charged = a[names["starts"]], a[names["charged"]]
-        starts[at:end] = 0 if self.window is None else np.maximum(positions + 1 - self.window, 0)
+        starts[at:end] = self._starts(positions)
         charged[at : end - 1], charged[end - 1 : end] = starts[at + 1 : end], positions[-1:] + 1
+
+    def _starts(self, positions: NDArray[np.int64]) -> NDArray[np.int64] | int:
+        """The first position that each attends: `KVCache.first` of many."""
+        window = self.cache.window
+        if window is None:
+            return 0
+        return positions // window * window if self.cache.chunked else np.maximum(positions + 1 - window, 0)
 
     def fill_one(self, a: dict[str, Any], sequence: Sequence) -> int:
         """The same for a single token; returns its units of attention."""
-        names, past, start = self._names, sequence.past, self.start(sequence.past)
+        names, past, start = self._names, sequence.past, self.cache.first(sequence.past)
         table = sequence.tables[self.index]
         a[names["slots"]][0] = table[past // self.block] * self.block + past % self.block
         a[names["starts"]][0], a[names["charged"]][0] = start, past + 1

@@ -11,6 +11,7 @@ from memfirst.graph import Graph
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.scale import ScaleParts
+from memfirst.graph.ops.temperature import Temperature
 from memfirst.lower.program import Program
 
 
@@ -39,8 +40,17 @@ def rope_tables(graph: Graph, context: int) -> dict[str, NDArray[np.float32]]:
     return out
 
 
-def factor_tables(graph: Graph) -> dict[str, NDArray[np.float32]]:
-    """Each column's factor [width], of operations that scale parts of a row; those that scale alike share theirs."""
-    scaled = [op for op in graph.ops if isinstance(op, ScaleParts)]
-    made = {op.parts: op.factors for op in scaled}
-    return {f"factors:{op.name}": made[op.parts] for op in scaled}
+def factor_tables(graph: Graph, context: int, tokens: int) -> dict[str, NDArray[np.float32]]:
+    """Each column's factor [width] of operations that scale parts of a row, each position's [context] of those that
+    scale by it (such as scale alike share theirs); and the weights of what experts give, of steps of up to `tokens`,
+    where theirs are on what they get."""
+    out, made, positions = {}, dict[Any, NDArray[np.float32]](), np.arange(context)
+    for op in graph.ops:
+        if isinstance(op, ScaleParts):
+            out[f"factors:{op.name}"] = made.setdefault(op.parts, op.factors)
+        elif isinstance(op, Temperature):
+            key = op.slope, op.floor
+            out[f"factors:{op.name}"] = made[key] = made[key] if key in made else op.factors(positions)
+        elif isinstance(op, Experts) and op.weigh_input:
+            out[f"ones:{op.k}"] = np.ones(tokens * op.k, np.float32)
+    return out

@@ -24,7 +24,7 @@ class Attention(Op):
     """q [n, heads · k_dim], k [n, kv heads · k_dim], v [n, kv heads · v_dim] -> [n, heads · v_dim].
 
     Query head h reads KV head h // (heads / kv heads). A token attends the past and its ancestors among the
-    step's tokens, itself included, the nearest `cache.window` of them. With q as its only input, nothing is written:
+    step's tokens, itself included, those of `cache.first` on. With q as its only input, nothing is written:
     it reads what an earlier layer keeps in the same cache (Gemma 3n and 4).
 
     scale    multiplies the scores
@@ -61,7 +61,7 @@ class Attention(Op):
 
     def flops(self, step: Step) -> int:
         """A multiply-add for each value of a key and of its value, by head and pair."""
-        pairs = sum(attended_pairs(s, self.cache.window) for s in step.sequences)
+        pairs = sum(attended_pairs(s, self.cache) for s in step.sequences)
         return 2 * self.heads * (self.cache.k_dim + self.cache.v_dim) * pairs
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
@@ -72,7 +72,7 @@ class Attention(Op):
                 k, v = new
                 run.write_kv(c, sequence, k.reshape(-1, c.heads, c.k_dim), v.reshape(-1, c.heads, c.v_dim))
             keys, values = run.read_kv(c, sequence)
-            mask = visible(sequence, c.window)
+            mask = visible(sequence, c)
             parts.append(self._attend(q.reshape(-1, self.heads, c.k_dim), keys, values, mask, sinks))
         return np.concatenate(parts)
 

@@ -101,6 +101,7 @@ class Experts(Op):
     activation    of the gated unit between them, a name of `memfirst.graph.ops.glu`; without a gate one of
                   `memfirst.graph.ops.activation`
     gate_b, up_b  [experts, width of the feed-forward], and down_b [experts, hidden]: biases, all or none
+    weigh_input   the weight multiplies what an expert gets, not what it gives (Llama 4)
     """
 
     gate: Weight | None
@@ -111,6 +112,7 @@ class Experts(Op):
     gate_b: Weight | None = None
     up_b: Weight | None = None
     down_b: Weight | None = None
+    weigh_input: bool = False
 
     @property
     def weights(self) -> tuple[Weight, ...]:
@@ -146,12 +148,16 @@ class Experts(Op):
         out = np.zeros((len(x), self.width), np.float32)
         for e in map(int, np.flatnonzero(routing.any(axis=0))):
             rows = np.flatnonzero(routing[:, e])
-            inner = self.affine(run, e, x[rows], self.up, self.up_b)
+            share: F32 = routing[rows, e, None]
+            given = x[rows]
+            if self.weigh_input:
+                given, share = given * share, np.ones_like(share)
+            inner = self.affine(run, e, given, self.up, self.up_b)
             if self.gate is None:
                 inner = FUNCTIONS[self.activation](inner)
             else:
-                inner = gated(self.activation, self.affine(run, e, x[rows], self.gate, self.gate_b), inner)
-            out[rows] += routing[rows, e, None] * self.affine(run, e, inner, self.down, self.down_b)
+                inner = gated(self.activation, self.affine(run, e, given, self.gate, self.gate_b), inner)
+            out[rows] += share * self.affine(run, e, inner, self.down, self.down_b)
         return out
 
     def affine(self, run: Runtime, expert: int, x: F32, weight: Weight, bias: Weight | None) -> F32:

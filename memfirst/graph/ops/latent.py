@@ -68,7 +68,7 @@ class LatentAttention(Op):
     def flops(self, step: Step) -> int:
         """Absorbing k_b and v_b by token; rank + rope for the score and rank for the sum, by pair."""
         absorbed = self.rank * (self.nope + self.width // self.heads) * step.tokens
-        pairs = sum(attended_pairs(s, self.cache.window) for s in step.sequences)
+        pairs = sum(attended_pairs(s, self.cache) for s in step.sequences)
         return 2 * self.heads * (absorbed + (self.cache.k_dim + self.rank) * pairs)
 
     def reference(self, run: Runtime, inputs: Values) -> F32:
@@ -78,7 +78,7 @@ class LatentAttention(Op):
             new = np.concatenate([latent, k_rope], axis=1)[:, None, :]  # [new, 1 head, rank + rope]
             run.write_kv(self.cache, sequence, new, np.zeros((len(new), 1, 0), np.float32))
             keys = run.read_kv(self.cache, sequence)[0][:, 0]
-            mask, heads = visible(sequence, self.cache.window), np.split(q, self.heads, axis=1)
+            mask, heads = visible(sequence, self.cache), np.split(q, self.heads, axis=1)
             outs = [self._head(q, k_b[h], keys, mask) @ v_b[h].T for h, q in enumerate(heads)]
             parts.append(np.concatenate(outs, axis=1))
         return np.concatenate(parts)

@@ -75,7 +75,8 @@ class Opaque(Op):
 def _pairs(sequence: Sequence, cache: KVCache) -> int:
     """(query, entry) pairs that a step of this sequence computes."""
     if cache.every == 1:
-        return attended_pairs(sequence, min((n for n in (cache.window, cache.picked) if n is not None), default=None))
+        nearest = min((n for n in (cache.window, cache.picked) if n is not None), default=None)
+        return attended_pairs(sequence, replace(cache, window=nearest))
     ends = range(sequence.past + 1, sequence.past + sequence.new + 1)
     return sum(min(cache.entries(end), cache.picked or end) for end in ends)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from memfirst.graph import Sequence, Step
+from memfirst.graph import KVCache, Sequence, Step
 
 
 def rope_positions(step: Step) -> NDArray[np.int64]:
@@ -28,26 +28,27 @@ def ancestors(sequence: Sequence) -> NDArray[np.bool_]:
     return seen
 
 
-def visible(sequence: Sequence, window: int | None) -> NDArray[np.bool_]:
+def visible(sequence: Sequence, cache: KVCache) -> NDArray[np.bool_]:
     """[new, past + new]: the cache positions that each new token attends, itself included.
 
-    A window counts positions along the token's own line: at most `window`, the nearest.
+    A window counts positions along the token's own line.
     """
     own = ancestors(sequence)
     mask = np.concatenate([np.ones((sequence.new, sequence.past), bool), own], axis=1)
-    if window is not None:  # places on the line from here on, here included
-        later = np.cumsum(mask[:, ::-1], axis=1)[:, ::-1]
-        mask &= later <= window
+    if cache.window is not None:
+        places = np.cumsum(mask, axis=1) - 1  # on each token's line
+        first = np.array([cache.first(int(last)) for last in mask.sum(axis=1) - 1], np.int64)
+        mask &= places >= first[:, None]
     return mask
 
 
-def attended_pairs(sequence: Sequence, window: int | None) -> int:
+def attended_pairs(sequence: Sequence, cache: KVCache) -> int:
     """(query, key) pairs that a step of this sequence computes."""
     if sequence.parents is None:
         ends = range(sequence.past + 1, sequence.past + sequence.new + 1)
     else:
         ends = [sequence.past + int(n) for n in ancestors(sequence).sum(1)]  # type: ignore[assignment]
-    return sum(ends) if window is None else sum(min(end, window) for end in ends)
+    return sum(ends) if cache.window is None else sum(end - cache.first(end - 1) for end in ends)
 
 
 def split(step: Step, *values: NDArray[Any]) -> Iterator[tuple[Sequence, tuple[NDArray[Any], ...]]]:

@@ -115,6 +115,20 @@ def scale_columns(
 
 
 @kernel
+def scale_rows(y: "f32", factors: "f32", rows: "i32", step: "i64", count: "int", stride: "int", worker, lo, hi):
+    """y[t, lo:hi] *= factors[rows[t]]: a factor for each position, of the graph's own."""
+    last = lo + (hi - lo) // 16 * 16
+    for t in range(step[count]):
+        factor = splat16(factors[rows[t]])
+        for r in range(t * stride + lo, t * stride + last, 16):
+            store16(y, r, mul(load16(y, r), factor))
+        if last < hi:
+            at, n = t * stride + last, hi - last
+            store16_first(y, at, n, mul(load16_first(y, at, n), factor))
+    return 0
+
+
+@kernel
 def softcap(
     x: "f32", out: "f32", step: "i64", count: "int", stride_x: "int", stride: "int", cap: "float", worker, lo, hi
 ):

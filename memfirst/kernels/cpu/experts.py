@@ -9,8 +9,8 @@ import numpy as np
 from memfirst.kernels.cpu.elementwise import activate16, glu16
 from memfirst.kernels.cpu.functions import exp16, sigmoid16
 from memfirst.kernels.cpu.lang import inline, kernel
-from memfirst.kernels.cpu.simd import add, fma, sub
-from memfirst.kernels.cpu.simd16 import load16_first, splat16, splat16_at, store16_first
+from memfirst.kernels.cpu.simd import add, fma, mul, sub
+from memfirst.kernels.cpu.simd16 import load16, load16_first, splat16, splat16_at, store16, store16_first
 
 SMALL = np.float32(1e-20)
 """Added to the sum of picked weights before they are divided by it: sigmoids may all be 0."""
@@ -200,6 +200,19 @@ def add_bias(
                 store16_first(y, at, m, add(load16_first(y, at, m), load16_first(bias, row + r, m)))
         read += max(high - low, 0) * 4
     return read
+
+
+@kernel
+def weigh(y: "f32", first: "i32", pairs: "i32", weights: "f32", rows: "int", stride: "int", worker, lo, hi):
+    """y[pair] [pairs, stride] *= its weight, for lo..hi of active × rows."""
+    for n in range(lo // rows, (hi - 1) // rows + 1):
+        low, high = max(lo - n * rows, 0), min(hi - n * rows, rows)
+        for i in range(first[n], first[n + 1]):
+            share = splat16_at(weights, i)
+            for r in range(low, high, 16):
+                at = pairs[i] * stride + r
+                store16(y, at, mul(load16(y, at), share))
+    return 0
 
 
 @kernel

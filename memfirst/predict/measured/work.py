@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
-from memfirst.graph import Graph, Op, Sequence, Step
+from memfirst.graph import Graph, KVCache, Op, Sequence, Step
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.positions import attended_pairs
@@ -90,13 +90,13 @@ def _items(program: Program, step: Step) -> list[int]:
     backend's steps)."""
     if program.capacity > 8:
         return [step.tokens] * len(program.graph.cache_groups)
-    windows = [group.cache.window for group in program.graph.cache_groups]
-    return [max(step.tokens, sum(_splits(s, window) for s in step.sequences)) for window in windows]
+    caches = [group.cache for group in program.graph.cache_groups]
+    return [max(step.tokens, sum(_splits(s, cache) for s in step.sequences)) for cache in caches]
 
 
-def _splits(sequence: Sequence, window: int | None) -> int:
-    ends = range(sequence.past + 1, sequence.past + sequence.new + 1)
-    return sum((end - 1) // SPLIT - (max(0, end - window) if window else 0) // SPLIT + 1 for end in ends)
+def _splits(sequence: Sequence, cache: KVCache) -> int:
+    positions = range(sequence.past, sequence.past + sequence.new)
+    return sum(at // SPLIT - cache.first(at) // SPLIT + 1 for at in positions)
 
 
 def _chunks(task: Task, counts: Mapping[str, float]) -> int:
@@ -107,7 +107,7 @@ def _works(call: Call, units: int, step: Step, counts: Mapping[str, float], op: 
     """What its kernel's spec says of it. A matmul of experts consists of the tiles of other matmuls, of several sizes:
     each has its rate from there."""
     tokens = int(counts[_rows_of(call)]) * (units if KERNELS[call.kernel].over == TOKENS else 1)
-    attended = _attended(op.cache.window, step) if isinstance(op, Attention) else 0
+    attended = _attended(op.cache, step) if isinstance(op, Attention) else 0
     pairs = step.tokens * op.k if isinstance(op, Experts) else 0
     found = Amounts(units, tokens, _units(dict(call.args), counts), attended, len(step.sequences), pairs)
     if not isinstance(op, Experts) or not call.kernel.startswith("routed."):
@@ -139,6 +139,6 @@ def _units(args: Mapping[str, object], counts: Mapping[str, float]) -> int:
     return int(counts[in_group("items", int(first.name.rsplit(".", 1)[1]))]) if isinstance(first, Ref) else 0
 
 
-def _attended(window: int | None, step: Step) -> int:
+def _attended(cache: KVCache, step: Step) -> int:
     """Positions that the step's tokens attend, each token's counted."""
-    return sum(attended_pairs(s, window) for s in step.sequences)
+    return sum(attended_pairs(s, cache) for s in step.sequences)
