@@ -3,7 +3,10 @@ grow with the position."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from memfirst.errors import UnsupportedError
+from memfirst.graph import Graph
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.temperature import Temperature
 from memfirst.graph.traffic import ACTIVATIONS, KV_READ, KV_WRITE, WEIGHTS
@@ -21,10 +24,15 @@ from memfirst.lower.nodes import (
 )
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
-from memfirst.lower.step_fields import BLOCK, SCORES, attention_scratch, count_of
+from memfirst.lower.step_fields import BLOCK, SCORES, attention_scratch, count_of, tile_of
 
 KV_CODECS = {"f16": 8, "f32": 8, "q8_0": 32, "q4_0": 32}
 """Codecs of keys and values, and what a head's size must be a multiple of."""
+
+OF_ITEMS = (
+    "item_token", "item_tokens", "item_split", "item_last", "first_part", "starts", "charged", "tables",
+)  # fmt: skip
+"""A cache group's arrays that attention is cut by."""
 
 MAX_GROUP = 32
 """Query heads over one head of keys: each has accumulators of its own, and 64 take 20 s to compile."""
@@ -57,19 +65,19 @@ def _(op: Attention, d: Default) -> Value:
     args: Args = {n: Scratch(n, kind, items) for n, (kind, items) in attention_scratch(group, c.k_dim).items()}
     args |= {"q": q.place, "stride": q.stride, "cap": op.softcap}
     args |= partials | _place(op, d, "keys") | _place(op, d, "values")
-    args |= {n: d.of_group(op, n) for n in ("item_token", "item_split", "item_last", "starts", "charged", "tables")}
+    args |= {n: d.of_group(op, n) for n in OF_ITEMS}
     items = d.of_group(op, "items").name
     args |= {"ends": Ref("step", "ends"), "table_at": Ref("step", "table_at"), "heads": c.heads, "scale": op.scale,
              "step": STEP, "count": count_of(items)}  # fmt: skip
     statics: dict[str, NodeStatic] = {"K_DIM": c.k_dim, "V_DIM": c.v_dim, "GROUP": group}
     statics |= {"KCODEC": f"kv_{c.k_codec}", "VCODEC": f"kv_{c.v_codec}", "ROTATE": int(c.rotate)}
-    statics |= {"SOFTCAP": int(op.softcap > 0), "AHEAD": _few}
+    statics |= {"SOFTCAP": int(op.softcap > 0), "TILE": partial(tile_of, group)}
     call = KERNELS["attention.attend"].call(args, op.name, KV_READ, **statics)
     reads = [touch(q), *(Touch(f"cache:{c.name}.{what}") for what in ("keys", "values"))]
     own = only(moved, KV_READ, ACTIVATIONS)
     d.made.nodes.append(Node(op.name, [call], UNITS, c.heads, items, reads, [touch(made)], own, 1))
     out = d.new(op.output, op.heads * c.v_dim)
-    args = {**partials, "out": out.place, "first_item": d.of_group(op, "first_item"), "heads": c.heads}
+    args = {**partials, "out": out.place, "first_part": d.of_group(op, "first_part"), "heads": c.heads}
     args["private"] = PrivateStride(out.storage)
     args["sinks"] = partials["top"] if op.sinks is None else weight_ref(op.sinks)
     args["floats"] = Scratch("merged", "f32", 4 * -(-c.v_dim // 16) * 16)
@@ -81,9 +89,10 @@ def _(op: Attention, d: Default) -> Value:
     return out
 
 
-def _few(capacity: int) -> int:
-    """Whether attention prefetches what comes after it: in steps of few tokens."""
-    return int(capacity <= 8)
+def shared_reads(graph: Graph) -> tuple[bool, ...]:
+    """Whether several tokens of a sequence read the keys and values of each cache group together."""
+    tiled = {op.cache.name for op in graph.ops if isinstance(op, Attention)}
+    return tuple([any(cache.name in tiled for cache in group.caches) for group in graph.cache_groups])
 
 
 def _check_attention(op: Attention) -> None:

@@ -171,11 +171,11 @@ def _columns(node: Node, capacity: int) -> int:
 
 def _chunk(node: Node, capacity: int, workers: int, total: int) -> int:
     """Units claimed at a time. Columns: about eight claims a worker in a phase, with many tokens 64, to stay in cache;
-    tokens: four claims a worker; units of attention: one, or eight of many."""
+    tokens: four claims a worker; units of attention: one, or in steps of many tokens `align`."""
     if node.over == TOKENS:
         return ceil(node.units * capacity / workers / 4)
     if node.over == UNITS:
-        return 1 if capacity <= 8 else 8
+        return 1 if capacity <= 8 else node.align
     wanted = min(64, total) if capacity > 8 else ceil(total / workers / (8 if workers > 1 else 1))
     return ceil(wanted / node.align) * node.align
 

@@ -125,9 +125,9 @@ class _Latent:
         call = KERNELS["latent.attend"].call(args, op.name, KV_READ, HEADS=heads, **self._row())
         items, reads = d.of_group(op, "items").name, [touch(absorbed), touch(q), self._cached]
         moved = only(self.moved, KV_READ, ACTIVATIONS)
-        d.made.nodes.append(Node(op.name, [call], UNITS, op.heads // heads, items, reads, [touch(made)], moved, 1))
+        d.made.nodes.append(Node(op.name, [call], UNITS, op.heads // heads, items, reads, [touch(made)], moved, 8))
         out = self._by_head("merged", op.rank)
-        args = {**partials, "out": out.place, "first_item": d.of_group(op, "first_item"), "heads": op.heads}
+        args = {**partials, "out": out.place, "first_part": d.of_group(op, "first_part"), "heads": op.heads}
         args["private"] = PrivateStride(out.storage)
         merge = KERNELS["latent.merge"].call(args, op.name, RANK=op.rank)
         d.tokens(f"{op.name}_merge", op, [merge], [made], [out], TOKENS, repeats=True)

@@ -16,13 +16,14 @@ Args = Mapping[str, NodeOperand]
 
 @dataclass(frozen=True)
 class Counts:
-    """What a call's work depends on: rows of its range, the step's tokens that it runs for, units of attention,
-    positions attended, the step's sequences; of routed experts the pairs of token and expert, and the tiles that these
-    fill."""
+    """What a call's work depends on: rows of its range, the step's tokens that it runs for, items of attention and the
+    partials that they make, positions attended, the step's sequences; of routed experts the pairs of token and expert,
+    and the tiles that these fill."""
 
     rows: int
     tokens: int
-    units: int = 0
+    units: float = 0
+    parts: int = 0
     attended: int = 0
     sequences: int = 0
     pairs: int = 0
@@ -134,7 +135,7 @@ def _attend(args: Mapping[str, object], statics: Mapping[str, object], n: Counts
 
 
 def _merge(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
-    return Work(0.0, float(n.units * _int(args, "heads") * _int(statics, "GROUP") * _int(statics, "DIM")))
+    return Work(0.0, float(n.parts * _int(args, "heads") * _int(statics, "GROUP") * _int(statics, "DIM")))
 
 
 def _width_of_heads(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
@@ -147,7 +148,7 @@ def _latent(args: Mapping[str, object], statics: Mapping[str, object], n: Counts
 
 
 def _merge_rows(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
-    return Work(0.0, float(n.units * _int(args, "heads") * _int(statics, "RANK")))
+    return Work(0.0, float(n.parts * _int(args, "heads") * _int(statics, "RANK")))
 
 
 def _down_rows(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
@@ -180,11 +181,11 @@ def _spec(name: str, over: str, operands: str, statics: str, work: WorkOf, untim
 _AFTER = "step count stride"
 _WRITE = "cache slots floats step count heads stride block_bytes"
 _ATTEND = (
-    "q cache scores floats ints q8 top total part item_token item_split item_last starts ends charged tables table_at "
-    "step count heads stride block_bytes keys_at values_at scale cap"
+    "q cache scores floats ints q8 top total part item_token item_tokens item_split item_last first_part starts ends "
+    "charged tables table_at step count heads stride block_bytes keys_at values_at scale cap"
 )
-_ATTEND_STATICS = "K_DIM V_DIM GROUP KCODEC VCODEC ROTATE SOFTCAP AHEAD"
-_MERGE = "top total part out sinks floats first_item heads private"
+_ATTEND_STATICS = "K_DIM V_DIM GROUP KCODEC VCODEC ROTATE SOFTCAP TILE"
+_MERGE = "top total part out sinks floats first_part heads private"
 _ONE = "x out step count stride_x stride"
 _PAIR = "a b out step count stride_a stride_b stride"
 _SHIFT = (
@@ -377,6 +378,6 @@ KERNELS: Mapping[str, KernelSpec] = {
             _columns,
         ),
         _spec("latent.attend", UNITS, _LATENT, "HEADS RANK ROPE CODEC", _latent),
-        _spec("latent.merge", TOKENS, "top total part out first_item heads private", "RANK", _merge_rows),
+        _spec("latent.merge", TOKENS, "top total part out first_part heads private", "RANK", _merge_rows),
     )
 }

@@ -11,18 +11,31 @@ BLOCK = 64
 SCORES = SPLIT + 64
 """Floats of a query head's scores: a split, and room for one that starts inside a group of 16."""
 
+ITEM_TOKENS = 8
+"""Tokens of one sequence that an item of attention has at most."""
+
+TILE_ROWS = 16
+"""Queries of several tokens that attention computes at once, at most: heads over one of keys, times tokens."""
+
+
+def tile_of(group: int, capacity: int) -> int:
+    """Tokens that share each read of keys and values from cache, of steps of up to `capacity` tokens.
+
+    1, 2 or 4 (or 8 of heads that have keys of their own), so that few kernels serve all steps.
+    """
+    most = min(capacity, ITEM_TOKENS, TILE_ROWS // group)
+    return max((n for n in (1, 2, 4, 8) if n <= most), default=1)
+
 
 def attention_scratch(group: int, k_dim: int) -> dict[str, tuple[str, int]]:
     """Kind and items of each worker's working memory for an attention with `group` query heads over one of keys."""
-    blocks = group * (k_dim // 32)
+    queries, rows = ITEM_TOKENS * group, max(group, TILE_ROWS)
+    blocks = queries * (k_dim // 32)
     return {
-        "scores": ("f32", group * SCORES),
-        "floats": (
-            "f32",
-            blocks + group * SCORES + 3 * k_dim,
-        ),  # scales of queries, values' weights or sums, a rotation
-        "ints": ("i32", blocks + group * SCORES // 2),  # sums of queries, weights as pairs of int16
-        "q8": ("i8", group * k_dim),
+        "scores": ("f32", rows * SCORES),
+        "floats": ("f32", blocks + rows * SCORES + 3 * k_dim),  # scales of queries, values' weights or sums, a rotation
+        "ints": ("i32", blocks + rows * SCORES // 2),  # sums of queries, weights as pairs of int16
+        "q8": ("i8", queries * k_dim),
     }
 
 

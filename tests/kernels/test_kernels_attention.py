@@ -13,7 +13,7 @@ import pytest
 
 from memfirst.kernels.cpu import lang
 from tests.support import interpreted_attention
-from tests.support.attention_cases import Cached, Case, attention, keys
+from tests.support.attention_cases import CONTEXTS, Cached, Case, attention, keys
 from tests.support.kernel_calls import library
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,6 +32,8 @@ INT8 = [
 SPLIT = [Case(1, 32), Case(3, 64, sinks=True, softcap=3.0), Case(7, 32), Case(2, 40, 24),
          Case(3, 64, k_codec="q8_0", v_codec="q8_0", rotate=True),
          Case(2, 32, k_codec="q4_0", v_codec="q4_0")]  # fmt: skip
+IN_A_ROW = (*range(1, 9), *range(13, 21), *range(509, 517), *range(1295, 1301))
+TILED = [(SPLIT[0], 8), (SPLIT[1], 4), (SPLIT[3], 4), (SPLIT[4], 4), (SPLIT[5], 8)]
 OUTLIERS = [Case(1, 64, k_codec="q4_0", v_codec="q4_0", rotate=rotate, outlier=50.0) for rotate in (False, True)]
 
 
@@ -39,7 +41,12 @@ OUTLIERS = [Case(1, 64, k_codec="q4_0", v_codec="q4_0", rotate=rotate, outlier=5
 def compiled() -> None:
     """All kernels, compiled together: in as many processes as there are cores."""
     cases = [*PLAIN, *ODD, *FLOATS, *INT8, *SPLIT, *OUTLIERS, *interpreted_attention.CASES]
-    library().load(set().union(*map(keys, cases), *(keys(case, by_split=True) for case in SPLIT)))
+    library().load(
+        set().union(
+            *map(keys, cases),
+            *(keys(case, tile) for case, tile in (*TILED, *interpreted_attention.TILED)),
+        )
+    )
 
 
 def check(case: Case, tolerance: float = 3e-6) -> None:
@@ -108,6 +115,30 @@ def test_rotation_spreads_what_a_scale_could_not_hold() -> None:
 def test_splits_by_different_workers_give_the_same_bits(case: Case, window: int) -> None:
     case = replace(case, window=window)
     np.testing.assert_array_equal(attention(case, by_split=True)[0], attention(case)[0])
+
+
+@pytest.mark.parametrize("window", [0, 1, 3, 40, 600])
+@pytest.mark.parametrize(("case", "tile"), TILED)
+def test_tokens_that_share_reads_give_the_same_bits(case: Case, tile: int, window: int) -> None:
+    """In tiles of tokens one after the other, over edges of blocks, splits and windows, and of tokens far apart."""
+    for contexts in (IN_A_ROW, CONTEXTS):
+        case = replace(case, window=window, contexts=contexts)
+        alone, _, read, due = attention(case)
+        assert read == due
+        for by_split, each in ((False, 8), (True, 8), (False, 3), (True, 5)):
+            found, _, read, due = attention(case, by_split, tile, each)
+            np.testing.assert_array_equal(found, alone)
+            assert read == due
+
+
+@pytest.mark.parametrize(("case", "tile"), TILED)
+def test_a_token_never_sees_those_behind_it(case: Case, tile: int) -> None:
+    """In the same tile: not even where their keys and values are no numbers, which a weight of 0 would let through."""
+    case = replace(case, contexts=tuple(range(510, 518)))
+    sound = attention(case)[0]
+    found = attention(replace(case, nan_from=514), tile=tile, each=8)[0]
+    np.testing.assert_array_equal(found[:5], sound[:5])
+    assert np.isnan(found[5:]).all(1).all()
 
 
 def test_interpreted_kernels_read_what_they_say(tmp_path: Path) -> None:

@@ -426,7 +426,7 @@ def test_options_that_cannot_be(options: dict[str, Any]) -> None:
 def measured(folder: Path, threads: int = 1) -> None:
     """Rates as `memfirst machine` might store them: 20 GB/s, 10 ps a product."""
     work = {f"matmul.block32 CODEC=q8_0 TILE={t}": rates.Rate(0.0, 1e-11) for t in (1, 4, 8)}
-    work["attention.attend AHEAD=1 DIM=64 GROUP=2"] = rates.Rate(1e-7, 5e-9)
+    work["attention.attend DIM=64 GROUP=2 TILE=1"] = rates.Rate(1e-7, 5e-9)
     by_threads = dict.fromkeys(range(1, threads + 1), 1.0)
     read = {n: 20e9 * n for n in by_threads}
     rates.save(rates.Rates(rates.fingerprint(), "2026-01-01T00:00:00+00:00", 1 << 33, read, by_threads, by_threads,

@@ -31,7 +31,7 @@ def made_up() -> Rates:
     """20 GB/s a thread, 10 ps a weight, 5 ns a position, 2 µs a phase."""
     names = ("matmul.block32 CODEC=q8_0 TILE=1", "matmul.block32 CODEC=q8_0 TILE=4", "matmul.block32 CODEC=q8_0 TILE=8")
     work = {name: Rate(0.0, 1e-11) for name in names}
-    work["attention.attend AHEAD=1 DIM=64 GROUP=2"] = Rate(1e-7, 5e-9)
+    work["attention.attend DIM=64 GROUP=2 TILE=1"] = Rate(1e-7, 5e-9)
     by_threads = {1: 1.0, 2: 0.9}
     return Rates(
         rates.fingerprint(), "2026-01-01T00:00:00+00:00", 1 << 33, {1: 20e9, 2: 36e9}, by_threads, by_threads,
@@ -77,7 +77,18 @@ def test_recurrences_do_every_column_of_every_token() -> None:
 
 def test_attention_does_every_position_of_every_kv_head(graph: Graph) -> None:
     assert amounts(graph, decode(600), "attention.attend") == (2 * 2 * 2, 2 * 2 * 601)  # layers, heads, splits
-    assert amounts(graph, prompt(100), "attention.attend") == (2 * 2 * 100, 2 * 2 * 5050)
+    assert amounts(graph, prompt(100), "attention.attend") == (2 * 2 * 13, 2 * 2 * 5050)  # thirteen items of eight
+    assert amounts(graph, prompt(100), "attention.merge") == (0.0, 2 * 4 * 64 * 100)
+
+
+def test_tokens_that_attend_alone_have_a_rate_of_their_own(graph: Graph) -> None:
+    """The last of a prompt of eights and one, and decoded tokens beside it."""
+    step = Step((Sequence(0, 97), Sequence(40), Sequence(50)))
+    together, alone = (
+        amounts(graph, step, f"attention.attend GROUP=2 KCODEC=kv_f16 K_DIM=64 TILE={n} ") for n in (8, 1)
+    )
+    assert together[1] == 2 * 2 * 97 * 96 / 2 and alone[1] == 2 * 2 * (97 + 41 + 51)
+    assert together[0] + alone[0] == pytest.approx(2 * 2 * (13 + 2))
 
 
 @pytest.mark.parametrize("past", [0, 500, 900])
@@ -112,8 +123,10 @@ def test_a_prompt_is_its_largest_steps(graph: Graph) -> None:
 
 def test_a_call_that_was_not_measured_follows_the_most_similar(graph: Graph) -> None:
     known = made_up()
-    similar = rates.predict.rate_of("attention.attend AHEAD=1 DIM=64 GROUP=5", known)
+    similar = rates.predict.rate_of("attention.attend DIM=64 GROUP=5 TILE=1", known)
     assert similar.item == pytest.approx(5e-9 * 6 / 3)
+    together = rates.predict.rate_of("attention.attend DIM=64 GROUP=2 TILE=4", known)
+    assert together.item == pytest.approx(5e-9 * 2.25 / 3)
     assert rates.predict.rate_of("elementwise.unheard", known) == Rate(0.0, 0.0)
 
 

@@ -35,6 +35,7 @@ class Case:
     sinks: bool = False
     contexts: tuple[int, ...] = CONTEXTS
     outlier: float = 1.0  # times the first value of each key and value
+    nan_from: int = 0  # keys and values of positions from here on are no numbers
 
     @property
     def cache(self) -> KVCache:
@@ -42,24 +43,24 @@ class Case:
         return KVCache("kv", HEADS, self.k_dim, self.v_dim or self.k_dim, self.k_codec, self.v_codec)
 
 
-def statics(case: Case, by_split: bool) -> dict[str, Any]:
+def statics(case: Case, tile: int = 1) -> dict[str, Any]:
     """Static parameters of `attend`."""
     c = case.cache
     return {
         "GROUP": case.group, "K_DIM": c.k_dim, "V_DIM": c.v_dim, "KCODEC": f"kv_{c.k_codec}",
         "VCODEC": f"kv_{c.v_codec}", "ROTATE": int(case.rotate), "SOFTCAP": int(case.softcap > 0),
-        "AHEAD": int(by_split),
+        "TILE": tile,
     }  # fmt: skip
 
 
-def keys(case: Case, by_split: bool = False) -> set[Key]:
+def keys(case: Case, tile: int = 1) -> set[Key]:
     """The kernels that `attention` needs."""
     c, rotate = case.cache, int(case.rotate)
     merge = {"DIM": c.v_dim, "GROUP": case.group, "SINKS": int(case.sinks), "ROTATE": rotate}
     return {
         key_of("attention.write_keys", {"DIM": c.k_dim, "CODEC": f"kv_{c.k_codec}", "ROTATE": rotate}),
         key_of("attention.write_values", {"DIM": c.v_dim, "CODEC": f"kv_{c.v_codec}", "ROTATE": rotate}),
-        key_of("attention.attend", statics(case, by_split)), key_of("attention.merge", merge),
+        key_of("attention.attend", statics(case, tile)), key_of("attention.merge", merge),
     }  # fmt: skip
 
 
@@ -72,6 +73,7 @@ class Cached:
         self.k, self.v = (rng.standard_normal((n, HEADS, dim), np.float32) for dim in (c.k_dim, c.v_dim))
         for x in (self.k, self.v):
             x[..., 0] *= np.float32(case.outlier)
+            x[case.nan_from or n :] = np.nan
         self.tables = rng.permutation(BLOCKS).astype(np.int32)
         self.positions = np.arange(n)
         layer, stride = BLOCK * c.position_bytes, 8 + HEADS * max(c.k_dim, c.v_dim)
@@ -128,8 +130,11 @@ def _values(raw: Array, codec: str, dim: int) -> Array:
     return found.swapaxes(2, 3).reshape(*raw.shape[:2], BLOCK, dim)
 
 
-def attention(case: Case, by_split: bool = False) -> tuple[Array, Array, int, int]:
-    """What the kernels give for a query at the end of each context, what softmax gives, bytes counted and due."""
+def attention(case: Case, by_split: bool = False, tile: int = 1, each: int = 1) -> tuple[Array, Array, int, int]:
+    """What the kernels give for a query at the end of each context, what softmax gives, bytes counted and due.
+
+    tile  queries that share each read, of items of `each`
+    """
     cached = Cached(case)
     made, c, group, n = dict(cached.made), case.cache, case.group, len(case.contexts)
     rng = np.random.default_rng(8)
@@ -137,8 +142,8 @@ def attention(case: Case, by_split: bool = False) -> tuple[Array, Array, int, in
     sinks = rng.standard_normal(HEADS * group).astype(np.float32) * np.float32(3)
     ends = np.array(case.contexts, np.int32)
     starts = np.maximum(ends - case.window, 0).astype(np.int32) if case.window else np.zeros(n, np.int32)
-    made |= items(starts, ends, by_split)
-    units, whole = len(made["item_token"]) * HEADS, -(-c.v_dim // 16) * 16
+    made |= items(starts, ends, by_split, each)
+    units, whole = int(made["first_part"][-1]) * HEADS, -(-c.v_dim // 16) * 16
     made |= {name: zeros(kind, 2 * size) for name, (kind, size) in attention_scratch(group, c.k_dim).items()}
     wide = np.pad(q.reshape(n, -1), ((0, 0), (0, 8)))  # as a part of a fused q, k and v
     made |= {
@@ -146,8 +151,9 @@ def attention(case: Case, by_split: bool = False) -> tuple[Array, Array, int, in
         "total": zeros("f32", units * group), "part": zeros("f32", units * group * whole), "cap": case.softcap,
         "step": np.array([len(made["item_token"])], np.int64), "count": 0,
         "ends": ends, "charged": ends, "table_at": np.zeros(n, np.int32), "scale": c.k_dim**-0.5,
-        **statics(case, by_split),
+        **statics(case, tile),
     }  # fmt: skip
+    units = len(made["item_token"]) * HEADS
     half = units // 2
     read = call("attention.attend", 0, half, worker=1, **made) + call("attention.attend", half, units, **made)
     out = zeros("f32", n, HEADS * group * c.v_dim)
@@ -158,14 +164,18 @@ def attention(case: Case, by_split: bool = False) -> tuple[Array, Array, int, in
     return out, expected.reshape(n, -1), read, int((ends - starts).sum()) * c.position_bytes
 
 
-def items(starts: Array, ends: Array, by_split: bool) -> dict[str, Array]:
-    """Units of work: a token each, or a split of its context each."""
-    spans = [(t, s // SPLIT, (e - 1) // SPLIT) for t, (s, e) in enumerate(zip(starts, ends, strict=True))]
+def items(starts: Array, ends: Array, by_split: bool, each: int = 1) -> dict[str, Array]:
+    """Units of work: tokens one after the other, `each` at a time, or a split of their context each."""
+    first, last = starts // SPLIT, (ends - 1) // SPLIT
+    spans = []
+    for t in range(0, len(starts), each):
+        n = min(each, len(starts) - t)
+        spans.append((t, n, first[t], last[t + n - 1]))
     if by_split:
-        spans = [(t, i, i) for t, first, last in spans for i in range(first, last + 1)]
-    token, first, last = np.array(spans, np.int32).T.copy()
-    at = np.searchsorted(token, np.arange(len(starts) + 1)).astype(np.int32)
-    return {"item_token": token, "item_split": first, "item_last": last, "first_item": at}
+        spans = [(t, n, i, i) for t, n, begin, end in spans for i in range(begin, end + 1)]
+    token, tokens, begin, end = np.array(spans, np.int32).T.copy()
+    parts = np.concatenate([[0], np.cumsum(last - first + 1 if by_split else np.ones_like(first))]).astype(np.int32)
+    return {"item_token": token, "item_tokens": tokens, "item_split": begin, "item_last": end, "first_part": parts}
 
 
 def softmax(case: Case, q: Array, k: Array, v: Array, starts: Array, ends: Array, sinks: Array | None) -> Array:

@@ -26,6 +26,12 @@ CASES = [
 ]
 
 
+TILED = [
+    (Case(2, 40, 24, window=40, contexts=tuple(range(62, 70))), 4),
+    (Case(2, 32, k_codec="q8_0", v_codec="q4_0", contexts=tuple(range(126, 131))), 4),
+]
+
+
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_loads_are_what_is_returned(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES[number]
@@ -50,6 +56,31 @@ def test_loads_are_what_is_returned(number: int, monkeypatch: pytest.MonkeyPatch
     assert not touched.stores.any()
     if folder := os.environ.get("MEMFIRST_TEST_OUTPUT"):
         np.save(Path(folder) / f"{number}.npy", out)
+
+
+@pytest.mark.parametrize(("case", "tile"), TILED)
+def test_tokens_of_a_tile_load_together(case: Case, tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte that all tokens of a tile attend is loaded once for them, and none that no token attends."""
+    watched: list[Cached] = []
+
+    class Watched(Cached):
+        def __init__(self, case: Case) -> None:
+            super().__init__(case)
+            LOG.watched.clear()
+            LOG.clear()
+            LOG.watch("kv", self.made["cache"], by_line)
+            watched.append(self)
+
+    monkeypatch.setattr(attention_cases, "Cached", Watched)
+    out, expected, read, due = attention(case, tile=tile, each=len(case.contexts))
+    np.testing.assert_allclose(out, expected, rtol=0, atol=3e-6 if case.v_codec[0] == "f" else 5e-4)
+    assert read == due
+    loads, tiles = LOG.touched[None, "kv"].loads, -(-len(case.contexts) // tile)
+    ends, c = case.contexts, case.cache
+    starts = [max(end - case.window, 0) if case.window else 0 for end in ends]
+    assert int((loads > 0).sum()) == (ends[-1] - starts[0]) * c.position_bytes
+    assert int((loads > tiles).sum()) <= (ends[-1] - ends[0] + starts[-1] - starts[0]) * c.v_bytes
+    assert int(loads.sum()) < 0.5 * len(ends) * (ends[0] - starts[0]) * c.position_bytes
 
 
 def test_stores_are_the_price() -> None:

@@ -14,11 +14,13 @@ from memfirst.errors import BackendError, CapacityError, UnsupportedError
 from memfirst.graph import CacheGroup, Graph, Sequence, Step
 from memfirst.graph.ops.experts import Experts
 from memfirst.kernels.cpu import arena
+from memfirst.lower.attention import shared_reads
+from memfirst.lower.items import cut
 from memfirst.lower.step_fields import COUNTS, SPLIT, active_experts, count_of, in_group
 
 BY_TOKEN = ("tokens", "positions", "ends", "table_at", "logit_rows", "all_rows")
 GROUP_BY_TOKEN = ("slots", "starts", "charged")
-GROUP_BY_ITEM = ("item_token", "item_split", "item_last")
+GROUP_BY_ITEM = ("item_token", "item_tokens", "item_split", "item_last")
 BY_SEQUENCE = ("sequence_at", "sequence_new", "sequence_past", "state_read", "state_write")
 
 
@@ -32,7 +34,8 @@ class StepArrays:
         self, capacity: int, context: int, sequences: int, graph: Graph, blocks: Many[int], slots: int
     ) -> None:
         self.context, self.sequences, self.vocab_size = context, sequences, graph.vocab_size
-        self.groups = [Group(i, group, context, n) for i, (group, n) in enumerate(_pairs(graph, blocks))]
+        shared = shared_reads(graph)
+        self.groups = [Group(i, g, context, n, shared[i]) for i, (g, n) in enumerate(_pairs(graph, blocks))]
         self.slots = slots if graph.states else 0
         self.row = max((group.row for group in self.groups), default=1)
         items = max(capacity, min(capacity, 8) * -(-context // SPLIT))
@@ -40,7 +43,7 @@ class StepArrays:
         for g in range(len(self.groups)):
             sizes |= {in_group(name, g): capacity for name in GROUP_BY_TOKEN}
             sizes |= {in_group(name, g): items for name in GROUP_BY_ITEM}
-            sizes |= {in_group("first_item", g): capacity + 1, in_group("tables", g): sequences * self.row}
+            sizes |= {in_group("first_part", g): capacity + 1, in_group("tables", g): sequences * self.row}
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
         self.tiles = -(-graph.vocab_size // ROWS)
         self.arrays["step"] = arena.array("i64", COUNTS + self.tiles)
@@ -96,7 +99,7 @@ class StepArrays:
             at = end
         self._count("tokens", at)
         for group in self.groups:
-            self._count(in_group("items", group.index), group.items(a, at, workers))
+            self._count(in_group("items", group.index), group.items(a, step, workers))
         return self._counted(len(step.sequences), rows)
 
     def _fill_one(self, sequence: Sequence, token: int) -> int:
@@ -177,13 +180,13 @@ class StepArrays:
 class Group:
     """One cache group's part of the arrays."""
 
-    def __init__(self, index: int, group: CacheGroup, context: int, blocks: int) -> None:
+    def __init__(self, index: int, group: CacheGroup, context: int, blocks: int, shared: bool) -> None:
         cache = group.cache
-        self.index, self.blocks = index, blocks
+        self.index, self.blocks, self.shared = index, blocks, shared
         self.cache, self.block, self.heads = cache, cache.block, cache.heads
         self.row = -(-context // self.block)
         self._known: list[tuple[int, ...]] = []
-        self._names = {name: in_group(name, index) for name in (*GROUP_BY_TOKEN, *GROUP_BY_ITEM, "first_item")}
+        self._names = {name: in_group(name, index) for name in (*GROUP_BY_TOKEN, *GROUP_BY_ITEM, "first_part")}
 
     def check(self, sequence: Sequence, table: tuple[int, ...]) -> None:
         """CapacityError for a table with too few blocks, or whose blocks do not exist."""
@@ -228,33 +231,21 @@ class Group:
         table = sequence.tables[self.index]
         a[names["slots"]][0] = table[past // self.block] * self.block + past % self.block
         a[names["starts"]][0], a[names["charged"]][0] = start, past + 1
-        token, split, last = (a[names[name]] for name in GROUP_BY_ITEM)
+        token, tokens, split, last = (a[names[name]] for name in GROUP_BY_ITEM)
         n = 0
         for number in range(start // SPLIT, past // SPLIT + 1):
-            token[n], split[n], last[n] = 0, number, number
+            token[n], tokens[n], split[n], last[n] = 0, 1, number, number
             n += 1
-        a[names["first_item"]][0], a[names["first_item"]][1] = 0, n
+        a[names["first_part"]][0], a[names["first_part"]][1] = 0, n
         return n
 
-    def items(self, a: dict[str, NDArray[Any]], tokens: int, workers: int) -> int:
-        """Units of attention: a token each, or with few tokens a split of its context each."""
-        names = self._names
-        first, last = a[names["starts"]][:tokens] // SPLIT, (a["ends"][:tokens] - 1) // SPLIT
-        item_token, item_split, item_last = (a[names[name]] for name in GROUP_BY_ITEM)
-        first_item = a[names["first_item"]]
-        if tokens > 8 or tokens * self.heads >= 8 * workers or (first == last).all():
-            item_token[:tokens] = a["all_rows"][:tokens]
-            item_split[:tokens], item_last[:tokens] = first, last
-            first_item[: tokens + 1] = np.arange(tokens + 1)
-            return tokens
-        n = 0
-        for t in range(tokens):
-            first_item[t] = n
-            for split in range(first[t], last[t] + 1):
-                item_token[n], item_split[n], item_last[n] = t, split, split
-                n += 1
-        first_item[tokens] = n
-        return n
+    def items(self, a: dict[str, NDArray[Any]], step: Step, workers: int) -> int:
+        """How attention is cut, see `memfirst.lower.items`; returns the number of items."""
+        items, parts = cut(step.sequences, self.cache, workers, self.shared)
+        for name, column in zip(GROUP_BY_ITEM, np.array(items).T, strict=True):
+            a[self._names[name]][: len(items)] = column
+        a[self._names["first_part"]][: len(parts)] = parts
+        return len(items)
 
 
 def _check_slots(step: Step) -> None:

@@ -265,10 +265,10 @@ def attend(
 
 @kernel
 def merge(
-    top: "f32", total: "f32", part: "f32", out: "f32", first_item: "i32", heads: "int", private: "int",
+    top: "f32", total: "f32", part: "f32", out: "f32", first_part: "i32", heads: "int", private: "int",
     worker, lo, hi, *, RANK,
 ):  # fmt: skip
-    """out[t] = softmax-weighted latents of all heads of tokens lo..hi: folds items first_item[t]..first_item[t + 1], in
+    """out[t] = softmax-weighted latents of all heads of tokens lo..hi: folds parts first_part[t]..first_part[t + 1], in
     order. Reads nothing that is counted.
 
     out      [tokens · heads, RANK]
@@ -276,11 +276,11 @@ def merge(
     """
     for row in range(lo * heads, hi * heads):
         t, head = row // heads, row % heads
-        at, to = first_item[t] * heads + head, (worker * private + row) * RANK
+        at, to = first_part[t] * heads + head, (worker * private + row) * RANK
         m, weight = top[at], total[at]
         for d in range(0, RANK, 16):
             store16(out, to + d, load16(part, at * RANK + d))
-        for item in range(first_item[t] + 1, first_item[t + 1]):
+        for item in range(first_part[t] + 1, first_part[t + 1]):
             at = item * heads + head
             largest = max(m, top[at])
             old, new = factor(m - largest), factor(top[at] - largest)

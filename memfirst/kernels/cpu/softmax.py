@@ -6,7 +6,6 @@ from memfirst.kernels.cpu.functions import exp16
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import add, fma, mul, sub
 from memfirst.kernels.cpu.simd16 import lane, larger, largest16, load16, splat16, store16, sum16
-from memfirst.lower.step_fields import SCORES as ROW
 
 
 @inline
@@ -54,13 +53,13 @@ def rescale(top, total, at, largest, weight):
 
 
 @inline
-def softmax(scores, row, skip, used, top, total, at, fresh):
-    """Turns a split's scores into weights; what a fold needs lies behind them where `fresh` is not true."""
+def softmax(scores, row, skip, used, factors, top, total, at, fresh):
+    """Turns a split's scores into weights; where `fresh` is not true, the two factors of a fold go to `factors`."""
     largest, weight = _weights(scores, row, skip, used)
     if fresh:
         top[at], total[at] = largest, weight
     else:
-        scores[row + ROW - 2], scores[row + ROW - 1] = rescale(top, total, at, largest, weight)
+        scores[factors], scores[factors + 1] = rescale(top, total, at, largest, weight)
 
 
 @inline

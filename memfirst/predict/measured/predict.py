@@ -94,7 +94,7 @@ def phase_times(
     program: Program, step: Step, rates: Rates, threads: int, bandwidth: float | None = None
 ) -> Iterator[PhaseTime]:
     """Every phase of a step."""
-    for part in works(program, step):
+    for part in works(program, step, threads):
         yield PhaseTime(
             part, _memory(part, step, rates, threads, bandwidth),
             _seconds(part.shared, rates) * _share(part.chunks, threads), _seconds(part.repeated, rates),
@@ -159,8 +159,9 @@ def _distance(a: dict[str, int], b: dict[str, int]) -> float:
 
 
 def _arithmetic(numbers: dict[str, int]) -> float:
-    """Attention loads a key and a value once and multiplies them for each head of the group."""
-    return numbers.get("DIM", 1) * (1.0 + numbers.get("GROUP", 0))
+    """Attention loads a key and a value once for a tile of tokens, and multiplies them for each head of the group."""
+    loads = 1 / numbers["TILE"] if "GROUP" in numbers and "TILE" in numbers else 1.0
+    return numbers.get("DIM", 1) * (loads + numbers.get("GROUP", 0))
 
 
 def _prediction(sums: dict[str, float], program: Program, step: Step, read: float) -> Prediction:

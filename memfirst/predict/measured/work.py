@@ -9,16 +9,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
-from memfirst.graph import Graph, KVCache, Op, Sequence, Step
+from memfirst.graph import Graph, KVCache, Op, Step
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.positions import attended_pairs
+from memfirst.lower.attention import shared_reads
 from memfirst.lower.cpu import CAPACITIES, lower
+from memfirst.lower.items import cut
 from memfirst.lower.nodes import TOKENS
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.specs import Counts as Amounts
-from memfirst.lower.step_fields import SPLIT, active_experts, count_of, in_group
+from memfirst.lower.step_fields import active_experts, count_of, in_group
 from memfirst.predict.measured.routed import active, tiles_by_size
 
 LARGEST = CAPACITIES[-1]
@@ -61,9 +63,9 @@ class PhaseWork:
         return tuple(w for _, works in self.calls[len(self.phase.prologue) :] for w in works)
 
 
-def works(program: Program, step: Step) -> Iterator[PhaseWork]:
+def works(program: Program, step: Step, threads: int = 1) -> Iterator[PhaseWork]:
     """Every phase of the program with its work in that step."""
-    counts = _counts(program, step)
+    counts = _counts(program, step, threads)
     ops = {op.name: op for op in program.graph.ops}
     for phase in program.phases:
         calls = [(call, phase.prologue_units) for call in phase.prologue]
@@ -72,7 +74,8 @@ def works(program: Program, step: Step) -> Iterator[PhaseWork]:
         yield PhaseWork(phase, found, sum(_chunks(task, counts) for task in phase.tasks))
 
 
-def _counts(program: Program, step: Step) -> dict[str, float]:
+def _counts(program: Program, step: Step, threads: int) -> dict[str, float]:
+    items, parts = _attention(program.graph, step, threads)
     routed = [op for op in program.graph.ops if isinstance(op, Experts)]
     return {
         "tokens": step.tokens,
@@ -80,23 +83,19 @@ def _counts(program: Program, step: Step) -> dict[str, float]:
         "any_logits": int(step.logits > 0),
         "sequences": len(step.sequences),
         "": 1,
-        **{in_group("items", g): n for g, n in enumerate(_items(program, step))},
+        **{in_group("items", g): n for g, n in enumerate(items)},
+        **{in_group("parts", g): n for g, n in enumerate(parts)},
         **{active_experts(i): active(op, step) for i, op in enumerate(routed)},
     }
 
 
-def _items(program: Program, step: Step) -> list[int]:
-    """Units of attention of each cache group: a token each, or with few tokens a split of its context each (as the
-    backend's steps)."""
-    if program.capacity > 8:
-        return [step.tokens] * len(program.graph.cache_groups)
-    caches = [group.cache for group in program.graph.cache_groups]
-    return [max(step.tokens, sum(_splits(s, cache) for s in step.sequences)) for cache in caches]
-
-
-def _splits(sequence: Sequence, cache: KVCache) -> int:
-    positions = range(sequence.past, sequence.past + sequence.new)
-    return sum(at // SPLIT - cache.first(at) // SPLIT + 1 for at in positions)
+def _attention(graph: Graph, step: Step, threads: int) -> tuple[list[int], list[int]]:
+    """Items of each cache group, and the partials that they make."""
+    groups = [g.cache for g in graph.cache_groups]
+    cuts = [
+        cut(step.sequences, cache, threads, shared) for cache, shared in zip(groups, shared_reads(graph), strict=True)
+    ]
+    return [len(items) for items, _ in cuts], [parts[-1] for _, parts in cuts]
 
 
 def _chunks(task: Task, counts: Mapping[str, float]) -> int:
@@ -109,7 +108,11 @@ def _works(call: Call, units: int, step: Step, counts: Mapping[str, float], op: 
     tokens = int(counts[_rows_of(call)]) * (units if KERNELS[call.kernel].over == TOKENS else 1)
     attended = _attended(op.cache, step) if isinstance(op, Attention) else 0
     pairs = step.tokens * op.k if isinstance(op, Experts) else 0
-    found = Amounts(units, tokens, _units(dict(call.args), counts), attended, len(step.sequences), pairs)
+    items, parts = (_of_group(dict(call.args), counts, name) for name in ("items", "parts"))
+    found = Amounts(units, tokens, items, parts, attended, len(step.sequences), pairs)
+    if isinstance(op, Attention) and call.kernel == "attention.attend":
+        yield from _tiles(call, found, op, step)
+        return
     if not isinstance(op, Experts) or not call.kernel.startswith("routed."):
         yield _work(call, found)
         return
@@ -118,6 +121,22 @@ def _works(call: Call, units: int, step: Step, counts: Mapping[str, float], op: 
         work = _work(call, replace(found, tiles=count))
         kernel = f"matmul.{statics.get('FAMILY', 'floats')}"
         yield replace(work, key=f"{kernel} CODEC={statics['CODEC']} TILE={size}")
+
+
+def _tiles(call: Call, counts: Amounts, op: Attention, step: Step) -> Iterator[Work]:
+    """Tokens in tiles, and those alone, each at a rate of its own."""
+    tile = int(dict(call.statics)["TILE"])
+    alone = 0
+    for s in step.sequences:
+        if tile > 1 and s.new % tile == 1:
+            last = s.past + s.new - 1
+            alone += last + 1 - op.cache.first(last)
+    together = counts.attended - alone if tile > 1 else 0
+    for attended, size in ((together, tile), (counts.attended - together, 1)):
+        if attended:
+            share = counts.units * attended / counts.attended
+            work = _work(call, replace(counts, attended=attended, units=share))
+            yield replace(work, key=work.key.replace(f"TILE={tile}", f"TILE={size}"))
 
 
 def _work(call: Call, counts: Amounts) -> Work:
@@ -133,10 +152,11 @@ def _rows_of(call: Call) -> str:
     return next((name for name in ("logits", "any_logits") if count_of(name) == given), "tokens")
 
 
-def _units(args: Mapping[str, object], counts: Mapping[str, float]) -> int:
-    """Units of the cache group that an attention call works on: its arrays have the group's number in their names."""
-    first = args.get("item_token", args.get("first_item"))
-    return int(counts[in_group("items", int(first.name.rsplit(".", 1)[1]))]) if isinstance(first, Ref) else 0
+def _of_group(args: Mapping[str, object], counts: Mapping[str, float], name: str) -> int:
+    """What is counted of the cache group that an attention call works on: its arrays have the group's number in their
+    names."""
+    first = args.get("item_token", args.get("first_part"))
+    return int(counts[in_group(name, int(first.name.rsplit(".", 1)[1]))]) if isinstance(first, Ref) else 0
 
 
 def _attended(cache: KVCache, step: Step) -> int:
