@@ -257,14 +257,25 @@ def _split(priced: Priced, step: Step) -> tuple[float, float]:
 
 
 def _growth(priced: Priced, context: int) -> int:
-    """Bytes of KV that the next token adds; where several share an entry, of so many that fill one."""
-    every = max((c.every for c in priced.graph.caches if isinstance(c, KVCache)), default=1)
-    return (priced.kv(decode_step(context - 1 + every)) - priced.kv(decode_step(context - 1))) // every
+    """Bytes of KV that the next token adds; where several share an entry, of so many that fill one; where it begins a
+    chunk, the one behind it."""
+    caches, at = [c for c in priced.graph.caches if isinstance(c, KVCache)], context - 1
+    every = max((c.every for c in caches), default=1)
+    if any(c.chunked and c.first(at + every) > c.first(at) for c in caches):
+        at += every
+    return (priced.kv(decode_step(at + every)) - priced.kv(decode_step(at))) // every
 
 
 def _overtakes(priced: Priced, batch: int, weights: float) -> int | None:
-    """The shortest context at which the batch reads as many bytes of KV as of everything else."""
-    return _first(lambda tokens: batch * priced.kv(decode_step(tokens - 1)) >= weights)
+    """The shortest context from which on the batch reads as many bytes of KV as of everything else. Chunks give back
+    what they had: so many as their first token reads, which no later one is below."""
+    chunks = {c.window for c in priced.graph.caches if isinstance(c, KVCache) and c.chunked and c.window}
+
+    def holds(tokens: int) -> bool:
+        least = min(((tokens - 1) // chunk * chunk for chunk in chunks), default=tokens - 1)
+        return batch * priced.kv(decode_step(least)) >= weights
+
+    return _first(holds)
 
 
 def _first(holds: Callable[[int], bool]) -> int | None:

@@ -127,6 +127,19 @@ def test_kv_of_llama_overtakes_at_weights_over_131072_bytes() -> None:
     assert plan.overtakes == -(-int(weights) // 131072)
 
 
+@pytest.mark.parametrize("context", [4096, 8191, 8192, 8193, 16384])
+def test_a_token_adds_to_a_chunk_and_overtakes_for_good(context: int) -> None:
+    """Llama 4 keeps a chunk of 8,192 in 36 of 48 layers: a token adds to all of them also where it begins the next;
+    from where KV exceeds all else on it does so at the beginning of each chunk, where the fewest positions are."""
+    plan = planned("llama-4:scout", "rtx-4090", context=context)
+    assert plan.growth == 48 * 2 * 8 * 128 * 2
+    rest = sum(a.mean for purpose, a in plan.amounts.items() if purpose != KV_READ)
+    assert plan.overtakes and plan.overtakes % 8192 == 1
+    priced = plan.subject.priced(plan.options.kv)
+    assert priced.kv(decode(plan.overtakes - 1)) >= rest > priced.kv(decode(plan.overtakes - 1 - 8192))
+    assert all(priced.kv(decode(plan.overtakes - 1 + n)) >= rest for n in range(0, 30_000, 127))
+
+
 def test_state_never_overtakes_and_a_full_window_adds_nothing() -> None:
     assert planned("mamba:130m", "rtx-4090").overtakes is None
     windowed = planned("mistral:7b-v0.1", "h200", context=8192)
