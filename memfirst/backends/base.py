@@ -102,7 +102,7 @@ class StepResult:
 def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:
     """By operation of routed experts, the tokens that each expert got in a step."""
     counts = iter([] if result.routed is None else result.routed.tolist())
-    experts = {op.name: op.up.shape[0] for op in graph.ops if isinstance(op, Experts)}
+    experts = {op.name: op.up.shape[0] for op in graph.of(Experts)}
     return {name: tuple(islice(counts, n)) for name, n in experts.items()}
 
 

@@ -16,7 +16,9 @@ from memfirst.codecs import BLOCK_TYPES
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.attention import Attention
+from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.latent import LatentAttention
+from memfirst.graph.ops.opaque import Opaque
 from memfirst.graph.traffic import ExpertTraffic
 
 
@@ -55,9 +57,9 @@ def described(graph: Graph) -> Model:
     """What the codec rules ask about a model, read from its graph."""
     weights = graph.weights()
     layers = 1 + max((layer_of(name) for name in weights), default=-1)
-    attention = (op for op in graph.ops if isinstance(op, Attention | LatentAttention))
+    attention: list[Attention | LatentAttention] = [*graph.of(Attention), *graph.of(LatentAttention)]
     first = next((op for op in attention if layer_of(op.name) == 0), None)
-    reads = (read for op in graph.ops for read in op.traffic())
+    reads = (read for op in (*graph.of(Experts), *graph.of(Opaque)) for read in op.traffic())
     downs = tuple(n for n in weights if "ffn_down" in n and n.endswith(".weight"))
     return Model(
         graph.architecture,

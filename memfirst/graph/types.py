@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfirst import codecs
 from memfirst.codecs import bf12
@@ -353,6 +353,9 @@ class CacheGroup:
         return len(self.caches) * self.cache.block * self.cache.position_bytes
 
 
+Kind = TypeVar("Kind", bound="Op")
+
+
 def _codec_bytes(codec: str, values: int) -> int:
     kind = codecs.BLOCK_TYPES[codec]
     return ceil(Fraction(values * kind.block_bytes, kind.block))
@@ -409,6 +412,20 @@ class Graph:
 
     def __repr__(self) -> str:
         return f"<Graph {self.architecture}: {len(self.ops)} operations, {len(self.weights())} weights>"
+
+    @cached_property
+    def _by_class(self) -> dict[type[Op], list[Op]]:
+        found: dict[type[Op], list[Op]] = {}
+        for op in self.ops:
+            found.setdefault(type(op), []).append(op)
+        return found
+
+    def of(self, kind: type[Kind]) -> Iterator[Kind]:
+        """Its operations of a class, by the few classes there are: to ask thousands of operations for theirs takes ten
+        times as long."""
+        for found, ops in self._by_class.items():
+            if issubclass(found, kind):
+                yield from ops  # type: ignore[misc]
 
     @cached_property
     def cache_groups(self) -> tuple[CacheGroup, ...]:

@@ -125,7 +125,7 @@ def in_order(program: Program, names: Sequence[str]) -> list[str]:
 
 def _tables(program: Program, names: set[str], tokens: int) -> dict[str, int]:
     """Tables that are looked up and lie on disk, with room for a row of each token, in whole groups as packed."""
-    found = {op.weight.name: op.weight for op in program.graph.ops if isinstance(op, Embed)}
+    found = {op.weight.name: op.weight for op in program.graph.of(Embed)}
     rows = -(-tokens // PACK) * PACK
     return {name: rows * weight.row_bytes for name, weight in found.items() if name in names}
 
@@ -137,7 +137,7 @@ def _pools(program: Program, names: set[str], cache: int) -> tuple[tuple[RoutedF
     sizes: list[int] = []
     counted: Counter[int] = Counter()
     counts = 0
-    for op in (op for op in program.graph.ops if isinstance(op, Experts)):
+    for op in program.graph.of(Experts):
         tensors = [w.alias or w.name for w in (*op.inner, op.down)]
         if set(tensors) <= names:
             each = [_aligned(program.weights[name].matrix_bytes) for name in tensors]

@@ -112,7 +112,7 @@ def _source(plan: Plan) -> Path | Checkpoint | None:
 
 def shape_of(graph: Graph) -> SyntheticShape:
     """The sizes of a decoder, as a synthetic model has them."""
-    attention = next(op for op in graph.ops if isinstance(op, Attention))
+    attention = next(graph.of(Attention))
     weights = graph.weights()
     layers = sum(isinstance(op, Attention) for op in graph.ops)
     return SyntheticShape(

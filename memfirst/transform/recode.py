@@ -22,10 +22,13 @@ def mixed(graph: Graph, name: str) -> Graph:
     codec = codecs_of(name, graph)
 
     def recoded(weight: Weight) -> Weight:
-        return replace(weight, codec=codec(weight.alias or weight.name, weight.shape))
+        given = codec(weight.alias or weight.name, weight.shape)
+        return weight if given == weight.codec else replace(weight, codec=given)
 
-    ops = tuple(op.with_weights({w.name: recoded(w) for w in op.weights}) for op in graph.ops)
-    return replace(graph, ops=ops)
+    def changed(op: Op) -> dict[str, Weight]:
+        return {w.name: new for w in op.weights if (new := recoded(w)) is not w}
+
+    return replace(graph, ops=tuple(op.with_weights(new) if (new := changed(op)) else op for op in graph.ops))
 
 
 KV_CODECS = ("f16", "q8_0", "q4_0", "f32")

@@ -38,7 +38,7 @@ def shard(graph: Graph, index: int, of: int) -> Graph:
         found = f"{odd[0]} cannot be shared by devices yet"
         raise UnsupportedError(found, "a model of attention, feed-forwards and experts", "split it by layers")
     cut = _cut_values(graph)
-    slices = tuple(op for op in graph.ops if isinstance(op, Slice) and op.output in cut)
+    slices = tuple(op for op in graph.of(Slice) if op.output in cut)
     part = _Part(index, of, cut, slices)
     ops = tuple(new for op in graph.ops for new in part.ops(op))
     return replace(graph, ops=ops, caches=tuple(part.cache(c) for c in graph.caches))

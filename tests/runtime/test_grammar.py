@@ -27,7 +27,7 @@ from memfirst.text import Tokenizer
 from tests.support.schemas import HOSTILE, REFUSED, SCHEMAS, TEXT, record
 
 QUESTION = [{"role": "user", "content": "Give an example, as JSON."}]
-TOKENS = 40
+TOKENS = 32
 
 OTHERS: dict[str, dict[str, Any]] = {
     "a number": {"regex": "[0-9]{2,4}(\\.[0-9])?"},
@@ -87,12 +87,9 @@ def test_it_is_as_if_all_logits_were_masked(model: Model, name: str) -> None:
     asked = EVERY[name]
     grammar = grammar_of(**asked)
     assert grammar is not None
-    sampled = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 11}
-    for params in (
-        SamplingParams(temperature=0),
-        SamplingParams(**sampled),
-        SamplingParams(seed=5, repetition_penalty=1.2),
-    ):
+    drawn = SamplingParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=11)
+    penalized = SamplingParams(seed=5, repetition_penalty=1.2)
+    for params in (SamplingParams(temperature=0), (drawn, penalized)[list(EVERY).index(name) % 2]):
         answer = model.generate(QUESTION, params=params, max_tokens=TOKENS, **asked)
         found = (list(answer.ids), answer.stop_reason)
         assert ends_alike(found, by_definition(model, params, grammar)), (answer.text, params)

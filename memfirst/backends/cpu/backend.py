@@ -150,7 +150,7 @@ class CpuBackend:
             **expert_tables(program),
         }
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
-        tables = {op.name: op.weight.alias or op.weight.name for op in graph.ops if isinstance(op, Embed)}
+        tables = {op.name: op.weight.alias or op.weight.name for op in graph.of(Embed)}
         self._look_ups = LookUps(tables, twelve_bits.packed)
         pack = self.make_pack(self.library)
         self._disk = Disk(program, checkpoint, self._arrays.arrays["routing"], pack)

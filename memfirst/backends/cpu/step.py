@@ -47,7 +47,7 @@ class StepArrays:
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
         self.tiles = -(-graph.vocab_size // ROWS)
         self.arrays["step"] = arena.array("i64", COUNTS + self.tiles)
-        self.experts = {op.name: (op.up.shape[0], op.k) for op in graph.ops if isinstance(op, Experts)}
+        self.experts = {op.name: (op.up.shape[0], op.k) for op in graph.of(Experts)}
         self.arrays["routing"] = arena.array("i32", sum(experts for experts, _ in self.experts.values()))
         self.arrays["all_rows"][:] = np.arange(capacity)
         self._words = {name: array.data for name, array in self.arrays.items()}

@@ -17,7 +17,7 @@ from memfirst.lower.program import Program
 
 def expert_tables(program: Program) -> dict[str, NDArray[np.int64]]:
     """For each tensor of routed experts' matrices the byte at which each expert's begins [experts]."""
-    stacked = [w for op in program.graph.ops if isinstance(op, Experts) for w in (*op.inner, op.down)]
+    stacked = [w for op in program.graph.of(Experts) for w in (*op.inner, op.down)]
     names = dict.fromkeys(w.alias or w.name for w in stacked)
     sizes = {name: program.weights[name] for name in names}
     return {f"experts:{n}": np.arange(w.matrices, dtype=np.int64) * w.matrix_bytes for n, w in sizes.items()}

@@ -132,7 +132,11 @@ class LlamaCpp(Allocator):
         return replace(self, copies=COPIES) if self.gpu and parallel == PIPELINE else self
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
-        return sum(self.cells(_window(graph, c), _entries(c, contexts)) * c.position_bytes for c in kv_caches(graph))
+        return sum(
+            len(group.caches) * self.cells(_window(graph, c), _entries(c, contexts)) * c.position_bytes
+            for group in graph.cache_groups
+            for c in (group.cache,)
+        )
 
     def cells(self, window: int | None, contexts: Sequence[int]) -> int:
         """Positions allocated in a layer: whole contexts in 256s; a window's, and what a step adds to it."""
@@ -153,12 +157,12 @@ class LlamaCpp(Allocator):
         so are the scores of every head.
         """
         stream = 4 * self.ubatch * graph.hidden_size
-        attending = [op for op in graph.ops if isinstance(op, Attention | LatentAttention)]
-        cells = {self.cells(_window(graph, op.cache), contexts) for op in attending}
+        attending: list[Attention | LatentAttention] = [*graph.of(Attention), *graph.of(LatentAttention)]
+        cells = {self.cells(window, contexts) for window in {_window(graph, op.cache) for op in attending}}
         masks = sum(cells) * self.ubatch * (2 if self.flash else 4)
         heads = max((op.heads for op in attending), default=0)
         scores = 0 if self.flash else 4 * self.ubatch * heads * max(cells, default=0)
-        queries = 4 * self.ubatch * max((_inner(op) for op in attending), default=0)
+        queries = 4 * self.ubatch * max((op.width for op in attending), default=0)
         copied = (self.copies - 1) * (masks + stream)
         attention = scores + masks + 2 * queries + 2 * stream
         forward = masks + 2 * stream + 8 * self.ubatch * widest(graph)
@@ -366,17 +370,13 @@ def padded(n: int, to: int) -> int:
 
 def head_rows(graph: Graph) -> int:
     """Logits of a token, 0 where this device has no head."""
-    return max((op.weight.rows for op in graph.ops if isinstance(op, Linear) and op.head), default=0)
+    return max((op.weight.rows for op in graph.of(Linear) if op.head), default=0)
 
 
 def widest(graph: Graph) -> int:
     """Floats of a token's widest value within a layer: a feed-forward's, its experts', or all heads'."""
-    kinds = {type(op) for op in graph.ops}  # thousands of operations: each asked for its class takes ten times as long
-    wide = {kind for kind in kinds if issubclass(kind, Experts | Glu | Attention | LatentAttention | Opaque)}
-    return max((_inner(op) for op in graph.ops if type(op) in wide), default=0)
-
-
-def _inner(op: object) -> int:
-    if isinstance(op, Experts):
-        return op.k * op.up.rows
-    return op.width if isinstance(op, Glu | Attention | LatentAttention | Opaque) else 0
+    widths = [op.k * op.up.rows for op in graph.of(Experts)]
+    kinds: tuple[type[Glu | Attention | LatentAttention | Opaque], ...] = (Glu, Attention, LatentAttention, Opaque)
+    for kind in kinds:
+        widths += [op.width for op in graph.of(kind)]
+    return max(widths, default=0)

@@ -103,7 +103,7 @@ def stored_weights(graph: Graph) -> dict[str, int]:
 
 def looked_up(graph: Graph) -> set[str]:
     """Names of the tensors of which only rows are read."""
-    return {op.weight.name for op in graph.ops if isinstance(op, Embed)}
+    return {op.weight.name for op in graph.of(Embed)}
 
 
 def _tied(graph: Graph) -> bool:

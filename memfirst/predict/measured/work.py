@@ -76,7 +76,7 @@ def works(program: Program, step: Step, threads: int = 1) -> Iterator[PhaseWork]
 
 def _counts(program: Program, step: Step, threads: int) -> dict[str, float]:
     items, parts = _attention(program.graph, step, threads)
-    routed = [op for op in program.graph.ops if isinstance(op, Experts)]
+    routed = list(program.graph.of(Experts))
     return {
         "tokens": step.tokens,
         "logits": step.logits,
