@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from memfirst.graph import DISK, Graph, Step
 from memfirst.graph.traffic import (
@@ -22,7 +22,10 @@ from memfirst.graph.traffic import (
     ExpertTraffic,
     KVTraffic,
 )
-from memfirst.lower.program import Program
+from memfirst.records import dataclass, replace
+
+if TYPE_CHECKING:
+    from memfirst.lower.program import Program
 
 _COLOURS = {WEIGHTS: "#4e79a7", HEAD: "#f28e2b", EXPERTS: "#59a14f", KV_READ: "#e15759", STATE_READ: "#b07aa1",
             EMBEDDING: "#9c755f", DRAFT: "#edc948"}  # fmt: skip
@@ -209,9 +212,9 @@ def memory(model: Graph | Program, contexts: Iterable[int], workers: int = 1) ->
     what they pass through."""
     lengths = tuple(contexts)
     graph, weights, buffers, streaming = (
-        (model.graph, model.weights, model.buffer_bytes(workers), model.streaming.nbytes)
-        if isinstance(model, Program)
-        else (model, model.weights(), 0, 0)
+        (model, model.weights(), 0, 0)
+        if isinstance(model, Graph)
+        else (model.graph, model.weights, model.buffer_bytes(workers), model.streaming.nbytes)
     )
     caches = graph.caches
     return Memory(

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memfirst.catalog import shipped
 from memfirst.catalog.spelling import key, spelled
 from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
 from memfirst.formats.json_file import parse_object
+from memfirst.records import dataclass
 
 if TYPE_CHECKING:
     from memfirst.formats.checkpoint import Checkpoint
@@ -118,14 +118,14 @@ def catalog_checkpoint(name: str) -> Checkpoint:
 @cache
 def priced() -> tuple[ModelConfig, ...]:
     """Models of architectures that memfirst does not know: priced by what their configs say, and not run."""
-    data = files("memfirst.catalog").joinpath("priced.json").read_bytes()
+    data = shipped("priced.json")
     return tuple(_rows(data, "priced.json", {}))
 
 
 @cache
 def unpriced() -> tuple[Unpriced, ...]:
     """Models that people name, and of which too little is public."""
-    data = files("memfirst.catalog").joinpath("unpriced.json").read_bytes()
+    data = shipped("unpriced.json")
     rows = parse_object(data, "unpriced.json")["models"]
     return tuple(Unpriced(tuple(row["names"]), row["what"], row["missing"]) for row in rows)
 
@@ -143,7 +143,7 @@ def refusal(name: str) -> ModelNotFoundError | None:
 
 @cache
 def _shipped() -> tuple[ModelConfig, ...]:
-    data = files("memfirst.catalog").joinpath("configs.json").read_bytes()
+    data = shipped("configs.json")
     return tuple(_rows(data, "configs.json", {}))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from memfirst.catalog import shipped
 from memfirst.catalog.configs import look_up
+from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _entry(row: dict[str, Any]) -> ModelEntry:
 @cache
 def models() -> tuple[ModelEntry, ...]:
     """Every model of the catalogue, in the order of the file."""
-    text = files("memfirst.catalog").joinpath("models.json").read_text(encoding="utf-8")
+    text = shipped("models.json").decode()
     return tuple(_entry(row) for row in json.loads(text)["models"])
 
 

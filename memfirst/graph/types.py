@@ -6,16 +6,16 @@ tables, tree parents, state slots), so that pricing, planning and running read t
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from dataclasses import field
 from functools import cached_property
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfirst import codecs
 from memfirst.codecs import bf12
+from memfirst.records import dataclass, replace
 
 if TYPE_CHECKING:
     from memfirst.codecs.base import F32
@@ -358,11 +358,11 @@ Kind = TypeVar("Kind", bound="Op")
 
 def _codec_bytes(codec: str, values: int) -> int:
     kind = codecs.BLOCK_TYPES[codec]
-    return ceil(Fraction(values * kind.block_bytes, kind.block))
+    return -(-values * kind.block_bytes // kind.block)
 
 
 @dataclass(frozen=True)
-class Op(ABC):
+class Op:  # no ABC: with its metaclass isinstance takes ten times as long, and a plan asks 70,000 times
     """One operation: `name`, the values it takes and the value it gives. Kinds are in `memfirst.graph.ops`."""
 
     name: str

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from memfirst.catalog import shipped
 from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.json_file import parse_object
 from memfirst.hardware.spelling import spelled
+from memfirst.records import dataclass, replace
 
 KINDS = ("datacentre-gpu", "gpu", "laptop-gpu", "unified", "cpu", "board")
 """unified: GPU and processor share one memory; board: a single-board computer, run on its processor."""
@@ -147,7 +148,7 @@ def _rows(data: bytes, where: str) -> tuple[Machine, ...]:
 @cache
 def catalogue() -> tuple[Machine, ...]:
     """The rows that memfirst ships, in the order of the file."""
-    return _rows(files("memfirst.catalog").joinpath("machines.json").read_bytes(), "machines.json")
+    return _rows(shipped("machines.json"), "machines.json")
 
 
 def user_file() -> Path:

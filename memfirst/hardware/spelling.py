@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from memfirst.records import dataclass
 
 _MARKS = re.compile(r"\((?:tm|r|c)\)|[™®\"'(),]")
 _MAC = re.compile(

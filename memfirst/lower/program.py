@@ -7,11 +7,12 @@ prices is what the other runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from memfirst.graph import Graph, Step, Weight
 from memfirst.graph.traffic import Traffic
+from memfirst.records import dataclass
 
 _ITEMSIZE = {"u8": 1, "i8": 1, "i32": 4, "f32": 4, "i64": 8}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from typing import overload
 
 from memfirst.errors import suggesting
 from memfirst.hardware.throttled import Throttle
@@ -15,9 +16,45 @@ from memfirst.plan.result import Plan
 from memfirst.progress import usual
 
 
-@suggesting
+@overload
+def ask(
+    model: None = None,
+    on: str = ...,
+    *,
+    codec: str = ...,
+    kv: str = ...,
+    ctx: int = ...,
+    batch: int = ...,
+    engine: str = ...,
+    devices: int = ...,
+    bandwidth: float = ...,
+    power_cap: float = ...,
+    offline: bool = ...,
+) -> list[Plan]:
+    """What fits the machine."""
+
+
+@overload
 def ask(
     model: str | os.PathLike[str],
+    on: str = ...,
+    *,
+    codec: str = ...,
+    kv: str = ...,
+    ctx: int = ...,
+    batch: int = ...,
+    engine: str = ...,
+    devices: int = ...,
+    bandwidth: float = ...,
+    power_cap: float = ...,
+    offline: bool = ...,
+) -> Plan:
+    """One model."""
+
+
+@suggesting
+def ask(
+    model: str | os.PathLike[str] | None = None,
     on: str = "",
     *,
     codec: str = "",
@@ -29,12 +66,13 @@ def ask(
     bandwidth: float = 0.0,
     power_cap: float = 0.0,
     offline: bool = False,
-) -> Plan:
-    """Say what a model needs, reads and reaches on a machine, before anything is downloaded.
+) -> Plan | list[Plan]:
+    """Say what a model needs, reads and reaches on a machine, before anything is downloaded; without one, what fits it.
 
     Args:
         model: A name of the catalogue, a repository of the hub (`owner/repo[:QUANT]`, of which the config.json or
             the header of the GGUF file is read, once), or a path of a GGUF file, a folder or a config.json.
+            None: models that people run, as `memfirst plan --on` ranks them.
         on: A machine of the catalogue (`memfirst machine list`); this one by default.
         codec: Codec mix of the weights, such as "q4_k_m"; by default the file's own, or what the engine usually runs.
         kv: Codec of the KV cache.
@@ -47,7 +85,8 @@ def ask(
         offline: Ask no hub; what was read once is still known.
 
     Returns:
-        Its figures: `fits`, `rate` (tokens/s, None where it does not fit), `decode`, `memory`, `json()`.
+        Its figures: `fits`, `rate` (tokens/s, None where it does not fit), `decode`, `memory`, `json()`. Without a
+        model a list of these: each that fits, the largest first, last what is slow or loses much.
 
     Raises:
         MemfirstError: No such model or machine, no way to the hub, or options that cannot be.
@@ -57,6 +96,10 @@ def ask(
     )
     throttle = Throttle(1e9 * bandwidth, power_cap)
     where = (place(on) if on else this_machine()).throttled(throttle)
+    if model is None:
+        from memfirst.plan.rank import rank
+
+        return rank(where, options)
     asking = nullcontext(usual())
     found = find(os.fspath(model), options.codec, options.engine, offline=offline, progress=asking)
     return make(found, where, options)

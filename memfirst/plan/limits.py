@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from memfirst.graph import Graph
 from memfirst.plan.fit import MemoryPlan, largest_batch, largest_context
 from memfirst.plan.fit.plan import largest
 from memfirst.plan.options import MOST_SEQUENCES, Options
 from memfirst.predict.fitted import TENSOR
-from memfirst.transform.shard import shard
+from memfirst.records import dataclass
 
 STEP, TRIES = 64, 3
 """Tokens to which the longest context is told: a block; times that it is corrected."""
@@ -66,7 +65,11 @@ def most_sequences(graph: Graph, memory: MemoryPlan, context: int, options: Opti
 def _devices(graph: Graph, memory: MemoryPlan, options: Options) -> list[Graph]:
     """Each device's part; cut layers are alike, so those of the first and of the last tell all."""
     count = len(memory.memories)
-    return [graph] if count == 1 else [shard(graph, i, count) for i in (0, count - 1)]
+    if count == 1:
+        return [graph]
+    from memfirst.transform.shard import shard  # few plans cut layers
+
+    return [shard(graph, i, count) for i in (0, count - 1)]
 
 
 def _fit(devices: list[Graph], memory: MemoryPlan, now: list[int], then: list[int]) -> bool:

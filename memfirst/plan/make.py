@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,6 @@ from memfirst.graph import Sequence as Tokens
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.graph.traffic import KV_READ
-from memfirst.lower.program import Program
 from memfirst.plan.fit import Allocator, Memfirst, MemoryPlan, plan_memory
 from memfirst.plan.limits import most_sequences
 from memfirst.plan.options import MOST_TOKENS, Options, Speculation
@@ -24,10 +22,12 @@ from memfirst.plan.result import MARGIN, Distinct, Plan
 from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
 from memfirst.predict.prediction import Prediction, speculative
+from memfirst.records import replace
 from memfirst.transform.recode import without_windows
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:
+    from memfirst.lower.program import Program
     from memfirst.plan.from_disk import FromDisk
 
 APPLE = "what macOS lends its GPU can be raised: sudo sysctl iogpu.wired_limit_mb"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memfirst.errors import ConfigError, UnsupportedError
@@ -19,6 +18,7 @@ from memfirst.plan.priced import Priced
 from memfirst.predict import fitted
 from memfirst.predict.fitted import TENSOR, Deployment
 from memfirst.predict.prediction import Prediction
+from memfirst.records import dataclass, replace
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import fields
 from functools import cached_property
+from operator import attrgetter
 
 from memfirst.convert.mixes import layer_of
 from memfirst.errors import UnsupportedError
@@ -17,6 +18,7 @@ from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
 from memfirst.predict.fitted import Cost
 from memfirst.predict.fitted.cost import attending, group, recurs
+from memfirst.records import dataclass
 
 _NAMES = frozenset({"name", "inputs", "output"})
 
@@ -134,19 +136,21 @@ def _times(amount: Amount, count: int) -> Amount:
 
 def _signature(op: Op) -> Hashable:
     """All that an operation is, but for names."""
-    return (type(op), *(_nameless(value) for name, value in vars(op).items() if name not in _NAMES))
+    values = [value for name, value in vars(op).items() if name not in _NAMES]
+    return (type(op), *[value if type(value) in _PLAIN else _nameless(value) for value in values])
 
 
 _PLAIN = frozenset({int, float, str, bool, type(None)})
+_WEIGHT = attrgetter("shape", "codec", "pack", "padding", "tier", "aside")
+_CACHES = {kind: attrgetter(*(f.name for f in fields(kind) if f.name != "name")) for kind in (KVCache, StateCache)}
 
 
 def _nameless(value: object) -> Hashable:
-    if type(value) in _PLAIN:  # most are: an abstract class takes a tenth of a plan's time to ask
-        return value
+    kind = type(value)
     if type(value) is Weight:
-        return (value.shape, value.codec, bool(value.alias), value.pack, value.padding, value.tier, value.aside)
-    if type(value) in (KVCache, StateCache):
-        return tuple(v for name, v in vars(value).items() if name != "name")
-    if isinstance(value, tuple):
-        return tuple(_nameless(each) for each in value)
+        return (_WEIGHT(value), bool(value.alias))
+    if kind in _CACHES:
+        return (kind, _CACHES[kind](value))
+    if kind is tuple:
+        return tuple([each if type(each) in _PLAIN else _nameless(each) for each in value])  # type: ignore[attr-defined]
     return repr(value) if isinstance(value, Mapping) else value

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
@@ -16,12 +17,11 @@ from memfirst.convert.mixes import PRICED
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.hf import text_alone
-from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph
 from memfirst.models import quantized
-from memfirst.models.unknown import unknown
 from memfirst.plan.framework import framework
 from memfirst.plan.priced import Priced
+from memfirst.records import dataclass, replace
 from memfirst.transform.recode import mixed, with_kv
 from memfirst.transform.twelve_bits import expected
 from memfirst.transform.weight_formats import NAMES, codecs_of, format_name
@@ -118,7 +118,7 @@ def subject(
     if path is None:
         name, stated = _row(name)
         codec = codec or stated
-    checkpoint = open_checkpoint(path) if path else catalog_checkpoint(name)
+    checkpoint = _opened(path) if path else catalog_checkpoint(name)
     try:
         if codec and not checkpoint.tensors:  # whatever the config says it was quantized to
             checkpoint.metadata = quantized.without(checkpoint.metadata)
@@ -154,7 +154,7 @@ def _row(name: str) -> tuple[str, str]:
     """The catalogue's name for it, and the mix that it states; says what is not there of a path."""
     found = look_up(name)
     if found is None and ("/" in name or name.endswith((".gguf", ".json"))):
-        open_checkpoint(name)  # says what is not there
+        _opened(name)  # says what is not there
     row, mix = found or (find_config(name), "")
     if mix:
         try:
@@ -164,11 +164,19 @@ def _row(name: str) -> tuple[str, str]:
     return row.name, mix
 
 
+def _opened(path: Path | str) -> Checkpoint:
+    from memfirst.formats.open import open_checkpoint  # most plans name a row of the catalogue
+
+    return open_checkpoint(path)
+
+
 def _built(checkpoint: Checkpoint, allow_unknown: bool) -> tuple[Graph, float, tuple[str, ...]]:
     """The graph, how many times wider its interval is, and what is said of it."""
     alone = tuple(filter(None, (text_alone(checkpoint),)))
     if checkpoint.architecture in models.ARCHITECTURES:
         return models.build(checkpoint, allow_unknown, header=True), 1.0, alone
+    from memfirst.models.unknown import unknown  # most are known
+
     found = unknown(checkpoint)
     return found.graph, found.spread, alone + found.notes
 
@@ -179,7 +187,12 @@ def _stated(checkpoint: Checkpoint, graph: Graph) -> str:
     if checkpoint.kind == "hf" and not checkpoint.tensors and (scheme := quantized.scheme_of(checkpoint.metadata)):
         return scheme.method
     by_type = {mix.file_type: name for name, mix in PRICED.items() if not mix.dynamic}
-    return by_type.get(stated) if isinstance(stated, int) and stated in by_type else Priced(graph).codec  # type: ignore[return-value]
+    if isinstance(stated, int) and stated in by_type:
+        return by_type[stated]
+    nbytes: Counter[str] = Counter()
+    for weight in graph.weights().values():
+        nbytes[weight.codec] += weight.nbytes
+    return nbytes.most_common(1)[0][0]
 
 
 def _usual(checkpoint: Checkpoint, name: str, engine: str, catalogued: bool) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field
+
+from memfirst.records import dataclass, replace
 
 DRAFT = "draft"
 """The term of a speculative step that the draft model takes."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from memfirst import codecs
 from memfirst.convert.mixes import fit
 from memfirst.errors import ConfigError
@@ -11,6 +9,7 @@ from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.opaque import Opaque
+from memfirst.records import replace
 from memfirst.transform.weight_formats import codecs_of
 
 
@@ -54,6 +53,8 @@ def with_kv(graph: Graph, k_codec: str, v_codec: str) -> Graph:
     first: of SmolLM2's q8_0 that leaves a third of the divergence.
     """
     caches = {c.name: _recoded(c, k_codec, v_codec) for c in graph.caches}
+    if all(caches[c.name] == c for c in graph.caches):
+        return graph
     ops = tuple(_with_cache(op, caches) for op in graph.ops)
     return replace(graph, ops=ops, caches=tuple(caches.values()))
 

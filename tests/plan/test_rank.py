@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import memfirst
 from memfirst.cli import run_command
 from memfirst.hardware import detect
 from memfirst.plan import Options, make, place, subject
@@ -79,3 +80,13 @@ def test_without_a_machine_it_is_this_one(
     assert run_command(["plan"]) == 0
     page = capsys.readouterr().out
     assert page.startswith("what fits this machine (") and "· memfirst ·" in page and "smollm2:135m" in page
+
+
+def test_python_without_a_model_ranks_as_the_command_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memfirst.plan.rank.rank.__defaults__", (SOME, None))
+    assert run_command(["plan", "--on", "rtx-3060", "--ctx", "4096", "--json"]) == 0
+    command = json.loads(capsys.readouterr().out)["plans"]
+    found = memfirst.plan(on="rtx-3060", ctx=4096)
+    assert json.loads(json.dumps([plan.json() for plan in found])) == command and len(found) > 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +10,7 @@ from memfirst.graph import Op, Step, Weight
 from memfirst.graph.ops.positions import rope_positions
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic
+from memfirst.records import dataclass
 
 INTERLEAVED, HALF = "interleaved", "half"
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.ops.embed import Embed
 from memfirst.ledger import required
-from memfirst.lower.program import Program
 from memfirst.plan.fit.allocators import PROCESS, Allocator, Estimate, kv_caches, kv_reads, state_caches
+from memfirst.records import dataclass
 from memfirst.transform.recode import with_kv
+
+if TYPE_CHECKING:
+    from memfirst.lower.program import Program
 
 MAX_CONTEXT, MAX_SEQUENCES = 1 << 28, 1 << 20
 
@@ -61,9 +64,9 @@ def needs(model: Graph | Program, contexts: Sequence[int], allocator: Allocator,
 
     Raises ConfigError for lengths below 1, UnsupportedError for a cache in codecs that the engine does not have.
     """
-    graph = model.graph if isinstance(model, Program) else model
+    graph = model if isinstance(model, Graph) else model.graph
     _check(graph, contexts, allocator)
-    if isinstance(model, Program):
+    if not isinstance(model, Graph):
         return _required(model, contexts, workers)
     stored, lengths = stored_weights(graph), Counter(contexts).items()
     host = sum(stored[name] for name in looked_up(graph)) if allocator.embedding_on_host() else 0
@@ -83,7 +86,7 @@ def needs(model: Graph | Program, contexts: Sequence[int], allocator: Allocator,
 
 def in_codecs(model: Graph | Program, k_codec: str, v_codec: str) -> Graph | Program:
     """The model with its KV cache in those codecs; a Program only in its own."""
-    if isinstance(model, Program):
+    if not isinstance(model, Graph):
         caches = kv_caches(model.graph)
         same = all(c.k_codec == k_codec and (not c.v_dim or c.v_codec == v_codec) for c in caches)
         if not same:

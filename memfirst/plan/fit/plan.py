@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memfirst.errors import ConfigError
 from memfirst.graph import Graph
-from memfirst.lower.program import Program
 from memfirst.plan.fit.allocators import Allocator, Memfirst
 from memfirst.plan.fit.needs import Needs, in_codecs, needs
 from memfirst.plan.fit.spread import parts
 from memfirst.predict.fitted import TENSOR
+from memfirst.records import dataclass
+
+if TYPE_CHECKING:
+    from memfirst.lower.program import Program
 
 LARGEST_BATCH = 1 << 16
 
@@ -76,7 +79,7 @@ def plan_memory(
     model = in_codecs(model, *kv)
     if len(memories) < 2:
         return MemoryPlan(allocator, (needs(model, contexts, allocator, workers),), tuple(memories))
-    if isinstance(model, Program):
+    if not isinstance(model, Graph):
         raise ConfigError("a program for one device", "the graph, to be shared by several")
     allocator = allocator.shared(parallel)
     shares = parts(model, memories, parallel, contexts, allocator)

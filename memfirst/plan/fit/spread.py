@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import accumulate
 
 from memfirst.convert.mixes import layer_of
@@ -12,7 +11,7 @@ from memfirst.graph import Cache, Graph
 from memfirst.graph.ops.embed import Embed
 from memfirst.plan.fit.allocators import Allocator
 from memfirst.predict.fitted import PARALLEL, TENSOR
-from memfirst.transform.shard import shard
+from memfirst.records import replace
 
 MAX_DEVICES = 1 << 12
 
@@ -34,6 +33,8 @@ def parts(
     if len(memories) == 1:
         return (graph,)
     if parallel == TENSOR:
+        from memfirst.transform.shard import shard  # few plans cut layers
+
         cut = (shard(graph, i, len(memories)) for i in range(len(memories)))
         return tuple(_rows_cut(part, len(memories)) if allocator.cuts_embedding else part for part in cut)
     first = boundaries(layer_bytes(graph, contexts, allocator), memories)

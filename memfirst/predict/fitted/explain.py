@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from math import exp
 
+from memfirst.catalog import shipped
 from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import Cost, Deployment
 from memfirst.predict.fitted.pieces import CACHE, OWN, OWN_TILE_OTHER, REACHED, Piece, pieces
 from memfirst.predict.fitted.predict import estimate, level, predict
 from memfirst.predict.fitted.priors import ALL, Level, priors
+from memfirst.records import dataclass
 
 FORMULAS = {
     "memory": f"bytes ÷ {100 * REACHED:.0f} % of peak bandwidth",
@@ -112,7 +112,5 @@ def _part(piece: Piece, seconds: float, own: Level, formulas: Mapping[str, str])
 @cache
 def _published() -> Mapping[str, Mapping[str, Mapping[str, int]]]:
     """Rows by engine, machine and source."""
-    found: Mapping[str, Mapping[str, Mapping[str, int]]] = json.loads(
-        files("memfirst.catalog").joinpath("published.json").read_text(encoding="utf-8")
-    )["rows"]
+    found: Mapping[str, Mapping[str, Mapping[str, int]]] = json.loads(shipped("published.json").decode())["rows"]
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 
 import numpy as np
@@ -25,6 +24,7 @@ from memfirst.predict.fitted.pieces import (
 )  # fmt: skip
 from memfirst.predict.fitted.priors import ALL, F64, Level, Priors, priors
 from memfirst.predict.prediction import Prediction, Term
+from memfirst.records import dataclass
 
 CEILING = 0.95
 """Share of the peak bandwidth, and of the fastest arithmetic, that nothing is predicted to exceed."""

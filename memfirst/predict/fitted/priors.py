@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
+
+from memfirst.catalog import shipped
+from memfirst.records import dataclass
 
 F64 = NDArray[np.float64]
 
@@ -121,4 +122,4 @@ UNIT = 1e5
 @cache
 def priors() -> Priors:
     """The constants that memfirst ships."""
-    return parse(json.loads(files("memfirst.catalog").joinpath("priors.json").read_text(encoding="utf-8")))
+    return parse(json.loads(shipped("priors.json").decode()))
