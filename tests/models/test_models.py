@@ -139,7 +139,7 @@ def test_errors_name_tensors_as_their_files_do(tmp_path: Path) -> None:
         ({"llama.attention.sliding_window": -1}, ConfigError, "llama.attention.sliding_window"),
         ({"llama.vocab_size": 127}, ConfigError, r"token_embd.weight has shape \(128, 64\)"),
         ({"tokenizer.ggml.tokens": ["a"] * 127}, ConfigError, "127, the number of tokens"),
-        ({"general.architecture": "mamba9"}, UnsupportedError, "one of llama, qwen2, qwen3, "),
+        ({"general.architecture": "mamba9"}, UnsupportedError, "one of llama, llama4, qwen2, "),
     ],
 )  # fmt: skip
 def test_bad_metadata_is_named(change: dict[str, Any], error: type[MemfirstError], says: str) -> None:
