@@ -97,6 +97,13 @@ class StepResult:
     routed: NDArray[np.int32] | None = None
     disk: FromDisk = NO_DISK
     aside: Mapping[str, int] = field(default_factory=dict)
+    others: tuple[Mapping[str, int], Mapping[str, int]] | None = None
+    """Of a split model, the bytes by purpose that the other processes counted before and after it."""
+
+    def joined(self, later: StepResult) -> StepResult:
+        """What all steps from this one to a later one gave, of those that followed each other."""
+        others = (self.others[0], later.others[1]) if self.others and later.others else None
+        return replace(later, counts=(self.counts[0], later.counts[1]), others=others)
 
 
 def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:

@@ -118,6 +118,12 @@ class Group:
         self._world.Recv([room, self._mpi.FLOAT], source=source, tag=VALUE_TAG)
         value[:] = room.reshape(value.shape)
 
+    def sum(self, numbers: Words) -> Words:
+        """The sum of all processes' numbers, in the first one; their own in the others."""
+        total = numbers.copy()
+        self._world.Reduce([numbers, self._mpi.INT64_T], [total, self._mpi.INT64_T], op=self._mpi.SUM, root=0)
+        return total
+
     def _room_for(self, items: int) -> F32:
         """Working memory, made once for each size."""
         if items not in self._room:

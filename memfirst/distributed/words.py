@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from memfirst.graph import Sequence as Row
 from memfirst.graph import Step
+from memfirst.graph.traffic import EMBEDDING, EXPERTS, HEAD, KV_READ, KV_WRITE, STATE_READ, STATE_WRITE, WEIGHTS
 
 Words = NDArray[np.int64]
 
@@ -17,6 +18,25 @@ SETUP, STEP, COPY, WARM, END = range(5)
 """The first word of a message."""
 NONE = -1
 """The length of what is not there."""
+
+
+PURPOSES = (EMBEDDING, WEIGHTS, HEAD, EXPERTS, KV_READ, KV_WRITE, STATE_READ, STATE_WRITE)
+"""Purposes of bytes that kernels count, in the order in which processes tell each other of them."""
+
+
+def no_bytes() -> Words:
+    """None read for any purpose."""
+    return np.zeros(len(PURPOSES), np.int64)
+
+
+def of_bytes(read: Mapping[str, int]) -> Words:
+    """Bytes by purpose."""
+    return np.array([read.get(purpose, 0) for purpose in PURPOSES], np.int64)
+
+
+def bytes_of(numbers: Words) -> dict[str, int]:
+    """The same from what was told."""
+    return dict(zip(PURPOSES, numbers.tolist(), strict=True))
 
 
 def of_step(step: Step, tokens: Sequence[int] | NDArray[np.int32]) -> Words:

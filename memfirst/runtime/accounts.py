@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from memfirst.backends.base import Backend, StepResult
 from memfirst.graph import Graph, KVCache, Step
@@ -23,9 +22,10 @@ class Accounts:
              there were
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, graph: Graph | None = None) -> None:
+        """`graph`: the whole model, where the backend has a part of it."""
         self._backend = backend
-        self._groups = [(len(group.caches), group.cache) for group in backend.graph.cache_groups]
+        self._groups = [(len(group.caches), group.cache) for group in (graph or backend.graph).cache_groups]
         self._bytes = Counter[str]()
         self._open: tuple[Request, StepResult, StepResult] | None = None
         """A request with the first and the last of the steps that it had for itself, which are not added up yet."""
@@ -69,7 +69,7 @@ class Accounts:
         if self._open is None:
             return
         (request, first, last), self._open = self._open, None
-        read = self._backend.by_purpose(replace(last, counts=(first.counts[0], last.counts[1])))
+        read = self._backend.by_purpose(first.joined(last))
         self._bytes.update(read)
         request.bytes.update(read)
 

@@ -79,6 +79,8 @@ class Model:
     def __init__(self, checkpoint: Checkpoint, graph: Graph, backend: Backend, context: int, stages: Stages) -> None:
         self.checkpoint, self.graph, self.backend = checkpoint, graph, backend
         self.context, self.stages = context, stages
+        self.whole = graph
+        """The model of which `graph` is this process's part, or all."""
         self.longest = longest(graph, context, backend.blocks)
         """Positions of the longest sequence: the context, or what the KV cache holds where that is less."""
         self.engine = Engine(backend, self.longest)
@@ -437,6 +439,7 @@ def load(
         raise ConfigError(found, "none of them")
     context = check_context(ctx, graph.context)
     workers, asked = check_threads(threads), check_sequences(sequences)
+    whole = graph
     if split:
         from memfirst.runtime.split import part_of  # MPI, which most starts do without
 
@@ -454,6 +457,8 @@ def load(
     made = make_backend(name, graph, checkpoint, workers, context, sharing, report, stages, limit, pack, small)
     loaded = Model(checkpoint, made.graph, made, context, stages)
     loaded.speculate = speculate
+    if split:
+        loaded.whole = whole
     if small is not None and words is not None:
         loaded.tokenizer, loaded.engine.speculation.model = words, small.load(made, report)
     if spill or keep_kv:

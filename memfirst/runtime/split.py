@@ -1,13 +1,16 @@
 """One model over several processes: the first is asked and tells the others what to do, the others follow.
 
 The first process has the scheduler, the tokenizer and the samplers. Of each step it sends the others the step's tables
-and tokens; then all run their part, and exchange values on the way.
+and tokens; then all run their part, and exchange values on the way. At the step's end the bytes that the others read
+are added up.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +47,7 @@ class LeadingBackend(CpuBackend):
         stage: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._group, self._left = group(), False
+        self._others = words.no_bytes()
         numbers = options.context, options.sequences, options.snapshots, *options.blocks(lowering.graph)
         self._group.tell(words.of(words.SETUP, *numbers))
         super().__init__(lowering.graph, checkpoint, options, lowering, progress, stage, peers=self._group)
@@ -57,10 +61,20 @@ class LeadingBackend(CpuBackend):
         self.check(step, tokens)  # what it refuses the others must not begin
         self._group.tell(words.of_step(step, tokens))
         try:
-            return super().step(step, tokens, log)
+            result = super().step(step, tokens, log)
+            before, self._others = self._others, self._others + self._group.sum(words.no_bytes())
         except BaseException:
             self._group.abort()  # the others are within the step, and wait for values that will not come
             raise
+        return replace(result, others=(words.bytes_of(before), words.bytes_of(self._others)))
+
+    def by_purpose(self, result: StepResult) -> dict[str, int]:
+        """What the kernels of all processes read in a step, by purpose."""
+        read = Counter(super().by_purpose(result))
+        if result.others is not None:
+            before, after = result.others
+            read.update({purpose: after[purpose] - before[purpose] for purpose in after})
+        return {purpose: n for purpose, n in read.items() if n}
 
     def copy_block(self, group: int, source: int, target: int) -> None:
         """As of `Backend`."""
@@ -124,7 +138,8 @@ def _obey(peers: Group, backend: CpuBackend) -> None:
         message = peers.told()
         kind = int(message[0])
         if kind == words.STEP:
-            backend.step(*words.to_step(message))
+            result = backend.step(*words.to_step(message))
+            peers.sum(words.of_bytes(backend.by_purpose(result)))
         elif kind == words.COPY:
             backend.copy_block(*message[1:].tolist())
         elif kind == words.WARM:

@@ -138,7 +138,7 @@ class Serving:
         self._threads, self._pooling = threads, pooling
         self._pipe, self._model, self._engine = pipe, model, model.engine
         self._comes = messages.waits(pipe)
-        self._accounts = model.engine.accounts = Accounts(model.backend)
+        self._accounts = model.engine.accounts = Accounts(model.backend, model.whole)
         self._live: dict[int, Request] = {}
         self._compiling: dict[int, tuple[Ask, Grammar, Future[Any]]] = {}
         self._compiler = ThreadPoolExecutor(1, "grammars")
@@ -308,7 +308,7 @@ class Serving:
             "queued_s": t.queued_s, "prompt_s": t.prefill_s, "answer_s": t.decode_s, "answer_steps": t.decoded,
             "drafted": t.drafted, "kept": t.kept, "predicted": bool(request.prediction),
             "stopped": request.stops.stopped,
-            "bytes": dict(request.bytes), "kv_held": request.cached * position_bytes(self._model.graph),
+            "bytes": dict(request.bytes), "kv_held": request.cached * position_bytes(self._model.whole),
         }  # fmt: skip
 
     def _wait(self) -> float:

@@ -10,13 +10,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from memfirst.distributed.words import PURPOSES
+from memfirst.formats.open import open_checkpoint
+from memfirst.graph import Sequence, Step
+from memfirst.ledger import price
+from memfirst.lower.cpu import lower
+from memfirst.models import build
+from memfirst.transform.split import split
 from tests.support.serving import READY
 from tests.support.tiny_served import tiny_model
 
@@ -32,7 +42,7 @@ def command(*arguments: str, ranks: int = 2) -> list[str]:
     return [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", "memfirst", *arguments]
 
 
-def answer(command: Sequence[str]) -> str:
+def answer(command: Many[str]) -> str:
     """What `run` writes."""
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert ran.returncode == 0, ran.stderr
@@ -48,10 +58,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class SplitServer:
     """`mpiexec -n 2 memfirst serve`."""
 
-    def __init__(self, model: Path, kind: str) -> None:
+    def __init__(self, model: Path, kind: str, *more: str) -> None:
         options = ["--port", "0", "--name", "tested", "--ctx", "512", "--threads", "1", "--max-sequences", "4"]
         self.process = subprocess.Popen(
-            command("serve", str(model), "--split", kind, *options), stderr=subprocess.PIPE, text=True
+            command("serve", str(model), "--split", kind, *options, *more), stderr=subprocess.PIPE, text=True
         )
         self.url, lines = "", []
         for line in self.process.stderr or ():
@@ -104,6 +114,42 @@ def test_a_split_server_answers_as_one_process_and_batches(served: SplitServer, 
     assert len(texts) == 1 and texts.pop().startswith(expected[:20])
     stats = httpx.get(f"{served.url}/memfirst/stats").json()
     assert stats["state"] == "ready" and stats["steps"] < 4 * 60
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_usage_is_the_sum_of_what_all_processes_read(model: Path, kind: str) -> None:
+    """One request alone: each step's price of both parts; with four more: the requests' sums are the counters."""
+    served = SplitServer(model, kind, "--speculate", "off")
+    try:
+        url = f"{served.url}/v1/completions"
+        usage = httpx.post(url, json=PROMPT, timeout=60).json()["usage"]
+        read = Counter(usage["memfirst"]["bytes_read"])
+        prompt, answer = usage["prompt_tokens"], usage["completion_tokens"]
+        assert answer == PROMPT["max_tokens"]
+        steps = [Step((Sequence(0, prompt),)), *(Step((Sequence(prompt + i),)) for i in range(answer - 1))]
+        assert read == priced(model, kind, steps)
+        more = [httpx.post(url, json=PROMPT | {"n": n}, timeout=60).json()["usage"] for n in (1, 4)]
+        for found in more:
+            read.update(found["memfirst"]["bytes_read"])
+        metrics = httpx.get(f"{served.url}/metrics").text
+        counted = re.findall(r'^memfirst_bytes_total\{purpose="(\w+)"\} (\S+)', metrics, re.MULTILINE)
+        assert {purpose: n for purpose, n in read.items() if n} == {p: int(float(n)) for p, n in counted if float(n)}
+    finally:
+        served.process.terminate()
+        assert served.gone(30)
+
+
+def priced(path: Path, kind: str, steps: Many[Step]) -> dict[str, int]:
+    """Bytes read of steps by purpose, as `usage` has it, of the parts of both processes."""
+    with closing(open_checkpoint(path)) as checkpoint:
+        graph = build(checkpoint)
+        programs = [lower(split(graph, kind, i, 2), 8, 512, 1) for i in range(2)]
+    sums = Counter[str]()
+    for program in programs:
+        for step in steps:
+            found = price(program, step).by_purpose()
+            sums.update({purpose: int(found[purpose]) for purpose in PURPOSES if purpose in found})
+    return sums
 
 
 @pytest.mark.parametrize("victim", [0, 1])
