@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memfirst.graph import DISK, Graph, Step
@@ -22,7 +23,6 @@ from memfirst.graph.traffic import (
     ExpertTraffic,
     KVTraffic,
 )
-from memfirst.records import dataclass, replace
 
 if TYPE_CHECKING:
     from memfirst.lower.program import Program

@@ -25,7 +25,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Who may import whom. A room is a file or folder of memfirst/. Those of PLAN may import what stands before them
 # (and each other within a pair); the rest import what their row names, and nothing else.
 PLAN = [
-    "errors|records",
+    "errors",
     "files",
     "progress",
     "codecs",
@@ -39,7 +39,7 @@ PLAN = [
 ]
 PLAN += ["hardware", "predict", "plan"]
 MAY_IMPORT = {
-    "hub": "errors records progress formats catalog __version__",
+    "hub": "errors progress formats catalog __version__",
     "text": "errors progress formats",
     "kernels": "errors codecs graph lower progress",
     "speculate": "",

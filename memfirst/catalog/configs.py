@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,6 @@ from memfirst.catalog import shipped
 from memfirst.catalog.spelling import key, spelled
 from memfirst.errors import ConfigError, FormatError, MemfirstError, ModelNotFoundError
 from memfirst.formats.json_file import parse_object
-from memfirst.records import dataclass
 
 if TYPE_CHECKING:
     from memfirst.formats.checkpoint import Checkpoint

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from memfirst.catalog import shipped
 from memfirst.catalog.configs import look_up
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-
-from memfirst.records import dataclass
 
 _ADDRESS = re.compile(r"^(?:hf:|(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co|ollama\.com(?:/library)?)/)")
 _TAIL = re.compile(r"(?:[?#].*|/+)$|/(?:tree|blob|resolve)/[^/]+/?(?=[^/]*$)")

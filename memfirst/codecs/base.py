@@ -7,12 +7,11 @@ the definition), then `quantize`, then `pack`: the order in which the CPU kernel
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from memfirst.records import dataclass
 
 U8 = NDArray[np.uint8]
 F32 = NDArray[np.float32]

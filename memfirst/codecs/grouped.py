@@ -12,10 +12,10 @@ Only sizes: memfirst prices such weights and has no kernel for them.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 
 from memfirst.codecs.base import BlockType
-from memfirst.records import dataclass
 
 BITS = {"int2": 2, "int3": 3, "int4": 4, "int5": 5, "int6": 6, "int8": 8, "nf4": 4, "f4": 4, "f8_e4m3": 8}
 """By what a single weight is."""

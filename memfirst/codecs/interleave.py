@@ -9,12 +9,12 @@ are its rows. A machine of 8 lanes reads rows 0..7 and 8..15 as the two halves o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.codecs.base import ROWS, U8
-from memfirst.records import dataclass
 
 CHUNK_BYTES = 1 << 19
 """Bytes packed at a time: source and destination stay in a 1 MiB L2 cache over the passes of the fields."""

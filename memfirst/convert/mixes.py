@@ -9,7 +9,7 @@ by its name, a mix has rules by role, and the first rule that holds names the co
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from memfirst.codecs import BLOCK_TYPES
@@ -20,7 +20,6 @@ from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.opaque import Opaque
 from memfirst.graph.traffic import ExpertTraffic
-from memfirst.records import dataclass, replace
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst import models
@@ -14,7 +15,6 @@ from memfirst.errors import ConfigError, ModelNotFoundError, UnsupportedError
 from memfirst.formats.hf import HFCheckpoint, open_config
 from memfirst.models import ShapeOnly, gguf_keys, quantized
 from memfirst.models.gguf_keys import Vectors
-from memfirst.records import dataclass
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 """Of SyntheticShape; a config.json may have any."""

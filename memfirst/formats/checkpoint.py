@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from memfirst.codecs.base import U8
-from memfirst.records import dataclass
 
 CONFIG = "config.json"
 """What makes a folder a model of Hugging Face's form."""

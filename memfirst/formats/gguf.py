@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +21,6 @@ from memfirst.formats.gguf_header import (
     read_tensor_table,
 )
 from memfirst.formats.mapped import MappedFile
-from memfirst.records import dataclass
 
 PART = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$", re.DOTALL)
 MAX_PARTS = 1024

@@ -8,6 +8,7 @@ then tensors (string name, u32 dims, u64 dim..., u32 type, u64 offset), then pad
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from struct import Struct
 from typing import Any
 
@@ -18,7 +19,6 @@ from memfirst.codecs.base import BlockType
 from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.checkpoint import TensorInfo
 from memfirst.formats.string_array import read_strings
-from memfirst.records import dataclass
 
 # Far above any published model, far below what would exhaust memory or time.
 MAX_HEADER = 1 << 26  # bytes: vocabularies of 262,144 take about 1e7

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -30,7 +31,6 @@ from memfirst.formats.names import (
     text_of,
 )
 from memfirst.formats.safetensors import FLOATS, MAX_TENSORS, SafetensorsFile, StoredTensor, to_f32
-from memfirst.records import dataclass
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 MAX_CONFIG, MAX_INDEX = 1 << 22, 1 << 25  # bytes

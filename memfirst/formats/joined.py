@@ -7,7 +7,7 @@ parts. Shapes follow from the header alone: a view is first taken of an array of
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from memfirst.codecs.block32 import nibble_bytes
 from memfirst.errors import FormatError
 from memfirst.formats.checkpoint import Extent, TensorInfo
 from memfirst.formats.safetensors import DTYPE_BYTES, FLOATS, SafetensorsFile, StoredTensor, to_f32
-from memfirst.records import dataclass
 
 View = Callable[[NDArray[Any], Mapping[str, Any]], NDArray[Any]]
 """(array in the stored shape, config) -> a view of it, in GGUF's order of axes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeGuard
 
@@ -18,7 +19,6 @@ from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.checkpoint import Extent
 from memfirst.formats.json_file import parse_object
 from memfirst.formats.mapped import MappedFile
-from memfirst.records import dataclass
 
 MAX_HEADER = 1 << 25  # bytes; 1e5 tensors take about 1.5e7
 MAX_TENSORS, MAX_NAME, MAX_DIMS = 1 << 17, 512, 8

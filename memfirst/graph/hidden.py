@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.layer_norm import LayerNorm
 from memfirst.graph.ops.norm import RMSNorm
-from memfirst.records import replace
 
 
 def hidden(graph: Graph) -> Graph:

@@ -7,10 +7,11 @@ per sequence and step.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from memfirst.codecs import bf12
 from memfirst.codecs.base import ROWS
 from memfirst.graph import DISK, KVCache, StateCache, Step, Weight
-from memfirst.records import dataclass
 
 WEIGHTS, EMBEDDING, HEAD, EXPERTS = "weights", "embedding", "head", "experts"
 KV_READ, KV_WRITE = "kv_read", "kv_write"

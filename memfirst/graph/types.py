@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfirst import codecs
 from memfirst.codecs import bf12
-from memfirst.records import dataclass, replace
 
 if TYPE_CHECKING:
     from memfirst.codecs.base import F32

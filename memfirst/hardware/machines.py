@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,6 @@ from memfirst.catalog import shipped
 from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.json_file import parse_object
 from memfirst.hardware.spelling import spelled
-from memfirst.records import dataclass, replace
 
 KINDS = ("datacentre-gpu", "gpu", "laptop-gpu", "unified", "cpu", "board")
 """unified: GPU and processor share one memory; board: a single-board computer, run on its processor."""

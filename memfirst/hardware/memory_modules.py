@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-
-from memfirst.records import dataclass
 
 _DMI, _CPUINFO = Path("/sys/firmware/dmi"), Path("/proc/cpuinfo")
 _LARGEST = 1 << 20

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-
-from memfirst.records import dataclass
+from dataclasses import dataclass
 
 _MARKS = re.compile(r"\((?:tm|r|c)\)|[™®\"'(),]")
 _MAC = re.compile(

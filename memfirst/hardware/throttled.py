@@ -9,10 +9,10 @@ power on.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass, replace
 
 from memfirst.errors import ConfigError, MemfirstError
 from memfirst.hardware.machines import Machine, user_file
-from memfirst.records import dataclass, replace
 
 MOST_GBS = 100_000.0
 

@@ -6,6 +6,7 @@ the file. Every byte that is fetched is checked against a digest before its file
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from memfirst.catalog.models import models
@@ -13,7 +14,6 @@ from memfirst.errors import DownloadError, MemfirstError, ModelNotFoundError
 from memfirst.hub import cache
 from memfirst.hub.names import Ref, choose, parse
 from memfirst.progress import Progress, Silent
-from memfirst.records import dataclass
 
 __all__ = ["Pulled", "pulled", "remove", "resolve"]
 

@@ -16,14 +16,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from memfirst.errors import CapacityError, MemfirstError
 from memfirst.hub.names import Ref, check_file, check_repo
 from memfirst.progress import Progress
-from memfirst.records import dataclass
 
 MANIFEST = "memfirst.json"
 RESERVE = 64_000_000

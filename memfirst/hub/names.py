@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from memfirst.catalog.configs import look_up, priced, refusal
 from memfirst.catalog.models import License, ModelEntry, Pinned, Wheel, models, stated
 from memfirst.catalog.paths import exists
 from memfirst.errors import DownloadError, ModelNotFoundError
-from memfirst.records import dataclass
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _QUANT = re.compile(

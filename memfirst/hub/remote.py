@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from memfirst.catalog.models import models
 from memfirst.errors import DownloadError, MemfirstError, ModelNotFoundError
 from memfirst.hub.names import Ref, check_file
-from memfirst.records import dataclass
 
 LISTING_TIMEOUT_S = 8.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 
 from memfirst import codecs
@@ -18,7 +19,6 @@ from memfirst.lower.phases import Stage, stages
 from memfirst.lower.program import Call, Exchange, Output, Phase, Program, Rows, Streaming, Task
 from memfirst.lower.step_fields import MAX_GROUPS, MAX_ROUTED
 from memfirst.lower.streaming import streaming
-from memfirst.records import replace
 
 INLINE_TOKENS = 2
 """Tokens of a step up to which each worker prepares inputs for itself, which is cheaper than a barrier."""

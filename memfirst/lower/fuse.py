@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from memfirst.codecs import ROWS as PACK
 from memfirst.errors import ConfigError
@@ -22,7 +23,6 @@ from memfirst.lower.nodes import COLUMNS, EXPERTS, TOKENS, UNITS, Node, NodeCall
 from memfirst.lower.packing import rows16_bytes
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
-from memfirst.records import replace
 
 Rule = Callable[["Order", Nodes, Graph], None]
 

@@ -6,6 +6,7 @@ A token has a row for each head in what lies between these, `heads` rows one beh
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import lcm
 
 from memfirst.errors import UnsupportedError
@@ -31,7 +32,6 @@ from memfirst.lower.packing import family, float_tile, int8_tile, kernel_of, row
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import BLOCK, count_of, latent_scratch
-from memfirst.records import dataclass
 
 ROW_CODECS = {"f16": 16, "f32": 16, "q8_0": 32}
 """Codecs of cached rows, and what both parts of a row must be multiples of."""

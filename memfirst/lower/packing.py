@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from memfirst import codecs
 from memfirst.graph import Op, Weight
@@ -14,7 +15,6 @@ from memfirst.graph.ops.scan import SelectiveScan
 from memfirst.graph.ops.token_lerp import TokenLerp
 from memfirst.graph.ops.wkv6 import Wkv6
 from memfirst.lower.nodes import NodeOperand, NodeStatic, OfCapacity, Scratch
-from memfirst.records import replace
 
 ELEMENTWISE = (RMSNorm, SelectiveScan, TokenLerp, Wkv6)
 """Operations whose weights of several axes are vectors side by side, and no matrices."""

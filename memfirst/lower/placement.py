@@ -9,6 +9,7 @@ large matrix (the head) stays where smaller ones can go instead.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import DISK, Weight
@@ -16,7 +17,6 @@ from memfirst.graph.ops.experts import Experts
 from memfirst.lower.cpu import Lowering
 from memfirst.lower.program import Program, Ref
 from memfirst.lower.streaming import weights_of
-from memfirst.records import dataclass
 
 SMALLEST = 1 << 14
 """Bytes below which a matrix stays: a request of its own to the disk costs more than they are worth."""

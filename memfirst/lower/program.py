@@ -7,12 +7,11 @@ prices is what the other runs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from memfirst.graph import Graph, Step, Weight
 from memfirst.graph.traffic import Traffic
-from memfirst.records import dataclass
 
 _ITEMSIZE = {"u8": 1, "i8": 1, "i32": 4, "f32": 4, "i64": 8}
 

@@ -7,9 +7,9 @@ calls from this, `predict.measured` times and predicts by `work`, and the tables
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from memfirst.lower.nodes import COLUMNS, EXPERTS, TOKENS, UNITS, NodeCall, NodeOperand, NodeStatic
-from memfirst.records import dataclass
 
 Args = Mapping[str, NodeOperand]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 
 from memfirst.graph import DISK, Weight
@@ -30,7 +31,6 @@ from memfirst.lower.program import (
     Streaming,
     Stretch,
 )
-from memfirst.records import replace
 
 _TRIES = 64
 """Sizes of a ring that are tried, between the least that could do and one largest weight more."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -13,7 +13,6 @@ from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.formats.names import hf_name
 from memfirst.graph import Graph, Weight
-from memfirst.records import dataclass
 
 
 class WeightProvider(Protocol):

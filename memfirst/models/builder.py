@@ -5,7 +5,7 @@ Its weight is called after it too (`blk.0.ssm_in` has `blk.0.ssm_in.weight`), as
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import sqrt
 from typing import Any
@@ -31,7 +31,6 @@ from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.models import rope
 from memfirst.models.base import WeightProvider
 from memfirst.models.rope import Rotation
-from memfirst.records import dataclass, replace
 
 HEAD, ROW, UNIT = "head", "row", "unit"
 """What a norm of q and k is taken over: each head (Qwen3), the whole row (OLMo 2), each head and without a weight

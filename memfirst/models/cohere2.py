@@ -4,13 +4,14 @@ of four layers have a window, and only these rotate.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.graph import Graph
 from memfirst.models import decoder, windows
 from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.decoder import PAIRS, Config, Family
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 FAMILY = Family(
     "cohere2", windows.by_period(4), PAIRS, tied=True, grouped=False, eps=("layer_norm_eps", 1e-5),

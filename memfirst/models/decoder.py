@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Mapping, Sized
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
@@ -23,7 +24,6 @@ from memfirst.models.experts import MoE
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import Defaults
 from memfirst.models.windows import Windows
-from memfirst.records import dataclass, replace
 
 KEYS: Keys = {
     "hidden_size": "embedding_length",

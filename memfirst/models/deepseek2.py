@@ -10,6 +10,7 @@ theirs are left alone.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import log, sqrt
 from typing import Any
 
@@ -24,7 +25,6 @@ from memfirst.models.decoder import PAIRS
 from memfirst.models.experts import GATING, SIGMOID, SOFTMAX, MoE
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import Rotation
-from memfirst.records import dataclass, replace
 
 KEYS: Keys = decoder.KEYS | {
     "kv_lora_rank": "attention.kv_lora_rank",

@@ -8,6 +8,7 @@ multiplies what each head attended.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,6 @@ from memfirst.models.decoder import Family
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import FULL, Defaults
 from memfirst.models.windows import Windows
-from memfirst.records import dataclass, replace
 
 KEYS: Keys = decoder.KEYS | experts.KEYS | {
     "linear_conv_kernel_dim": "ssm.conv_kernel",

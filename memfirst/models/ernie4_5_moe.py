@@ -5,12 +5,13 @@ Experts are picked by the softmax's scores with a correction.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.errors import ConfigError
 from memfirst.models import decoder, ernie4_5, experts, llama
 from memfirst.models import reader as limits
 from memfirst.models.decoder import Config
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 FAMILY = replace(ernie4_5.FAMILY, architecture="ernie4_5-moe")
 COUNT, USED = "moe_num_experts", "moe_k"

@@ -5,13 +5,14 @@ A model whose two forms name the same numbers reads both with `read` and KEYS.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph.ops.experts import Experts, Router
 from memfirst.graph.ops.token_gate import TokenGate
 from memfirst.models import reader as limits
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import dataclass
 
 MAX_EXPERTS = 1 << 12
 KEYS: Keys = {

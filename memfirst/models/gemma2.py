@@ -6,6 +6,7 @@ Its norms multiply by 1 + weight; in GGUF, and as a folder is read here, the 1 i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 from memfirst.graph import Graph
@@ -14,7 +15,6 @@ from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.decoder import Config, Family
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 DEEPEST, PERIOD = 46, 2
 """Layers of the 27B, the one size whose scores are scaled by hidden_size / heads; every other layer is local."""

@@ -12,6 +12,7 @@ Of a model with vision and audio towers only the text model is built and priced.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import sqrt
 
 from memfirst.errors import ConfigError
@@ -25,7 +26,6 @@ from memfirst.models.experts import MoE
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import Defaults
 from memfirst.models.windows import Windows
-from memfirst.records import dataclass, replace
 
 PERIOD = 6
 LOCAL_THETA = 1e4

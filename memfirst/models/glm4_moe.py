@@ -4,6 +4,8 @@ dense layers (arXiv:2508.06471). Only the large ones normalize q and k.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.graph import Graph
 from memfirst.models import decoder, experts, llama, windows
 from memfirst.models import reader as limits
@@ -13,7 +15,6 @@ from memfirst.models.decoder import Config, Family
 from memfirst.models.experts import SIGMOID, MoE
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import Defaults
-from memfirst.records import replace
 
 FAMILY = Family(
     "glm4moe", windows.unused, Defaults(partial=0.5), eps=("rms_norm_eps", 1e-5), predicting=True,

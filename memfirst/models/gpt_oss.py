@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph.ops.glu import ALPHA, CLAMPED, LIMIT
@@ -11,7 +13,6 @@ from memfirst.models.builder import Builder
 from memfirst.models.decoder import Config, Family
 from memfirst.models.experts import MoE
 from memfirst.models.reader import ConfigReader
-from memfirst.records import replace
 
 FAMILY = Family("gpt-oss", windows.by_period(2), grouped=False)
 """Layers 0, 2, … have the window, 1, 3, … attend everything."""

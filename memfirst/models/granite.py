@@ -7,6 +7,7 @@ In GGUF its heads rotate in adjacent pairs, as Llama's do. Granite 4's models wi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -16,7 +17,6 @@ from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.decoder import PAIRS, Family
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import dataclass, replace
 
 FAMILY = Family("granite", windows.unused, PAIRS, tied=True)
 HYBRID_HF = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
@@ -14,7 +15,6 @@ from memfirst.models.builder import Builder, Heads
 from memfirst.models.experts import MoE
 from memfirst.models.jamba import only_kv
 from memfirst.models.reader import ConfigReader
-from memfirst.records import dataclass
 
 HARMLESS_GGUF = frozenset(
     (

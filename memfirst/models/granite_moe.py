@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.graph import Graph
 from memfirst.models import decoder, experts, granite
 from memfirst.models import reader as limits
@@ -9,7 +11,6 @@ from memfirst.models.base import WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.granite import Config
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 FAMILY = replace(granite.FAMILY, architecture="granitemoe")
 KEYS: Keys = granite.KEYS | experts.KEYS | {"shared_intermediate_size": "expert_shared_feed_forward_length"}

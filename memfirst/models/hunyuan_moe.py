@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -9,7 +10,6 @@ from memfirst.models import decoder, experts, hunyuan_dense, llama
 from memfirst.models import reader as limits
 from memfirst.models.decoder import Config
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 FAMILY = replace(hunyuan_dense.FAMILY, architecture="hunyuan-moe")
 USED = "moe_topk"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -13,7 +14,6 @@ from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder, Heads
 from memfirst.models.experts import MoE
 from memfirst.models.reader import ConfigReader
-from memfirst.records import dataclass
 
 HARMLESS_GGUF = frozenset({"tensor_data_layout"})
 

@@ -4,6 +4,7 @@ in each.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from memfirst.models.delta_net import no_windows
 from memfirst.models.jamba import only_kv
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import FULL
-from memfirst.records import dataclass
 
 KEYS: Keys = {key: gguf for key, gguf in decoder.KEYS.items() if key not in ("rms_norm_eps", "sliding_window")} | {
     "norm_eps": "attention.layer_norm_rms_epsilon",

@@ -4,12 +4,13 @@ corrects when picking.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.models import decoder, experts, lfm2
 from memfirst.models import reader as limits
 from memfirst.models.experts import SIGMOID
 from memfirst.models.lfm2 import Config
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 DENSE = "num_dense_layers"
 KEYS: Keys = lfm2.KEYS | experts.KEYS | {DENSE: "leading_dense_block_count"}

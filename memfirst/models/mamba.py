@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import ConfigError, UnsupportedError
@@ -15,7 +16,6 @@ from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
-from memfirst.records import dataclass
 
 PLAIN, UNIT, WEIGHTED = "plain", "unit", "weighted"
 """How dt, B and C are normalized: not (Mamba), without weights (Falcon-Mamba), with weights (Jamba)."""

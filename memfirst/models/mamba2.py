@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -16,7 +17,6 @@ from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
-from memfirst.records import dataclass
 
 NATIVE = {"d_state": "state_size", "d_conv": "conv_kernel", "headdim": "head_dim", "ngroups": "n_groups"}
 """Keys of ssm_cfg in state-spaces' own configs."""

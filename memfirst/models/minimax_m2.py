@@ -3,6 +3,8 @@ picking experts, without a shared one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.errors import UnsupportedError
 from memfirst.models import decoder, experts, llama, windows
 from memfirst.models import reader as limits
@@ -11,7 +13,6 @@ from memfirst.models.decoder import Config, Family
 from memfirst.models.experts import SIGMOID
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import Defaults
-from memfirst.records import replace
 
 FAMILY = Family("minimax-m2", windows.unused, Defaults(theta=5e6))
 KEYS: Keys = decoder.KEYS | experts.KEYS

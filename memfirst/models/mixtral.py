@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.models import decoder, experts, llama, windows
 from memfirst.models.decoder import PAIRS, Config, Family
 from memfirst.models.reader import ConfigReader
-from memfirst.records import replace
 
 FAMILY = Family("llama", windows.everywhere, PAIRS, grouped=False)
 

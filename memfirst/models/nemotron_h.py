@@ -5,6 +5,7 @@ without positions, a feed-forward without a gate, or experts of such.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from functools import partial
 from math import sqrt
 from typing import Any
@@ -21,7 +22,6 @@ from memfirst.models.builder import Builder, Heads
 from memfirst.models.experts import SIGMOID, MoE
 from memfirst.models.jamba import only_kv
 from memfirst.models.reader import ConfigReader
-from memfirst.records import dataclass
 
 MAMBA, ATTENTION, DENSE, ROUTED = NEMOTRON_LAYERS
 SQUARED_RELU = "relu2"

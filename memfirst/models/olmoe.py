@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.models import decoder, experts, llama, windows
 from memfirst.models.builder import ROW
 from memfirst.models.decoder import Config, Family
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 FAMILY = Family("olmoe", windows.unused, grouped=False, eps=("rms_norm_eps", 1e-5))
 KEYS: Keys = decoder.KEYS | experts.KEYS

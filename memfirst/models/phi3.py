@@ -6,6 +6,8 @@ of 2047 positions on all layers, which llama.cpp leaves out; the others state no
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.graph import Graph
 from memfirst.models import decoder, windows
 from memfirst.models import reader as limits
@@ -14,7 +16,6 @@ from memfirst.models.builder import Builder
 from memfirst.models.decoder import Config, Family
 from memfirst.models.reader import ConfigReader
 from memfirst.models.rope import RopeScaling
-from memfirst.records import replace
 
 FAMILY = Family("phi3", windows.everywhere, grouped=False)
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 from memfirst.codecs.grouped import grouped
 from memfirst.convert.mixes import FLOATS
 from memfirst.errors import ConfigError, UnsupportedError
-from memfirst.records import dataclass
 
 DTYPES = {
     "float32": "f32", "float": "f32", "float16": "f16", "half": "f16", "bfloat16": "bf16",

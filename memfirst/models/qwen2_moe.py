@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.errors import UnsupportedError
 from memfirst.models import decoder, experts, llama, qwen2
 from memfirst.models import reader as limits
 from memfirst.models.decoder import Config
 from memfirst.models.reader import ConfigReader, Keys
-from memfirst.records import replace
 
 FAMILY = replace(qwen2.FAMILY, architecture="qwen2moe")
 KEYS: Keys = decoder.KEYS | experts.KEYS

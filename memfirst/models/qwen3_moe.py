@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.errors import UnsupportedError
 from memfirst.models import decoder, experts, llama, windows
 from memfirst.models import reader as limits
 from memfirst.models.builder import HEAD
 from memfirst.models.decoder import Config, Family
 from memfirst.models.reader import ConfigReader
-from memfirst.records import replace
 
 FAMILY = Family("qwen3moe", windows.flagged, grouped=False)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import ceil, floor, isclose, log, pi, sqrt
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph.ops.rope import HALF
 from memfirst.models.reader import MAX_CONTEXT, MAX_HEAD_DIM, ConfigReader
-from memfirst.records import dataclass, replace
 
 MIN = 1e-6
 """Divisors below would make frequencies that no float holds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -16,7 +17,6 @@ from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
-from memfirst.records import dataclass
 
 LN_X_EPS = 64e-5
 """Of the norm after the state: 1e-5 · 8², 8 being the published head_size_divisor."""

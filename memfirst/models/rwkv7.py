@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -16,7 +17,6 @@ from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder
 from memfirst.models.reader import ConfigReader
 from memfirst.models.rwkv6 import LN_X_EPS
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

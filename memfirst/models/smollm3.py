@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst.errors import ConfigError
 from memfirst.models import decoder, llama, windows
 from memfirst.models import reader as limits
 from memfirst.models.decoder import PAIRS, Config, Family
 from memfirst.models.reader import ConfigReader
-from memfirst.records import replace
 
 FAMILY = Family("smollm3", windows.unused, PAIRS, tied=True)
 INTERVAL = 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from memfirst.codecs import BLOCK_TYPES
 from memfirst.errors import ConfigError, UnsupportedError
@@ -24,7 +24,6 @@ from memfirst.models.described.build import attention, build
 from memfirst.models.described.build import caches as kept_by
 from memfirst.models.reader import MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_WIDTH
 from memfirst.models.usual import Stated
-from memfirst.records import dataclass
 
 _IN_LAYER = re.compile(r"(?:^|\.)(?:blk|layers|h|blocks)\.(\d{1,4})\.(.+)$")
 _TABLE = re.compile(r"(?:^|\.)(?:token_embd|per_layer_token_embd|embed_tokens|embed_tokens_per_layer|wte|embed_in"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from memfirst.errors import ConfigError
@@ -11,7 +12,6 @@ from memfirst.plan.make import make, speculated
 from memfirst.plan.options import Speculation
 from memfirst.plan.result import Plan
 from memfirst.plan.subject import Subject, subject
-from memfirst.records import dataclass, replace
 
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9)
 """Of proposals that are kept, given those before them: what models of one family reach (arXiv:2211.17192, table 3, and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from memfirst.convert.mixes import PRICED
@@ -12,7 +12,6 @@ from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.plan.result import Plan
 from memfirst.predict.fitted.explain import Explained, explain
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

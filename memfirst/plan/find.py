@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,6 @@ from memfirst.convert.mixes import PRICED
 from memfirst.errors import ModelNotFoundError
 from memfirst.plan.subject import Subject, subject
 from memfirst.progress import Progress, Silent
-from memfirst.records import replace
 
 if TYPE_CHECKING:
     from memfirst.hub.names import Ref

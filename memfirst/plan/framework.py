@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memfirst.errors import UnsupportedError
@@ -10,7 +11,6 @@ from memfirst.hardware.machines import Machine
 from memfirst.plan import commands
 from memfirst.plan.fit.allocators import Allocator, Exllama, LlamaCpp, Memfirst, Mlx, Sglang, TensorRT, Vllm
 from memfirst.predict.fitted import PIPELINE, TENSOR
-from memfirst.records import dataclass, replace
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:

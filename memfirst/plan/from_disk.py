@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 from memfirst.errors import MemfirstError, UnsupportedError
@@ -16,7 +17,6 @@ from memfirst.plan.place import Place
 from memfirst.plan.subject import Subject
 from memfirst.predict.disk import disk_bytes, from_disk, in_steps
 from memfirst.predict.prediction import Prediction
-from memfirst.records import dataclass
 
 ASSUMED = 7e9
 """Bytes/s of a fast NVMe drive on PCIe 4.0: where a machine's row does not say, and nothing can be measured."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from memfirst.graph import Graph
 from memfirst.plan.fit import MemoryPlan, largest_batch, largest_context
 from memfirst.plan.fit.plan import largest
 from memfirst.plan.options import MOST_SEQUENCES, Options
 from memfirst.predict.fitted import TENSOR
-from memfirst.records import dataclass
 
 STEP, TRIES = 64, 3
 """Tokens to which the longest context is told: a block; times that it is corrected."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
 from memfirst.graph import Sequence, Step
@@ -10,7 +10,6 @@ from memfirst.plan.options import Options
 from memfirst.plan.place import Place
 from memfirst.plan.priced import Priced
 from memfirst.predict.load import Ask, Server, Simulated, simulate
-from memfirst.records import dataclass
 
 GAP, PLACES = 2.0, 16
 """Of `memfirst serve`: a prompt makes a step at most so many times as long; requests of a step at most."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,6 @@ from memfirst.plan.result import MARGIN, Distinct, Plan
 from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
 from memfirst.predict.prediction import Prediction, speculative
-from memfirst.records import replace
 from memfirst.transform.recode import without_windows
 from memfirst.transform.weight_formats import SCHEMES
 

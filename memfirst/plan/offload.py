@@ -6,6 +6,8 @@ for its part and the CPU's for the rest, one after the other; no weights cross t
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from memfirst.convert.mixes import layer_of
 from memfirst.errors import MemfirstError
 from memfirst.graph import Graph, Op, Step
@@ -20,7 +22,6 @@ from memfirst.plan.priced import Priced
 from memfirst.plan.subject import Subject
 from memfirst.predict import fitted
 from memfirst.predict.fitted.pieces import HOP
-from memfirst.records import dataclass, replace
 from memfirst.transform.recode import with_kv
 
 CORES, CORE_RATE = {"datacentre-gpu": 32}, 1e11

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.plan.framework import framework
 from memfirst.predict.fitted import BACKENDS, PARALLEL
-from memfirst.records import dataclass
 from memfirst.transform.weight_formats import format_name
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memfirst.errors import ConfigError, UnsupportedError
@@ -18,7 +19,6 @@ from memfirst.plan.priced import Priced
 from memfirst.predict import fitted
 from memfirst.predict.fitted import TENSOR, Deployment
 from memfirst.predict.prediction import Prediction
-from memfirst.records import dataclass, replace
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ when something is drawn; what is drawn is computed apart, as plain data.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from memfirst.errors import UnsupportedError
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.plan import Plan, make
-from memfirst.records import dataclass, replace
 
 FORMATS = (".png", ".svg", ".pdf")
 BATCHES = (1, 8, 64)

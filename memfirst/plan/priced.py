@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import attrgetter
 
@@ -18,7 +18,6 @@ from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
 from memfirst.predict.fitted import Cost
 from memfirst.predict.fitted.cost import attending, group, recurs
-from memfirst.records import dataclass
 
 _NAMES = frozenset({"name", "inputs", "output"})
 

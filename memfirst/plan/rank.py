@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from memfirst.convert.mixes import MIXES
 from memfirst.errors import MemfirstError
@@ -12,7 +13,6 @@ from memfirst.plan.place import Place
 from memfirst.plan.result import Plan
 from memfirst.plan.subject import USUAL, Subject, mix_bytes, subject
 from memfirst.progress import Progress
-from memfirst.records import replace
 
 PEOPLE_RUN = (
     "kimi-k2:1t", "deepseek-v3.1:671b", "deepseek-r1:671b", "qwen3-coder:480b-a35b", "llama-3.1:405b",

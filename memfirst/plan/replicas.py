@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from memfirst.errors import UnsupportedError
 from memfirst.plan.options import MOST_SEQUENCES
 from memfirst.predict.fitted import OVERHEAD
 from memfirst.predict.prediction import Prediction
-from memfirst.records import dataclass, replace
 
 if TYPE_CHECKING:
     from memfirst.plan.result import Plan

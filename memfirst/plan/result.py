@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,6 @@ from memfirst.plan.place import Place
 from memfirst.plan.subject import Subject
 from memfirst.predict.fitted.predict import CEILING
 from memfirst.predict.prediction import Prediction
-from memfirst.records import dataclass, replace
 
 if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from memfirst.graph import Graph
 from memfirst.models import quantized
 from memfirst.plan.framework import framework
 from memfirst.plan.priced import Priced
-from memfirst.records import dataclass, replace
 from memfirst.transform.recode import mixed, with_kv
 from memfirst.transform.twelve_bits import expected
 from memfirst.transform.weight_formats import NAMES, codecs_of, format_name

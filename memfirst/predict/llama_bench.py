@@ -10,12 +10,11 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import field, fields
+from dataclasses import dataclass, field, fields
 from statistics import mean, stdev
 from typing import Any
 
 from memfirst.errors import FormatError
-from memfirst.records import dataclass
 
 MOST_BYTES = 16 << 20
 """Of a file: a row takes 1.2 kB, so about 13 000 rows."""

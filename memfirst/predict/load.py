@@ -9,12 +9,11 @@ from __future__ import annotations
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
 from memfirst.predict.tiles import TILE, beside
-from memfirst.records import dataclass
 
 PAGE = 64
 """Tokens of prompts that are shared from the moment on that they are computed."""

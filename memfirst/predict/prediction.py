@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
-
-from memfirst.records import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 DRAFT = "draft"
 """The term of a speculative step that the draft model takes."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memfirst import codecs
 from memfirst.convert.mixes import fit
 from memfirst.errors import ConfigError
@@ -9,7 +11,6 @@ from memfirst.graph import Cache, Graph, KVCache, Op, Weight
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.opaque import Opaque
-from memfirst.records import replace
 from memfirst.transform.weight_formats import codecs_of
 
 

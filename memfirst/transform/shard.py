@@ -8,6 +8,8 @@ KV heads are replicated where there are fewer than devices, and MLA's latent, wh
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import Cache, Graph, KVCache, Op, Shard, Weight
@@ -23,7 +25,6 @@ from memfirst.graph.ops.norm import RMSNorm
 from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
-from memfirst.records import dataclass, replace
 
 SHAREABLE = (Embed, RMSNorm, Linear, Rope, Attention, Glu, Add, Select, Router, Experts, LatentAttention, Slice)
 

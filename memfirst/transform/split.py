@@ -11,6 +11,7 @@ cut for two processes as 3 and 6.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from memfirst.convert.mixes import layer_of
@@ -27,7 +28,6 @@ from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.types import PACK
-from memfirst.records import dataclass, replace
 
 TENSOR, PIPELINE = "tensor", "pipeline"
 KINDS = (TENSOR, PIPELINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from memfirst.graph.ops.linear import Linear
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.lower.default import multiplied
 from memfirst.lower.packing import family
-from memfirst.records import dataclass, replace
 from tests.support.slow_int8 import int8
 
 F32 = np.ndarray[Any, np.dtype[np.float32]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from memfirst.graph import Op, Step, Weight
 from memfirst.graph.ops.glu import gelu, sigmoid
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic
-from memfirst.records import dataclass
 
 
 def tanh(x: F32) -> F32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from memfirst.graph.ops.linear import soft_capped
 from memfirst.graph.ops.positions import attended_pairs, split, visible
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, KVTraffic, Traffic, WeightTraffic
-from memfirst.records import dataclass
 
 BLOCK = 256
 """Queries scored at a time: 256 × 8192 keys × 4 B = 8 MB of scores."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from memfirst.codecs.base import F32
@@ -10,7 +12,6 @@ from memfirst.graph.ops.glu import silu
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

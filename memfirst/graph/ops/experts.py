@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from memfirst.codecs.base import F32
@@ -10,7 +12,6 @@ from memfirst.graph.ops.activation import FUNCTIONS
 from memfirst.graph.ops.glu import gated, sigmoid
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, ExpertTraffic, Traffic, WeightTraffic
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

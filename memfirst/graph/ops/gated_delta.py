@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
@@ -12,7 +13,6 @@ from memfirst.graph.ops.glu import sigmoid
 from memfirst.graph.ops.recurrence import advance_sequences, state_traffic
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic, WeightTraffic
-from memfirst.records import dataclass
 
 EPS = 1e-6
 """Added to the squared length that queries and keys are divided by the root of."""

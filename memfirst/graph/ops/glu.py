@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import pi, sqrt
 
 import numpy as np
@@ -10,7 +11,6 @@ from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic
-from memfirst.records import dataclass
 
 
 def sigmoid(x: F32) -> F32:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,6 @@ from memfirst.graph.ops.attention import softmax
 from memfirst.graph.ops.positions import attended_pairs, split, visible
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, KVTraffic, Traffic, WeightTraffic
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

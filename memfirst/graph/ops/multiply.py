@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from memfirst.codecs.base import F32
 from memfirst.errors import UnsupportedError
@@ -10,7 +11,6 @@ from memfirst.graph import Cache, KVCache, Op, Sequence, Step, Weight
 from memfirst.graph.ops.positions import attended_pairs
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, ExpertTraffic, KVTraffic, StateTraffic, Traffic, WeightTraffic
-from memfirst.records import dataclass, replace
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,6 @@ from memfirst.graph import Op, Step, Weight
 from memfirst.graph.ops.positions import rope_positions
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic
-from memfirst.records import dataclass
 
 INTERLEAVED, HALF = "interleaved", "half"
 

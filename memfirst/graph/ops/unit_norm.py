@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from memfirst.codecs.base import F32
 from memfirst.graph import Op, Step, Weight
 from memfirst.graph.runtime import Runtime, Values
 from memfirst.graph.traffic import ActivationTraffic, Traffic
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from memfirst.errors import ConfigError
 from memfirst.graph import KVCache, StateCache
 from memfirst.models import usual
 from memfirst.models.reader import MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 from memfirst.models.usual import Stated
-from memfirst.records import dataclass
 
 Shape = tuple[int, ...]
 

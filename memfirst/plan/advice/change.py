@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from typing import Any
 
 from memfirst.errors import UnsupportedError
 from memfirst.hardware.machines import Machine
 from memfirst.plan import Options, Place, Plan, Subject, make
 from memfirst.plan.framework import BATCH, CONTEXT, DEVICES
-from memfirst.records import dataclass
 
 EXACT, LOSSY = "exact", "lossy"
 WINDOW, MODEL, MACHINE, SLOW = "window", "model", "machine", "slow memory"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from memfirst.convert.mixes import MIXES
 from memfirst.errors import MemfirstError
@@ -16,7 +17,6 @@ from memfirst.plan.framework import CODEC, CONTEXT, DEVICES, KV, ON_GPU
 from memfirst.plan.offload import Offload, offloaded
 from memfirst.plan.subject import mix_bytes
 from memfirst.predict.fitted import TENSOR
-from memfirst.records import replace
 
 LADDER = ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k")
 """From many bits to few."""

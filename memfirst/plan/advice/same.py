@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from memfirst.catalog.configs import ModelConfig, configs
 from memfirst.graph import KVCache, StateCache
 from memfirst.plan import Plan, Speculation
 from memfirst.plan.advice.change import EXACT, LOSSY, WINDOW, Advice, attempt, changed
 from memfirst.plan.framework import BATCH, CODEC, CONTEXT, KV, SPECULATION, THREADS
-from memfirst.records import replace
 
 ACCEPTED, LOOKED_UP = 0.7, 0.3
 """Acceptance that is assumed of a small relative's drafts, and of the prompt's own n-grams: measure yours."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from memfirst.convert.mixes import layer_of
 from memfirst.graph import Graph, KVCache, StateCache
@@ -22,7 +23,6 @@ from memfirst.graph.traffic import KVTraffic
 from memfirst.hardware.machines import Machine
 from memfirst.ledger import process_bytes
 from memfirst.predict.fitted.cost import PIPELINE
-from memfirst.records import dataclass, replace
 
 MIB, GIB = 1 << 20, 1 << 30
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memfirst.errors import ConfigError, UnsupportedError
@@ -12,7 +13,6 @@ from memfirst.graph import Sequence as Tokens
 from memfirst.graph.ops.embed import Embed
 from memfirst.ledger import required
 from memfirst.plan.fit.allocators import PROCESS, Allocator, Estimate, kv_caches, kv_reads, state_caches
-from memfirst.records import dataclass
 from memfirst.transform.recode import with_kv
 
 if TYPE_CHECKING:

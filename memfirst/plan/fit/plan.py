@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memfirst.errors import ConfigError
@@ -11,7 +12,6 @@ from memfirst.plan.fit.allocators import Allocator, Memfirst
 from memfirst.plan.fit.needs import Needs, in_codecs, needs
 from memfirst.plan.fit.spread import parts
 from memfirst.predict.fitted import TENSOR
-from memfirst.records import dataclass
 
 if TYPE_CHECKING:
     from memfirst.lower.program import Program

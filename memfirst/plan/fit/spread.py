@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 from memfirst.convert.mixes import layer_of
@@ -11,7 +12,6 @@ from memfirst.graph import Cache, Graph
 from memfirst.graph.ops.embed import Embed
 from memfirst.plan.fit.allocators import Allocator
 from memfirst.predict.fitted import PARALLEL, TENSOR
-from memfirst.records import replace
 
 MAX_DEVICES = 1 << 12
 

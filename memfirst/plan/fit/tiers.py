@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from memfirst.convert.mixes import layer_of
@@ -22,7 +23,6 @@ from memfirst.graph.traffic import (
 from memfirst.plan.fit.allocators import Allocator, Memfirst
 from memfirst.plan.fit.needs import Needs, needs
 from memfirst.plan.fit.spread import cache_bytes, layer_count
-from memfirst.records import dataclass, replace
 from memfirst.transform.recode import with_kv
 
 TIERS, MOVABLE = ("slow", "disk"), ("layers", "experts")

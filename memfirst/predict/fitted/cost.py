@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from memfirst.errors import MemfirstError
 from memfirst.graph import Graph, Op, StateCache, Step
@@ -18,7 +19,6 @@ from memfirst.graph.ops.wkv6 import Wkv6
 from memfirst.graph.ops.wkv7 import Wkv7
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
 from memfirst.ledger import price
-from memfirst.records import dataclass
 
 FITTED = ("llama.cpp", "ollama", "ik_llama.cpp", "vllm", "exllama", "exllama-v1", "gpt-fast", "mlc", "transformers")
 """Engines whose published speeds the constants are fitted to."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from math import exp
 
@@ -13,7 +14,6 @@ from memfirst.predict.fitted.cost import Cost, Deployment
 from memfirst.predict.fitted.pieces import CACHE, OWN, OWN_TILE_OTHER, REACHED, Piece, pieces
 from memfirst.predict.fitted.predict import estimate, level, predict
 from memfirst.predict.fitted.priors import ALL, Level, priors
-from memfirst.records import dataclass
 
 FORMULAS = {
     "memory": f"bytes ÷ {100 * REACHED:.0f} % of peak bandwidth",

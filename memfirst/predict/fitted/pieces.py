@@ -12,12 +12,12 @@ published speeds (`priors.json`); with all constants at zero they are what is ex
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil, log
 
 from memfirst import codecs
 from memfirst.hardware.machines import Machine
 from memfirst.predict.fitted.cost import PIPELINE, TENSOR, Cost, Deployment
-from memfirst.records import dataclass
 
 WEIGHTS, EXPERTS, KV, COMPUTE, OVERHEAD, LINK = "weights", "experts", "KV", "compute", "overhead", "link"
 TERMS = (WEIGHTS, EXPERTS, KV, COMPUTE, OVERHEAD, LINK)

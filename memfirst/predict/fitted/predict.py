@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 
 import numpy as np
@@ -24,7 +25,6 @@ from memfirst.predict.fitted.pieces import (
 )  # fmt: skip
 from memfirst.predict.fitted.priors import ALL, F64, Level, Priors, priors
 from memfirst.predict.prediction import Prediction, Term
-from memfirst.records import dataclass
 
 CEILING = 0.95
 """Share of the peak bandwidth, and of the fastest arithmetic, that nothing is predicted to exceed."""

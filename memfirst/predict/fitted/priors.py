@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memfirst.catalog import shipped
-from memfirst.records import dataclass
 
 F64 = NDArray[np.float64]
 

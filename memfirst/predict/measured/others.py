@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step, decode
 from memfirst.graph.traffic import KV_READ
 from memfirst.ledger import price
 from memfirst.predict.llama_bench import Row
 from memfirst.predict.measured.store import Rates, nearest
-from memfirst.records import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from memfirst.graph import Graph, Step
 from memfirst.lower.program import Program
 from memfirst.predict.measured.predict import phase_times
 from memfirst.predict.measured.store import Rates
 from memfirst.predict.measured.work import program_for
-from memfirst.records import dataclass
 
 MATMULS, ATTENTION, PREPARATION, WAITING = "matmuls", "attention", "preparation", "waiting"
 PARTS = (MATMULS, ATTENTION, PREPARATION, WAITING)

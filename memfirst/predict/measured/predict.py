@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from math import ceil, log
 
 from memfirst.graph import Graph, Sequence, Step
@@ -20,7 +21,6 @@ from memfirst.predict.fitted import COMPUTE, KV, OVERHEAD, WEIGHTS
 from memfirst.predict.measured.store import Rate, Rates, nearest
 from memfirst.predict.measured.work import LARGEST, PhaseWork, Work, program_for, works
 from memfirst.predict.prediction import Prediction, Term
-from memfirst.records import dataclass
 
 SOFT = 2
 """Power of the soft maximum."""

@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from memfirst.errors import FormatError, MemfirstError
 from memfirst.formats.json_file import parse_object
 from memfirst.hardware import host
 from memfirst.hardware.machines import user_file
-from memfirst.records import dataclass
 
 FORMAT = 2
 """Of the file: another number is measured anew. 1 held bandwidths of one pattern with threads on one core, too low."""

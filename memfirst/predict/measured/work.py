@@ -6,6 +6,7 @@ The same amounts are used when rates are measured and when a time is predicted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import ceil
 
 from memfirst.graph import Graph, KVCache, Op, Step
@@ -21,7 +22,6 @@ from memfirst.lower.specs import KERNELS
 from memfirst.lower.specs import Counts as Amounts
 from memfirst.lower.step_fields import active_experts, count_of, in_group
 from memfirst.predict.measured.routed import active, tiles_by_size
-from memfirst.records import dataclass, replace
 
 LARGEST = CAPACITIES[-1]
 """Tokens of its largest step."""
