@@ -49,8 +49,7 @@ def factor_tables(graph: Graph, context: int, tokens: int) -> dict[str, NDArray[
         if isinstance(op, ScaleParts):
             out[f"factors:{op.name}"] = made.setdefault(op.parts, op.factors)
         elif isinstance(op, Temperature):
-            key = op.slope, op.floor
-            out[f"factors:{op.name}"] = made[key] = made[key] if key in made else op.factors(positions)
+            out[f"factors:{op.name}"] = made.setdefault((op.slope, op.floor), op.factors(positions))
         elif isinstance(op, Experts) and op.weigh_input:
             out[f"ones:{op.k}"] = np.ones(tokens * op.k, np.float32)
     return out

@@ -132,10 +132,9 @@ class LlamaCpp(Allocator):
         return replace(self, copies=COPIES) if self.gpu and parallel == PIPELINE else self
 
     def kv(self, graph: Graph, contexts: Sequence[int]) -> int:
+        alike = [(len(group.caches), group.cache) for group in graph.cache_groups]
         return sum(
-            len(group.caches) * self.cells(_window(graph, c), _entries(c, contexts)) * c.position_bytes
-            for group in graph.cache_groups
-            for c in (group.cache,)
+            layers * self.cells(_window(graph, c), _entries(c, contexts)) * c.position_bytes for layers, c in alike
         )
 
     def cells(self, window: int | None, contexts: Sequence[int]) -> int:
