@@ -116,19 +116,25 @@ def test_pythons_share_is_what_the_walk_leaves():
     assert found["loop_us"] == pytest.approx(400)
 
 
-def test_the_clock_counts_what_is_inside_and_lets_go():
-    class Sleeper:
+def test_the_clock_counts_what_is_inside_and_lets_go(monkeypatch: pytest.MonkeyPatch):
+    """Seconds are the test's own: a busy machine sleeps 0.03 s in 0.06."""
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    class Worker:
         def work(self, seconds: float) -> float:
-            time.sleep(seconds)
+            nonlocal now
+            now += seconds
             return seconds
 
-    sleeper = Sleeper()
+    worker = Worker()
     with share.Clock() as clock:
-        clock.around(sleeper, "work", "sleep")
-        assert sleeper.work(0.02) == 0.02
-        assert sleeper.work(0.01) == 0.01
-    sleeper.work(0.05)
-    assert 0.03 <= clock.spent["sleep"] < 0.05
+        clock.around(worker, "work", "work")
+        assert worker.work(0.25) == 0.25
+        now += 4.0  # outside
+        assert worker.work(0.5) == 0.5
+    worker.work(1.0)
+    assert clock.spent == {"work": 0.75}
 
 
 # --- short runs ------------------------------------------------------------------------------------
