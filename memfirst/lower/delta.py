@@ -6,10 +6,10 @@ from memfirst.errors import UnsupportedError
 from memfirst.graph.ops.conv import CausalConv1d
 from memfirst.graph.ops.gated_delta import EPS, GatedDelta
 from memfirst.graph.traffic import ACTIVATIONS, STATE_READ, STATE_WRITE, WEIGHTS
-from memfirst.lower.default import STEP, Args, Default, lower, multiple, one, only, touch, weight_ref
+from memfirst.lower.default import STEP, Args, Default, lower, multiple, one, only, weight_ref
 from memfirst.lower.nodes import ROWS, Moves, Value
 from memfirst.lower.specs import KERNELS
-from memfirst.lower.state import carry, state_call, state_touch
+from memfirst.lower.state import carry, clear, state_call, state_touch
 from memfirst.lower.step_fields import count_of
 
 
@@ -44,22 +44,19 @@ def _(op: GatedDelta, d: Default) -> Value:
     moves = d.moves(op)
     qkv = _unit_keys(op, d)
     decay, share = _decays(op, d, only(moves, WEIGHTS)), _shares(op, d)
-    out, held = d.new(op.output, op.width, qkv.rows), d.new(f"{op.name}_held", op.width)
-    keys: Args = {
-        "qkv": qkv.place, "held": held.place, "key_heads": op.key_heads, "ratio": op.heads // op.key_heads,
-        "keys_width": op.keys_width, "stride": qkv.stride, "width": op.width,
+    out = d.new(op.output, op.width, qkv.rows)
+    args: Args = {
+        "qkv": qkv.place, "decay": decay.place, "share": share.place, "out": out.place, "key_heads": op.key_heads,
+        "ratio": op.heads // op.key_heads, "keys_width": op.keys_width, "stride": qkv.stride,
+        "stride_decay": decay.stride, "stride_share": share.stride, "width": op.width,
     }  # fmt: skip
     statics = {"K": op.k_dim, "V": op.v_dim, "TILED": int(op.tiled)}
-    recall = state_call("delta.recall", keys, op, op.cache, d, STATE_READ, **statics)
-    args = keys | {
-        "decay": decay.place, "share": share.place, "out": out.place, "stride_decay": decay.stride,
-        "stride_share": share.stride,
-    }  # fmt: skip
     scan = state_call("delta.scan", args, op, op.cache, d, STATE_WRITE, **statics)
     moves = only(moves, STATE_READ, STATE_WRITE, ACTIVATIONS)
-    node = d.columns(op.name, [recall, scan], [qkv, decay, share], out, moves, op.v_dim)
-    node.reads.append(state_touch(op.cache))
-    node.writes += [state_touch(op.cache), touch(held)]
+    calls = [clear(op, op.cache, d, op.k_dim), scan]
+    node, state = d.columns(op.name, calls, [qkv, decay, share], out, moves, op.v_dim), state_touch(op.cache)
+    node.reads.append(state)
+    node.writes.append(state)
     return out
 
 

@@ -112,10 +112,6 @@ def _carry(args: Mapping[str, object], statics: Mapping[str, object], n: Counts)
     return Work(0.0, float(n.rows * _int(args, "per") * n.sequences))
 
 
-def _recall(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
-    return Work(0.0, float(n.rows * _int(statics, "K") * n.sequences))
-
-
 def _states(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     return Work(0.0, float(n.rows * _int(statics, "STATE")))
 
@@ -197,7 +193,6 @@ _CLEAR = "state state_write sequence_past step sequences slot state_at per"
 _FROM = "state sequence_at sequence_new sequence_past state_read state_write step sequences slot state_at"
 _SCAN = f"{_FROM} width"
 _SEQUENCES = "state sequence_at sequence_new state_write step sequences slot state_at"
-_RECALL = "state sequence_at sequence_past state_read state_write step sequences slot state_at"
 _BC = "stride_keys stride_queries private_keys private_queries"
 _KEYS = "key_heads ratio keys_width stride"
 _LERP = "x previous w more out width parts stride_x stride_previous stride_more private_x private_previous private"
@@ -270,11 +265,10 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("conv.keep", COLUMNS, f"x {_SEQUENCES} stride_x", "KERNEL", _kept),
         _spec("delta.decays", COLUMNS, "alpha a dt_bias out step count stride_x stride", "", _columns),
         _spec("delta.unit_keys", COLUMNS, "y step count stride keys_width eps", "K", _columns),
-        _spec("delta.recall", COLUMNS, f"qkv held {_RECALL} {_KEYS} width", "K V TILED", _recall, "TILED"),
         _spec(
             "delta.scan",
             COLUMNS,
-            f"qkv decay share held out {_SEQUENCES} {_KEYS} stride_decay stride_share width",
+            f"qkv decay share out {_FROM} {_KEYS} stride_decay stride_share width",
             "K V TILED",
             _scan,
             "TILED",

@@ -111,16 +111,16 @@ KEY_HEADS, HEADS = 2, 6
 def delta(given: dict[str, F32], state: F32, tiled: int, k: int, v: int, **step: Any) -> F32:
     """Outputs of the middle four heads; `state` goes on."""
     tokens, lo, hi = len(given["qkv"]), v, 5 * v
-    out, held = zeros("f32", tokens * HEADS * v), zeros("f32", tokens * HEADS * v)
+    out = zeros("f32", tokens * HEADS * v)
     operands: dict[str, Any] = {
-        **{name: guarded(x) for name, x in given.items()}, "state": state, "out": out, "held": held,
+        **{name: guarded(x) for name, x in given.items()}, "state": state, "out": out,
         "key_heads": KEY_HEADS, "ratio": HEADS // KEY_HEADS, "keys_width": KEY_HEADS * k,
         "stride": given["qkv"].shape[1], "stride_decay": given["decay"].shape[1],
         "stride_share": given["share"].shape[1], "width": HEADS * v, "slot": AT + HEADS * k * v, "K": k, "V": v,
         "TILED": tiled, **step,
     }  # fmt: skip
     nbytes = int(step["step"][3]) * (hi - lo) * k * 4
-    assert call("delta.recall", lo, hi, **operands) == call("delta.scan", lo, hi, **operands) == nbytes
+    assert call("state.clear", lo, hi, **operands, per=k) == call("delta.scan", lo, hi, **operands) == nbytes
     found: F32 = out.reshape(tokens, -1)
     assert not found[:, :lo].any() and not found[:, hi:].any()
     return found[:, lo:hi]

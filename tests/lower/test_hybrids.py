@@ -163,7 +163,7 @@ def test_phases_of_a_gated_delta_net(tmp_path: Path) -> None:
         [["matmul.block32", "state.carry", "conv.convolve", "conv.keep", "delta.unit_keys"],
          ["matmul.block32"], ["matmul.block32"]],
         [["delta.decays"], ["elementwise.activate"]],
-        [["matmul.block32", "delta.recall", "delta.scan", "elementwise.norm_heads", "elementwise.glu"]],
+        [["matmul.block32", "state.clear", "delta.scan", "elementwise.norm_heads", "elementwise.glu"]],
     ]  # fmt: skip
 
 

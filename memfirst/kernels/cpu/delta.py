@@ -7,8 +7,8 @@ so that a prompt gives the bits of its tokens one by one.
 
     qkv          [tokens, stride]: all queries, all keys, all values
     decay, share [tokens, heads] of rows `stride_decay` and `stride_share` apart: e^(a · softplus), sigmoid(beta)
-    held         [sequences, width]: what the state has for each sequence's first key
-    state        [slots, slot], the operation's from `state_at` on
+    state        [slots, slot], the operation's from `state_at` on; a sequence's first token in the step reads the slot
+                 `state_read` (of a sequence without a past: `state_write`, cleared), the others what the last one wrote
     key_heads, ratio  heads of keys, and of values for each: head h has key head h % key_heads (TILED) or h // ratio
 """
 
@@ -57,46 +57,11 @@ def unit_keys(
 
 
 @kernel
-def recall(
-    qkv: "f32", held: "f32", state: "f32", sequence_at: "i32", sequence_past: "i32", state_read: "i32",
-    state_write: "i32", step: "i64", sequences: "int", slot: "int", state_at: "int", key_heads: "int", ratio: "int",
-    keys_width: "int", stride: "int", width: "int", worker, lo, hi, *, K, V, TILED,
-):  # fmt: skip
-    """Brings the state of heads in columns lo..hi to the slot that is written, zeros where a sequence has no past, and
-    sums what it holds for the first key. Returns the bytes of that state."""
-    MORE = WIDE if V % (16 * WIDE) == 0 else 1
-    for s in range(step[sequences]):
-        new = sequence_past[s] == 0
-        for h in range(lo, hi, V):
-            head = h // V
-            key = sequence_at[s] * stride + keys_width + (head % key_heads if TILED else head // ratio) * K
-            for b in range(h, h + V, 16 * MORE):
-                source = state_read[s] * slot + state_at + b * K
-                target = state_write[s] * slot + state_at + b * K
-                total = lanes(MORE)
-                for i in static(MORE):
-                    total[i] = splat16(0.0)
-                if new:
-                    for j in range(0, 16 * MORE * K, 16):
-                        store16(state, target + j, splat16(0.0))
-                else:
-                    for j in range(K):
-                        kj = splat16_at(qkv, key + j)
-                        for i in static(MORE):
-                            v = load16(state, source + (i * K + j) * 16)
-                            store16(state, target + (i * K + j) * 16, v)
-                            total[i] = fma(v, kj, total[i])
-                for i in static(MORE):
-                    store16(held, s * width + b + 16 * i, total[i])
-    return step[sequences] * (hi - lo) * K * 4
-
-
-@kernel
 def scan(
-    qkv: "f32", decay: "f32", share: "f32", held: "f32", out: "f32", state: "f32", sequence_at: "i32",
-    sequence_new: "i32", state_write: "i32", step: "i64", sequences: "int", slot: "int", state_at: "int",
-    key_heads: "int", ratio: "int", keys_width: "int", stride: "int", stride_decay: "int", stride_share: "int",
-    width: "int", worker, lo, hi, *, K, V, TILED,
+    qkv: "f32", decay: "f32", share: "f32", out: "f32", state: "f32", sequence_at: "i32", sequence_new: "i32",
+    sequence_past: "i32", state_read: "i32", state_write: "i32", step: "i64", sequences: "int", slot: "int",
+    state_at: "int", key_heads: "int", ratio: "int", keys_width: "int", stride: "int", stride_decay: "int",
+    stride_share: "int", width: "int", worker, lo, hi, *, K, V, TILED,
 ):  # fmt: skip
     """For heads in columns lo..hi: S = decay · S + k ⊗ (share · (v − decay · Sᵀ · k)), then out = Sᵀ · q. What S holds
     for the next token's key is summed while S is written. Returns the bytes of S."""
@@ -108,9 +73,14 @@ def scan(
             key_at = (head % key_heads if TILED else head // ratio) * K
             for b in range(h, h + V, 16 * MORE):
                 base = state_write[s] * slot + state_at + b * K
-                total = lanes(MORE)
+                source = (state_read[s] if sequence_past[s] else state_write[s]) * slot + state_at + b * K
+                held = lanes(MORE)
                 for i in static(MORE):
-                    total[i] = load16(held, s * width + b + 16 * i)
+                    held[i] = splat16(0.0)
+                for j in range(K):
+                    first_kj = splat16_at(qkv, first * stride + keys_width + key_at + j)
+                    for i in static(MORE):
+                        held[i] = fma(load16(state, source + (i * K + j) * 16), first_kj, held[i])
                 for t in range(first, last + 1):
                     query = t * stride + key_at
                     key, after = query + keys_width, min(t + 1, last) * stride + keys_width + key_at
@@ -119,21 +89,22 @@ def scan(
                     share_t = splat16_at(share, t * stride_share + head)
                     change = lanes(MORE)
                     given = lanes(MORE)
-                    coming = lanes(MORE)
+                    next_held = lanes(MORE)
                     for i in static(MORE):
-                        change[i] = mul(share_t, sub(load16(qkv, value + 16 * i), mul(dt, total[i])))
+                        change[i] = mul(share_t, sub(load16(qkv, value + 16 * i), mul(dt, held[i])))
                         given[i] = splat16(0.0)
-                        coming[i] = splat16(0.0)
+                        next_held[i] = splat16(0.0)
                     for j in range(K):
                         qj, kj = splat16_at(qkv, query + j), splat16_at(qkv, key + j)
                         next_kj = splat16_at(qkv, after + j)
                         for i in static(MORE):
-                            at = base + (i * K + j) * 16
-                            v = fma(change[i], kj, mul(load16(state, at), dt))
-                            store16(state, at, v)
+                            at = (i * K + j) * 16
+                            v = fma(change[i], kj, mul(load16(state, source + at), dt))
+                            store16(state, base + at, v)
                             given[i] = fma(v, qj, given[i])
-                            coming[i] = fma(v, next_kj, coming[i])
+                            next_held[i] = fma(v, next_kj, next_held[i])
                     for i in static(MORE):
                         store16(out, t * width + b + 16 * i, given[i])
-                        total[i] = coming[i]
+                        held[i] = next_held[i]
+                    source = base
     return step[sequences] * (hi - lo) * K * 4
