@@ -135,8 +135,8 @@ def _tiles(call: Call, counts: Amounts, op: Attention, step: Step) -> Iterator[W
     for attended, size in ((together, tile), (counts.attended - together, 1)):
         if attended:
             share = counts.units * attended / counts.attended
-            work = _work(call, replace(counts, attended=attended, units=share))
-            yield replace(work, key=work.key.replace(f"TILE={tile}", f"TILE={size}"))
+            statics = tuple((name, size if name == "TILE" else value) for name, value in call.statics)
+            yield _work(call._replace(statics=statics), replace(counts, attended=attended, units=share))
 
 
 def _work(call: Call, counts: Amounts) -> Work:
