@@ -46,8 +46,8 @@ class Spelling:
 
 @lru_cache(1 << 12)
 def key(name: str) -> str:
-    """Names compare without case and separators: "Llama3-70B" is "llama-3:70b"."""
-    return _APART.sub("", _ZERO.sub("", name.lower()))
+    """Names compare without case and separators: "Llama3-70B" is "llama-3:70b", "Command R+" is "command-r-plus"."""
+    return _APART.sub("", _ZERO.sub("", name.lower().replace("+", "plus")))
 
 
 def spelled(name: str) -> Iterator[Spelling]:

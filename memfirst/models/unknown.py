@@ -115,7 +115,7 @@ def unknown(checkpoint: Checkpoint) -> Unknown:
 
 def _described(own: Described, checkpoint: Checkpoint, stated: Stated) -> Unknown:
     """By what its publisher's code makes of the config.json: as exact as from tensors."""
-    picked = stated.integer(usual.PICKED, MAX_WIDTH) or MAX_WIDTH
+    picked = own.picked or stated.integer(usual.PICKED, MAX_WIDTH) or MAX_WIDTH
     graph = build(own, checkpoint.architecture, quantized.stated(checkpoint.metadata), picked)
     return Unknown(graph, FROM_TENSORS, tuple(_said_of(checkpoint, own)))
 

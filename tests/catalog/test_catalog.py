@@ -163,6 +163,19 @@ SAID = {
     "ling-3.0-flash:124b-a5.1b": 124, "qwen3.8-flash-next:177b": 125 + 51, "mistral-small-4:119b": 119,
     "minimax-m3:428b-a23b": 428, "laguna-xs:33b-a3b": 33, "laguna-s-2.1:118b-a8b": 118, "laguna-m:230b-a10b": 230,
     "step-3.7-flash:197b-a11b": 197, "muse-glimmer:30b": 28, "gemma-3n:e4b": 6.84, "gemma-3n:e2b": 4.44,
+    "trinity-nano:6b-a1b": 6.1, "trinity-mini:26b-a3b": 26, "trinity-large:400b-a13b": 400, "apertus:8b": 8.05,
+    "apertus:70b": 70.6, "command-r:35b": 35, "command-r:35b-08-2024": 32, "command-r-plus:104b": 104, "aya-23:8b": 8,
+    "aya-23:35b": 35, "north-mini-code:30b-a3b": 30, "mimo-v2-flash:309b-a15b": 309, "longcat-flash:560b-a27b": 560,
+    "dots.llm1:142b-a14b": 142, "solar-open:100b": 102, "hy3:295b-a21b": 295, "k-exaone:236b-a23b": 236,
+    "ling-mini-2.0:16b-a1.4b": 16.26, "ling-flash-2.0:100b-a6b": 103, "ling:1t-a50b": 1000,
+    "ling-lite:16.8b-a2.75b": 16.8, "gemma:2b": 2.51, "gemma:7b": 8.54, "phi-3.5-moe:42b": 41.9, "afm:4.5b": 4.62,
+    "nemotron-4:15b": 15.6, "nemotron-4:340b": 340, "nemotron-mini:4b": 4.19, "bamba:9b": 9.78, "internlm2:1.8b": 1.89,
+    "internlm2:7b": 7.74, "internlm2:20b": 19.86, "internlm3:8b": 8.8, "exaone-3.5:2.4b": 2.4, "exaone-3.5:7.8b": 7.8,
+    "exaone-3.5:32b": 32, "baichuan-2:7b": 7.5, "baichuan-2:13b": 13.9, "deepseek-moe:16b": 16.4, "minicpm:2b": 2.72,
+    "minicpm3:4b": 4.07, "minicpm4:8b": 8.19, "youtu-llm:2b": 1.96, "olmo:1b": 1.18, "olmo:7b": 6.9, "falcon:7b": 7,
+    "falcon:40b": 41, "falcon:180b": 179, "falcon-2:11b": 11.1, "gpt-neox:20b": 20.6, "pythia:160m": 0.162,
+    "pythia:410m": 0.405, "pythia:1b": 1.01, "pythia:1.4b": 1.41, "pythia:2.8b": 2.78, "pythia:6.9b": 6.86,
+    "pythia:12b": 11.8,
 }  # fmt: skip
 """Billions of weights of the text model as published; of Gemma 3n and Muse Glimmer, whose totals are said with their
 towers, those of the publishers' code."""

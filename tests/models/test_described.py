@@ -72,17 +72,23 @@ def test_what_a_prompt_leaves_behind_is_what_the_publishers_code_keeps(row: dict
             parts = [cache.heads * dim for dim in (cache.k_dim, cache.v_dim) if dim]
             kept[layer_of(cache.name)] += [[count - (cache.window is not None), part] for part in parts]
     expected = [_latents_joined(layer) if row["model_type"] in LATENTS else layer for layer in row["kv"]]
+    if row["model_type"] == "falcon":  # which keeps a key there for each of the three query heads that attend it
+        expected = [[[count, part // 3] for count, part in layer] for layer in expected]
     assert [sorted(layer) for layer in kept.values()] == expected
     assert [state[i] for i in kept] == row["state"]
 
 
-LATENTS = ("deepseek_v32", "glm_moe_dsa", "mistral4", "kimi_linear", "bailing_hybrid")
+LATENTS = (
+    *("deepseek_v32", "glm_moe_dsa", "mistral4", "kimi_linear", "bailing_hybrid"),
+    *("longcat_flash", "minicpm3", "youtu"),
+)
 
 
 def _latents_joined(layer: list[list[int]]) -> list[list[int]]:
     """There a latent of 40 numbers and its 8 rotated ones are kept apart."""
     other = [part for part in layer if part[1] not in (8, 40)]
-    return sorted([*other, [layer[0][0], 48]]) if len(other) < len(layer) else layer
+    joined = [[count, 48] for count, part in layer if part == 40]
+    return sorted([*other, *joined])
 
 
 # what is read, by hand
@@ -225,7 +231,7 @@ def test_sizes_that_make_no_sense(kind: str, change: dict[str, Any], says: str) 
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("deepseek-v4-pro", "priced only: nothing here runs"), ("nemotron-3-ultra", "could not be read anywhere")],
+    [("deepseek-v4-pro", "priced only: nothing here runs"), ("ling-3.0-mini", "could not be read anywhere")],
 )
 def test_running_one_says_that_it_is_priced_only(name: str, says: str) -> None:
     with pytest.raises(ModelNotFoundError, match=says):

@@ -117,6 +117,99 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
                  "vocab_size_per_layer_input": 200, "tie_word_embeddings": True,
                  "activation_sparsity_pattern": [0.0] * 4},
     ),
+    "afmoe": (
+        "AfmoeForCausalLM",
+        SIZES | {"num_hidden_layers": 4, "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 136,
+                 "moe_intermediate_size": 44, "num_experts_per_tok": 2, "num_experts": 5, "num_shared_experts": 2,
+                 "num_dense_layers": 2, "sliding_window": 16, "global_attn_every_n_layers": 2},
+    ),
+    "apertus": (
+        "ApertusForCausalLM",
+        SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 136},
+    ),
+    "arcee": (
+        "ArceeForCausalLM",
+        SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 136},
+    ),
+    "bamba": (
+        "BambaForCausalLM",
+        SIZES | {"num_hidden_layers": 3, "num_key_value_heads": 2, "intermediate_size": 136, "attn_layer_indices": [1],
+                 "mamba_n_heads": 4, "mamba_d_head": 48, "mamba_d_state": 8, "mamba_n_groups": 2, "mamba_d_conv": 4,
+                 "mamba_expand": 2},
+    ),
+    "cohere": (
+        "CohereForCausalLM",
+        SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 136, "use_qk_norm": True,
+                 "tie_word_embeddings": True},
+    ),
+    "cohere2_moe": (
+        "Cohere2MoeForCausalLM",
+        SIZES | {"num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 44,
+                 "num_experts": 5, "num_experts_per_tok": 2, "num_shared_experts": 1, "first_k_dense_replace": 1,
+                 "prefix_dense_intermediate_size": 136, "prefix_dense_sliding_window_pattern": 1, "sliding_window": 16,
+                 "sliding_window_pattern": 3, "tie_word_embeddings": True},
+    ),
+    "dots1": (
+        "Dots1ForCausalLM",
+        SIZES | MOE | {"num_hidden_layers": 3, "num_key_value_heads": 2, "head_dim": 20, "first_k_dense_replace": 1},
+    ),
+    "exaone_moe": (
+        "ExaoneMoeForCausalLM",
+        SIZES | {"num_hidden_layers": 5, "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 136,
+                 "moe_intermediate_size": 44, "num_experts": 5, "num_experts_per_tok": 2, "num_shared_experts": 1,
+                 "sliding_window": 16, "sliding_window_pattern": 3},
+    ),
+    "falcon": (
+        "FalconForCausalLM",
+        SIZES | {"num_hidden_layers": 2, "new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 384,
+                 "tie_word_embeddings": True},
+    ),
+    "gemma": (
+        "GemmaForCausalLM",
+        SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 1, "head_dim": 20, "intermediate_size": 136,
+                 "tie_word_embeddings": True},
+    ),
+    "gpt_neox": ("GPTNeoXForCausalLM", SIZES | {"num_hidden_layers": 2, "intermediate_size": 384}),
+    "hy_v3": (
+        "HYV3ForCausalLM",
+        SIZES | {"num_hidden_layers": 3, "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 136,
+                 "moe_intermediate_size": 44, "num_experts": 5, "num_experts_per_tok": 2, "num_shared_experts": 1},
+    ),
+    "longcat_flash": (
+        "LongcatFlashForCausalLM",
+        SIZES | LATENT | {"num_layers": 2, "q_lora_rank": 52, "ffn_hidden_size": 136, "expert_ffn_hidden_size": 44,
+                          "moe_topk": 3, "n_routed_experts": 5, "zero_expert_num": 3, "head_dim": 8},
+    ),
+    "mimo_v2_flash": (
+        "MiMoV2FlashForCausalLM",
+        SIZES | {"num_hidden_layers": 4, "num_key_value_heads": 3, "head_dim": 20, "v_head_dim": 12,
+                 "intermediate_size": 136, "moe_intermediate_size": 44, "n_routed_experts": 5,
+                 "num_experts_per_tok": 2, "sliding_window": 16, "layer_types": WINDOWED},
+    ),
+    "minicpm3": (
+        "MiniCPM3ForCausalLM",
+        SIZES | LATENT | {"num_hidden_layers": 2, "num_key_value_heads": 6, "q_lora_rank": 52,
+                          "intermediate_size": 136, "tie_word_embeddings": True},
+    ),
+    "nemotron": (
+        "NemotronForCausalLM",
+        SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 136},
+    ),
+    "olmo": ("OlmoForCausalLM", SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 136}),
+    "phimoe": (
+        "PhimoeForCausalLM",
+        SIZES | {"num_hidden_layers": 2, "num_key_value_heads": 2, "intermediate_size": 44, "num_local_experts": 5,
+                 "num_experts_per_tok": 2, "attention_bias": True, "lm_head_bias": True},
+    ),
+    "solar_open": (
+        "SolarOpenForCausalLM",
+        SIZES | MOE | {"num_hidden_layers": 2, "num_key_value_heads": 2, "head_dim": 20},
+    ),
+    "youtu": (
+        "YoutuForCausalLM",
+        SIZES | LATENT | {"num_hidden_layers": 2, "num_key_value_heads": 6, "q_lora_rank": 52,
+                          "intermediate_size": 136, "tie_word_embeddings": True},
+    ),
 }  # fmt: skip
 
 
@@ -131,20 +224,25 @@ def made(kind: str, model_class: str, config: dict[str, Any]) -> dict[str, Any]:
     cls = getattr(transformers, model_class)
     torch.manual_seed(0)
     model = cls(cls.config_class(**config)).eval()
-    layers, outside = [0] * config["num_hidden_layers"], 0
+    layers, outside = [0] * (config.get("num_hidden_layers") or config["num_layers"]), 0
     named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if "correction_bias" in n)]
     for name, tensor in named:
-        place = re.search(r"layers\.(\d+)\.", name)
+        count = tensor.numel()
+        if kind == "longcat_flash" and name.endswith("experts.gate_up_proj"):  # with room for those without weights
+            count = count // len(tensor) * config["n_routed_experts"]
+        place = re.search(r"(?:layers|transformer\.h)\.(\d+)\.", name)
         if place:
-            layers[int(place[1])] += tensor.numel()
+            layers[int(place[1])] += count
         else:
-            outside += tensor.numel()
+            outside += count
     with torch.no_grad():
         cache = model(torch.arange(TOKENS)[None] + 3, use_cache=True).past_key_values
+    every = len(cache.layers) // len(layers)  # LongCat's layers attend twice
+    groups = [cache.layers[i : i + every] for i in range(0, len(cache.layers), every)]
     return {
         "model_type": kind, "config": config, "head": not model_class.endswith("Model"), "layers": layers,
-        "outside": outside, "kv": [_entries(layer) for layer in cache.layers],
-        "state": [_state(layer) for layer in cache.layers],
+        "outside": outside, "kv": [sorted(part for layer in group for part in _entries(layer)) for group in groups],
+        "state": [sum(map(_state, group)) for group in groups],
     }  # fmt: skip
 
 

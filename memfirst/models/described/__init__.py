@@ -16,14 +16,20 @@ from memfirst.models.usual import Stated
 __all__ = ["Described", "describe"]
 
 _FILES: Mapping[str, str] = {
-    "deepseek_v32": "latent", "glm_moe_dsa": "latent", "mistral4": "latent",
-    "kimi_linear": "linear", "bailing_hybrid": "linear", "qwen4_exp": "linear",
-    "deepseek_v4": "compressed",
-    "minimax_m3": "grouped", "laguna": "grouped", "step3p5": "grouped", "muse_glimmer": "grouped", "gemma3n": "grouped",
-}  # fmt: skip
+    name: file
+    for file, names in {
+        "latent": "deepseek_v32 glm_moe_dsa mistral4 longcat_flash minicpm3 youtu",
+        "linear": "kimi_linear bailing_hybrid qwen4_exp",
+        "compressed": "deepseek_v4",
+        "grouped": "minimax_m3 laguna step3p5 muse_glimmer gemma3n",
+        "plain": "afmoe apertus arcee baichuan bailing_moe bamba cohere cohere2_moe deepseek dots1 exaone exaone_moe "
+        "falcon gemma gpt_neox hy_v3 internlm2 internlm3 mimo_v2_flash minicpm nemotron olmo phimoe solar_open",
+    }.items()
+    for name in names.split()
+}
 """By config.json's `model_type`: the file with a function of that name."""
 
-_SAME = {"kimi_k3": "kimi_linear", "step3p7": "step3p5", "minimax_m3_vl": "minimax_m3"}
+_SAME = {"mimo_v2": "mimo_v2_flash", "kimi_k3": "kimi_linear", "step3p7": "step3p5", "minimax_m3_vl": "minimax_m3"}
 
 
 def describe(stated: Stated, model_type: str) -> Described | None:

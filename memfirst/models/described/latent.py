@@ -41,6 +41,48 @@ def mistral4(stated: Stated) -> Described:
     return found
 
 
+def minicpm3(stated: Stated) -> Described:
+    """MiniCPM3: latent attention over all positions, no experts."""
+    return _dense(stated, tied=True)
+
+
+def youtu(stated: Stated) -> Described:
+    """Youtu-LLM: the same."""
+    return _dense(stated, tied=True)
+
+
+def _dense(stated: Stated, tied: bool) -> Described:
+    found, sizes = begin(stated, tied), Latent.of(stated)
+    for layer in found.layers:
+        latent(layer, sizes)
+        gated(layer, stated.needed(usual.WIDTH, MAX_WIDTH))
+    return found
+
+
+def longcat_flash(stated: Stated) -> Described:
+    """LongCat-Flash: a layer attends twice, each time with a feed-forward behind it, beside one set of experts of which
+    some pass a token on as it is: these have no weights."""
+    found, sizes = begin(stated), Latent.of(stated)
+    width = stated.needed(("ffn_hidden_size",), MAX_WIDTH)
+    real, plain = stated.needed(usual.EXPERTS, MAX_WIDTH), stated.integer(("zero_expert_num",), MAX_WIDTH)
+    for layer in found.layers:
+        second = Layer(layer.index, found.hidden)
+        for part in (layer, second):
+            latent(part, sizes, name="kv" if part is layer else "kv_1")
+            gated(part, width)
+            part.vectors(attn_norm=found.hidden, ffn_norm=found.hidden)
+        layer.tensors |= {f"{name}_1": shape for name, shape in second.tensors.items()}
+        layer.attends += second.attends
+        experts(layer, stated)
+        layer.rows(ffn_gate_inp=real + plain)
+        layer.vectors(exp_probs_b=real + plain)
+    picked = stated.needed(usual.PICKED, MAX_WIDTH)
+    found.picked = max(1, round(picked * real / (real + plain)))
+    found.notes = (f"of {picked} experts that a token picks, {found.picked} are taken to have weights: {plain} of "
+                   f"{real + plain} have none",)  # fmt: skip
+    return found
+
+
 def _sparse(stated: Stated, own: list[bool]) -> Described:
     found = begin(stated)
     dense, sizes = dense_layers(stated, len(found.layers)), Latent.of(stated)

@@ -59,6 +59,7 @@ class Described:
 
     tables  looked up beside the tokens' embedding, one row a token; outside: other tensors, all read
     notes   what is left out of the price
+    picked  experts that a token reads, where that is not what the config states
     """
 
     hidden: int
@@ -69,6 +70,7 @@ class Described:
     tables: dict[str, Shape] = field(default_factory=dict)
     outside: dict[str, Shape] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    picked: int | None = None
 
 
 def begin(stated: Stated, tied: bool = False) -> Described:
@@ -154,8 +156,9 @@ class Latent:
         )
 
 
-def latent(layer: Layer, c: Latent, picked: int | None = None, gate: int = 0) -> None:
-    """Multi-head latent attention; `picked` positions by an indexer; `gate`: numbers that the output is gated by."""
+def latent(layer: Layer, c: Latent, picked: int | None = None, gate: int = 0, name: str = "kv") -> None:
+    """Multi-head latent attention; `picked` positions by an indexer; `gate`: numbers that the output is gated by;
+    `name` of its cache."""
     if c.q_rank:
         layer.rows(attn_q_a=c.q_rank)
         layer.vectors(attn_q_a_norm=c.q_rank)
@@ -168,7 +171,7 @@ def latent(layer: Layer, c: Latent, picked: int | None = None, gate: int = 0) ->
     )
     if gate:
         layer.rows(attn_gate=gate)
-    layer.attends.append((layer.cache("kv", 1, c.rank + c.rope, 0, picked=picked), c.heads))
+    layer.attends.append((layer.cache(name, 1, c.rank + c.rope, 0, picked=picked), c.heads))
 
 
 def gated(layer: Layer, width: int, suffix: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from memfirst.plan.framework import BATCH, CONTEXT, DEVICES
 
 EXACT, LOSSY = "exact", "lossy"
 WINDOW, MODEL, MACHINE, SLOW = "window", "model", "machine", "slow memory"
+_MINOR = re.compile(r"\.\d+$")
 ELSEWHERE = (BATCH, CONTEXT, MODEL, MACHINE, DEVICES, SLOW)
 """Kinds that ask for another use, another model or another machine."""
 
@@ -71,6 +73,11 @@ def changed(kind: str, change: str, effect: str, before: Plan, after: Plan) -> A
 
 def _ratio(before: float | None, after: float | None) -> float | None:
     return after / before if before and after else None
+
+
+def family(name: str) -> str:
+    """ "llama-3" of "llama-3.1:8b"."""
+    return _MINOR.sub("", name.lower().partition(":")[0])
 
 
 def command(plan: Plan) -> str:

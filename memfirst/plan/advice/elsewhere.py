@@ -9,7 +9,7 @@ from memfirst.catalog.configs import ModelConfig, configs
 from memfirst.errors import MemfirstError
 from memfirst.hardware.machines import Machine, machines
 from memfirst.plan import Place, Plan, make, subject
-from memfirst.plan.advice.change import EXACT, MACHINE, MODEL, Advice, attempt, changed
+from memfirst.plan.advice.change import EXACT, MACHINE, MODEL, Advice, attempt, changed, family
 
 FASTER, TRIED, SMALLEST = 1.4, 2, 10
 """Gain below which nobody moves; how many candidates are priced; how many times smaller a model may be."""
@@ -61,18 +61,13 @@ def _class(machine: Machine) -> int:
 def _models(plan: Plan) -> Iterator[Advice]:
     """The largest of the family that is worth it."""
     now = plan.subject.parameters
-    family = [m for m in configs() if _family(m.name) == _family(plan.subject.name) and m.parameters]
-    near = (m for m in family if now / SMALLEST <= (m.parameters or 0) < 0.98 * now)
+    kin = [m for m in configs() if family(m.name) == family(plan.subject.name) and m.parameters]
+    near = (m for m in kin if now / SMALLEST <= (m.parameters or 0) < 0.98 * now)
     smaller = sorted(near, key=lambda m: -(m.parameters or 0))
     for row in _sizes(smaller)[: 2 * TRIED]:
         advice = _model(plan, row)
         if advice is not None:
             yield advice
-
-
-def _family(name: str) -> str:
-    """ "llama-3" of "llama-3.1:8b"."""
-    return name.lower().partition(":")[0].partition(".")[0]
 
 
 def _sizes(rows: list[ModelConfig]) -> list[ModelConfig]:

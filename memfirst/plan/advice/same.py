@@ -8,7 +8,7 @@ from dataclasses import replace
 from memfirst.catalog.configs import ModelConfig, configs
 from memfirst.graph import KVCache, StateCache
 from memfirst.plan import Plan, Speculation
-from memfirst.plan.advice.change import EXACT, LOSSY, WINDOW, Advice, attempt, changed
+from memfirst.plan.advice.change import EXACT, LOSSY, WINDOW, Advice, attempt, changed, family
 from memfirst.plan.framework import BATCH, CODEC, CONTEXT, KV, SPECULATION, THREADS
 
 ACCEPTED, LOOKED_UP = 0.7, 0.3
@@ -117,7 +117,8 @@ def _speculation(plan: Plan) -> Iterator[Advice]:
 
 
 def drafter(plan: Plan) -> ModelConfig | None:
-    """The smallest model of the catalogue with the same architecture and vocabulary, at most a fifth of the size."""
+    """The smallest model of the catalogue with the same architecture and vocabulary, at most a fifth of the size; one
+    of the same family first."""
     graph, most = plan.subject.graph, plan.subject.parameters / 5
 
     def alike(row: ModelConfig) -> bool:
@@ -125,7 +126,8 @@ def drafter(plan: Plan) -> ModelConfig | None:
         same_words = isinstance(vocabulary, int) and abs(vocabulary - graph.vocab_size) <= SAME_VOCABULARY
         return same_words and kind == graph.architecture and 0 < (row.parameters or 0) <= most
 
-    return min(filter(alike, configs()), key=lambda row: row.parameters or 0, default=None)
+    kin = family(plan.subject.name)
+    return min(filter(alike, configs()), key=lambda row: (family(row.name) != kin, row.parameters or 0), default=None)
 
 
 def _threads(plan: Plan) -> Iterator[Advice]:
