@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
-from memfirst.predict.tiles import TILE, beside
+from memfirst.predict.tiles import TILE, allowed, beside
 
 PAGE = 64
 """Tokens of prompts that are shared from the moment on that they are computed."""
@@ -296,14 +296,22 @@ class _Simulation:
         more = self.step(decoding, context, TILE, past) - self.step(decoding, context, TILE, 0)
         return max(0.0, more / TILE)
 
+    def beside(self, decoding: int, most: int, gap: float, context: float) -> int:
+        """Tokens of prompts beside so many that are being answered."""
+
+        def rows(n: int) -> float:
+            return self.rows(n, decoding, context)
+
+        each = self.deep(decoding, context)
+        return beside(lambda n: rows(decoding + n) + n * each, decoding, most, allowed(rows, decoding, gap))
+
     def one_step(self) -> None:
         """Decoding rows first, then prompts in order of arrival."""
         decoding = [r for r in self.running if r.first is not None]
         budget = self.server.budget - len(decoding)
         context = sum(r.past for r in decoding) / len(decoding) if decoding else 0.0
         if decoding and self.server.gap is not None:
-            budget = beside(lambda rows: self.rows(rows, len(decoding), context), len(decoding), budget,
-                            self.server.gap, self.deep(len(decoding), context))  # fmt: skip
+            budget = self.beside(len(decoding), budget, self.server.gap, context)
         chunks = self.chunks(budget)
         new = sum(chunks.values())
         past = sum(r.past for r in chunks) / len(chunks) if chunks else 0.0

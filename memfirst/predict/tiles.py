@@ -17,22 +17,24 @@ SLACK = 1.25
 """Where a prompt's next token alone takes a step beyond its target, by a new tile, this much more fills the tile."""
 
 
-def beside(seconds: Callable[[int], float], decoding: int, most: int, gap: float, each: float = 0.0) -> int:
-    """Prompt tokens for a step with `decoding` rows, as many as keep it within `gap` times the rows alone: whole tiles
-    with them, or part of the first; at least one, so that prompts go on, and `most` at most.
+def allowed(seconds: Callable[[int], float], decoding: int, gap: float) -> float:
+    """Seconds that a step with `decoding` rows may take with tokens of prompts beside them: `gap` times the rows alone.
 
     seconds  of a step of so many rows
-    each     seconds more that a prompt's token takes, for the positions before it
     """
+    return max(gap * seconds(decoding), SLACK * seconds(decoding + 1))
 
-    def takes(tokens: int) -> float:
-        return seconds(decoding + tokens) + tokens * each
 
-    target = max(gap * seconds(decoding), SLACK * seconds(decoding + 1))
-    tokens = min(most, TILE - decoding % TILE)
-    while tokens > 1 and takes(tokens) > target:
+def beside(takes: Callable[[int], float], rows: int, most: int, target: float, least: int = 1) -> int:
+    """A prompt's tokens for a step that has `rows` others, as many as keep it within `target` seconds: whole tiles with
+    them, or part of the first; at least `least`, so that prompts go on, and `most` at most.
+
+    takes  seconds of the step with so many tokens more, not fewer for more
+    """
+    tokens = min(most, TILE - rows % TILE)
+    while tokens > least and takes(tokens) > target:
         tokens -= 1
-    if (decoding + tokens) % TILE:
+    if (rows + tokens) % TILE or tokens == 0:
         return tokens
     if tokens < most < tokens + TILE and takes(most) <= target:
         return most

@@ -210,9 +210,8 @@ class Engine:
         for w in work:
             self._count(w, end - start, after - before, start)
         if not step.hidden:
-            prompts = [w for w in work if w.new > 1 or not w.request.generated]
-            new, positions = sum(w.new for w in prompts), sum(w.new * w.past for w in prompts)
-            self.scheduler.pace.record(step.tokens, end - start, new, positions)
+            prompts = [(w.new, w.past) for w in work if w.new > 1 or not w.request.generated]
+            self.scheduler.pace.record(step.tokens, end - start, prompts)
         if self.accounts is not None:
             wrong = sum(len(w.draft) - w.kept for w in work)
             self.accounts.add(step, [w.request for w in work], result, end - start, wrong)

@@ -1,75 +1,195 @@
 """How long steps take, learned from the steps themselves: what lets a prompt use the time that others can spare.
 
 A step reads its weights once for each tile of eight rows, so its time grows by tiles: 9 rows cost nearly what 16 do.
-A token far behind in a prompt attends to all before it: at 4,000 positions that is more than the rest of it.
+Tokens far behind in a prompt attend to all before them: at 4,000 positions that is more than the rest of a step.
+
+What is compared is a step with tokens of prompts and one without. Both are kept as on the machine at its usual speed,
+and beside them how much slower it is now: neighbours that come between the two measurements change neither.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 from memfirst.predict import tiles
 from memfirst.predict.tiles import whole
 
-LEARNS = 0.25
-"""Weight of the newest step of a size: contexts grow, and neighbours come and go."""
+PROMPT_CHUNK = 64
+"""Tokens of prompts in a step that also decodes, where no time is kept: who is being answered waits no longer."""
 
+SLOWS = 0.25
+"""Exponent with which the newest step counts in how slow the machine is now."""
+
+LEAST = 0.03
+"""Weight of the newest step in what its size takes, once it was seen 1 / LEAST times: contexts grow."""
+
+SPIKE = 2.0
+"""A step that takes more than so many times what was expected says more of the machine than of such steps."""
 
 SHALLOW = 256
 """Positions before a prompt's tokens up to which they are as those at its beginning."""
 
 FADES = 0.9
-"""What is left of a step's weight in what positions cost, after the next one."""
+"""What is left of a step's weight in what positions cost, after the next one of its size."""
+
+ATTENDED = 4
+"""Tokens that attention reads keys for together, at least: a few more take nearly as long."""
+
+UNCOMPARED = 7
+"""Steps with tokens far behind in a prompt until one without any: how slow the machine is now can be told from it."""
+
+UNEXPECTED = 1.5
+"""A step with such tokens that takes so many times what was expected, or is so much faster, has one follow at once."""
 
 
-class Pace:
-    """Seconds of a step by its rows: of sizes that were measured, and in between by straight lines; and what the
-    positions before a prompt's tokens add."""
+class Curve:
+    """Sums of seconds and of units by size; in between by straight lines."""
 
     def __init__(self) -> None:
-        self._seconds: dict[int, float] = {}
         self._sizes: list[int] = []
-        self._beyond, self._positions = 0.0, 0.0
+        self._sums: dict[int, tuple[float, float]] = {}
 
-    def record(self, rows: int, seconds: float, tokens: int = 0, positions: int = 0) -> None:
-        """A step of so many rows is done, of which `tokens` of prompts have so many `positions` before them in all."""
-        if positions > tokens * SHALLOW:
-            self._beyond = FADES * self._beyond + seconds - self.seconds(rows)
-            self._positions = FADES * self._positions + positions
-            return
-        size = whole(rows)
-        known = self._seconds.get(size)
-        if known is None:
+    def __bool__(self) -> bool:
+        return bool(self._sizes)
+
+    @property
+    def largest(self) -> int:
+        """The largest size that was measured."""
+        return self._sizes[-1]
+
+    def knows(self, size: int) -> bool:
+        """Whether such a size was measured."""
+        return size in self._sums
+
+    def add(self, size: int, seconds: float, units: float, fades: float) -> None:
+        """A measurement; the earlier ones of the size keep `fades` of their weight."""
+        if size not in self._sums:
             self._sizes.insert(bisect_left(self._sizes, size), size)
-            self._seconds[size] = seconds
-        else:
-            self._seconds[size] = known + LEARNS * (seconds - known)
+        before = self._sums.get(size, (0.0, 0.0))
+        self._sums[size] = fades * before[0] + seconds, fades * before[1] + units
 
-    def seconds(self, rows: int) -> float:
-        """Of a step of so many rows; 0 before any was measured."""
-        size, sizes = whole(rows), self._sizes
+    def at(self, size: int) -> float:
+        """Seconds of a unit; 0 before any was measured."""
+        sizes = self._sizes
         if not sizes:
             return 0.0
         at = bisect_left(sizes, size)
         if at < len(sizes) and sizes[at] == size:
-            return self._seconds[size]
+            return self._known(size)
         if len(sizes) == 1 or at == 0:  # no slope is known: in proportion at most
-            return self._seconds[sizes[0]] * max(1.0, size / sizes[0])
+            return self._known(sizes[0]) * max(1.0, size / sizes[0])
         low, high = sizes[at - 1 : at + 1] if at < len(sizes) else sizes[-2:]
-        slope = (self._seconds[high] - self._seconds[low]) / (high - low)
-        return self._seconds[low] + max(0.0, slope) * (size - low)
+        slope = (self._known(high) - self._known(low)) / (high - low)
+        return self._known(low) + max(0.0, slope) * (size - low)
+
+    def most(self, size: int) -> float:
+        """What an unknown size takes at most: in proportion to the next smaller one, which reads as many weights for
+        each row as it or more; 0 where none is known."""
+        smaller = self._sizes[: bisect_left(self._sizes, size)]
+        return self._known(smaller[-1]) * size / smaller[-1] if smaller else 0.0
+
+    def _known(self, size: int) -> float:
+        seconds, units = self._sums[size]
+        return max(0.0, seconds / units)
+
+
+class Pace:
+    """Seconds of a step by its rows, and what the positions before a prompt's tokens add."""
+
+    def __init__(self) -> None:
+        self._rows, self._positions = Curve(), Curve()
+        self._slow = 1.0
+        """How many times as long as `_rows` and `_positions` say steps take now."""
+        self._uncompared = 0
+
+    def record(self, rows: int, seconds: float, prompts: Sequence[tuple[int, int]] = ()) -> None:
+        """A step of so many rows is done; of each prompt in it how many tokens after how many others."""
+        deep = [(tokens, past) for tokens, past in prompts if past > SHALLOW]
+        if deep:
+            self._record_deep(rows, seconds, deep)
+            return
+        self._uncompared, size = 0, whole(rows)
+        most = self._slow * (SPIKE * self._rows.at(size) if self._rows.knows(size) else self._rows.most(size))
+        expected = self.seconds(rows) if self._rows.knows(size) else min(seconds, most)
+        took = min(seconds, most) if most else seconds
+        self._rows.add(size, took / self._slow, 1.0, 1.0 - LEAST)
+        if expected:
+            self._slow *= min(SPIKE, max(1 / SPIKE, seconds / expected)) ** SLOWS
+
+    def _record_deep(self, rows: int, seconds: float, deep: Sequence[tuple[int, int]]) -> None:
+        size, alone = whole(rows), self.seconds(rows)
+        expected = alone + sum(self.deep(*one) for one in deep)
+        known = all(self._positions.knows(_attended(tokens)) for tokens, _ in deep)
+        unexpected = known and not expected / UNEXPECTED < seconds < expected * UNEXPECTED
+        self._uncompared = UNCOMPARED if unexpected else self._uncompared + 1
+        if len(deep) > 1:
+            return  # whose it is cannot be told
+        tokens, past = deep[0]
+        seconds = min(seconds, SPIKE * expected) if known else seconds
+        self._positions.add(_attended(tokens), (seconds - alone) / self._slow, past, FADES)
+        if known and expected and self._rows.knows(size):  # its part of what was not expected
+            self._rows.add(size, alone * seconds / expected / self._slow, 1.0, 1.0 - LEAST)
+
+    def seconds(self, rows: int) -> float:
+        """Of a step of so many rows; 0 before any was measured."""
+        return self._slow * self._rows.at(whole(rows))
+
+    def deep(self, tokens: int, past: int) -> float:
+        """Seconds that so many tokens of a prompt add to a step because `past` others are before them."""
+        return self._slow * self._positions.at(_attended(tokens)) * past if past > SHALLOW and tokens else 0.0
+
+    def knows_deep(self, past: int) -> bool:
+        """Whether it was measured what tokens after so many others add."""
+        return past <= SHALLOW or bool(self._positions)
 
     @property
-    def position(self) -> float:
-        """Seconds that a position before a prompt's token adds to it."""
-        return max(0.0, self._beyond / self._positions) if self._positions else 0.0
-
-    def beside(self, decoding: int, most: int, gap: float, past: int = 0) -> int:
-        """Prompt tokens after `past` others for a step with `decoding` rows, as `predict.tiles.beside`, by what was
-        measured."""
-        return tiles.beside(self.seconds, decoding, most, gap, self.position * past)
+    def compares(self) -> bool:
+        """Whether the next step had better have no tokens of prompts."""
+        return self._uncompared >= UNCOMPARED
 
     @property
     def token(self) -> float:
         """Seconds of a prompt's token in the largest step that was measured."""
-        return self._seconds[self._sizes[-1]] / self._sizes[-1] if self._sizes else 0.0
+        return self._slow * self._rows.at(self._rows.largest) / self._rows.largest if self._rows else 0.0
+
+
+class Filling:
+    """Tokens of prompts for a step: all that it has room for, beside others as many as these can spare the time for."""
+
+    def __init__(self, pace: Pace, decoding: int, left: int, gap: float | None) -> None:
+        """A step that has `decoding` rows of others, and room for `left` tokens.
+
+        gap  how many times as long as without them prompts may make it; None: they have `PROMPT_CHUNK` tokens
+        """
+        self._pace, self._decoding, self._rows, self._deep = pace, decoding, decoding, 0.0
+        self._timed = gap is not None and decoding > 0
+        self.left = left if self._timed or not decoding else min(left, PROMPT_CHUNK)
+        """Tokens that there is room for."""
+        self.target = tiles.allowed(pace.seconds, decoding, gap) if gap is not None and decoding else 0.0
+        """Seconds that it may take, unless the first token of a prompt alone makes it longer."""
+
+    def room(self, past: int) -> int:
+        """Tokens that a prompt may have after `past` others; at least one for the first prompt."""
+        if not self._timed:
+            return self.left
+        first = self._rows == self._decoding
+        most = self.left if self._pace.knows_deep(past) else min(self.left, tiles.TILE - self._rows % tiles.TILE)
+        found = tiles.beside(lambda tokens: self.seconds(tokens, past), self._rows, most, self.target, int(first))
+        if not found:
+            self.left = 0
+        return found
+
+    def seconds(self, tokens: int, past: int) -> float:
+        """That the step is predicted to take with so many tokens more of a prompt, after `past` others."""
+        return self._pace.seconds(self._rows + tokens) + self._deep + self._pace.deep(tokens, past)
+
+    def take(self, tokens: int, past: int) -> None:
+        """A prompt has so many of them."""
+        self._deep += self._pace.deep(tokens, past)
+        self._rows += tokens
+        self.left -= tokens
+
+
+def _attended(tokens: int) -> int:
+    return tokens if tokens == 1 else -(-tokens // ATTENDED) * ATTENDED

@@ -24,12 +24,9 @@ from memfirst.graph.traffic import HeadTraffic
 from memfirst.runtime.accounts import position_bytes
 from memfirst.runtime.fairness import Turns, age
 from memfirst.runtime.kv_memory import KVMemory, SequenceState
-from memfirst.runtime.pace import Pace
+from memfirst.runtime.pace import Filling, Pace
 from memfirst.runtime.prefixes import Match
 from memfirst.runtime.request import Origin, Request
-
-PROMPT_CHUNK = 64
-"""Tokens of prompts in a step that also decodes: who is being answered waits for no more than that of another's."""
 
 QUERIES, HITS, RECOMPUTED = "prefix_queries", "prefix_hits", "recomputed_tokens"
 """Names of `Scheduler.counts`."""
@@ -79,8 +76,7 @@ class Scheduler:
     def __init__(self, backend: Backend) -> None:
         self.memory, self.pace = KVMemory(backend), Pace()
         self.gap: float | None = None
-        """How many times as long as without it a prompt may make a step that also decodes, at most; None: it has
-        `PROMPT_CHUNK` tokens, whatever that takes."""
+        """As of `Filling`."""
         self.counts = Counter[str]()
         """Since the start: tokens of prompts that were looked up in the prefix cache, found there, computed again."""
         self.turns = Turns(sum(w.nbytes for w in backend.graph.weights().values()), position_bytes(backend.graph))
@@ -151,16 +147,10 @@ class Scheduler:
         for request in tuple(self.running):  # who is preempted meanwhile has no sequence any more
             if budget and request.sequence is not None and request.remaining == 1 and not request.paused:
                 budget -= self._add(request, 1)
-        if len(self._work) < len(self.running) or self.waiting:
-            self._prompts(self._beside(len(self._work), budget) if self._work else budget)
+        compares = self.gap is not None and bool(self._work) and self.pace.compares
+        if (len(self._work) < len(self.running) or self.waiting) and not compares:
+            self._prompts(Filling(self.pace, len(self._work), budget, self.gap))
         return self._work
-
-    def _beside(self, decoding: int, most: int) -> int:
-        """Tokens of prompts beside so many that are being answered."""
-        if self.gap is None:
-            return min(most, PROMPT_CHUNK)
-        past = next((len(r.sequence.ids) for r in self.running if r.sequence is not None and r.remaining > 1), 0)
-        return self.pace.beside(decoding, most, self.gap, past)
 
     def step(self, work: Sequence[Work]) -> tuple[Step, list[int]]:
         """What the backend is asked for: of work that gives tokens, or of work that gives hidden rows."""
@@ -227,15 +217,15 @@ class Scheduler:
             if slot is not None:
                 self.memory.slots.release(slot)
 
-    def _prompts(self, budget: int) -> None:
+    def _prompts(self, filling: Filling) -> None:
         """Chunks of running requests that have more than one token to compute, then of newly admitted ones."""
         chosen = {w.request.number for w in self._work}
         for request in tuple(self.running):
-            if budget and request.sequence and request.number not in chosen and not request.paused:
-                budget -= self._chunk(request, budget)
+            if filling.left and request.sequence and request.number not in chosen and not request.paused:
+                self._chunk(request, filling)
         passing = 0
         for request in self.turns.order(tuple(self.waiting)):
-            if not budget or passing > MOST_PASSING:
+            if not filling.left or passing > MOST_PASSING:
                 return
             if request.paused or request.sequence is not None or (passing and not self._may_pass(request)):
                 continue
@@ -243,25 +233,27 @@ class Scheduler:
             if self._is_awaited(request, found.tokens(self.memory.size)):
                 continue
             if self._admit(request, found):
-                budget -= self._chunk(request, budget)
+                self._chunk(request, filling)
             else:
                 passing += 1
 
-    def _chunk(self, request: Request, most: int) -> int:
+    def _chunk(self, request: Request, filling: Filling) -> None:
         """Give a request part of its prompt: first what is cached of it by now, then tokens to compute."""
         if not self._extend(request):
-            return 0
+            return
         if request.parked is not None:
             last, request.parked = request.parked, None
             self.memory.let_go(last)
         sequence = request.sequence
         if sequence is None:
-            return 0
+            return
         past = len(sequence.ids)
         if self._is_awaited(request, past):
-            return 0
+            return
         stop = self.memory.next_stop(past, len(request.ids))
-        return self._add(request, min(request.remaining, most, stop - past))
+        new = min(request.remaining, filling.room(past), stop - past)
+        if new:
+            filling.take(self._add(request, new), past)
 
     def _extend(self, request: Request) -> bool:
         """Go on from what is cached of the request's tokens that need not be computed. False where it has to wait for

@@ -26,8 +26,8 @@ from memfirst.graph import Step
 from memfirst.graph.traffic import ACTIVATIONS
 from memfirst.ledger import Ledger
 from memfirst.runtime.engine import Engine
+from memfirst.runtime.pace import PROMPT_CHUNK
 from memfirst.runtime.request import MOST_AHEAD, Token
-from memfirst.runtime.scheduler import PROMPT_CHUNK
 from tests.lower.graphs import window
 from tests.support.requests import alone, answer, drain, prompts, request
 from tests.support.tiny_models import tiny

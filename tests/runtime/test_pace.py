@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
+import pytest
+
+from memfirst.backends.base import Backend, StepResult
 from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
+from memfirst.graph import Step
 from memfirst.predict.tiles import whole
 from memfirst.runtime.engine import Engine
-from memfirst.runtime.pace import Pace
+from memfirst.runtime.pace import UNCOMPARED, Filling, Pace
 from tests.runtime.test_engine import CONTEXT, Counting
 from tests.support.requests import alone, drain, request
 from tests.support.tiny_models import tiny
@@ -37,32 +43,146 @@ def test_a_size_is_learned_again() -> None:
     assert 0.0199 < pace.seconds(1) < 0.020
 
 
+def beside(pace: Pace, decoding: int, most: int, gap: float, past: int = 0) -> int:
+    return Filling(pace, decoding, most, gap).room(past)
+
+
 def test_a_prompt_fills_whole_tiles_within_the_gap() -> None:
     """Four decode in 10 ms; a tile more costs 2 ms: five more fit twice that."""
     pace = measured((4, 0.010), (8, 0.010), (64, 0.024))
-    assert pace.beside(4, 256, 2.0) == 48 - 4
-    assert pace.beside(4, 256, 1.0) == 16 - 4, "a quarter more than a token alone"
-    assert pace.beside(4, 256, 100.0) == 256 - 4
-    assert pace.beside(4, 20, 100.0) == 20 and pace.beside(4, 5, 2.0) == 5
+    assert beside(pace, 4, 256, 2.0) == 48 - 4
+    assert beside(pace, 4, 256, 1.0) == 16 - 4, "a quarter more than a token alone"
+    assert beside(pace, 4, 256, 100.0) == 256 - 4
+    assert beside(pace, 4, 20, 100.0) == 20 and beside(pace, 4, 5, 2.0) == 5
 
 
 def test_a_prompt_keeps_the_gap_in_its_first_tile() -> None:
     """One decodes in 10 ms, eight rows take 30: more than three rows of a prompt would take more than twice as long."""
     pace = measured((1, 0.010), (2, 0.012), (4, 0.018), (8, 0.030), (16, 0.056))
-    assert pace.beside(1, 256, 2.0) == 3
-    assert pace.beside(8, 256, 2.0) == 8, "a new tile takes more than the gap by itself: it is filled"
+    assert beside(pace, 1, 256, 2.0) == 3
+    assert beside(pace, 8, 256, 2.0) == 8, "a new tile takes more than the gap by itself: it is filled"
 
 
 def test_what_is_far_behind_costs_more() -> None:
-    """A prompt's token costs 1 ms at its beginning and 4 ms after 3,000 others: it gets fewer of them a step."""
+    """A prompt's token costs 1 ms at its beginning and 4 ms after 3,000 others: it gets fewer of them a step. Attention
+    reads keys for four tokens together: one of them takes half of what four do."""
+    pace = measured((4, 0.010), (5, 0.010), (8, 0.012), (16, 0.020))
+    assert beside(pace, 4, 256, 2.0) == 12 and beside(pace, 4, 256, 2.0, 3000) == 4, "not known: one tile at most"
+    pace.record(8, 0.012 + 0.012, [(4, 3000)])
+    assert abs(pace.deep(4, 3000) - 0.012) < 1e-9 and abs(pace.deep(2, 3000) - 0.012) < 1e-9
+    assert abs(pace.deep(8, 1500) - 0.012) < 1e-9, "in proportion at most" and pace.deep(8, 200) == 0
+    assert beside(pace, 4, 256, 2.0, 3000) == 1 and beside(pace, 4, 256, 2.0, 1000) == 4
+    pace.record(5, 0.010 + 0.006, [(1, 3000)])
+    assert abs(pace.deep(1, 3000) - 0.006) < 1e-9 and abs(pace.deep(4, 3000) - 0.012) < 1e-9
+    assert abs(pace.seconds(16) - 0.020) < 1e-9, "rows cost what they did"
+    assert beside(pace, 4, 256, 2.0, 6000) == 1, "more than the gap, but it goes on"
+
+
+def test_a_second_prompt_has_what_the_first_leaves() -> None:
+    pace = measured((4, 0.010), (8, 0.012), (16, 0.014), (24, 0.021))
+    pace.record(8, 0.012 + 0.0025, [(4, 3000)])
+    filling = Filling(pace, 4, 200, 2.0)
+    assert filling.room(0) == 12
+    filling.take(4, 3000)
+    assert filling.room(3000) == 4 and abs(filling.seconds(4, 3000) - (0.014 + 0.005)) < 1e-9
+    filling.take(4, 3000)
+    assert filling.room(0) == 4
+    filling.take(4, 0)
+    assert filling.left == 188 and filling.room(0) == 0 and filling.left == 0
+
+
+def test_a_slower_machine_changes_no_share() -> None:
+    """Neighbours make all steps three times as long, from one step to the next: a prompt has the tokens that it had,
+    far behind too. A single step that takes ten times as long changes little."""
     pace = measured((4, 0.010), (8, 0.012), (16, 0.020))
-    assert pace.beside(4, 256, 2.0, 3000) == 12 and pace.position == 0
     for _ in range(20):
-        pace.record(16, 0.020 + 12 * 0.003, 12, 12 * 3000)
-    assert abs(pace.position - 1e-6) < 1e-12 and abs(pace.seconds(16) - 0.020) < 1e-9
-    assert pace.beside(4, 256, 2.0, 3000) == 2 and pace.beside(4, 256, 2.0, 0) == 12
-    pace.record(16, 0.020, 12, 0)
-    assert abs(pace.seconds(16) - 0.020) < 1e-9
+        pace.record(8, 0.012 + 0.006, [(4, 3000)])
+        pace.record(4, 0.010)
+    assert (had := beside(pace, 4, 256, 2.0, 3000)) == 4
+    pace.record(8, 0.180, [(4, 3000)])
+    pace.record(4, 0.100)
+    assert beside(pace, 4, 256, 2.0, 3000) == had and pace.seconds(4) < 0.013
+    for _ in range(40):
+        for _ in range(UNCOMPARED):
+            pace.record(8, 0.054, [(4, 3000)])
+        assert pace.compares
+        pace.record(4, 0.030)
+        assert not pace.compares
+    assert beside(pace, 4, 256, 2.0, 3000) == had and abs(pace.seconds(4) - 0.030) < 0.001
+    assert beside(pace, 4, 256, 2.0) == 12
+
+
+class Counted(Counting):
+    """A backend whose steps take what is counted of them, on a clock of its own: tiles of rows, then of keys that are
+    read for four tokens together, times how slow the machine is."""
+
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
+        self.now, self.slow = 0.0, 1.0
+
+    def seconds(self, step: Step) -> float:
+        """Of a step where nothing slows the machine."""
+        rows = 0.004 + 0.002 * whole(step.tokens) / 8 + 0.0005 * min(step.tokens, 8)
+        return rows + sum(0.001 * s.past / 1000 * (1 if s.new == 1 else 3 * -(-s.new // 4)) for s in step.sequences)
+
+    def step(self, step: Step, tokens: Any) -> StepResult:
+        """As of `Backend`."""
+        self.now += self.slow * self.seconds(step)
+        return super().step(step, tokens)
+
+
+class Watched(Filling):
+    """Notes what steps are predicted to take with tokens of prompts, and what they may."""
+
+    noted: ClassVar[list[tuple[int, float, float]]] = []
+
+    def take(self, tokens: int, past: int) -> None:
+        if self.target:
+            self.noted.append((tokens, self.seconds(tokens, past), self.target))
+        super().take(tokens, past)
+
+
+@pytest.mark.parametrize("slower", [1.0, 3.0])
+def test_streams_keep_half_their_speed_beside_a_long_prompt(slower: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt of 3,600 tokens comes while four streams run, and in the midst of it neighbours. No step is predicted to
+    take more than twice what the streams' alone does, nor takes it, but for what could not be known yet; and the prompt
+    gets most of what that leaves."""
+    context = 4096
+    graph, checkpoint = tiny("llama", "q4_0")
+    made = CpuBackend(graph, checkpoint, CpuOptions(1, context, 5, pool=5))
+    backend, noted = Counted(made), list[tuple[int, float, float]]()
+    engine = Engine(backend, context)
+    monkeypatch.setattr("memfirst.runtime.engine.time.perf_counter", lambda: backend.now)
+    monkeypatch.setattr("memfirst.runtime.scheduler.Filling", Watched)
+    monkeypatch.setattr(Watched, "noted", noted)
+    engine.scheduler.gap = 2.0
+    streams = [request(engine, [7, 7 * n], 3000, n) for n in range(4)]
+    for one in streams:
+        engine.submit(one)
+
+    def advance() -> None:
+        engine.advance()
+        for one in streams:
+            one.events.clear()
+
+    for _ in range(30):
+        advance()
+    long = request(engine, [n % 250 for n in range(3600)], 1)
+    engine.submit(long)
+    ratios, spare, used, since = list[float](), 0.0, 0.0, len(backend.seen)
+    while not long.done:
+        backend.slow = slower if long.cached > 1500 else 1.0
+        advance()
+    for step in backend.seen[since:]:
+        decoding = Step(tuple(s for s in step.sequences if s.new == 1 and s.past < 3000 and s.logits != ()))
+        alone, took = backend.seconds(decoding), backend.seconds(step)
+        ratios.append(took / alone)
+        spare, used = spare + alone, used + took - alone
+    assert noted and all(predicted <= target or tokens == 1 for tokens, predicted, target in noted)
+    ratios.sort()
+    assert ratios[-10] <= 2.1 and ratios[-1] <= 2.6, ratios[-20:]
+    assert used >= 0.6 * spare
+    made.close()
 
 
 def test_both_kinds_progress_in_every_step() -> None:
