@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+from memfirst import models
 from memfirst.catalog.configs import find_config
+from memfirst.formats.names import architecture_of
+from memfirst.graph import ops
+from tests.oracle import Moved
 from tests.support.byte_cases import Case, case
 from tests.support.byte_comparison import Difference, Expected, differences, expected, line_differences
 from tests.support.mutants import HARMLESS, MUTANTS
@@ -42,6 +47,41 @@ def test_there_are_many_and_no_two_are_the_same() -> None:
     assert len(MUTANTS) >= 20
     assert len({m.name for m in MUTANTS}) == len(MUTANTS)
     assert len({(m.where, m.old, m.new, m.probe) for m in MUTANTS}) == len(MUTANTS)
+
+
+def wronged() -> set[str]:
+    """Architectures in whose probes a mistake is planted."""
+    probes = {mutant.probe for mutant in MUTANTS} - {"line"}
+    return {architecture_of(PROBES[name]().config) for name in probes}
+
+
+def test_every_architecture_has_a_mistake_planted_in_it() -> None:
+    """One that is new to the registry needs a probe in tests/support/planting.py, and what is easily got wrong in it in
+    tests/support/mutants_models.py."""
+    assert set(models.ARCHITECTURES) - wronged() == set()
+
+
+def test_a_new_architecture_without_a_probe_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "ARCHITECTURES", {**models.ARCHITECTURES, "brand-new": object()})
+    assert set(models.ARCHITECTURES) - wronged() == {"brand-new"}
+
+
+def test_every_figure_is_wronged() -> None:
+    """Each purpose of traffic, what is held, and what is compared besides."""
+    figures = {*Moved.__dataclass_fields__, "parameters", "stored", "held", "allocated", "tensors", "by_layer"}
+    assert {*figures, "streamed", "by_token", "growth"} == {f for m in MUTANTS for f in m.figures.split()}
+
+
+UNCOUNTED = {"opaque"}
+"""Of models that are priced only: tests/models/test_described.py counts it."""
+
+
+def test_every_operation_that_reads_weights_or_caches_is_wronged() -> None:
+    reads = re.compile(r"(Weight|Row|Head|Expert|KV|State)Traffic\(|state_traffic\(")
+    folder = Path(ops.__path__[0])
+    reading = {path.stem for path in folder.glob("*.py") if reads.search(path.read_text(encoding="utf-8"))}
+    planted_in = {m.where.partition(":")[0].rpartition(".")[2] for m in MUTANTS if ".graph.ops." in m.where}
+    assert reading - planted_in == UNCOUNTED
 
 
 @pytest.mark.parametrize("name", [*PROBES, "line"])

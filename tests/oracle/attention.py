@@ -306,7 +306,7 @@ def described(c: Config) -> Mixture:
         shared, first = width * c["moe_num_shared_experts"], c["moe_layer_start_index"]
         found = Mixture(c["moe_num_experts"], c["moe_k"], width, shared, first, corrected=True)
     elif kind == "hunyuan_v1_moe":
-        found = Mixture(experts, c["moe_topk"], width, ffn, normed="head")
+        found = Mixture(experts, c["moe_topk"], width, ffn * c.get("num_shared_expert", 1), normed="head")
     return found
 
 

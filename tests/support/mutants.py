@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support import mutants_models
 from tests.support.planting import Mutant
 
 GRAPH, TRAFFIC, KV = "memfirst.graph.types", "memfirst.graph.traffic", "memfirst.graph.types:KVCache"
@@ -249,4 +250,4 @@ HARMLESS = (
 )  # fmt: skip
 """Other ways to write a right formula: must not show."""
 
-MUTANTS = (*KEYS_AND_VALUES, *WINDOWS, *WEIGHTS, *EXPERTS, *STATE, *UNITS)
+MUTANTS = (*KEYS_AND_VALUES, *WINDOWS, *WEIGHTS, *EXPERTS, *STATE, *UNITS, *mutants_models.MUTANTS)

@@ -17,6 +17,13 @@ from tests.support.byte_cases import Case, tiny
 WINDOWED = {"sliding_window": 50, "max_position_embeddings": 4096}
 QWEN = {"sliding_window": 77, "max_window_layers": 1}
 
+NEMOTRON = {"n_groups": 2, "moe_latent_size": 64}
+
+
+def _nemotron(inner: str) -> list[str]:
+    return ["linear_attention", inner, "full_attention", inner, "linear_attention", "full_attention"]
+
+
 PROBES: dict[str, Callable[[], Case]] = {
     "llama": lambda: tiny("llama", 0, {"attention_bias": True, "tie_word_embeddings": True}),
     "untied": lambda: tiny("llama", 1, {"mlp_bias": True, "tie_word_embeddings": False}),
@@ -54,6 +61,27 @@ PROBES: dict[str, Callable[[], Case]] = {
     "jamba": lambda: tiny("jamba", 0, {"num_experts": 4, "attn_layer_offset": 1}),
     "falcon-h1": lambda: tiny("falcon_h1", 0, {"mamba_rms_norm": True}),
     "granite hybrid": lambda: tiny("granitemoehybrid", 0, {"num_local_experts": 5}),
+    "granite": lambda: tiny("granite", 0, {"mlp_bias": True}),
+    "granite-moe, shared": lambda: tiny("granitemoeshared", 0),
+    "smollm3": lambda: tiny("smollm3", 0, {"num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2}),
+    "olmoe": lambda: tiny("olmoe", 0),
+    "hunyuan dense": lambda: tiny("hunyuan_v1_dense", 0),
+    "hunyuan-moe": lambda: tiny("hunyuan_v1_moe", 0, {"num_shared_expert": 2}),
+    "ernie4.5": lambda: tiny("ernie4_5", 0, {"use_bias": True}),
+    "ernie4.5-moe": lambda: tiny(
+        "ernie4_5_moe", 0, {"moe_num_shared_experts": 2, "moe_layer_start_index": 1, "moe_layer_interval": 1}
+    ),
+    "seed-oss": lambda: tiny("seed_oss", 0, {"attention_out_bias": True}),
+    "exaone4": lambda: tiny("exaone4", 0, {"sliding_window": 33}),
+    "stablelm": lambda: tiny("stablelm", 0),
+    "ministral3": lambda: tiny("ministral3", 0),
+    "qwen3-moe": lambda: tiny("qwen3_moe", 0),
+    "qwen3-next": lambda: tiny("qwen3_next", 0),
+    "qwen3.5-moe": lambda: tiny("qwen3_5_moe_text", 0),
+    "lfm2": lambda: tiny("lfm2", 0, {"block_auto_adjust_ff_dim": True}),
+    "lfm2-moe": lambda: tiny("lfm2_moe", 0, {"num_dense_layers": 1}),
+    "nemotron-h": lambda: tiny("nemotron_h", 0, NEMOTRON | {"layers_block_type": _nemotron("mlp")}),
+    "nemotron-h-moe": lambda: tiny("nemotron_h", 0, NEMOTRON | {"layers_block_type": _nemotron("moe")}),
 }
 """Cases in which a mistake would show, each built when it is asked for."""
 
