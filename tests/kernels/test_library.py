@@ -329,3 +329,28 @@ def test_a_compiling_child_takes_no_module_from_the_working_directory(
     made = library.Library(tmp_path / "cache")
     made.load([KEY])
     assert made.compiled == [library.title(KEY)]
+
+
+def test_a_compiling_child_ends_with_its_parent(tmp_path: Path) -> None:
+    """In the midst of a kernel too: else it keeps what the parent prints to open, and mpiexec waits for its end."""
+    begun = tmp_path / "begun"
+    code = f"""
+import pathlib, time
+from memfirst.kernels.cpu import compiling
+def compile_one(key):
+    pathlib.Path({str(begun)!r}).touch()
+    time.sleep(600)
+compiling.compile_one = compile_one
+compiling.main()
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    )
+    assert child.stdin is not None
+    child.stdin.write(b'["walk.read_cycles", []]\n')
+    until = time.monotonic() + 60
+    while not begun.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert begun.exists() and child.poll() is None
+    child.stdin.close()
+    assert child.wait(30) == 0

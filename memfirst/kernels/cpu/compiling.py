@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -183,11 +184,22 @@ def main() -> None:
     gc.set_threshold(200_000, 50, 100)  # what Numba makes of a kernel lives until its end: looking for cycles finds few
     if hasattr(os, "nice"):
         os.nice(int(os.environ.get(NICE, "0")))
-    for line in sys.stdin.buffer:  # until the parent closes it, or dies
-        name, statics = json.loads(line)
+    asked: SimpleQueue[bytes] = SimpleQueue()
+    threading.Thread(target=_read, args=(asked,), daemon=True).start()
+    while True:
+        name, statics = json.loads(asked.get())
         blob = compile_one((name, tuple((n, v) for n, v in statics)))
         try:
             sys.stdout.buffer.write(b"%d\n" % len(blob) + blob)
             sys.stdout.buffer.flush()
         except BrokenPipeError:
             os._exit(0)  # whoever asked has ended, as on Ctrl-C
+
+
+def _read(asked: SimpleQueue[bytes]) -> None:
+    """In a child's thread: keys, until the parent closes the pipe, or dies. A kernel that nobody waits for any more is
+    not compiled to its end: at the lowest priority that takes minutes on a busy machine, and whoever reads what the
+    parent's processes print, as mpiexec does, waits for it."""
+    for line in sys.stdin.buffer:
+        asked.put(line)
+    os._exit(0)
