@@ -17,7 +17,7 @@ from memfirst.server.link import Answer
 from memfirst.server.messages import End, Piece
 from memfirst.server.prompt import asks_of
 from memfirst.server.reply import CLOSE, Delta, Reply, reply_parser
-from memfirst.server.service import Service, fingerprint, ignored, merged, service
+from memfirst.server.service import Service, by_token, fingerprint, ignored, merged, service
 from memfirst.server.stream import Stream, event, guarded, unless_gone
 from memfirst.server.structured import grammar_asked
 from memfirst.server.tools import calls_or, check_tools, final, forced, is_forced
@@ -120,22 +120,26 @@ async def _chunks(job: Job) -> AsyncIterator[str]:
     beside: dict[str, Any] = {"usage": None} if with_usage else {}
     begun = set[int]()
     async for index, pieces, end in merged(job.answers):
+        made: list[str] = []
         if index not in begun:  # not before: a request that is refused has sent nothing
             begun.add(index)
-            yield _chunk(job, index, {"role": "assistant", "content": "", "refusal": None}, None, None, beside)
+            made.append(_chunk(job, index, {"role": "assistant", "content": "", "refusal": None}, None, None, beside))
         for progress in prompt_progress(job.answers[index]):
-            yield _chunk(job, index, {}, None, None, beside | {"prompt_progress": progress})
-        deltas = parsers[index].push("".join(piece.text for piece in pieces))
-        if end is not None:
-            deltas += parsers[index].end()
-        listed = _logprobs(job, pieces) if job.chat.logprobs else []
-        for delta in deltas or ([Delta()] if listed else []):
-            yield _chunk(job, index, delta.fields(), listed or None, None, beside)
-            listed = []
+            made.append(_chunk(job, index, {}, None, None, beside | {"prompt_progress": progress}))
+        for some in by_token(pieces):
+            deltas = parsers[index].push("".join(piece.text for piece in some))
+            if end is not None:
+                deltas += parsers[index].end()
+            listed = _logprobs(job, some) if job.chat.logprobs else []
+            for delta in deltas or ([Delta()] if listed else []):
+                made.append(_chunk(job, index, delta.fields(), listed or None, None, beside))
+                listed = []
         if end is not None:
             ends[index] = end
             reason = parsers[index].finish_reason(finish_reason(end))
-            yield _chunk(job, index, {}, None, reason, beside | {"timings": timings(end)})
+            made.append(_chunk(job, index, {}, None, reason, beside | {"timings": timings(end)}))
+        if made:
+            yield "".join(made)
     if with_usage:
         yield event(job.frame("chat.completion.chunk", [], usage=usage([end for end in ends if end is not None])))
     yield event("[DONE]")

@@ -16,7 +16,7 @@ from memfirst.server.fields import Completion
 from memfirst.server.link import Answer
 from memfirst.server.messages import End
 from memfirst.server.prompt import asks_of
-from memfirst.server.service import Service, fingerprint, ignored, merged, service
+from memfirst.server.service import Service, by_token, fingerprint, ignored, merged, service
 from memfirst.server.settings import MOST_CHOICES
 from memfirst.server.stream import Stream, event, guarded, unless_gone
 from memfirst.server.structured import grammar_asked
@@ -113,20 +113,24 @@ async def _chunks(job: Job) -> AsyncIterator[str]:
     with_usage = bool(job.body.stream_options and job.body.stream_options.include_usage)
     beside: dict[str, Any] = {"usage": None} if with_usage else {}
     async for index, pieces, end in merged(job.answers):
-        text = "".join(piece.text for piece in pieces)
-        if index not in echoed:
-            echoed.add(index)
-            text = job.texts[index // job.each] + text
-        for piece in pieces:
-            if piece.logprobs:
-                listed[index].add(piece.logprobs)
-        ends[index] = end or ends[index]
-        reason = None if end is None else finish_reason(end)
-        if text or reason or listed[index].lists["tokens"]:
-            logprobs = None if job.body.logprobs is None else listed[index].take()
-            choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
-            more = beside if end is None else beside | {"timings": timings(end)}
-            yield event(job.frame([choice], **more))
+        made: list[str] = []
+        for some in by_token(pieces):
+            text = "".join(piece.text for piece in some)
+            if index not in echoed:
+                echoed.add(index)
+                text = job.texts[index // job.each] + text
+            for piece in some:
+                if piece.logprobs:
+                    listed[index].add(piece.logprobs)
+            ends[index] = end or ends[index]
+            reason = None if end is None else finish_reason(end)
+            if text or reason or listed[index].lists["tokens"]:
+                logprobs = None if job.body.logprobs is None else listed[index].take()
+                choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
+                more = beside if end is None else beside | {"timings": timings(end)}
+                made.append(event(job.frame([choice], **more)))
+        if made:
+            yield "".join(made)
     if with_usage:
         yield event(job.frame([], usage=job.usage([end for end in ends if end is not None])))
     yield event("[DONE]")

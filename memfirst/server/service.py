@@ -112,6 +112,11 @@ async def merged(answers: Sequence[Answer]) -> AsyncIterator[Choice]:
             answer.cancel()
 
 
+def by_token(pieces: Sequence[Piece]) -> Sequence[Sequence[Piece]]:
+    """Pieces that came together one by one, each of which is an event: who counts events counts tokens. None, once."""
+    return [[piece] for piece in pieces] or [[]]
+
+
 def service(request: Request) -> Service:
     """The service that a request is for."""
     found: Service = request.app.state.service
