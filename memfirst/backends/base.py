@@ -97,6 +97,8 @@ class StepResult:
     routed: NDArray[np.int32] | None = None
     disk: FromDisk = NO_DISK
     aside: Mapping[str, int] = field(default_factory=dict)
+    listed: int | None = None
+    """Tiles of the output head that were read in full, where only the likeliest token was wanted."""
     others: tuple[Mapping[str, int], Mapping[str, int]] | None = None
     """Of a split model, the bytes by purpose that the other processes counted before and after it."""
 
@@ -115,8 +117,10 @@ def routing_of(graph: Graph, result: StepResult) -> dict[str, tuple[int, ...]]:
 
 def observed(backend: Backend, step: Step, result: StepResult) -> Step:
     """The step with what was left to chance before it ran, so that its price is exact: which experts tokens were routed
-    to, how many of those on disk were in memory, and what lay aside of the rows that were looked up."""
-    return replace(step, routing=backend.routing(result), resident=result.disk.resident, aside=result.aside)
+    to, how many of those on disk were in memory, what lay aside of the rows that were looked up, and how many tiles of
+    the output head could hold the likeliest."""
+    routing, resident = backend.routing(result), result.disk.resident
+    return replace(step, routing=routing, resident=resident, aside=result.aside, listed=result.listed)
 
 
 class Peers(Protocol):

@@ -25,6 +25,7 @@ from memfirst.backends.cpu.bind import Bound
 from memfirst.backends.cpu.pack import by_numpy
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.backends.cpu.twelve_bits import NOTHING, Found
+from memfirst.codecs import sketch
 from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError
 from memfirst.formats.checkpoint import Checkpoint
@@ -178,7 +179,7 @@ class InterpretedBackend(CpuBackend):
 
 def _blocks(weight: Weight) -> Block | None:
     """Blocks of a packed matrix; a vector has none."""
-    if weight.pack == "plain" or weight.twelve_bits:
+    if weight.pack in ("plain", sketch.PACK) or weight.twelve_bits:
         return None
     codec = codecs.get(weight.codec)
     return by_rows(ROWS * weight.row_bytes, ROWS * codec.block_bytes)

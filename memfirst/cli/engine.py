@@ -46,11 +46,16 @@ def sampling(given: dict[str, float | int | None]) -> SamplingParams:
     return SamplingParams(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
 
 
+def whole_head(head: str) -> str:
+    """What `--head` says of answers that are not greedy: a sketch would only take memory."""
+    return "full" if head == "auto" else head
+
+
 @contextmanager
 def loaded(
     model: str, *, threads: int | None, ctx: int | None, kv: str, backend: str, offline: bool, quiet: bool,
     speculate: str = "auto", memory: Limit | None = None, draft: str | None = None, pack: str = "auto",
-    split: str = "",
+    split: str = "", head: str = "full",
 ) -> Iterator[Model]:  # fmt: skip
     """A model ready to generate, closed at the end; loading is shown on a terminal."""
     import memfirst
@@ -59,7 +64,7 @@ def loaded(
         found = memfirst.load(
             path_of(model, offline, report), threads=threads, ctx=ctx, kv=kv, backend=backend, progress=report,
             speculate=speculate, memory=memory, draft=path_of(draft, offline, report) if draft else None, pack=pack,
-            split=split,
+            split=split, head=head,
         )  # fmt: skip
     try:
         yield found

@@ -94,6 +94,14 @@ Pack = Annotated[
         help="BF16 weights in memory: in 12 bits (auto: exact, a quarter smaller, faster alone), or as in the file.",
     ),
 ]
+Head = Annotated[
+    str,
+    typer.Option(
+        "--head",
+        metavar="auto|full",
+        help="Greedy answers read a sketch of the output head and few of its rows (auto: exact, more memory), or all.",
+    ),
+]
 Split = Annotated[
     str,
     typer.Option(

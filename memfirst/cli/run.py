@@ -17,6 +17,7 @@ from memfirst.cli.options import (
     MODEL_HELP,
     Ctx,
     Draft,
+    Head,
     Json,
     Kv,
     Memory,
@@ -131,6 +132,7 @@ def run(
     kv: Kv = "f16",
     memory: Memory = None,
     pack: Pack = "auto",
+    head: Head = "full",
     backend: Backend = "cpu",
     speculate: Speculate = "auto",
     draft: Draft = None,
@@ -170,10 +172,12 @@ def run(
         raise typer.BadParameter("--json and --raw need a prompt: -p, or standard input")
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     params = engine.sampling(given | {"repetition_penalty": repetition_penalty, "seed": seed})
+    greedy = temperature == 0 or top_k == 1 or top_p == 0
     request = engine.Request(max_tokens, tuple(stop or ()), params, raw, followed(schema, grammar, regex))
     with engine.loaded(
         model, threads=engine.share_of_threads(threads, split), ctx=ctx, kv=kv, backend=backend, offline=offline,
         quiet=as_json or quiet, speculate=speculate, memory=memory, draft=draft, pack=pack, split=split,
+        head=head if greedy else engine.whole_head(head),
     ) as loaded:  # fmt: skip
         if not (as_json or quiet):
             engine.say_notes(loaded)

@@ -16,6 +16,7 @@ from memfirst.cli.options import (
     MODEL_HELP,
     Ctx,
     Draft,
+    Head,
     Kv,
     Memory,
     Offline,
@@ -137,7 +138,7 @@ SEQUENCES = 16
 
 OF_A_MODEL = (
     "model", "name", "threads", "ctx", "kv", "speculate", "draft", "max_sequences", "kv_memory", "spill", "keep_kv",
-    "memory", "pack", "pooling", "chat_template", "default", "max_queue", "max_wait", "split", "offline",
+    "memory", "pack", "head", "pooling", "chat_template", "default", "max_queue", "max_wait", "split", "offline",
 )  # fmt: skip
 """Options that a front door's replicas have, each its own."""
 
@@ -165,6 +166,7 @@ def serve(
     keep_kv: KeepKv = False,
     memory: Memory = None,
     pack: Pack = "auto",
+    head: Head = "full",
     pooling: Pooling = "",
     chat_template: Template = "",
     default: Defaults = None,
@@ -221,7 +223,8 @@ def serve(
         report.note(f"loading {names[0]}; until it is ready /health says 503")
         loading = Loading(
             path, engine.share_of_threads(threads, split), ctx, kv, max_sequences or SEQUENCES, kv_memory or "auto",
-            speculate, "auto" if spill is None else spill, keep_kv, memory, small, pack, split, pooling,
+            speculate, "auto" if spill is None else spill, keep_kv, memory, small, pack, head, split,
+            pooling,
         )  # fmt: skip
         server = Server(loading, settings, listening, report)
         asyncio.run(server.run(lambda made: said_ready(made, host, keys)))

@@ -14,7 +14,7 @@ from math import ceil, prod
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from memfirst import codecs
-from memfirst.codecs import bf12
+from memfirst.codecs import bf12, sketch
 
 if TYPE_CHECKING:
     from memfirst.codecs.base import F32
@@ -56,7 +56,7 @@ class Weight:
     codec    a name of `memfirst.codecs`
     alias    the tensor whose bytes these are, if stored once for two uses (tied embeddings)
     pack     "plain" as in the file, or "rows16": rows side by side by sixteen; "bf12", "rows16/bf12": BF16 in 12 bits
-             (`memfirst.codecs.bf12`)
+             (`memfirst.codecs.bf12`); "sketch": what `memfirst.codecs.sketch` makes of an output head
     padding  rows added so that the pack is whole
     aside    of BF16 in 12 bits, the blocks whose high bytes lie aside; counted: False where that many are expected
     shard    the part that this device holds; `shape` is already the part's
@@ -108,6 +108,8 @@ class Weight:
         """Bytes of one matrix, padding included."""
         if self.twelve_bits:
             return bf12.matrix_bytes(self.groups, self.columns, self.aside)
+        if self.pack == sketch.PACK:
+            return sketch.matrix_bytes(self.rows, self.columns)
         return codecs.sized(self.codec).matrix_bytes(self.rows + self.padding, self.columns)
 
     @property
@@ -137,7 +139,8 @@ class Weight:
 
     def packed(self) -> Weight:
         """The same weight with its rows side by side by sixteen."""
-        return replace(self, pack=f"rows{PACK}{'/bf12' * self.twelve_bits}", padding=-self.rows % PACK)
+        pack = self.pack if self.pack == sketch.PACK else f"rows{PACK}{'/bf12' * self.twelve_bits}"
+        return replace(self, pack=pack, padding=-self.rows % PACK)
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,8 @@ class Step:
     resident  by operation whose experts are on disk, how many of those that it read were in memory: known once recorded
     head      tiles of 16 rows of the output head that are computed, ascending: all tokens that may come are in these.
               Other logits are left as they were. None: all tiles
+    likeliest only the largest of its one row of logits is wanted: where the head has a sketch, what cannot be it is not
+              read, and is −inf; listed: the tiles that were read in full, known once recorded
     hidden    rows are those of the final norm, [hidden_size], not logits: the output head is not read
     """
 
@@ -188,6 +193,8 @@ class Step:
     resident: Mapping[str, int] = field(default_factory=dict)
     aside: Mapping[str, int] = field(default_factory=dict)
     head: tuple[int, ...] | None = None
+    likeliest: bool = False
+    listed: int | None = None
     hidden: bool = False
 
     @property

@@ -10,7 +10,7 @@ from memfirst import codecs
 from memfirst.errors import UnsupportedError
 from memfirst.graph import DISK, Graph
 from memfirst.graph.ops.experts import Experts
-from memfirst.lower import attention, delta, exchange, experts, latent, rwkv, ssm  # noqa: F401  (their lowerings)
+from memfirst.lower import attention, delta, exchange, experts, latent, rwkv, sketched, ssm  # noqa: F401  (their lowerings)
 from memfirst.lower.buffers import Assigned, assign
 from memfirst.lower.default import Default, lowered
 from memfirst.lower.fuse import chosen, fuse

@@ -88,6 +88,16 @@ def _unpacked(args: Mapping[str, object], statics: Mapping[str, object], n: Coun
     return Work(weights if tile > 1 else 0.0, weights * -(-n.tokens // tile))
 
 
+def _sketched(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """Weights, once: it is for one row of logits."""
+    return Work(0.0, float(n.rows * _int(args, "cols")))
+
+
+def _units(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
+    """A tile, and a look at each of the others."""
+    return Work(float(_int(args, "tiles")), float(16 * _int(args, "cols")))
+
+
 def _columns(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
     return Work(0.0, float(n.rows * n.tokens))
 
@@ -226,6 +236,9 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("matmul.block32", COLUMNS, _INT8.format("ao af"), "CODEC TILE", _matmul),
         _spec("matmul.k256", COLUMNS, _INT8.format("am"), "CODEC TILE", _matmul),
         _spec("matmul.q6_k", COLUMNS, _INT8.format("ap"), "CODEC TILE", _matmul),
+        _spec("sketch.reach", TOKENS, "aq ad sums inverse reach cols", "", _columns),
+        _spec("sketch.rows", COLUMNS, "w aq ad sums reach y tops cols tiles", "", _sketched),
+        _spec("sketch.choose", UNITS, "w aq ad ao af reach y tops step cols tiles vocab count listed", "CODEC", _units),
         _spec("matmul.floats", COLUMNS, "w x y step count cols stride_x stride private add_to", "CODEC TILE", _matmul),
         _spec(
             "matmul.bf12",

@@ -48,7 +48,8 @@ def latent_scratch(heads: int, rank: int, rope: int) -> dict[str, tuple[str, int
     }
 
 
-_NAMES = ("tokens", "logits", "any_logits", "sequences", "head_tiles")
+LIKELIEST = "likeliest"
+_NAMES = ("tokens", "logits", "any_logits", "sequences", "head_tiles", LIKELIEST)
 _ITEMS, _EXPERTS = "items", "experts"
 _FIRST_GROUP, _FIRST_ROUTED = 8, 64
 
@@ -76,8 +77,8 @@ def active_experts(index: int) -> str:
 
 def count_of(name: str) -> int:
     """The word of the step's header that holds a count: "tokens", "logits", "any_logits" (1 or 0), "sequences",
-    "head_tiles" (how many of the output head's are computed; -1: all),
-    "items.G", the units of attention of cache group G, or "experts.N", see `active_experts`."""
+    "head_tiles" (how many of the output head's are computed; -1: all), "likeliest" (1 or 0: whether only the likeliest
+    token is wanted), "items.G", the units of attention of cache group G, or "experts.N", see `active_experts`."""
     kind, _, number = name.partition(".")
     if not number:
         return _NAMES.index(name)

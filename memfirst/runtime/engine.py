@@ -200,6 +200,11 @@ class Engine:
         self._stepped = True
         self._steps += 1
         after = time.perf_counter()
+        if result.listed is not None:
+            self.scheduler.head_use.learn(result.listed)
+            if work[0].request.generated:  # else its time is the prompt's
+                work[0].request.timing.sketched += 1
+                work[0].request.timing.listed += result.listed
         if step.hidden:
             self._pool(work, result)
         else:

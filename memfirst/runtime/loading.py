@@ -12,7 +12,7 @@ from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache
 from memfirst.hardware import host
 from memfirst.progress import Progress
-from memfirst.runtime.placing import Limit, check_memory, from_disk, needed
+from memfirst.runtime.placing import HEAD_AUTO, HEAD_FULL, Limit, check_memory, from_disk, needed
 from memfirst.runtime.sharing import Sharing
 from memfirst.runtime.startup import Stages
 from memfirst.transform.recode import parse_kv, with_kv
@@ -55,7 +55,7 @@ def open_model(model: str | os.PathLike[str] | Checkpoint, progress: Progress) -
 
 def make_backend(
     name: str, graph: Graph, checkpoint: Checkpoint, threads: int, context: int, sharing: Sharing, progress: Progress,
-    stages: Stages, limit: Limit | None, pack: str, draft: Opened | None = None,
+    stages: Stages, limit: Limit | None, pack: str, draft: Opened | None = None, head: str = HEAD_FULL,
 ) -> Any:  # fmt: skip
     """The backend of that name, with the model's weights loaded."""
     if limit is not None and name != "cpu":
@@ -75,9 +75,11 @@ def make_backend(
         progress.note("a GPU is visible; it is not used yet")
     beside = 0 if draft is None else draft.need.total
     from memfirst.backends.cpu.backend import CpuBackend, CpuOptions
-    from memfirst.runtime.packing import lowered
+    from memfirst.runtime.packing import lowered, with_sketched_head
 
     lowering, found = lowered(graph, checkpoint, context, sharing, threads, limit, pack, progress, beside)
+    if head == HEAD_AUTO and limit is None:  # a limit is for what must be there
+        lowering = with_sketched_head(lowering, sharing, threads, beside, progress)
     offer = partial(from_disk, lowering, checkpoint, sharing, threads, beside) if limit is None else lambda: None
     check_memory(needed(lowering, sharing, threads), context, offer, beside)
     options = CpuOptions(

@@ -26,6 +26,16 @@ PACK_AUTO, PACK_PLAIN = "auto", "plain"
 """BF16 matrices in 12 bits, or as in the file."""
 
 
+HEAD_AUTO, HEAD_FULL = "auto", "full"
+"""An output head with a sketch, or none."""
+
+
+def check_head(head: str) -> None:
+    """ConfigError for what is neither "auto" nor "full"."""
+    if head not in (HEAD_AUTO, HEAD_FULL):
+        raise ConfigError(f"head is {head!r}", '"auto" or "full"')
+
+
 def check_pack(pack: str) -> None:
     """ConfigError for what is neither "auto" nor "plain"."""
     if pack not in (PACK_AUTO, PACK_PLAIN):

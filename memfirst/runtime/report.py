@@ -9,6 +9,7 @@ from typing import Any
 
 from memfirst.backends.base import Backend
 from memfirst.graph import decode
+from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import DRAFT, SHORT_NAMES, STREAMED
 from memfirst.hardware.memory_modules import memory_peak
 from memfirst.ledger import Distinct, Ledger, Memory
@@ -80,6 +81,36 @@ def drafts_of(request: Request, backend: Backend, context: int) -> Drafts | None
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class SketchUse:
+    """What the sketch of an output head spared an answer after its first token.
+
+    steps    that went by it
+    share    of the head's rows that these read in full, on average
+    bytes    that kernels counted in a step, by purpose, on average over all; empty where steps were for others too
+    """
+
+    steps: int
+    share: float
+    bytes: dict[str, float]
+
+    def __str__(self) -> str:
+        """`1.2 % of the head's rows after its sketch`."""
+        return f"{100 * self.share:.1f} % of the head's rows after its sketch"
+
+
+def sketch_use(request: Request, backend: Backend) -> SketchUse | None:
+    """Of an answer; None where no step went by a sketch."""
+    timing, counted, head = request.timing, request.counted, sketched(backend.graph)
+    if not timing.sketched or head is None or counted is None or request.last_step is None:
+        return None
+    read = dict[str, float]()
+    if not counted.shared and counted.steps == timing.decode_steps:
+        moved = backend.by_purpose(replace(request.last_step.result, counts=(counted.before, counted.after)))
+        read = {purpose: n / counted.steps for purpose, n in moved.items() if purpose in STREAMED}
+    return SketchUse(timing.sketched, timing.listed / timing.sketched / head.weight.groups, read)
+
+
 @dataclass
 class DiskUse:
     """What decoded steps read from disk.
@@ -145,6 +176,8 @@ class Report:
     """None where no drafted token was checked."""
     disk: DiskUse | None = None
     """What its decoded steps read from disk; None where all weights are in memory."""
+    sketch: SketchUse | None = None
+    """None where no step went by a sketch of the output head: then steps read different bytes."""
     _measured: float | None = None
 
     @property
@@ -158,6 +191,8 @@ class Report:
         timing = self.generation.timing
         if self.drafts is not None and self.drafts.bytes:
             return self.decode_tok_s * sum(self.drafts.per_token.values())
+        if self.sketch is not None and self.sketch.bytes:
+            return rate(timing.decode_steps, timing.decode_s) * sum(self.sketch.bytes.values())
         return rate(timing.decode_steps, timing.decode_s) * (self.ledger.streamed.mean if self.ledger else 0.0)
 
     def read_bandwidth(self) -> float | None:
@@ -173,6 +208,7 @@ class Report:
             return f"prompt {t.prompt_tokens} tokens in {t.prefill_s:.2f} s · KV {_size(self.memory.kv_held)} held"
         parts = [f"{self.decode_tok_s:.0f} tok/s", self._speed(), self._bytes()]
         parts += [f"experts {self.experts}"] if self.experts else []
+        parts += [str(self.sketch)] if self.sketch else []
         parts += [str(self.drafts)] if self.drafts and self.drafts.matter else []
         parts += [self.disk.line(self.decode_tok_s)] if self.disk else []
         return " · ".join([*parts, f"KV {_size(self.memory.kv_held)} held"])
@@ -191,6 +227,8 @@ class Report:
         """Streamed bytes a token by purpose: of all decoded steps where they were counted, else of the last."""
         if self.drafts is not None and self.drafts.bytes:
             return self.drafts.per_token
+        if self.sketch is not None and self.sketch.bytes:
+            return self.sketch.bytes
         if self.ledger is None:
             return {}
         sums = self.ledger.by_purpose()
@@ -221,6 +259,7 @@ class Report:
             "kv_allocated_bytes": self.memory.kv_allocated, "first_token_s": self.first_token_s,
             "startup_s": self.startup_s, "decode_steps": t.decode_steps,
             "drafts": vars(self.drafts) if self.drafts else None,
+            "head_sketch": {"steps": self.sketch.steps, "share": self.sketch.share} if self.sketch else None,
         }  # fmt: skip
 
 

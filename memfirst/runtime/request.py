@@ -133,6 +133,9 @@ class Timing:
     draft_bytes: int = 0
     disk_bytes: int = 0
     """Read from disk by its steps after the first token, also for others."""
+    sketched: int = 0
+    """Of decode_steps, those that went by the sketch of the output head; listed: tiles that these read in full."""
+    listed: int = 0
     experts_found: int = 0
     experts_missing: int = 0
     """Of the routed experts on disk that these steps needed, those that memory held and those that it did not."""
@@ -334,6 +337,12 @@ class Request:
         except MemfirstError:  # said where the token is chosen, which ends the request and no step of others
             return None
         return allowed.tiles if allowed is not None and allowed.are_few else None
+
+    @property
+    def likeliest(self) -> bool:
+        """Whether its next token is that of the largest logit, whatever the others are."""
+        free = self.constrain is None and self.logprobs is None and not self.banned
+        return free and self.sampler.likeliest
 
     def _next(self) -> Allowed | None:
         """What the grammar allows next; None without one."""

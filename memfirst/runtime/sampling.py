@@ -142,6 +142,11 @@ class Sampler:
             raise ConfigError(f"the token id {over} in logit_bias", f"0 to {vocab_size - 1}")
         self._counted: Counter[int] | None = Counter() if params.frequency_penalty or params.presence_penalty else None
 
+    @property
+    def likeliest(self) -> bool:
+        """Whether it takes the token with the largest of the model's own logits, and looks at no others."""
+        return self._greedy and not (self._penalised or self._bias or self._counted is not None)
+
     def accept(self, id: int) -> None:
         """This token was generated."""
         self._see(id)

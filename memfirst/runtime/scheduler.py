@@ -20,9 +20,11 @@ from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError
 from memfirst.graph import RELEASED, Step
 from memfirst.graph import Sequence as Row
+from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import HeadTraffic
 from memfirst.runtime.accounts import position_bytes
 from memfirst.runtime.fairness import Turns, age
+from memfirst.runtime.head_use import HeadUse
 from memfirst.runtime.kv_memory import KVMemory, SequenceState
 from memfirst.runtime.pace import Filling, Pace
 from memfirst.runtime.prefixes import Match
@@ -81,6 +83,7 @@ class Scheduler:
         """Since the start: tokens of prompts that were looked up in the prefix cache, found there, computed again."""
         self.turns = Turns(sum(w.nbytes for w in backend.graph.weights().values()), position_bytes(backend.graph))
         self._lists, self._tiles = _by_tiles(backend), -(-backend.graph.vocab_size // ROWS)
+        self.head_use = HeadUse(self._tiles if sketched(backend.graph) else 0)
         self._most, self._budget = backend.max_sequences, backend.max_tokens
         self.live: dict[int, Request] = {}
         """All requests that have not ended, by number: what `rebuild` goes by."""
@@ -166,7 +169,14 @@ class Scheduler:
             tokens += w.draft
             logits = w.rows or (tuple(range(w.new - 1, w.new + len(w.draft))) if w.draft else None if w.last else ())
             rows.append(Row(w.past, w.new + len(w.draft), sequence.blocks.tables, None, None, logits, read, write))
-        return Step(tuple(rows), head=self._head(work), hidden=bool(work and work[0].rows)), tokens
+        head, hidden = self._head(work), bool(work and work[0].rows)
+        return Step(tuple(rows), head=head, likeliest=head is None and self._likeliest(work), hidden=hidden), tokens
+
+    def _likeliest(self, work: Sequence[Work]) -> bool:
+        """Whether one token alone is wanted, the likeliest, and the output head has a sketch to find it by."""
+        if len(work) != 1 or not work[0].last or work[0].new != 1 or work[0].draft or work[0].rows:
+            return False
+        return self.head_use.tiles > 0 and work[0].request.likeliest and self.head_use.wanted()
 
     def _head(self, work: Sequence[Work]) -> tuple[int, ...] | None:
         """Tiles of the output head that the grammars of all answers leave; None where that is not a small part."""

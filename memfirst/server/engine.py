@@ -65,6 +65,7 @@ class Loading:
     memory: int | Literal["auto"] | None = None
     draft: str | None = None
     pack: str = "auto"
+    head: str = "full"
     split: str = ""
     pooling: str = ""
 
@@ -101,6 +102,7 @@ def main(pipe: Connection, loading: Loading, launcher: Connection | None = None)
                 sequences=loading.sequences, kv_memory=loading.kv_memory, speculate=loading.speculate,
                 spill=0 if loading.split else loading.spill, keep_kv=loading.keep_kv, memory=loading.memory,
                 draft=loading.draft, pack=loading.pack, split=loading.split,
+                head=loading.head,
             )  # fmt: skip
             pooling = _pooling(model, loading)
         except MemfirstError as error:

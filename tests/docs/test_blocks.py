@@ -54,6 +54,7 @@ NOT_EXECUTED = {
     "docs/serve.md memfirst serve --replica": "needs two machines; tests/server/test_front.py has two servers on one",
     "docs/serve.md podman build": "needs podman, and root or user namespaces",
     "docs/fewer-bytes.md  text so far": "a drawing",
+    "docs/fewer-bytes.md  sketch S": "a drawing",
     "docs/fewer-bytes.md  bfloat16": "a drawing",
     'docs/index.md  "Why is the sky blue?"': "a drawing",
 }

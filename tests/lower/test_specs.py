@@ -27,7 +27,7 @@ def test_every_kernel_of_a_step_has_a_spec() -> None:
     found = set()
     for module in (
         "activations", "attention", "conv", "delta", "elementwise", "embed", "experts", "heads", "latent", "matmul",
-        "routed", "rwkv", "ssm", "state", "wkv",
+        "routed", "rwkv", "sketch", "ssm", "state", "wkv",
     ):  # fmt: skip
         loaded = import_module(f"memfirst.kernels.cpu.{module}")
         found |= {f"{module}.{name}" for name, f in vars(loaded).items() if getattr(f, "is_kernel", False)}

@@ -30,6 +30,7 @@ from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.linear import Linear
 from memfirst.graph.ops.norm import RMSNorm
+from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import (
     ACTIVATIONS,
     EMBEDDING,
@@ -49,6 +50,7 @@ from memfirst.kernels.cpu.tiles import PARTS
 from memfirst.lower.packing import family, int8_tile, kernel_of
 from memfirst.lower.program import Program
 from memfirst.lower.step_fields import tile_of
+from memfirst.transform.sketched import with_sketch
 from memfirst.transform.twelve_bits import packable
 from tests.support.kernel_calls import call, zeros
 from tests.support.tiny_configs import Coded
@@ -255,6 +257,24 @@ def test_bf16_in_twelve_bits_is_loaded_once_whatever_the_tokens(name: str, tied:
     for op in (op for op in graph.ops if isinstance(op, Linear)):
         name_of, purpose = op.weight.alias or op.weight.name, HEAD if op.head else WEIGHTS
         assert {1} <= loads(log, op.name, purpose, name_of) <= {1, PARTS}, op.name  # codes, for each register of bytes
+
+
+@pytest.mark.parametrize("likeliest", [True, False])
+def test_a_sketch_is_loaded_once_and_of_the_head_what_it_leaves(likeliest: bool) -> None:
+    """A tile that is chosen first is not read again."""
+    graph, checkpoint = tiny("llama", "q8_0", vocab_size=520)
+    made = InterpretedBackend(with_sketch(graph), checkpoint, options(2))
+    step = replace(STEPS["decode"], likeliest=likeliest)
+    fill_cache(made)
+    result = made.step(step, apart(step))
+    known, log, program = observed(made, step, result), made.log.touched, made.program(step.tokens).program
+    assert moved(log) == price(program, known) == made_ledger(made, step, result)
+    head = sketched(made.graph)
+    assert head is not None and loads(log, head.name, HEAD, head.weight.alias or head.weight.name) == {1}
+    if likeliest:
+        assert loads(log, head.name, HEAD, head.sketch.name) == {1}
+    else:
+        assert (result.listed, ((head.name, HEAD), head.sketch.name) in log) == (None, False)
 
 
 @pytest.mark.parametrize("name", ["decode", "prefill", "batch"])

@@ -18,6 +18,7 @@ from memfirst.backends.cpu.pack import KEY as PACK_KERNEL
 from memfirst.backends.cpu.pack import Compiled, Pack, pack_weights
 from memfirst.backends.cpu.pack import places as weight_places
 from memfirst.backends.cpu.peak import VALUES, multiply_rate
+from memfirst.backends.cpu.sketch import make_sketch, sketch_tables
 from memfirst.backends.cpu.step import StepArrays
 from memfirst.backends.cpu.step_log import StepLog
 from memfirst.backends.cpu.tables import expert_tables, factor_tables, rope_tables
@@ -28,6 +29,7 @@ from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
 from memfirst.graph.hidden import hidden
 from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import (
     EMBEDDING,
     EXPERTS,
@@ -148,6 +150,7 @@ class CpuBackend:
             **rope_tables(graph, options.context),
             **factor_tables(graph, options.context, CAPACITIES[-1]),
             **expert_tables(program),
+            **sketch_tables(graph),
         }
         self._arrays = StepArrays(CAPACITIES[-1], options.context, options.sequences, graph, self.blocks, self.slots)
         tables = {op.name: op.weight.alias or op.weight.name for op in graph.of(Embed)}
@@ -166,6 +169,8 @@ class CpuBackend:
         touching.stop()
         pack_weights(program, checkpoint, places, options.threads, self._progress, pack, twelve_bits)
         self._disk.start()
+        if (head := sketched(graph)) is not None:
+            make_sketch(self, head, self._weights, self._tables[f"inverse:{head.name}"])
         stage("weights")
 
     def _kernels(self, program: Program) -> frozenset[Key]:
@@ -296,7 +301,8 @@ class CpuBackend:
         disk = self._walk(bound, step, tokens, log)
         self._counted = after = self._counts.copy()
         aside = self._look_ups.of(tokens)
-        return StepResult(bound.logits(rows), (before, after), self._arrays.routed(), disk, aside)
+        routed, listed = self._arrays.routed(), self._arrays.listed()
+        return StepResult(bound.logits(rows), (before, after), routed, disk, aside, listed)
 
     def _walk(
         self, bound: Bound, step: Step, tokens: Sequence[int] | NDArray[np.int32], log: StepLog | None

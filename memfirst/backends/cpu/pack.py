@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memfirst import codecs
 from memfirst.backends.cpu.twelve_bits import NOTHING, Found, packing
-from memfirst.codecs import Codec
+from memfirst.codecs import Codec, sketch
 from memfirst.codecs.base import ROWS, U8
 from memfirst.codecs.block32 import fifth_bits_by_lane
 from memfirst.codecs.interleave import Field
@@ -107,7 +107,7 @@ def pack_weights(
     released with its last slice: file and packed form are never both in memory whole.
     """
     work = Slices(program, checkpoint, places, pack, twelve_bits)
-    total = sum(place.nbytes for place in places.values())
+    total = sum(place.nbytes for name, place in places.items() if program.weights[name].pack != sketch.PACK)
     shown = Delayed(progress or Silent(), "reading weights", total)
     with ThreadPoolExecutor(MOST_THREADS) as pool:
         others = [pool.submit(work.do) for _ in range(1, min(threads, MOST_THREADS))]
@@ -153,6 +153,8 @@ class Slices:
 
     def _each(self) -> Iterator[tuple[str, Callable[[], object]]]:
         for name, place in self._places.items():
+            if self._weights[name].pack == sketch.PACK:  # no file has it: it is made of the packed head
+                continue
             weight, codec = self._weights[name], self._checkpoint.tensors[name].codec
             raw = self._own(name, codec)
             if weight.twelve_bits:

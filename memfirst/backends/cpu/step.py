@@ -13,10 +13,11 @@ from memfirst.codecs.base import ROWS
 from memfirst.errors import BackendError, CapacityError, UnsupportedError
 from memfirst.graph import CacheGroup, Graph, Sequence, Step
 from memfirst.graph.ops.experts import Experts
+from memfirst.graph.ops.sketched import sketched
 from memfirst.kernels.cpu import arena
 from memfirst.lower.attention import shared_reads
 from memfirst.lower.items import cut
-from memfirst.lower.step_fields import COUNTS, SPLIT, active_experts, count_of, in_group
+from memfirst.lower.step_fields import COUNTS, LIKELIEST, SPLIT, active_experts, count_of, in_group
 
 BY_TOKEN = ("tokens", "positions", "ends", "table_at", "logit_rows", "all_rows")
 GROUP_BY_TOKEN = ("slots", "starts", "charged")
@@ -45,7 +46,7 @@ class StepArrays:
             sizes |= {in_group(name, g): items for name in GROUP_BY_ITEM}
             sizes |= {in_group("first_part", g): capacity + 1, in_group("tables", g): sequences * self.row}
         self.arrays: dict[str, NDArray[Any]] = {name: arena.array("i32", n) for name, n in sizes.items()}
-        self.tiles = -(-graph.vocab_size // ROWS)
+        self.tiles, self.sketched = -(-graph.vocab_size // ROWS), sketched(graph) is not None
         self.arrays["step"] = arena.array("i64", COUNTS + self.tiles)
         self.experts = {op.name: (op.up.shape[0], op.k) for op in graph.of(Experts)}
         self.arrays["routing"] = arena.array("i32", sum(experts for experts, _ in self.experts.values()))
@@ -53,9 +54,11 @@ class StepArrays:
         self._words = {name: array.data for name, array in self.arrays.items()}
 
     def most_counts(self) -> NDArray[np.int64]:
-        """The counts of the step that is filled in, with as many active experts as there may be: what kernels count is
-        known only afterwards."""
+        """The counts of the step that is filled in, with as many active experts and listed tiles as there may be: what
+        kernels count is known only afterwards."""
         counts = self.arrays["step"].copy()
+        if counts[count_of(LIKELIEST)]:
+            counts[count_of("head_tiles")] = self.tiles
         for i, (experts, k) in enumerate(self.experts.values()):
             counts[count_of(active_experts(i))] = min(experts, k * int(counts[count_of("tokens")]))
         return counts
@@ -64,6 +67,12 @@ class StepArrays:
         """A copy of what kernels counted in the last step: tokens by expert, one operation after the other."""
         return self.arrays["routing"].copy() if self.experts else None
 
+    def listed(self) -> int | None:
+        """Tiles of the output head that the last step read in full, if it wanted the likeliest token only."""
+        counts = self._words["step"]
+        first = 1  # is computed where the others are listed
+        return first + counts[count_of("head_tiles")] if counts[count_of(LIKELIEST)] else None
+
     def check(self, step: Step, tokens: Many[int] | NDArray[np.int32]) -> None:
         """Raises for a step that could not be done, but for its block tables."""
         if len(step.sequences) > self.sequences:
@@ -71,6 +80,8 @@ class StepArrays:
         self._check_tokens(step, tokens)
         for sequence in step.sequences:
             self._check(sequence)
+        if step.likeliest and (step.logits != 1 or step.head is not None):
+            raise BackendError(f"the likeliest token of {step.logits} rows of logits", "of one, with all tokens")
         if self.slots and len(step.sequences) > 1:
             _check_slots(step)
 
@@ -80,6 +91,7 @@ class StepArrays:
         for i, sequence in enumerate(step.sequences):
             self._tables(i, sequence)
         self._head(step.head if step.logits else None)
+        self._count(LIKELIEST, int(step.likeliest and self.sketched))
         if len(step.sequences) == 1 and step.sequences[0].new == 1:
             return self._fill_one(step.sequences[0], int(tokens[0]))
         a, at, rows = self.arrays, 0, 0

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from memfirst.backends.cpu.bind import Bound
 from memfirst.errors import BackendError
+from memfirst.lower.step_fields import count_of
 
 # Words of a worker's log, as in `walk`.
 PHASE_LOG, CALL_LOG = 5, 5
@@ -29,8 +30,10 @@ class StepLog:
         self.bound = bound
         self._head = 1 + len(bound.program.phases) * PHASE_LOG
         most = sum(len(phase.prologue) for phase in bound.program.phases)
-        for first, last, units, per, chunk, _ in bound.tasks.reshape(-1, TASK).tolist():
-            most += (last - first) * -(-units * (int(counts[per]) if per >= 0 else 1) // chunk)
+        listed = int(counts[count_of("head_tiles")])
+        for first, last, units, per, chunk, head in bound.tasks.reshape(-1, TASK).tolist():
+            chunks = -(-units * (int(counts[per]) if per >= 0 else 1) // chunk)
+            most += (last - first) * (listed if head and listed >= 0 else chunks)
         self._words = np.full((threads, self._head + CALL_LOG * most), -1, np.int64)  # all pages are there already
         self._words[:, : self._head] = 0
         self._words[:, 0] = self._head

@@ -20,7 +20,7 @@ from memfirst.lower.nodes import TOKENS
 from memfirst.lower.program import Call, Phase, Program, Ref, Task
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.specs import Counts as Amounts
-from memfirst.lower.step_fields import active_experts, count_of, in_group
+from memfirst.lower.step_fields import LIKELIEST, active_experts, count_of, in_group
 from memfirst.predict.measured.routed import active, tiles_by_size
 
 LARGEST = CAPACITIES[-1]
@@ -82,6 +82,7 @@ def _counts(program: Program, step: Step, threads: int) -> dict[str, float]:
         "logits": step.logits,
         "any_logits": int(step.logits > 0),
         "sequences": len(step.sequences),
+        LIKELIEST: int(step.likeliest),
         "": 1,
         **{in_group("items", g): n for g, n in enumerate(items)},
         **{in_group("parts", g): n for g, n in enumerate(parts)},

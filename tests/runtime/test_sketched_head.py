@@ -1,0 +1,89 @@
+"""Greedy answers of a model whose output head has a sketch: the same tokens; other answers read the whole head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from memfirst import Generation, Model, load
+from memfirst.errors import ConfigError
+from memfirst.graph.ops.sketched import sketched
+from memfirst.graph.traffic import HEAD
+from memfirst.runtime.head_use import MOST, PAUSE, HeadUse
+from tests.support.tiny_models import SMALL, Uniform
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5]
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[Model, Model]]:
+    checkpoint = Uniform(replace(SMALL, vocab_size=1003), "q8_0")
+    with (
+        load(checkpoint, ctx=128, progress=False, threads=2) as full,
+        load(checkpoint, ctx=128, progress=False, threads=2, head="auto") as auto,
+    ):
+        assert sketched(auto.graph) and not sketched(full.graph)
+        yield full, auto
+
+
+def answer(model: Model, **how: Any) -> Generation:
+    made = model.generate(PROMPT, max_tokens=40, **{"temperature": 0, "speculate": "off"} | how)
+    list(made)
+    return made
+
+
+@pytest.mark.parametrize("how", [{}, {"top_k": 1, "temperature": 0.8}, {"speculate": "auto"}])
+def test_greedy_answers_have_the_same_tokens(both: tuple[Model, Model], how: dict[str, Any]) -> None:
+    both[1].engine.scheduler.head_use.share = -1e9  # whatever it lists
+    full, auto = (answer(model, **how) for model in both)
+    assert full.ids == auto.ids and len(full.ids) == 40
+    timing = auto.request.timing
+    assert 0 < timing.sketched <= timing.decode_steps and timing.listed >= timing.sketched
+    assert not full.request.timing.sketched
+    if "speculate" not in how:
+        assert timing.sketched == timing.decode_steps
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"temperature": 0.8, "seed": 1}, {"repetition_penalty": 1.1}, {"logprobs": 2}, {"choice": ["abc", "abd"]},
+    ],
+)  # fmt: skip
+def test_other_answers_read_the_whole_head(both: tuple[Model, Model], how: dict[str, Any]) -> None:
+    full, auto = (answer(model, **how) for model in both)
+    assert full.ids == auto.ids and not auto.request.timing.sketched
+
+
+def test_answers_that_share_steps_read_it_for_all(both: tuple[Model, Model]) -> None:
+    made = [[g.ids for g in model.generate([PROMPT, PROMPT[::-1]], temperature=0, max_tokens=12)] for model in both]
+    assert made[0] == made[1]
+
+
+def test_predicted_is_recorded(both: tuple[Model, Model]) -> None:
+    both[1].engine.scheduler.head_use.share = -1e9
+    for token in both[1].generate(PROMPT, temperature=0, max_tokens=8, speculate="off"):
+        found = [ledger.by_purpose()[HEAD] for ledger in (token.predicted, token.recorded)]
+        assert found[0].exact and found[0] == found[1]
+
+
+def test_the_whole_head_is_read_where_many_tiles_are_listed() -> None:
+    use = HeadUse(100)
+    steps = 0
+    while use.wanted():
+        use.learn(100)
+        steps += 1
+    assert 5 < steps < 20
+    assert [use.wanted() for _ in range(PAUSE)] == [False] * (PAUSE - 1) + [True]
+    for _ in range(200):  # it lists few now
+        use.learn(2)
+    assert use.wanted() and use.share < MOST / 5
+    assert not HeadUse(0).wanted()
+
+
+def test_what_is_no_kind_of_head_is_refused() -> None:
+    with pytest.raises(ConfigError, match="head is 'half'"):
+        load(Uniform(SMALL, "q8_0"), head="half")
