@@ -7,6 +7,7 @@ A process of its own, because the interpreter's lock would make steps wait for H
 from __future__ import annotations
 
 import base64
+import gc
 import multiprocessing
 import os
 import signal
@@ -113,7 +114,9 @@ def main(pipe: Connection, loading: Loading, launcher: Connection | None = None)
                 leave()
             return
         with model:
-            Serving(pipe, model, check_threads(loading.threads), pooling).run()
+            serving = Serving(pipe, model, check_threads(loading.threads), pooling)
+            serving.prepare()
+            serving.run()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the HTTP process is gone
 
@@ -160,11 +163,17 @@ class Serving:
         self._length = LENGTH
         self._engine.scheduler.gap = GAP
 
-    def run(self) -> None:
-        """Until the pipe says close, and all requests have ended."""
-        self._model.backend.warm_up()  # no request waits for a kernel
+    def prepare(self) -> None:
+        """What no request is to wait for: kernels, and looking for garbage among the 100,000 objects of a loaded model,
+        which took as long as several steps; from here on only what is newer is looked at."""
+        self._model.backend.warm_up()
         if (draft := self._engine.speculation.model) is not None:
             draft.backend.warm_up()
+        gc.collect()
+        gc.freeze()
+
+    def run(self) -> None:
+        """Until the pipe says close, and all requests have ended."""
         self._measure()
         self._pipe.send_bytes(messages.encoded(messages.LOADED, self._loaded()))
         self._tell(now=True)

@@ -15,7 +15,7 @@ import pytest
 from memfirst import load
 from memfirst.runtime.sampling import SamplingParams
 from memfirst.server import engine, messages
-from memfirst.server.engine import Serving
+from memfirst.server.engine import Loading, Serving
 from memfirst.server.messages import Ask
 from tests.support.serving import Served
 from tests.support.tiny_served import tiny_model
@@ -72,6 +72,21 @@ def test_of_several_requests_each_steps_tokens_are_sent_at_once(model: Path) -> 
 def test_tokens_that_come_slowly_are_sent_as_they_come(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "TOGETHER_SECONDS", 0.0)
     assert all(kinds(batch).count("t") <= 1 for batch in batches(model, 1))
+
+
+def test_a_loaded_models_objects_are_no_garbage_to_look_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    done = list[str]()
+    monkeypatch.setattr("memfirst.server.engine.signal.signal", lambda *_: None)
+    monkeypatch.setattr("memfirst.server.engine.gc.collect", lambda: done.append("collect"))
+    monkeypatch.setattr("memfirst.server.engine.gc.freeze", lambda: done.append("freeze"))
+    ours.send_bytes(messages.encoded(messages.CLOSE))
+    engine.main(theirs, Loading(str(model), threads=1, ctx=256))
+    assert done == ["collect", "freeze"]
+    kinds = set[str]()
+    while ours.poll():
+        kinds.add(messages.decoded(ours.recv_bytes())[0])
+    assert messages.LOADED in kinds
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])

@@ -25,7 +25,7 @@ negative_data_rejection.expected-statuses = ["400", "401", "403", "404", "405", 
 """
 
 COMMAND = ["--checks", "all", "--continue-on-failure", "--no-color", "--request-timeout", "60", "--seed", "1"]
-CASES = ["--max-examples", "400", "--phases", "examples,coverage,fuzzing"]
+CASES = ["--max-examples", "600", "--phases", "examples,coverage,fuzzing"]
 
 FIRST = ["--max-examples", "20", "--phases", "examples,coverage,fuzzing"]
 """What fills caches whose size is bounded: of grammars, of prefixes, of what Python keeps."""
@@ -47,7 +47,7 @@ def main(more: list[str]) -> int:
         config = Path(folder, "schemathesis.toml")
         config.write_text(CONFIG)
         schemathesis = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run"]
-        with Served(tiny_model(Path(folder)), ["--ctx", "256"]) as served:
+        with Served(tiny_model(Path(folder)), ["--ctx", "256", "--pooling", "mean"]) as served:
             command = [*schemathesis, f"{served.url}/openapi.json", *COMMAND]
             subprocess.run([*command, *FIRST], check=False, cwd=folder, stdout=subprocess.DEVNULL)
             before = held(served)
