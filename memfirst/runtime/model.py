@@ -418,7 +418,8 @@ def load(
         pack: "auto": BF16 matrices are kept in 12 bits, without loss and to the same bits, a quarter smaller and faster
             to read; "plain": as in the file.
         head: "auto": an output head of Q8_0 that is a tenth of a token's bytes gets a sketch, 0.54 of its size. Greedy
-            answers then read the sketch and a few rows instead of the head. Exact: the same tokens. "full": no sketch.
+            answers then read the sketch and a few rows instead of the head. Exact: the same tokens. It is made where
+            there is memory for it, not for a split model or under a limit on memory. "full": no sketch.
         split: Of the processes that mpiexec started, each runs a part, this one the first: "pipeline", some layers, or
             "tensor", some rows of every matrix. Exact. The others call `memfirst.runtime.split.follow_model`.
 

@@ -12,7 +12,13 @@ from memfirst import Generation, Model, load
 from memfirst.errors import ConfigError
 from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import HEAD
+from memfirst.hardware import host
+from memfirst.lower.cpu import Lowering
+from memfirst.models import build
 from memfirst.runtime.head_use import MOST, PAUSE, HeadUse
+from memfirst.runtime.packing import with_sketched_head
+from memfirst.runtime.placing import needed
+from memfirst.runtime.sharing import sharing_of
 from tests.support.tiny_models import SMALL, Uniform
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5]
@@ -82,6 +88,36 @@ def test_the_whole_head_is_read_where_many_tiles_are_listed() -> None:
         use.learn(2)
     assert use.wanted() and use.share < MOST / 5
     assert not HeadUse(0).wanted()
+
+
+class Notes:
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+    def update(self, what: str, done: int, total: int, unit: str = "B") -> None:
+        """Nothing."""
+
+
+def test_there_is_none_without_memory_for_it(both: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch) -> None:
+    lowering = Lowering(both[0].graph, 128)
+    sharing, notes = sharing_of(both[0].graph, 128, 8, None), Notes()
+    most = needed(Lowering(both[1].graph, 128), sharing, 2).total
+    for memory, there in ((most, True), (most - 1, False)):
+        monkeypatch.setattr(host, "available_memory", lambda memory=memory: memory)
+        made = with_sketched_head(lowering, sharing, 2, 0, notes)
+        assert (sketched(made.graph) is not None) == there == (made is not lowering)
+    assert notes.said == ["the output head has no sketch: there is no memory for it"]
+
+
+def test_a_small_head_has_none() -> None:
+    graph = build(Uniform(replace(SMALL, vocab_size=300, num_hidden_layers=8, intermediate_size=640), "q8_0"))
+    lowering = Lowering(graph, 128)
+    assert with_sketched_head(lowering, sharing_of(graph, 128, 8, None), 2, 0, Notes()) is lowering
 
 
 def test_what_is_no_kind_of_head_is_refused() -> None:
