@@ -11,7 +11,7 @@ A row that is `like` another starts from that one's config; a key set to null is
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -76,10 +76,9 @@ def configs() -> tuple[ModelConfig, ...]:
 
     Raises FormatError or ConfigError, naming the file and the row, where the user's file is wrong.
     """
-    shipped = _shipped()
-    own = tuple(_rows(_own_bytes(), str(user_file()), {m.name: m for m in shipped}))
+    shipped, own = _shipped(), _own()
     names = {key(m.name) for m in own}
-    return own + tuple(m for m in shipped if key(m.name) not in names)
+    return own + tuple(m for m in shipped if key(m.name) not in names) if own else shipped
 
 
 def find_config(name: str) -> ModelConfig:
@@ -100,7 +99,7 @@ def find_config(name: str) -> ModelConfig:
 
 def look_up(name: str) -> tuple[ModelConfig, str] | None:
     """The row that `name` means, and the quantization that it states ("": none); None where there is no such row."""
-    by_key = {key(n): m for m in reversed((*configs(), *priced())) for n in (*m.aliases, m.name)}
+    by_key = _by_key((*configs(), *priced())) if _own() else _shipped_by_key()
     for asked in spelled(name):
         for one in asked.forms():
             if found := by_key.get(one):
@@ -147,13 +146,29 @@ def _shipped() -> tuple[ModelConfig, ...]:
     return tuple(_rows(data, "configs.json", {}))
 
 
+@cache
+def _shipped_by_key() -> Mapping[str, ModelConfig]:
+    return _by_key((*_shipped(), *priced()))
+
+
+def _by_key(rows: Sequence[ModelConfig]) -> Mapping[str, ModelConfig]:
+    """Rows by each name as it compares, an earlier row's first."""
+    return {key(n): m for m in reversed(rows) for n in (*m.aliases, m.name)}
+
+
+def _own() -> tuple[ModelConfig, ...]:
+    """A user's own rows."""
+    data = _own_bytes()
+    return tuple(_rows(data, str(user_file()), {m.name: m for m in _shipped()})) if data else ()
+
+
 def _own_bytes() -> bytes:
     path = user_file()
     try:
         with open(path, "rb") as file:
             data = file.read(_LARGEST_FILE + 1)
     except FileNotFoundError:
-        return b'{"models": []}'
+        return b""
     except OSError as error:
         raise MemfirstError(f"cannot read {path}: {error.strerror}", do="fix or remove it") from error
     if len(data) > _LARGEST_FILE:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import ceil, prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from memfirst import codecs
 from memfirst.codecs import bf12, sketch
@@ -112,7 +112,7 @@ class Weight:
             return sketch.matrix_bytes(self.rows, self.columns)
         return codecs.sized(self.codec).matrix_bytes(self.rows + self.padding, self.columns)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the whole tensor, scales and padding included."""
         return self.matrices * self.matrix_bytes
@@ -375,6 +375,8 @@ class Op:  # no ABC: with its metaclass isinstance takes ten times as long, and 
     inputs: tuple[str, ...]
     output: str
 
+    recurs: ClassVar[bool] = False  # it updates a recurrent state, as convolutions and shifts do not
+
     @property
     @abstractmethod
     def weights(self) -> tuple[Weight, ...]:
@@ -480,13 +482,9 @@ class Graph:
 
         def packed(op: Op) -> Op:
             stored = {w.name: aside[w.alias or w.name] for w in op.weights if (w.alias or w.name) in aside}
-            return op.with_weights(
-                {
-                    w.name: replace(w, pack="bf12", aside=stored[w.name], counted=counted)
-                    for w in op.weights
-                    if w.name in stored
-                }
-            )
+            named = (w for w in op.weights if w.name in stored)
+            new = {w.name: replace(w, pack="bf12", aside=stored[w.name], counted=counted) for w in named}
+            return op.with_weights(new)
 
         return replace(self, ops=tuple(packed(op) for op in self.ops)) if aside else self
 

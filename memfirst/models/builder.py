@@ -24,10 +24,6 @@ from memfirst.graph.ops.rope import Rope
 from memfirst.graph.ops.scale import Scale
 from memfirst.graph.ops.select import Select
 from memfirst.graph.ops.slice import Slice
-from memfirst.graph.ops.temperature import Temperature
-from memfirst.graph.ops.token_lerp import TokenLerp
-from memfirst.graph.ops.token_shift import TokenShift
-from memfirst.graph.ops.unit_norm import UnitNorm
 from memfirst.models import rope
 from memfirst.models.base import WeightProvider
 from memfirst.models.rope import Rotation
@@ -199,10 +195,14 @@ class Builder:
 
     def shift(self, name: str, x: str) -> str:
         """For each token the value of the one before it."""
+        from memfirst.graph.ops.token_shift import TokenShift  # RWKV's alone, as the next: a plan starts without
+
         return self.add(TokenShift(name, (x,), name, self.state(name, self.hidden_size)))
 
     def lerp(self, name: str, x: str, previous: str, more: tuple[str, ...] = (), parts: int = 0) -> str:
         """Between a token and the one before; `parts` of them side by side, as GGUF stores several."""
+        from memfirst.graph.ops.token_lerp import TokenLerp
+
         shape = (parts, 1, 1, self.hidden_size) if parts else (self.hidden_size,)
         return self.add(TokenLerp(name, (x, previous, *more), name, self.w(f"{name}.weight", shape)))
 
@@ -270,8 +270,13 @@ class Builder:
         """v, normalized where the layer does so."""
         if not h.v_norm:
             return v
-        normed = f"{name}_norm"
-        return self.add(UnitNorm(normed, (v,), normed, self.widths[v], self.eps, h.kv_heads))
+        return self._unit_norm(f"{name}_norm", v, h.kv_heads)
+
+    def _unit_norm(self, name: str, x: str, heads: int) -> str:
+        """Heads scaled to length 1, without a weight."""
+        from memfirst.graph.ops.unit_norm import UnitNorm  # few have one: a plan starts without
+
+        return self.add(UnitNorm(name, (x,), name, self.widths[x], self.eps, heads))
 
     def _placed(self, name: str, x: str, heads: int, h: Heads, query: bool = False) -> str:
         """q or k, normalized and rotated where the layer does so."""
@@ -283,6 +288,8 @@ class Builder:
             x = self._normed(f"{name}_norm", x, heads, h)
         if not query or h.temperature is None:
             return x
+        from memfirst.graph.ops.temperature import Temperature  # Llama 4's alone: a plan starts without
+
         grown = f"{name}_temperature"
         return self.add(Temperature(grown, (x,), grown, self.widths[x], *h.temperature))
 
@@ -290,7 +297,7 @@ class Builder:
         if h.qk_norm == ROW:
             return self.rms_norm(name, x)
         if h.qk_norm == UNIT:
-            return self.add(UnitNorm(name, (x,), name, self.widths[x], self.eps, heads))
+            return self._unit_norm(name, x, heads)
         return self.head_norm(name, x, heads) if h.qk_norm == HEAD else x
 
     def swiglu(self, at: str, x: str, width: int, **more: Any) -> str:

@@ -28,7 +28,7 @@ def mixed(graph: Graph, name: str) -> Graph:
     def changed(op: Op) -> dict[str, Weight]:
         return {w.name: new for w in op.weights if (new := recoded(w)) is not w}
 
-    return replace(graph, ops=tuple(op.with_weights(changed(op)) for op in graph.ops))
+    return replace(graph, ops=tuple(op.with_weights(new) if (new := changed(op)) else op for op in graph.ops))
 
 
 KV_CODECS = ("f16", "q8_0", "q4_0", "f32")

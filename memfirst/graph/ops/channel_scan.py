@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class ChannelScan(Op):
     cache  [channels, state]
     a      [channels, state], negative; d [channels]
     """
+
+    recurs: ClassVar[bool] = True
 
     cache: StateCache
     a: Weight

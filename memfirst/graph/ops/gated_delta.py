@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ class GatedDelta(Op):
     a, dt_bias  [heads]; a is negative
     tiled       head h has the query and key of key head h % key_heads, else of h // (heads / key_heads)
     """
+
+    recurs: ClassVar[bool] = True
 
     cache: StateCache
     key_heads: int

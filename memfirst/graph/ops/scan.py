@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -23,6 +24,8 @@ class SelectiveScan(Op):
     cache          [heads, head_dim, state]
     a, d, dt_bias  [heads], or [heads, 1] as GGUF stores a and d; a is negative
     """
+
+    recurs: ClassVar[bool] = True
 
     cache: StateCache
     heads: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ class Wkv6(Op):
     cache  [heads, head_dim of k, head_dim of v]
     first  u, [heads, head_dim]: what a token's own key and value get in place of a decay
     """
+
+    recurs: ClassVar[bool] = True
 
     cache: StateCache
     first: Weight

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -55,6 +56,8 @@ class Wkv7(Op):
     cache    [heads, head_dim of v, head_dim of k]
     removal  k_k, [heads · head_dim]
     """
+
+    recurs: ClassVar[bool] = True
 
     cache: StateCache
     removal: Weight

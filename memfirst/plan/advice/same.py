@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from memfirst.catalog.configs import ModelConfig, configs
+from memfirst.catalog.models import find_model
 from memfirst.graph import KVCache, StateCache
 from memfirst.plan import Plan, Speculation
 from memfirst.plan.advice.change import EXACT, LOSSY, WINDOW, Advice, attempt, changed, family
@@ -118,16 +119,19 @@ def _speculation(plan: Plan) -> Iterator[Advice]:
 
 def drafter(plan: Plan) -> ModelConfig | None:
     """The smallest model of the catalogue with the same architecture and vocabulary, at most a fifth of the size; one
-    of the same family first."""
-    graph, most = plan.subject.graph, plan.subject.parameters / 5
+    that can be fetched first, and of the same family. Of another family only one that can be fetched."""
+    graph, most, kin = plan.subject.graph, plan.subject.parameters / 5, family(plan.subject.name)
 
     def alike(row: ModelConfig) -> bool:
         vocabulary, kind = row.config.get("vocab_size"), row.config.get("model_type")
         same_words = isinstance(vocabulary, int) and abs(vocabulary - graph.vocab_size) <= SAME_VOCABULARY
         return same_words and kind == graph.architecture and 0 < (row.parameters or 0) <= most
 
-    kin = family(plan.subject.name)
-    return min(filter(alike, configs()), key=lambda row: (family(row.name) != kin, row.parameters or 0), default=None)
+    def rank(row: ModelConfig) -> tuple[bool, bool, int]:
+        return find_model(row.name) is None, family(row.name) != kin, row.parameters or 0
+
+    found = min(filter(alike, configs()), key=rank, default=None)
+    return None if found is None or rank(found)[:2] == (True, True) else found
 
 
 def _threads(plan: Plan) -> Iterator[Advice]:

@@ -353,7 +353,7 @@ def kv_caches(graph: Graph) -> tuple[KVCache, ...]:
 
 def kv_reads(graph: Graph) -> tuple[KVCache, ...]:
     """Those caches, once for each operation that reads one: a layer may read what an earlier one keeps."""
-    ops = (op for op in graph.ops if hasattr(op, "cache") or hasattr(op, "caches"))  # few: others' traffic takes long
+    ops = (op for kind in (Attention, LatentAttention, Opaque) for op in graph.of(kind))  # others' traffic takes long
     return tuple(r.cache for op in ops for r in op.traffic() if isinstance(r, KVTraffic) and not r.write)
 
 

@@ -11,6 +11,7 @@ from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph import Graph
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph.ops.embed import Embed
+from memfirst.graph.ops.linear import Linear
 from memfirst.ledger import required
 from memfirst.plan.fit.allocators import PROCESS, Allocator, Estimate, kv_caches, kv_reads, state_caches
 from memfirst.transform.recode import with_kv
@@ -112,7 +113,7 @@ def looked_up(graph: Graph) -> set[str]:
 def _tied(graph: Graph) -> bool:
     """Whether a table that is looked up is read in full too."""
     tables = looked_up(graph)
-    return any(w.alias in tables for op in graph.ops for w in op.weights if w.alias)
+    return any(w.alias in tables for op in graph.of(Linear) for w in op.weights if w.alias)
 
 
 def _required(program: Program, contexts: Sequence[int], workers: int) -> Needs:

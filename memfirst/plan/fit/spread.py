@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -61,8 +61,14 @@ def cache_bytes(graph: Graph, contexts: Sequence[int], allocator: Allocator) -> 
     by_layer: list[list[Cache]] = [[] for _ in range(layer_count(graph))]
     for cache in graph.caches:
         by_layer[layer_of(cache.name)].append(cache)
-    graphs = (replace(graph, caches=tuple(own)) for own in by_layer)
-    return [allocator.kv(own, contexts) + allocator.state(own, len(contexts)) for own in graphs]
+    sizes, found = list[int](), dict[Hashable, int]()
+    for own in by_layer:
+        alike = tuple((type(c), *(value for name, value in vars(c).items() if name != "name")) for c in own)
+        if alike not in found:  # most layers are
+            alone = replace(graph, caches=tuple(own))
+            found[alike] = allocator.kv(alone, contexts) + allocator.state(alone, len(contexts))
+        sizes.append(found[alike])
+    return sizes
 
 
 def boundaries(sizes: Sequence[int], memories: Sequence[int]) -> list[int]:

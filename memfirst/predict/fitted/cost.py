@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from memfirst.errors import MemfirstError
 from memfirst.graph import Graph, Op, StateCache, Step
 from memfirst.graph.ops.attention import Attention
-from memfirst.graph.ops.channel_scan import ChannelScan
-from memfirst.graph.ops.gated_delta import GatedDelta
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.opaque import Opaque
-from memfirst.graph.ops.scan import SelectiveScan
-from memfirst.graph.ops.wkv6 import Wkv6
-from memfirst.graph.ops.wkv7 import Wkv7
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
 from memfirst.ledger import price
 
@@ -31,8 +26,8 @@ BACKENDS = ("cuda", "rocm", "vulkan", "sycl", "metal", "cpu")
 
 _SAME_KERNELS = {"ollama": "llama.cpp"}
 
-ATTENDS, RECURS = (Attention, LatentAttention), (ChannelScan, GatedDelta, SelectiveScan, Wkv6, Wkv7)
-"""Operations over a context of any length, and those that carry a state instead."""
+ATTENDS = (Attention, LatentAttention)
+"""Operations over a context of any length."""
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
@@ -163,7 +158,7 @@ def recurs(op: Op) -> bool:
     """Whether it is such a layer's."""
     if isinstance(op, Opaque):
         return any(isinstance(cache, StateCache) for cache in op.caches)
-    return isinstance(op, RECURS)
+    return op.recurs
 
 
 def group(ops: Iterable[Op]) -> float:
