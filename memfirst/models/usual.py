@@ -36,12 +36,22 @@ SHARED_WIDTH = ("shared_expert_intermediate_size", "moe_shared_expert_intermedia
 DENSE_FIRST = ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers")
 
 
+PERIODS: Mapping[str, tuple[int, bool]] = {
+    "afmoe": (4, False), "exaone-moe": (4, False), "muse-glimmer": (4, False), "mellum": (4, False),
+    "gemma3n": (5, False), "plamo3": (8, False), "cohere2moe": (4, True), "laguna": (4, True),
+    "smallthinker": (4, True),
+}  # fmt: skip
+"""By GGUF's architecture, where the file has a window and does not say which layers: every how many one attends all,
+and whether that is the first of them; as in llama.cpp's src/models."""
+
+
 class Stated:
     """Look-ups of a number under any of its usual names: GGUF's without the architecture, and those of config.json."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         metadata, prefix = checkpoint.metadata, f"{checkpoint.architecture}."
         self.gguf = checkpoint.kind == "gguf"
+        self._period, self._first = PERIODS.get(checkpoint.architecture, (0, False)) if self.gguf else (0, False)
         own = {str(k).removeprefix(prefix): v for k, v in metadata.items()} if self.gguf else text_of(metadata)
         self._values: Mapping[str, Any] = {key: value for key, value in own.items() if value is not None}
 
@@ -83,12 +93,13 @@ class Stated:
         size, kind = self.integer(WINDOW, MAX_CONTEXT), self.by_layer(WINDOWED, layer)
         if not size or self.raw(("use_sliding_window",)) is False:
             return None
+        kind = self._period if kind is None else kind
         if isinstance(kind, str):
             windowed = "sliding" in kind
         elif isinstance(kind, bool):
             windowed = kind
         else:  # every so many layers one is full
-            windowed = isinstance(kind, int) and kind > 1 and (layer + 1) % kind != 0
+            windowed = isinstance(kind, int) and kind > 1 and (layer + (not self._first)) % kind != 0
         return size if windowed else None
 
     def attends(self, layer: int) -> bool:

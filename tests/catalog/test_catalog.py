@@ -175,7 +175,7 @@ SAID = {
     "minicpm3:4b": 4.07, "minicpm4:8b": 8.19, "youtu-llm:2b": 1.96, "olmo:1b": 1.18, "olmo:7b": 6.9, "falcon:7b": 7,
     "falcon:40b": 41, "falcon:180b": 179, "falcon-2:11b": 11.1, "gpt-neox:20b": 20.6, "pythia:160m": 0.162,
     "pythia:410m": 0.405, "pythia:1b": 1.01, "pythia:1.4b": 1.41, "pythia:2.8b": 2.78, "pythia:6.9b": 6.86,
-    "pythia:12b": 11.8,
+    "pythia:12b": 11.8, "nemotron-super:49b": 49.9, "minitron:8b": 8.27,
 }  # fmt: skip
 """Billions of weights of the text model as published; of Gemma 3n and Muse Glimmer, whose totals are said with their
 towers, those of the publishers' code."""

@@ -217,6 +217,9 @@ def test_a_described_model_says_that_it_does_not_run() -> None:
         ("minimax_m3_vl_text", {"index_block_size": None}, "sparse_block_size"),
         ("minimax_m3_vl_text", {"sparse_attention_config": {"sparse_attention_freq": [1]}}, "a list for 3 layers"),
         ("laguna", {"num_attention_heads_per_layer": [6, 8, 0, 6]}, "num_attention_heads_per_layer"),
+        ("nemotron-nas", {"block_configs": [{}, {}]}, "n_heads_in_group"),
+        ("nemotron-nas", {"block_configs": [{"attention": {"no_op": True}, "ffn": {}}] * 2}, "ffn_mult"),
+        ("nemotron-nas", {"block_configs": None}, "block_configs is missing"),
         ("step3p5", {"attention_other_setting": {"num_attention_heads": "many"}}, "attention_other_setting"),
         ("qwen4_exp_text", {"ple_embed_dim": 50}, "tables of n-grams"),
         ("qwen4_exp_text", {"ple_layer_ids": 2}, "ple_layer_ids"),
@@ -224,9 +227,20 @@ def test_a_described_model_says_that_it_does_not_run() -> None:
     ids=str,
 )
 def test_sizes_that_make_no_sense(kind: str, change: dict[str, Any], says: str) -> None:
-    row = next(row for row in ROWS if row["model_type"] == kind)
+    row = next((row for row in ROWS if row["model_type"] == kind), {"model_type": kind, "config": PLAIN})
     with pytest.raises(ConfigError, match=says):
         made(row | {"config": row["config"] | change})
+
+
+PLAIN = {"hidden_size": 96, "num_attention_heads": 6, "num_hidden_layers": 2, "vocab_size": 211}
+
+
+def test_layers_of_nemotron_super_differ() -> None:
+    graph = unknown(catalog_checkpoint("nemotron-super")).graph
+    kept = [c for c in graph.caches if isinstance(c, KVCache)]
+    assert len(kept) == 49 and {c.heads for c in kept} == {8}
+    widths = Counter(w.shape[0] for name, w in graph.weights().items() if name.endswith("ffn_up.weight"))
+    assert widths == {28672: 49, 7168: 10, 5632: 8, 14336: 6, 2816: 6, 17920: 1}
 
 
 @pytest.mark.parametrize(

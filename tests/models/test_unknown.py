@@ -123,6 +123,25 @@ def test_windows_by_the_pattern_that_says_which_layers_have_one() -> None:
     assert [c.window for c in caches(EMBED, *layers, **said, **pattern)] == [32, None]
 
 
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("afmoe", [3]),
+        ("exaone-moe", [3]),
+        ("gemma3n", [4]),
+        ("cohere2moe", [0, 4]),
+        ("laguna", [0, 4]),
+        ("novel", None),
+    ],
+)
+def test_windows_of_architectures_whose_files_do_not_say_which_layers(name: str, full: list[int] | None) -> None:
+    stated = {key.replace("novel", name): value for key, value in KEYS.items()}
+    said = stated | {f"{name}__attention__sliding_window": 32}
+    table = Table([EMBED, *(t for i in range(6) for t in layer(i))], name, **said)
+    kept = [c.window for c in unknown(table).graph.caches if isinstance(c, KVCache)]  # type: ignore[arg-type]
+    assert [i for i, window in enumerate(kept) if window is None] == (list(range(6)) if full is None else full)
+
+
 def caches(*tensors: TensorInfo, **metadata: Any) -> list[KVCache]:
     return [c for c in graph_of(*tensors, **metadata).caches if isinstance(c, KVCache)]
 

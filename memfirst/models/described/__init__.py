@@ -23,13 +23,19 @@ _FILES: Mapping[str, str] = {
         "compressed": "deepseek_v4",
         "grouped": "minimax_m3 laguna step3p5 muse_glimmer gemma3n",
         "plain": "afmoe apertus arcee baichuan bailing_moe bamba cohere cohere2_moe deepseek dots1 exaone exaone_moe "
-        "falcon gemma gpt_neox hy_v3 internlm2 internlm3 mimo_v2_flash minicpm nemotron olmo phimoe solar_open",
+        "falcon gemma gpt_neox hy_v3 internlm2 internlm3 mimo_v2_flash minicpm nemotron nemotron_nas olmo phimoe solar_open",
     }.items()
     for name in names.split()
 }
 """By config.json's `model_type`: the file with a function of that name."""
 
-_SAME = {"mimo_v2": "mimo_v2_flash", "kimi_k3": "kimi_linear", "step3p7": "step3p5", "minimax_m3_vl": "minimax_m3"}
+_SAME = {
+    "nemotron-nas": "nemotron_nas",
+    "mimo_v2": "mimo_v2_flash",
+    "kimi_k3": "kimi_linear",
+    "step3p7": "step3p5",
+    "minimax_m3_vl": "minimax_m3",
+}
 
 
 def describe(stated: Stated, model_type: str) -> Described | None:

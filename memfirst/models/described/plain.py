@@ -4,6 +4,7 @@ and others; Bamba, whose layers are mostly Mamba-2."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -186,6 +187,40 @@ def bamba(stated: Stated) -> Described:
             layer.state("state", (kernel - 1) * channels + inner * size)
         gated(layer, stated.needed(usual.WIDTH, MAX_WIDTH))
     return found
+
+
+def nemotron_nas(stated: Stated) -> Described:
+    """Llama 3.3 Nemotron Super: what a search left of Llama's layers, some without attention, widths by layer."""
+    found, heads = begin(stated), stated.needed(usual.HEADS, MAX_HEADS)
+    dim = found.hidden // heads
+    blocks = listed(stated, ("block_configs",), len(found.layers))
+    if not blocks or not all(isinstance(block, Mapping) for block in blocks):
+        raise ConfigError("block_configs is missing", "attention and feed-forward of each layer")
+    for layer, block in zip(found.layers, blocks, strict=True):
+        kept, ffn = _part(block, "attention"), _part(block, "ffn")
+        shared, factor = kept.get("n_heads_in_group"), ffn.get("ffn_mult")
+        if kept.get("no_op"):
+            del layer.tensors["attn_norm"]
+        elif isinstance(shared, int) and 0 < shared <= heads:
+            kv = heads // shared
+            attention(layer, heads, kv, dim, layer.cache("kv", kv, dim, dim), norms=False)
+        else:
+            raise ConfigError(f"n_heads_in_group is {str(shared)[:20]!r}", f"an integer in 1..{heads}")
+        if ffn.get("no_op"):
+            del layer.tensors["ffn_norm"]
+        elif isinstance(factor, int | float) and 0 < factor <= MAX_FACTOR:
+            gated(layer, -(-int(2 * factor * found.hidden / 3) // 256) * 256)
+        else:
+            raise ConfigError(f"ffn_mult is {str(factor)[:20]!r}", f"a number up to {MAX_FACTOR}")
+    return found
+
+
+MAX_FACTOR = 64
+
+
+def _part(block: Any, name: str) -> Mapping[str, Any]:
+    part = block.get(name)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _heads(stated: Stated) -> tuple[int, int, int]:
