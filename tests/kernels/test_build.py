@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from memfirst.kernels.cpu.build import Specialise, specialise
-from memfirst.kernels.cpu.lang import lanes, macro, static
+from memfirst.kernels.cpu.lang import compiled, lanes, macro, static
 from memfirst.lower import step_fields
 
 BASE = 100
@@ -53,3 +53,27 @@ def test_a_name_that_means_two_things_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(globals(), "in_group", 5)
     with pytest.raises(TypeError, match="in_group is one thing in elsewhere"):
         Specialise({}, {"in_group": step_fields.in_group}).adopt(elsewhere)
+
+
+def _float_later(n: int) -> int:
+    held = n
+    if n > 3:
+        held = 0.5  # type: ignore[assignment]
+    return int(held)
+
+
+def _wider_later(n: Any) -> Any:
+    held = n
+    for _ in range(3):
+        held = held + held
+    return held
+
+
+def test_a_name_holds_one_type() -> None:
+    """Compiled, a number would else become a float64 and back; an integer of 32 bits is the same in 64."""
+    from numba import types
+    from numba.core.errors import TypingError
+
+    with pytest.raises(TypingError, match="held is float64, and given int64: another name"):
+        compiled(_float_later, types.int64(types.int64))
+    assert compiled(_wider_later, types.int64(types.int32)).signatures == [(types.int32,)]

@@ -36,8 +36,8 @@ def block32(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worke
             d = CODEC.scale(w, p, part)
             for i in static(8):
                 for c in static(4):
-                    v = signed_column(q[i], c) if CODEC.SIGNED else column(q[i], c)
-                    v = mul(to_float(sub(v, splat_i(CODEC.OFFSET))), d)
+                    code = signed_column(q[i], c) if CODEC.SIGNED else column(q[i], c)
+                    v = mul(to_float(sub(code, splat_i(CODEC.OFFSET))), d)
                     if CODEC.HAS_MIN:
                         v = add(v, CODEC.minimum(w, p, part))
                     x[t * cols + b * 32 + 4 * i + c] = lane(v, k) * scale

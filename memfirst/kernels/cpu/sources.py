@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 
 PACKAGE = __name__.split(".", maxsplit=1)[0]
 KERNELS = __name__.rpartition(".")[0]
@@ -25,6 +26,9 @@ NOT_COMPILED = (f"{PACKAGE}.errors", f"{PACKAGE}.progress", f"{KERNELS}.spans")
 
 MOST_KNOWN = 512
 """Files that a `Sources` remembers across processes: a dozen versions of all that kernels are made of."""
+
+_parsing = Lock()
+"""CPython 3.11 counts the depth of all threads' trees together: two that parse at once may get a SystemError."""
 
 Key = tuple[str, tuple[tuple[str, int | str], ...]]
 """A kernel ("matmul.block32") and its static parameters."""
@@ -41,7 +45,8 @@ class Source:
     @classmethod
     def of(cls, text: str) -> Source:
         """Read a module's source."""
-        tree = ast.parse(text)
+        with _parsing:
+            tree = ast.parse(text)
         imports = tuple(sorted(set(_imports(tree))))
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
