@@ -307,10 +307,10 @@ def rope(
         for h in range(t * stride + lo + start, t * stride + hi, head_dim):
             for i in range(0, whole, 16):
                 at, beyond = h + i * near, h + i * near + (apart if SPLIT else 16)
-                x, y16 = load16(y, at), load16(y, beyond)
-                c, s = load16(cos, angle + i), load16(sin, angle + i)
-                a, b = (x, y16) if SPLIT else (evens16(x, y16), odds16(x, y16))
-                near16, far16 = sub(mul(a, c), mul(b, s)), plus(mul(a, s), mul(b, c))
+                x16, y16 = load16(y, at), load16(y, beyond)
+                c16, s16 = load16(cos, angle + i), load16(sin, angle + i)
+                a16, b16 = (x16, y16) if SPLIT else (evens16(x16, y16), odds16(x16, y16))
+                near16, far16 = sub(mul(a16, c16), mul(b16, s16)), plus(mul(a16, s16), mul(b16, c16))
                 store16(y, at, near16 if SPLIT else zip_low16(near16, far16))
                 store16(y, beyond, far16 if SPLIT else zip_high16(near16, far16))
             for i in range(whole, half):
