@@ -46,7 +46,7 @@ def topk(
     Returns how many more equal the least of the k, or -1 for NaN or +inf among the logits.
     """
     _penalise(logits, seen, kept, count, penalty)
-    held, ties, least = 0, 0, -np.inf
+    held, ties, least = 0, 0, np.float32(-np.inf)
     whole = vocab // BLOCK * BLOCK
     at = 0
     while at < vocab and ties >= 0:
@@ -124,7 +124,7 @@ def masked(logits: "f32", bits: "i32", out: "f32", vocab: "int", worker, lo, hi)
 
     Words of a mask are all ones or all zeros but for a few: those go by vectors.
     """
-    none = splat16(-np.inf)
+    lowest, none = np.float32(-np.inf), splat16(-np.inf)
     whole = vocab // 32
     for word in range(whole):
         at, allowed = word * 32, bits[word]
@@ -136,7 +136,7 @@ def masked(logits: "f32", bits: "i32", out: "f32", vocab: "int", worker, lo, hi)
             store16(out, at + 16, load16(logits, at + 16))
         else:
             for i in range(32):
-                out[at + i] = logits[at + i] if allowed >> i & 1 else -np.inf
+                out[at + i] = logits[at + i] if allowed >> i & 1 else lowest
     for i in range(whole * 32, vocab):
-        out[i] = logits[i] if bits[whole] >> (i - whole * 32) & 1 else -np.inf
+        out[i] = logits[i] if bits[whole] >> (i - whole * 32) & 1 else lowest
     return 0
