@@ -56,6 +56,7 @@ class TypeInference(NopythonTypeInference):  # type: ignore[misc]  # Numba is no
     _name = "kernel_type_inference"
 
     def run_pass(self, state: Any) -> bool:
+        """Types of all names."""
         with _asked_once(state.typingctx):
             return bool(super().run_pass(state))
 
@@ -70,6 +71,7 @@ class OneType(AnalysisPass):  # type: ignore[misc]
         super().__init__()
 
     def run_pass(self, state: Any) -> bool:
+        """Changes nothing."""
         for block in state.func_ir.blocks.values():
             for assign in block.find_insts(ir.Assign):
                 held, given = state.typemap[assign.target.name], _type(assign.value, state)
