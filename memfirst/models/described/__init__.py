@@ -23,7 +23,8 @@ _FILES: Mapping[str, str] = {
         "compressed": "deepseek_v4",
         "grouped": "minimax_m3 laguna step3p5 muse_glimmer gemma3n",
         "plain": "afmoe apertus arcee baichuan bailing_moe bamba cohere cohere2_moe deepseek dots1 exaone exaone_moe "
-        "falcon gemma gpt_neox hy_v3 internlm2 internlm3 mimo_v2_flash minicpm nemotron nemotron_nas olmo phimoe solar_open",
+        "falcon gemma gpt_neox hy_v3 internlm2 internlm3 mimo_v2_flash minicpm nemotron nemotron_nas olmo phimoe "
+        "solar_open",
     }.items()
     for name in names.split()
 }
