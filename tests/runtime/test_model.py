@@ -223,14 +223,17 @@ left = memfirst.load(small(), threads=2, ctx=128)
 kept = left.generate("abc", max_tokens=9)
 next(iter(kept))
 import threading
-print("survived", threading.active_count())
+from memfirst.kernels.cpu.background import THREAD
+names = [thread.name for thread in threading.enumerate()]
+print("survived", len(names) - names.count(THREAD), names.count(THREAD) <= 1)
 """
 
 
 def test_models_dropped_in_every_order_end_their_threads() -> None:
-    """In a process of its own: what was wrong here was a crash. The last one is still there when the process ends."""
+    """In a process of its own: what was wrong here was a crash. The last one is still there when the process ends, and
+    may be compiling kernels in the background."""
     ran = subprocess.run([sys.executable, "-c", DROPS], capture_output=True, text=True, check=False, timeout=120)
-    assert (ran.returncode, ran.stdout) == (0, "survived 2\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, "survived 2 True\n"), ran.stderr
 
 
 def test_a_dropped_model_is_freed_at_once() -> None:

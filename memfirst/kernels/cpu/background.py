@@ -19,6 +19,10 @@ NICE = 19
 """Beside busy workers the compiler gets 1.5 % of a core; an idle one, all of it."""
 
 
+THREAD = "memfirst-compiler"
+"""As a debugger shows it."""
+
+
 class Background:
     """The kernels that a library will be asked for, compiled before they are."""
 
@@ -42,7 +46,7 @@ class Background:
             self._asked.update(new)
             self._todo.extend(new)
             if new and not self._closed and self._thread is None:
-                self._thread = threading.Thread(target=self._work, daemon=True)
+                self._thread = threading.Thread(target=self._work, name=THREAD, daemon=True)
                 self._thread.start()
         return not missing
 
