@@ -220,6 +220,7 @@ def test_run_hands_over_what_was_asked() -> None:
         "speculate": "auto",
         "draft": None,
         "pack": "auto",
+        "head": "full",
         "split": "",
     }
     raw = json.loads(command(FAKE, "run", "m.gguf", "--raw", "-p", "Once", "--json").stdout)

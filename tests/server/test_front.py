@@ -76,7 +76,7 @@ def test_a_stream_is_passed_on_event_by_event(http: httpx.Client) -> None:
     with http.stream("POST", "/v1/completions", json=WHOLE | {"stream": True}) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         parts = list(response.iter_raw())
-    assert len(parts) > 20  # some tokens may come together, not all
+    assert len(parts) > 3  # a lone answer's tokens come together for 12 ms; a front that keeps them has one part
     lines = [line for line in b"".join(parts).decode().splitlines() if line]
     text = "".join(json.loads(line[6:])["choices"][0]["text"] for line in lines[:-1])
     assert lines[-1] == "data: [DONE]" and text == http.post("/v1/completions", json=WHOLE).json()["choices"][0]["text"]
