@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -15,7 +16,7 @@ import pytest
 from memfirst.backends.cpu.backend import CpuBackend
 from memfirst.errors import BackendError
 from memfirst.graph.traffic import ACTIVATIONS
-from memfirst.kernels.cpu import background, compiling
+from memfirst.kernels.cpu import compiling
 from memfirst.kernels.cpu.background import Background
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.sources import Key
@@ -107,15 +108,24 @@ def test_kernels_are_compiled_meanwhile(tmp_path: Path) -> None:
 
 def test_the_compiler_yields_and_ends_with_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = tmp_path / "said"
-    slow = f"import os, time; open({str(said)!r}, 'w').write(os.environ[{compiling.NICE!r}]); time.sleep(60)"
+    slow = (
+        "import pathlib, time; from memfirst.kernels.cpu import compiling\n"
+        f"compiling.compile_one = lambda key: (pathlib.Path({str(said)!r}).touch(), time.sleep(60))\n"
+        "compiling.main()"
+    )
     monkeypatch.setattr(compiling, "_CHILD", [sys.executable, "-c", slow])
     meanwhile = Background(Library(tmp_path))
     assert not meanwhile.ready([KEY])
     end = time.monotonic() + 20
-    while not (said.exists() and said.read_text()) and time.monotonic() < end:
+    while not said.exists() and time.monotonic() < end:
         time.sleep(0.02)
     child = meanwhile._child
-    assert said.read_text() == str(background.NICE) and child.poll() is None
+    assert said.exists() and child.poll() is None
+    assert os.getpgid(child.pid) != os.getpgid(0), "a terminal's Ctrl-C reached it"
+    assert os.getsid(child.pid) == os.getsid(0), "another session gets a share of its own, whatever its priority"
+    assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
+    if sys.platform == "linux":
+        assert os.sched_getscheduler(child.pid) == os.SCHED_IDLE
     meanwhile.close()
     assert meanwhile._thread is None and child.poll() is not None
 

@@ -54,10 +54,10 @@ def state() -> tuple[object, ...]:
 
 
 @contextmanager
-def children(count: int, nice: int = 0) -> Iterator[list[compiling.Child]]:
+def children(count: int, idle: bool = False) -> Iterator[list[compiling.Child]]:
     """As `compiling.children`, of those that are kept; all that were lent end with an exception."""
-    if nice:
-        with FRESH(count, nice) as started:
+    if idle:
+        with FRESH(count, idle) as started:
             yield started
         return
     now = state()

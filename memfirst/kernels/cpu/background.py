@@ -15,10 +15,6 @@ from memfirst.errors import BackendError
 from memfirst.kernels.cpu.library import Library
 from memfirst.kernels.cpu.sources import Key
 
-NICE = 19
-"""Beside busy workers the compiler gets 1.5 % of a core; an idle one, all of it."""
-
-
 THREAD = "memfirst-compiler"
 """As a debugger shows it."""
 
@@ -76,7 +72,7 @@ class Background:
 
         key: Key | None = None
         try:
-            with compiling.children(1, NICE) as (child,):
+            with compiling.children(1, idle=True) as (child,):
                 self._child = child
                 while (key := self._next()) is not None:
                     blob = compiling.compiled(child, key)
