@@ -29,6 +29,7 @@ from memfirst.runtime.model import Model, load
 from memfirst.runtime.request import Request
 from memfirst.runtime.speculation import AUTO
 from memfirst.server import messages
+from memfirst.server.gaps import Gaps
 from memfirst.server.messages import CANCELLED, Ask, End, Loaded, Piece, PromptProgress, Running, Stats
 
 STATS_SECONDS = 0.2
@@ -160,7 +161,7 @@ class Serving:
         self._sent_at = 0.0
         self._prompts: dict[int, int] = {}
         """Of requests that want to know, the tokens of the prompt of which they know."""
-        self._length = LENGTH
+        self._length, self._gaps = LENGTH, Gaps()
         self._engine.scheduler.gap = GAP
 
     def prepare(self) -> None:
@@ -269,6 +270,7 @@ class Serving:
         self._compiling.pop(number, None)
         request = self._live.pop(number, None)
         if request is not None:
+            self._gaps.ended(number)
             self._engine.cancel(request)
             self._dropped = True
             self._ends.append(["e", End(number, CANCELLED, self._usage(request))])
@@ -293,14 +295,18 @@ class Serving:
         """Pieces and ends of all requests, and how far prompts are."""
         events, self._ends = self._ends, []
         events += self._progress()
+        now = time.perf_counter()
         for number, request in list(self._live.items()):
             wanted = request.logprobs is not None
+            if request.events:
+                self._gaps.gave(number, now)
             for _ in range(len(request.events)):
                 token = request.events.popleft()
                 listed = [(lp.id, lp.logprob) for lp in token.logprobs] if wanted else None
                 events.append(["t", Piece(number, token.text, token.id, listed)])
             if request.done:
                 del self._live[number]
+                self._gaps.ended(number)
                 if not isinstance(request, Embedding):
                     self._length += LEARNS * (request.generated - self._length)
                 error = request.error
@@ -364,6 +370,7 @@ class Serving:
             accounts.steps, accounts.tokens, accounts.prompt_tokens, accounts.rows, accounts.seconds,
             dict(accounts.bytes), [pool.used for pool in pools], [pool.idle for pool in pools], requests, *self._last,
             self._bandwidth, self._engine.scheduler.counts | memory.paged, self._wait(),
+            self._gaps.counts, self._gaps.seconds,
         )  # fmt: skip
 
     def _loaded(self) -> Loaded:

@@ -131,6 +131,8 @@ class Stats(NamedTuple):
     used    blocks of each cache group that somebody holds; kept: those that only the prefix cache holds
     counts  of the scheduler and of the KV memory
     wait    predicted seconds until a request that comes now is begun
+    gaps    how many times between tokens of an answer were within each bound of `gaps.BOUNDS`, and longer than all;
+            gap_seconds: their sum
     """
 
     steps: int
@@ -147,6 +149,8 @@ class Stats(NamedTuple):
     read_bandwidth: float
     counts: dict[str, int]
     wait: float
+    gaps: Sequence[int] = ()
+    gap_seconds: float = 0.0
 
 
 def params_of(fields: Mapping[str, Any]) -> SamplingParams:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 
 from memfirst import __version__
+from memfirst.server.gaps import BOUNDS
 from memfirst.server.messages import CANCELLED, End
 from memfirst.server.service import Service
 
 router = APIRouter()
 
-SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
@@ -40,7 +47,7 @@ class Metrics:
 
         self.queue = histogram("queue_seconds", "From a request's arrival to its first step", LONG)
         self.first = histogram("time_to_first_token_seconds", "From a request's arrival to its first token", LONG)
-        self.between = histogram("inter_token_seconds", "Mean time between tokens of an answer", SHORT)
+        self.between = histogram("time_per_output_token_seconds", "Mean time of tokens after the first", BOUNDS)
         self.whole = histogram("request_seconds", "From a request's arrival to its end", LONG)
         self.ended = Counter("memfirst_requests", "Requests that ended", ["end"], registry=self.registry)
         self.prompt = Counter("memfirst_prompt_tokens", "Tokens of prompts", registry=self.registry)
@@ -118,6 +125,7 @@ class Metrics:
             blocks.add_metric([state], sum(n * size for n, size in zip(counts, sizes, strict=True)))
         blocks.add_metric(["file"], stats.counts.get("page_file_bytes", 0))
         yield blocks
+        yield _gaps("memfirst_inter_token_seconds", stats)
         for name, text in COUNTS.items():
             yield CounterMetricFamily(f"memfirst_{name}", text, stats.counts.get(name, 0))
         yield GaugeMetricFamily(
@@ -134,6 +142,7 @@ class Metrics:
                 "vllm:kv_cache_usage_perc", "Share of the KV cache in use",
                 sum(link.stats.used) - sum(link.stats.kept) and (sum(link.stats.used) - sum(link.stats.kept)) / total,
             )  # fmt: skip
+            yield _gaps("vllm:inter_token_latency_seconds", link.stats)
             for name in ("queries", "hits"):
                 text = COUNTS[f"prefix_{name}"]
                 yield CounterMetricFamily(f"vllm:prefix_cache_{name}", text, link.stats.counts.get(f"prefix_{name}", 0))
@@ -163,6 +172,13 @@ class Metrics:
             ("n_busy_slots_per_decode", "Rows of logits a step", _rate(rows, steps)),
         ):
             yield GaugeMetricFamily(f"llamacpp:{name}", text, value)
+
+
+def _gaps(name: str, stats: Any) -> Metric:
+    """The engine's own histogram, which does not depend on when tokens are sent and read."""
+    counts = [*accumulate(stats.gaps or [0] * (len(BOUNDS) + 1))]
+    buckets = [*zip((*map(str, BOUNDS), "+Inf"), counts, strict=True)]
+    return HistogramMetricFamily(name, "Between steps that gave an answer tokens", buckets, stats.gap_seconds)
 
 
 def _rate(count: float, seconds: float) -> float:

@@ -17,7 +17,7 @@ from memfirst.cli.load import is_url
 from memfirst.errors import ConfigError, ProbeError
 from memfirst.measure.load import run as loads
 from memfirst.measure.load.predicted import miss, predictions, predictor
-from memfirst.measure.load.run import Found, Options, load
+from memfirst.measure.load.run import Found, Options, between, load
 from memfirst.measure.load.workload import SHAREGPT, Workload
 from memfirst.measure.probe.stream import stream_of
 from memfirst.plan import subject
@@ -48,6 +48,14 @@ def test_a_closed_loop_keeps_so_many_clients(fake: Fake) -> None:
     assert 0.0015 < one.itl.p50 < 0.01 and one.e2e.p50 == pytest.approx(one.ttft.p50 + 7 * one.itl.mean, rel=0.5)
     assert one.good and one.good[1] == 1.0 and [level.label for level in found.levels] == ["1 client", "4 clients"]
     assert not any("ignore_eos" in body for body in fake.completions())  # OpenAI's API has no such field
+
+
+def test_pieces_of_one_read_share_the_time_before_it() -> None:
+    """Three tokens in a write every 12 ms are one each 4 ms; a token in a write of its own took what it took."""
+    assert between([1.0, 1.012, 1.012, 1.012, 1.024, 1.024, 1.032]) == pytest.approx(
+        (0.004, 0.004, 0.004, 0.006, 0.006, 0.008)
+    )
+    assert between([2.0, 2.0, 2.5]) == (0.0, 0.5) and between([3.0]) == () == between([])
 
 
 def test_prompts_have_the_length_that_was_asked_for_and_share_their_beginning(fake: Fake) -> None:

@@ -126,9 +126,12 @@ def test_metrics_have_the_names_that_others_look_for(http: httpx.Client) -> None
     values = dict(re.findall(r"^([a-z:_]+) ([0-9.e+]+)$", text, re.MULTILINE))
     for name in ("memfirst_prefix_queries_total", "memfirst_prefix_hits_total", "memfirst_recomputed_tokens_total",
                  "memfirst_predicted_wait_seconds", "vllm:prefix_cache_queries_total", "vllm:prefix_cache_hits_total",
-                 "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"):  # fmt: skip
+                 "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "memfirst_inter_token_seconds_sum",
+                 "vllm:inter_token_latency_seconds_count"):  # fmt: skip
         assert name in values, name
     assert values["memfirst_prefix_hits_total"] == values["vllm:prefix_cache_hits_total"] != "0.0"
+    assert values["memfirst_inter_token_seconds_count"] == values["vllm:inter_token_latency_seconds_count"] != "0.0"
+    assert 'memfirst_inter_token_seconds_bucket{le="0.0025"}' in text
 
 
 def test_the_dashboard_shows_metrics_that_exist(http: httpx.Client) -> None:

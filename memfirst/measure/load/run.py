@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from memfirst.errors import ConfigError, MemfirstError
 from memfirst.measure.load.ask import Form
@@ -83,6 +83,16 @@ class Level:
         if not self.clients:
             return f"{self.rate:g} req/s"
         return f"{self.clients} client{'s' * (self.clients > 1)}"
+
+
+def between(times: Sequence[float]) -> tuple[float, ...]:
+    """Seconds from piece to piece that came at `times`. Those of one read, of which each but the first would have come
+    in no time, share what had passed since the read before."""
+    reads = [(at, len(list(same))) for at, same in groupby(times)]
+    gaps = [0.0] * (reads[0][1] - 1) if reads else []
+    for (before, _), (at, pieces) in pairwise(reads):
+        gaps += [(at - before) / pieces] * pieces
+    return tuple(gaps)
 
 
 @dataclass
@@ -291,7 +301,7 @@ class _Level:
                 self.errors[shown(error.found, 100)] += 1
         else:
             times = [event.at for event in stream.events]
-            gaps = tuple(b - a for a, b in pairwise(times))
+            gaps = between(times)
             tokens = max(1, round(stream.events[-1].tokens))
             prompt = wanted.prompt if stream.prompt_tokens is None else stream.prompt_tokens
             with self._lock:
