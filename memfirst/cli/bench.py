@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from memfirst.cli import load, streams
-from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Json, Kv, Memory, Offline, Pack, Split, Threads
+from memfirst.cli.options import MODEL_HELP, Ctx, Draft, Head, Json, Kv, Memory, Offline, Pack, Split, Threads
 from memfirst.progress import Progress
 
 MaybeModel = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, show_default=False)]
@@ -75,6 +75,7 @@ def bench(
     kv: Kv = "f16",
     memory: Memory = None,
     pack: Pack = "auto",
+    head: Head = "full",
     synthetic: Synthetic = None,
     layers: Layers = None,
     codec: Codec = "q4_k_m",
@@ -111,6 +112,7 @@ def bench(
         alone = {
             "--synthetic": synthetic, "--layers": layers, "--write": write, "--llama-bench": llama_bench,
             "--profile": profile, "--trace": trace, "--explain": explain, "--text": text, "--draft": draft,
+            "--head": head != "full",
         }  # fmt: skip
         if given := [name for name, value in alone.items() if value]:
             raise typer.BadParameter(f"--serve measures a server, {given[0]} a model by itself: give one of them")
@@ -125,6 +127,8 @@ def bench(
     _check(model, synthetic, write or layers, llama_bench and as_json, trace)
     if split and (synthetic or profile or trace or memory):
         raise typer.BadParameter("--split measures a MODEL: give it without --synthetic, --profile, --trace, --memory")
+    if head != "full" and (split or memory or text or draft):
+        raise typer.BadParameter("--head auto measures one model in memory: give no --split, --memory, --text, --draft")
     if explain is not None:
         _explained(model or "", explain, offline, as_json)
         return
@@ -144,7 +148,7 @@ def bench(
         measured = measure.bench(
             source,
             threads=engine.share_of_threads(threads, split), prompt=prompt, generate=generate, ctx=ctx, kv=kv,
-            memory=memory, pack=pack, split=split,
+            memory=memory, pack=pack, split=split, head=head,
             profile=profile or trace is not None, progress=report,
         )  # fmt: skip
     if trace is not None:

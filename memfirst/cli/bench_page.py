@@ -23,6 +23,8 @@ def page(found: Measured, within: int) -> str:
     facts.append(("memory", f"{pattern}; {found.peak}" if found.peak else pattern))
     if found.experts:
         facts.append(("experts", f"{found.experts}; a step of the prompt: {found.prompt_experts}"))
+    if found.head:
+        facts.append(("head", found.head.line()))
     if found.disk:
         facts.append(("disk", found.disk.line(found.decode_tok_s).removeprefix("disk ")))
     said = found.comparison.sentence() if found.comparison else "nothing: run `memfirst machine` once"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memfirst.cli.options import MODEL_HELP, Json, Memory, Offline, tokens
+from memfirst.cli.options import MODEL_HELP, Head, Json, Memory, Offline, tokens
 from memfirst.cli.streams import write
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def plan(
     power_cap: PowerCap = "",
     backend: Backend = "",
     flash: Flash = True,
+    head: Head = "full",
     speculate: Speculate = "",
     draft: Draft = "",
     sweep: Sweep = None,
@@ -229,7 +230,7 @@ def plan(
         beside, host_rate = sources.host(host)
         limit, far = sources.limit(memory), sources.rate("--disk", disk)
         options = Options(*chosen, devices, parallel, threads, drafts, host_rate, beside, limit, far,
-                          users, rate, answer, replicas, split, processes, backend.lower(), flash)  # fmt: skip
+                          users, rate, answer, replicas, split, processes, backend.lower(), flash, head)  # fmt: skip
         axes = sources.axes(sweep or [])
         rows = sources.combinations(options, axes)
     where = sources.places(on or [], bandwidth, power_cap)

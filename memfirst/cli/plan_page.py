@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from memfirst.plan.from_disk import FromDisk
     from memfirst.plan.load import Load
     from memfirst.plan.replicas import Replicas
+    from memfirst.plan.result import Sketch
     from memfirst.predict.load import Figures, Simulated
 
 WIDTH, LABEL = 110, 9
@@ -86,10 +87,7 @@ def _facts(plan: Plan, room: int) -> Iterator[tuple[str, ...]]:
     more = [f"embedding {size(small)}"] if small > 0.005 * plan.step_bytes else []
     for line in bar({p: amount.mean for p, amount in plan.amounts.items()}, room, sizes=True, more=more):
         yield "read", line
-    if plan.disk:
-        yield "disk", _disk(plan, plan.disk)
-    if plan.distinct:
-        yield "experts", _experts(plan)
+    yield from _partly(plan)
     if plan.growth or plan.overtakes:
         yield ("context", *_growth(plan))
     if plan.fits is False:
@@ -106,6 +104,16 @@ def _facts(plan: Plan, room: int) -> Iterator[tuple[str, ...]]:
         yield ("users", *_users(plan.load))
         if plan.load.arriving:
             yield ("users", *_arriving(plan.load, plan.load.arriving))
+
+
+def _partly(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Of weights that a step reads in part: the head by a sketch, what lies on disk, routed experts."""
+    if plan.sketch:
+        yield "read", _sketch(plan.sketch)
+    if plan.disk:
+        yield "disk", _disk(plan, plan.disk)
+    if plan.distinct:
+        yield "experts", _experts(plan)
 
 
 def _several(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -198,6 +206,16 @@ def _read(plan: Plan) -> str:
     if plan.options.batch > 1:
         return f"{size(total)} a step of {plan.options.batch} tokens, {size(plan.nbytes)} each"
     return f"{size(total)} a token"
+
+
+def _sketch(found: Sketch) -> str:
+    if not found.used:
+        return f"sketch of the head {size(found.nbytes)}: for steps of one greedy answer alone, not these"
+    source = "measured of it" if found.measured else "the most that was measured of any"
+    return (
+        f"of the head's {size(found.head)} a sketch, {size(found.nbytes)}, and {100 * found.share:.1f} % of its rows"
+        f" ({source}), at most all; greedy answers"
+    )
 
 
 def _disk(plan: Plan, disk: FromDisk) -> str:

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from memfirst import __version__
-from memfirst.backends.base import observed
+from memfirst.backends.base import StepResult, observed
 from memfirst.backends.cpu.backend import CpuBackend
 from memfirst.errors import CapacityError
 from memfirst.formats.checkpoint import Checkpoint
 from memfirst.graph import Graph, Step
 from memfirst.graph import Sequence as Tokens
-from memfirst.graph.traffic import ACTIVATIONS
+from memfirst.graph.ops.sketched import sketched
+from memfirst.graph.traffic import ACTIVATIONS, HEAD
 from memfirst.hardware.memory_modules import MemoryPeak, memory_peak
 from memfirst.ledger import Distinct, Ledger, Memory, distinct_experts
 from memfirst.measure.profile import StepProfile, profile_step, time_calls
@@ -30,10 +31,12 @@ from memfirst.predict.llama_bench import Row, measured_row
 from memfirst.predict.measured import Comparison, measured_parts, predicted_parts
 from memfirst.predict.measured import load as load_rates
 from memfirst.progress import Progress, Silent
+from memfirst.runtime.head_use import HeadUse
 from memfirst.runtime.model import Model, load
 from memfirst.runtime.placing import Limit
 from memfirst.runtime.report import DiskUse
 from memfirst.runtime.request import Timing
+from memfirst.transform.sketched import HEAD_FULL
 
 SEED = 20260101
 """Of the prompt's token ids: any ids cost the same."""
@@ -62,6 +65,43 @@ class OpRow:
     def rate(self) -> float:
         """Bytes per second while all workers were in it."""
         return self.bytes * self.threads / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class HeadRead:
+    """An output head with a sketch, while decoding: greedily, as each step gives the next one's token.
+
+    steps     of them; sketched: those that went by the sketch; listed: tiles of 16 rows that these read in full
+    tiles     of the head; expected: the share of them that was expected to be read
+    whole     bytes of the head
+    predicted bytes of the head in all steps, with the tiles that were recorded; counted: by the kernels
+    """
+
+    steps: int
+    sketched: int
+    listed: int
+    tiles: int
+    expected: float
+    whole: int
+    predicted: int
+    counted: int
+
+    @property
+    def share(self) -> float:
+        """Of the tiles that steps by the sketch read in full; of none where none did."""
+        return self.listed / self.tiles / self.sketched if self.sketched else 0.0
+
+    def report(self) -> dict[str, Any]:
+        """For JSON."""
+        return vars(self) | {"share": self.share}
+
+    def line(self) -> str:
+        """In words."""
+        return (
+            f"by its sketch in {self.sketched} of {self.steps} steps: {100 * self.share:.1f} % of the rows in full"
+            f" ({100 * self.expected:.1f} % expected), {self.counted / self.steps / 1e6:.1f} MB a token of"
+            f" {self.whole / 1e6:.1f}"
+        )
 
 
 @dataclass(frozen=True)
@@ -101,16 +141,26 @@ class Measured:
     disk: DiskUse | None = None
     """What a decoded token reads from disk; None where all weights are in memory."""
     """The same of the first step of the prompt."""
+    head: HeadRead | None = None
+    """Where the output head has a sketch; then `predicted` and `recorded` are of one of its steps."""
+
+    @property
+    def streamed(self) -> float:
+        """Bytes a decoded token: of all steps, where these read the output head differently."""
+        last = self.predicted.bytes_per_token
+        if self.head is None:
+            return last
+        return last - self.predicted.by_purpose()[HEAD].mean + self.head.predicted / self.head.steps
 
     @property
     def ceiling_tok_s(self) -> float:
         """Decoded tokens/s that the read bandwidth allows."""
-        return self.read_bandwidth / self.predicted.bytes_per_token
+        return self.read_bandwidth / self.streamed
 
     @property
     def decode_rate(self) -> float:
         """Streamed bytes per second while decoding."""
-        return self.decode_tok_s * self.predicted.bytes_per_token
+        return self.decode_tok_s * self.streamed
 
     def report(self) -> dict[str, Any]:
         """For JSON."""
@@ -124,6 +174,7 @@ class Measured:
             "disk": self.disk.json(self.decode_tok_s) if self.disk else None,
             "distinct_experts": vars(self.experts) if self.experts else None,
             "distinct_experts_of_prompt": vars(self.prompt_experts) if self.prompt_experts else None,
+            "head_sketch": self.head.report() if self.head else None,
             "bytes_per_token": _purposes(self.predicted),
             "recorded_bytes_per_token": _purposes(self.recorded),
             "ops": [
@@ -173,6 +224,7 @@ def bench(
     pack: str = "auto",
     split: str = "",
     profile: bool = False,
+    head: str = HEAD_FULL,
     progress: Progress | None = None,
 ) -> Measured:
     """Prefill `prompt` tokens, decode `generate` more, with fixed token ids; read bandwidth before and after.
@@ -180,10 +232,11 @@ def bench(
     memory   bytes that the process may take, or "auto": weights beyond them stay on disk
     pack     "auto", or "plain": BF16 as in the file
     profile  then log a decoded token and a step of the prompt, phase by phase and call by call
+    head     "auto": with a sketch of the output head, where one is made, tokens are those that the model likes best
     """
     progress = progress or Silent()
     context = ctx or _context(prompt + generate)
-    how: dict[str, Any] = {"memory": memory, "pack": pack, "split": split}
+    how: dict[str, Any] = {"memory": memory, "pack": pack, "split": split, "head": head}
     with load(source, threads=threads, ctx=context, kv=kv, progress=progress, **how) as model:
         backend = model.backend
         if not isinstance(backend, CpuBackend):
@@ -213,6 +266,10 @@ class Bench:
         self.tables = backend.own_tables()
         rng = np.random.default_rng(SEED)
         self.ids = rng.integers(0, model.graph.vocab_size, prompt + generate).astype(np.int32)
+        self.sketched = sketched(backend.graph)
+        self.use = HeadUse(self.sketched.weight.groups if self.sketched else 0)
+        self.listed: list[int | None] = []
+        """Of each step of `decode`, as `StepResult` has them."""
 
     def run(self) -> Measured:
         """Warm up, then measure."""
@@ -228,12 +285,13 @@ class Bench:
         timing = Timing()
         times = self.decode(self.prompt, self.generate, timing, self.progress)
         moved = backend.moved(before, backend.counted())
+        head = self.head_read(moved)
         with self.stage("operations"):
-            spent = self.spent()
+            spent = self.spent(head)
         ops = tuple(self.ops(moved, spent))
         with self.stage("read bandwidth again"):
             ceilings.append(backend.read_bandwidth(0.25))
-        last = self.step(self.prompt + self.generate - 1, 1, logits=True)
+        last = self.token_step(self.prompt + self.generate - 1, head is not None)
         result = backend.step(last, self.ids[-1:])
         last = observed(backend, last, result)
         return Measured(
@@ -242,9 +300,9 @@ class Bench:
             backend.predicted(last), backend.recorded(last, result),
             ops, self.model.memory([self.prompt + self.generate]), self.model.stages.seconds,
             len(backend.library.compiled), resident, *_stored(self.model.graph),
-            self.compared(sum(times) / len(times), spent, median(ceilings)),
+            self.compared(sum(times) / len(times), spent, median(ceilings), head),
             read_pattern=backend.read_pattern, peak=memory_peak(), experts=distinct_experts(self.model.graph, last),
-            prompt_experts=self.prompt_experts(), disk=self.model.disk_use(timing),
+            prompt_experts=self.prompt_experts(), disk=self.model.disk_use(timing), head=head,
         )  # fmt: skip
 
     def prompt_experts(self) -> Distinct | None:
@@ -262,25 +320,59 @@ class Bench:
             self.progress.note(f"profile: {runs} steps of {what.tokens}")
             yield profile_step(self.backend, what, ids, runs)
 
-    def spent(self) -> dict[int, float]:
-        """Seconds of all workers in each call of a token in the middle of the answer, by the call's identity."""
-        step, times = self.step(self.prompt + self.generate // 2, 1, logits=True), min(self.generate, LOGGED)
-        seconds, _ = time_calls(self.backend, step, self.ids[-1:], times)
-        return {id(c): float(s) for c, s in zip(self.backend.program(1).calls, seconds, strict=True)}
+    def head_read(self, moved: NDArray[np.int64]) -> HeadRead | None:
+        """What the steps of the answer read of a head with a sketch, predicted and counted; None without one."""
+        if self.sketched is None:
+            return None
+        step, listed = self.step(self.prompt, 1, True), [n for n in self.listed if n is not None]
+        predicted = sum(
+            int(self.backend.predicted(replace(step, likeliest=n is not None, listed=n)).by_purpose()[HEAD])
+            for n in self.listed
+        )
+        counted = sum(int(n) for call, n in zip(self.backend.calls(), moved, strict=True) if call.purpose == HEAD)
+        return HeadRead(
+            len(self.listed), len(listed), sum(listed), self.use.tiles, self.sketched.tiles.expected,
+            self.sketched.weight.nbytes, predicted, counted,
+        )  # fmt: skip
 
-    def compared(self, seconds: float, spent: dict[int, float], read: float) -> Comparison | None:
+    def kinds(self, past: int, head: HeadRead | None) -> list[tuple[Step, float]]:
+        """Steps of one token as the answer had them, each with its share of them: with and without the sketch."""
+        if head is None:
+            return [(self.step(past, 1, logits=True), 1.0)]
+        listed = round(head.listed / head.sketched) if head.sketched else None
+        share = head.sketched / head.steps
+        both = (replace(self.token_step(past, True), listed=listed), share), (self.token_step(past, False), 1 - share)
+        return [(step, part) for step, part in both if part]
+
+    def spent(self, head: HeadRead | None) -> dict[int, float]:
+        """Seconds of all workers in each call of a token in the middle of the answer, by the call's identity."""
+        found: dict[int, float] = {}
+        for step, share in self.kinds(self.prompt + self.generate // 2, head):
+            seconds, _ = time_calls(self.backend, step, self.ids[-1:], min(self.generate, LOGGED))
+            for call, s in zip(self.backend.program(1).calls, seconds, strict=True):
+                found[id(call)] = found.get(id(call), 0.0) + share * float(s)
+        return found
+
+    def compared(
+        self, seconds: float, spent: dict[int, float], read: float, head: HeadRead | None
+    ) -> Comparison | None:  # fmt: skip
         """A decoded token's time by part beside what this machine's rates predict; None where it is not measured."""
         rates = load_rates()
         if rates is None:
             return None
-        threads, step = self.backend.options.threads, self.step(self.prompt + self.generate // 2, 1, logits=True)
-        return Comparison(
-            predicted_parts(self.model.graph, step, rates, threads, read, self.backend.options.context),
-            measured_parts(self.backend.program(1).program, spent, threads, seconds), rates.date,
-        )  # fmt: skip
+        threads, context, predicted = self.backend.options.threads, self.backend.options.context, dict[str, float]()
+        for step, share in self.kinds(self.prompt + self.generate // 2, head):
+            for part, s in predicted_parts(self.model.graph, step, rates, threads, read, context).items():
+                predicted[part] = predicted.get(part, 0.0) + share * s
+        measured = measured_parts(self.backend.program(1).program, spent, threads, seconds)
+        return Comparison(predicted, measured, rates.date)
 
     def step(self, past: int, new: int, logits: bool) -> Step:
         return Step((Tokens(past, new, self.tables, logits=None if logits else ()),))
+
+    def token_step(self, past: int, by_sketch: bool) -> Step:
+        """Of one token, by the head's sketch or not."""
+        return replace(self.step(past, 1, logits=True), likeliest=by_sketch)
 
     @contextmanager
     def stage(self, what: str) -> Iterator[None]:
@@ -305,21 +397,34 @@ class Bench:
         self, past: int, count: int, timing: Timing | None = None, progress: Progress | None = None
     ) -> list[float]:
         """Seconds of each of `count` steps of one token; `timing` is told what they read from disk. Nothing is drawn
-        while a step is timed, and a few times a second between them."""
+        while a step is timed, and a few times a second between them. With a sketch of the head, whose bytes depend on
+        it, each token is the likeliest after those before."""
         times, drawn_at = list[float](), 0.0
+        self.listed = []
         for i in range(past, past + count):
             start = time.perf_counter()
             if progress and start - drawn_at > DRAWN_S:
                 progress.update("decode", i - past, count, unit="")
                 drawn_at = start = time.perf_counter()
-            result = self.backend.step(self.step(i, 1, True), self.ids[i : i + 1])
+            result = self.backend.step(self.token_step(i, self.use.wanted()), self.ids[i : i + 1])
             times.append(time.perf_counter() - start)
+            self.follow(i + 1, result)
             if timing is not None:
                 timing.add_disk(result.disk)
                 timing.decode_steps += 1
         if progress:
             progress.update("decode", count, count, unit="")
         return times
+
+    def follow(self, at: int, result: StepResult) -> None:
+        """With a sketch of the head: what the step read of it, and the next token."""
+        if self.sketched is None:
+            return
+        self.listed.append(result.listed)
+        if result.listed is not None:
+            self.use.learn(result.listed)
+        if at < len(self.ids):
+            self.ids[at] = int(result.logits[0].argmax())
 
     def ops(self, moved: NDArray[np.int64], spent: dict[int, float]) -> Iterator[OpRow]:
         """Bytes and time a token by kind of operation ("attn_q" of all layers), in order."""

@@ -29,6 +29,7 @@ from memfirst.measure.profile import time_calls
 from memfirst.models import build
 from memfirst.predict.measured import Rate, Rates, Work, fingerprint, program_for, step_time, works
 from memfirst.progress import Progress, Silent
+from memfirst.transform.sketched import with_sketch
 from memfirst.transform.twelve_bits import packable
 
 REPEATS = 7
@@ -39,6 +40,12 @@ ROUNDS, IN_ROUND = 3, 3
 
 TWELVE_BITS = "bf12"
 """BF16 as it is packed when it is loaded."""
+
+SKETCHED = "sketched"
+"""Q8_0 whose output head has a sketch."""
+
+_CODECS = {TWELVE_BITS: "bf16", SKETCHED: "q8_0"}
+"""What these are in a file."""
 
 MIXES = (
     "f32",
@@ -54,8 +61,9 @@ MIXES = (
     "q5_k_s",
     "q6_k",
     "iq4_nl",
+    SKETCHED,
 )
-"""Codec mixes, and a packing of one, that together use every codec with a kernel."""
+"""Codec mixes, a packing of one and a sketch of a head, that together use every codec with a kernel."""
 
 HEADS = ((64, 8, 8), (64, 8, 2), (128, 8, 2), (128, 8, 1))
 """Attention that is measured: values of a head, query heads, KV heads."""
@@ -104,6 +112,7 @@ _NARROW = SyntheticShape("llama", 576, 30, 9, 3, 1536, 512)
 DEEP = 4096
 
 _TASK = "measuring this machine"
+ATTEND = "attention.attend"
 
 
 @dataclass
@@ -141,8 +150,9 @@ class Small:
     def __init__(
         self, shape: SyntheticShape | Mapping[str, Any], codec: str, threads: int, context: int, sequences: int = 1
     ) -> None:
-        checkpoint = SyntheticCheckpoint(shape, mix("bf16" if codec == TWELVE_BITS else codec), 0, "small")
+        checkpoint = SyntheticCheckpoint(shape, mix(_CODECS.get(codec, codec)), 0, "small")
         graph = build(checkpoint)
+        graph = with_sketch(graph) if codec == SKETCHED else graph
         found = measure(packable(graph), checkpoint, threads) if codec == TWELVE_BITS else NOTHING
         self.graph: Graph = graph.in_twelve_bits(found.aside)
         self.threads, self.context = threads, context
@@ -182,8 +192,8 @@ class Small:
         for at in range(0, positions, 256):
             self.run(self.step(at, min(256, positions - at)), 1)
 
-    def sample(self, step: Step, samples: Samples, times: int = 12, attention: bool = False) -> None:
-        """Seconds of each call in that step, on one thread: of attention, or of all the others."""
+    def sample(self, step: Step, samples: Samples, times: int = 12, of: str = "") -> None:
+        """Seconds of each call in that step, on one thread: of kernels whose names begin so, or all but attention."""
         self.run(step, 2)
         seen = []
         for _ in range(IN_ROUND):
@@ -202,7 +212,7 @@ class Small:
                 replace(w, units=w.units + found.units, amount=w.amount + found.amount), so_far + float(seconds),
             )  # fmt: skip
         for w, total in merged.values():
-            if w.key.startswith("attention.attend") == attention:
+            if w.key.startswith(of) if of else not w.key.startswith(ATTEND):
                 samples.add(w, total)
 
 
@@ -252,6 +262,8 @@ def _kernels(
     def measure() -> None:
         for sequences in (1, 4, 8):
             model.sample(model.step(8, 1, sequences), samples)
+        if codec == SKETCHED:
+            model.sample(replace(model.step(8), likeliest=True), samples, of="sketch.")
         model.sample(model.step(0, 64), samples, times=4)
 
     return measure
@@ -265,9 +277,9 @@ def _attention(head_dim: int, heads: int, kv_heads: int, samples: Samples, model
 
     def measure() -> None:
         for past in (8, PAST // 4, PAST):
-            model.sample(model.step(past), samples, attention=True)
+            model.sample(model.step(past), samples, of=ATTEND)
         for past in (0, PAST):
-            model.sample(model.step(past, 256), samples, times=1, attention=True)
+            model.sample(model.step(past, 256), samples, times=1, of=ATTEND)
 
     return measure
 

@@ -8,21 +8,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from memfirst.convert.mixes import MIXES
 from memfirst.convert.synthetic import synthetic
 from memfirst.convert.synthetic_shapes import ARCHITECTURES, SyntheticShape
 from memfirst.errors import UnsupportedError
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.graph import Graph
+from memfirst.graph import Graph, Step
 from memfirst.graph import decode as decode_step
 from memfirst.graph.ops.attention import Attention
 from memfirst.plan import Place, Plan, make
 from memfirst.plan.advice import advise
 from memfirst.predict import measured as rates
 from memfirst.progress import Progress
-from memfirst.transform.twelve_bits import expected
+
+if TYPE_CHECKING:
+    from memfirst.measure.bench import HeadRead
 
 PROMPT, GENERATED = 256, 32
 """Tokens that are run: the context is predicted for the same."""
@@ -130,13 +132,24 @@ def _run(change: str, plan: Plan, source: Path | Checkpoint, here: Place, progre
         raise UnsupportedError("nothing to predict from", "a measured machine", "run memfirst machine")
     prompt = max(1, min(PROMPT, plan.context - GENERATED))
     threads = plan.options.threads or None
-    found = bench(source, threads=threads, prompt=prompt, generate=GENERATED, progress=progress)
-    graph, bandwidth = expected(plan.subject.graph), found.read_bandwidth
-    step = decode_step(prompt + GENERATED // 2)
-    token = rates.step_time(graph, step, stored, found.threads, bandwidth)
+    how, head = plan.options, plan.options.head
+    found = bench(source, threads=threads, prompt=prompt, generate=GENERATED, head=head, progress=progress)
+    graph, bandwidth = here.priced(plan.subject, replace(how, kv="f16")).graph, found.read_bandwidth
+    token = 0.0
+    for step, share in _steps(decode_step(prompt + GENERATED // 2), found.head):
+        token += share * (rates.step_time(graph, step, stored, found.threads, bandwidth).seconds or 0.0)
     first = rates.prefill(graph, prompt, stored, found.threads, bandwidth)
     return Verified(
         change, plan.subject.name, plan.subject.codec, found.threads, not isinstance(source, Path), prompt, GENERATED,
-        bandwidth, token.tokens_per_second or 0.0, found.decode_tok_s, first.seconds or 0.0,
+        bandwidth, 1 / token if token else 0.0, found.decode_tok_s, first.seconds or 0.0,
         prompt / found.prefill_tok_s, found.comparison.sentence() if found.comparison else "",
     )  # fmt: skip
+
+
+def _steps(step: Step, head: HeadRead | None) -> Iterator[tuple[Step, float]]:
+    """Kinds of the steps that were run, each with its share: by a sketch of the head, with the rows that it left."""
+    by_sketch = head.sketched / head.steps if head else 0.0
+    if head and head.sketched:
+        yield replace(step, likeliest=True, listed=round(head.listed / head.sketched)), by_sketch
+    if by_sketch < 1:
+        yield step, 1 - by_sketch

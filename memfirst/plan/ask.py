@@ -29,6 +29,7 @@ def ask(
     devices: int = ...,
     bandwidth: float = ...,
     power_cap: float = ...,
+    head: str = ...,
     offline: bool = ...,
 ) -> list[Plan]:
     """What fits the machine."""
@@ -47,6 +48,7 @@ def ask(
     devices: int = ...,
     bandwidth: float = ...,
     power_cap: float = ...,
+    head: str = ...,
     offline: bool = ...,
 ) -> Plan:
     """One model."""
@@ -65,6 +67,7 @@ def ask(
     devices: int = 1,
     bandwidth: float = 0.0,
     power_cap: float = 0.0,
+    head: str = "full",
     offline: bool = False,
 ) -> Plan | list[Plan]:
     """Say what a model needs, reads and reaches on a machine, before anything is downloaded; without one, what fits it.
@@ -82,6 +85,8 @@ def ask(
         devices: Machines of this kind that share it.
         bandwidth: GB/s of the machine's memory, as measured there; the data sheet's by default.
         power_cap: Watts that its board may draw; as many as it is sold with by default.
+        head: "auto": answers are greedy, and memfirst finds their tokens by a sketch of the output head, where it makes
+            one; "full": it reads the head.
         offline: Ask no hub; what was read once is still known.
 
     Returns:
@@ -92,7 +97,7 @@ def ask(
         MemfirstError: No such model or machine, no way to the hub, or options that cannot be.
     """
     options = Options(
-        codec=codec.lower(), kv=kv.lower(), context=ctx, batch=batch, engine=engine.lower(), devices=devices
+        codec=codec.lower(), kv=kv.lower(), context=ctx, batch=batch, engine=engine.lower(), devices=devices, head=head
     )
     throttle = Throttle(1e9 * bandwidth, power_cap)
     where = (place(on) if on else this_machine()).throttled(throttle)

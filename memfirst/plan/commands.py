@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from memfirst.catalog.models import find_model
 from memfirst.predict.fitted import TENSOR
+from memfirst.transform.sketched import HEAD_FULL
 
 if TYPE_CHECKING:
     from memfirst.plan.result import Plan
@@ -182,6 +183,7 @@ def memfirst(plan: Plan) -> str:
     words += ["--kv", options.kv] * (options.kv != "f16")
     words += ["--threads", str(options.threads)] * bool(options.threads)
     words += ["--memory", str(options.memory)] * bool(options.memory)
+    words += ["--temp", "0", "--head", options.head] * (options.head != HEAD_FULL)
     words += ["--draft", draft] * bool(draft)  # what the text suggests is drafted anyway
     return shlex.join(words)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from memfirst.convert.mixes import PRICED
 from memfirst.graph import Step
-from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
 from memfirst.plan.result import Plan
 from memfirst.predict.fitted.explain import Explained, explain
@@ -58,13 +57,13 @@ def explained(plan: Plan) -> Explanation:
         return Explanation(facts, None, None, "steps of several kinds: explain the plan without drafts and --memory")
     return Explanation(
         facts,
-        _parts(plan, decode_step(plan.context - 1, plan.options.batch)),
+        _parts(plan, plan.options.step(plan.context)),
         _parts(plan, prefill_step(plan.prompt)) if plan.prefill and plan.prefill.seconds else None,
     )
 
 
 def _parts(plan: Plan, step: Step) -> Explained:
-    cost = plan.subject.priced(plan.options.kv).cost(step)
+    cost = plan.place.priced(plan.subject, plan.options).cost(step)
     return explain(cost, plan.place.machine, plan.place.deployment(plan.options))
 
 

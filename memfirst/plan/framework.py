@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from memfirst.plan.result import Plan
 
 CODEC, KV, CONTEXT, BATCH = "codec", "kv", "context", "batch"
-SPECULATION, THREADS, DEVICES = "speculation", "threads", "devices"
+SPECULATION, THREADS, DEVICES, HEAD = "speculation", "threads", "devices", "head"
 """Changes of a plan."""
 
 ON_GPU = ("datacentre-gpu", "gpu", "laptop-gpu")

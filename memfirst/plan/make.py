@@ -13,6 +13,7 @@ from memfirst.graph import Graph, KVCache, Step
 from memfirst.graph import Sequence as Tokens
 from memfirst.graph import decode as decode_step
 from memfirst.graph import prefill as prefill_step
+from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import KV_READ
 from memfirst.plan.fit import Allocator, Memfirst, MemoryPlan, plan_memory
 from memfirst.plan.limits import most_sequences
@@ -24,12 +25,14 @@ from memfirst.plan.subject import Subject, subject
 from memfirst.predict.fitted import PIPELINE
 from memfirst.predict.prediction import Prediction, speculative
 from memfirst.transform.recode import without_windows
+from memfirst.transform.sketched import HEAD_FULL
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:
     from memfirst.lower.program import Program
     from memfirst.plan.from_disk import FromDisk
 
+NO_ROOM = "the output head has no sketch: there is no memory for it"
 APPLE = "what macOS lends its GPU can be raised: sudo sysctl iogpu.wired_limit_mb"
 
 
@@ -54,6 +57,8 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     if asked_for and place.framework(options).gguf and model.codec in SCHEMES:
         found = f"{place.engine(options)} with weights in {model.codec.upper()}"
         raise UnsupportedError(found, "a mix of GGUF files such as q4_k_m, or --engine vllm, sglang or mlx")
+    if options.head != HEAD_FULL and place.engine(options) != "memfirst":
+        raise UnsupportedError(f"{place.engine(options)} with a sketch of the output head", "memfirst, or --head full")
     if not options.parallel:
         return _as_usual(model, place, options)
     if place.here and options.devices > 1:
@@ -64,8 +69,11 @@ def make(model: Subject, place: Place, options: Options) -> Plan:
     prompt, priced = options.prompted(context), place.priced(model, options)
     drafter = _drafter(options)
     memory = _memory(model, drafter, place, options, context)
-    last = decode_step(context - 1, options.batch)
+    last = options.step(context)
     fits = not memory.memories or memory.fits
+    if not fits and sketched(priced.graph):  # as the engine does without what is only faster
+        whole = make(model, place, replace(options, head=HEAD_FULL))
+        return replace(whole, notes=(*whole.notes, NO_ROOM))
     disk = _streamed(model, place, options, context) if options.memory and not fits else None
     if disk:
         memory, fits = _on_disk(disk, memory, place, options, context), True
@@ -213,7 +221,7 @@ def _decode(
     speculation = options.speculation
     if speculation is not None:
         return _speculated(priced, drafter, place, options, context, speculation)
-    return _timed(priced, place, options, decode_step(context - 1, options.batch), float(options.batch), disk)
+    return _timed(priced, place, options, options.step(context), float(options.batch), disk)
 
 
 def _speculated(
@@ -312,6 +320,8 @@ def _notes(model: Subject, place: Place, options: Options, memory: MemoryPlan, c
         less = sum((w.nbytes - w.aside * bf12.ASIDE_BYTES) for w in packed)
         more = sum(w.nbytes + (w.aside_bounds[1] - w.aside) * bf12.ASIDE_BYTES for w in packed)
         notes.append(f"BF16 matrices are kept in 12 bits: {less / 1e6:,.0f} to {more / 1e6:,.0f} MB, known when loaded")
+    if options.head != HEAD_FULL and ours and not sketched(ours.graph):
+        notes.append("the output head has no sketch: it is not worth one, or of a codec that has none")
     if place.lends(options) and memory.memories and memory.spare < MARGIN:
         notes.append(APPLE)
     if place.here and not place.rates:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memfirst.errors import ConfigError, UnsupportedError
+from memfirst.graph import Step, decode
 from memfirst.plan.framework import framework
 from memfirst.predict.fitted import BACKENDS, PARALLEL
+from memfirst.transform.sketched import HEAD_AUTO, HEAD_FULL
 from memfirst.transform.weight_formats import format_name
 
 KV_CODECS = ("f16", "bf16", "f32", "f8_e4m3", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -65,6 +67,7 @@ class Options:
     split    "tensor" or "pipeline": over so many `processes` on this machine, started by mpiexec
     backend  what a GPU's kernels are written in, one of BACKENDS; "": the usual one of the machine
     flash    attention without the matrix of scores in memory, which all engines use unless told otherwise
+    head     "auto": memfirst answers greedily, by a sketch of the output head where it makes one; "full": as it is
     """
 
     codec: str = ""
@@ -89,6 +92,7 @@ class Options:
     processes: int = 2
     backend: str = ""
     flash: bool = True
+    head: str = HEAD_FULL
 
     def __post_init__(self) -> None:
         _within("batch", self.batch, 1, MOST_SEQUENCES)
@@ -117,6 +121,7 @@ class Options:
         if self.users and self.batch == 1:
             object.__setattr__(self, "batch", self.users)
         _one_of("backend", self.backend, ("", *BACKENDS))
+        _one_of("head", self.head, (HEAD_FULL, HEAD_AUTO))
         if self.codec:
             object.__setattr__(self, "codec", format_name(self.codec))
         for codec in self.codecs:
@@ -135,6 +140,12 @@ class Options:
         """Those of keys and of values."""
         keys, slash, values = self.kv.partition("/")
         return keys, values if slash else keys
+
+    def step(self, context: int) -> Step:
+        """The step that brings each sequence to `context` tokens. One alone that is answered greedily wants only its
+        likeliest token."""
+        likeliest = self.head == HEAD_AUTO and self.batch == 1 and self.speculation is None
+        return replace(decode(context - 1, self.batch), likeliest=likeliest)
 
     def reached(self, trained: int) -> int:
         """Tokens that each sequence reaches, of a model trained for `trained`."""

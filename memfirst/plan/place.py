@@ -19,6 +19,7 @@ from memfirst.plan.priced import Priced
 from memfirst.predict import fitted
 from memfirst.predict.fitted import TENSOR, Deployment
 from memfirst.predict.prediction import Prediction
+from memfirst.transform.sketched import HEAD_AUTO
 from memfirst.transform.weight_formats import SCHEMES
 
 if TYPE_CHECKING:
@@ -77,8 +78,11 @@ class Place:
         return min(whole or options.memory, options.memory) if options.memory else whole
 
     def priced(self, model: Subject, options: Options) -> Priced:
-        """The model as its engine keeps it in memory: memfirst packs BF16 in 12 bits."""
-        return model.priced(options.kv, isinstance(self.allocator(options), Memfirst) and options.devices == 1)
+        """The model as its engine keeps it in memory: memfirst packs BF16 in 12 bits, and makes a sketch of the output
+        head where it is asked for, and neither told how much memory to use nor split."""
+        ours = isinstance(self.allocator(options), Memfirst) and options.devices == 1
+        asked = options.head == HEAD_AUTO and not options.memory and not options.split
+        return model.priced(options.kv, ours, ours and asked)
 
     def lends(self, options: Options) -> bool:
         """Whether the system lends the GPU a part of the memory only."""

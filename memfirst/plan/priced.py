@@ -17,7 +17,7 @@ from memfirst.errors import UnsupportedError
 from memfirst.graph import Graph, KVCache, Op, StateCache, Step, Weight
 from memfirst.graph.traffic import EXPERTS, KV_READ, NOTHING, STREAMED, Amount, ExpertTraffic, Traffic
 from memfirst.predict.fitted import Cost
-from memfirst.predict.fitted.cost import attending, group, recurs
+from memfirst.predict.fitted.cost import attending, group, recurs, sketched_weights
 
 _NAMES = frozenset({"name", "inputs", "output"})
 
@@ -101,6 +101,7 @@ class Priced:
             {purpose: amount.mean for purpose, amount in amounts.items()}, self.flops(step), step.tokens, self.layers,
             self.codec, len(step.sequences), self.graph.hidden_size, least, group=self.group,
             attention=self._attention(step), recurrent=self._recurrent,
+            sketched=sketched_weights(self.graph, step),
         )  # fmt: skip
 
     def _attention(self, step: Step) -> float:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from memfirst.graph import decode as decode_step
+from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import KV_READ, NOTHING, Amount
 from memfirst.plan.fit import MemoryPlan
 from memfirst.plan.framework import Framework
@@ -39,6 +40,19 @@ class Distinct:
     mean: float
     low: int
     high: int
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """Of an output head: bytes that it takes in memory and those of the head; the share of the head's rows that a
+    greedy answer is expected to read besides, as measured of this very head or the largest that was; and whether steps
+    go by it, as those of one sequence without drafts do."""
+
+    nbytes: int
+    head: int
+    share: float
+    measured: bool
+    used: bool
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,6 +147,15 @@ class Plan:
             return None
 
     @property
+    def sketch(self) -> Sketch | None:
+        """Of the output head; None where it has none."""
+        head = sketched(self.place.priced(self.subject, self.options).graph)
+        if head is None:
+            return None
+        used = self.options.step(self.context).likeliest
+        return Sketch(head.sketch.nbytes, head.weight.nbytes, head.tiles.expected, head.tiles.measured, used)
+
+    @property
     def nbytes(self) -> float:
         """Read for a token of one sequence."""
         tokens = self.options.batch * (self.options.speculation.gained if self.options.speculation else 1.0)
@@ -197,6 +220,7 @@ class Plan:
                 "state": needs.state_read, "state_allocated": needs.state_allocated,
                 "buffers": vars(needs.buffers), "overhead": vars(needs.overhead),
             },
+            "head": self.options.head, "head_sketch": self.sketch and vars(self.sketch),
             "disk": self._disk(), "replicas": self.replicas and self.replicas.json(),
             "split": _speed(self.split),
             "decode": _speed(self.decode), "decode_at_empty_context": _speed(self.empty),

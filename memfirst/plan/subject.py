@@ -22,6 +22,7 @@ from memfirst.models import quantized
 from memfirst.plan.framework import framework
 from memfirst.plan.priced import Priced
 from memfirst.transform.recode import mixed, with_kv
+from memfirst.transform.sketched import where_worth_it
 from memfirst.transform.twelve_bits import expected
 from memfirst.transform.weight_formats import NAMES, codecs_of, format_name
 
@@ -61,7 +62,7 @@ class Subject:
     notes: tuple[str, ...] = ()
     spread: float = 1.0
     asked: str = ""
-    _priced: dict[tuple[str, bool], Priced] = field(default_factory=dict, compare=False, repr=False)
+    _priced: dict[tuple[str, bool, bool], Priced] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def typed(self) -> str:
@@ -75,14 +76,15 @@ class Subject:
         notes = tuple(n for n in self.notes if n != DYNAMIC_NOTE) + (DYNAMIC_NOTE,) * dynamic
         return replace(self, graph=mixed(self.origin, name), codec=name, assumed=False, notes=notes, _priced={})
 
-    def priced(self, kv: str, twelve_bits: bool = False) -> Priced:
+    def priced(self, kv: str, twelve_bits: bool = False, sketched: bool = False) -> Priced:
         """To be priced with keys and values in that codec, or in two as in "q8_0/q4_0"; `twelve_bits`: with its BF16
-        matrices as memfirst keeps them."""
-        key = kv, twelve_bits
+        matrices as memfirst keeps them; `sketched`: with a sketch of the output head, where memfirst makes one."""
+        key = kv, twelve_bits, sketched
         if key not in self._priced:
             keys, _, values = kv.partition("/")
             plain = keys == "f16" and values in ("", "f16")
             graph = expected(self.graph) if twelve_bits else self.graph
+            graph = where_worth_it(graph) if sketched else graph
             self._priced[key] = Priced(graph if plain else with_kv(graph, keys, values or keys))
         return self._priced[key]
 

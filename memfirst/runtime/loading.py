@@ -12,10 +12,11 @@ from memfirst.formats.open import open_checkpoint
 from memfirst.graph import Graph, KVCache
 from memfirst.hardware import host
 from memfirst.progress import Progress
-from memfirst.runtime.placing import HEAD_AUTO, HEAD_FULL, Limit, check_memory, from_disk, needed
+from memfirst.runtime.placing import Limit, check_memory, from_disk, needed
 from memfirst.runtime.sharing import Sharing
 from memfirst.runtime.startup import Stages
 from memfirst.transform.recode import parse_kv, with_kv
+from memfirst.transform.sketched import HEAD_AUTO, HEAD_FULL
 
 if TYPE_CHECKING:
     from memfirst.runtime.draft import Opened

@@ -33,7 +33,7 @@ from memfirst.runtime.generation import Generation, Start
 from memfirst.runtime.grammar import Constraint, Grammar, Grammars, grammar_of
 from memfirst.runtime.loading import cached_as, make_backend, open_model
 from memfirst.runtime.logprobs import check_logprobs
-from memfirst.runtime.placing import HEAD_FULL, PACK_AUTO, Limit, check_head, check_limit, check_pack
+from memfirst.runtime.placing import PACK_AUTO, Limit, check_head, check_limit, check_pack
 from memfirst.runtime.report import DiskUse, Report, drafts_of, sketch_use
 from memfirst.runtime.request import MOST_AHEAD, Request, Timing
 from memfirst.runtime.sampling import Sampler, SamplingParams
@@ -41,6 +41,7 @@ from memfirst.runtime.sharing import check_sequences, longest, sequences_of, sha
 from memfirst.runtime.speculation import AUTO, check_speculate
 from memfirst.runtime.startup import Stages
 from memfirst.text import Tokenizer
+from memfirst.transform.sketched import HEAD_FULL
 from memfirst.transform.twelve_bits import bits as twelve_bits
 
 if TYPE_CHECKING:

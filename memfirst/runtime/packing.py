@@ -5,27 +5,21 @@ from __future__ import annotations
 from memfirst.backends.cpu.twelve_bits import NOTHING, Compiled, Found, measure, supported
 from memfirst.codecs import bf12
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.graph import DISK, Graph, decode
-from memfirst.graph.traffic import HEAD
+from memfirst.graph import DISK, Graph
 from memfirst.hardware import host
 from memfirst.kernels.cpu.library import Library
-from memfirst.ledger import price
 from memfirst.lower.cpu import Lowering
 from memfirst.progress import Progress
 from memfirst.runtime.placing import PACK_AUTO, Limit, bytes_of, needed, within
 from memfirst.runtime.sharing import Sharing
-from memfirst.transform.sketched import with_sketch
+from memfirst.transform.sketched import where_worth_it
 from memfirst.transform.twelve_bits import expected, packable
-
-LEAST_HEAD = 0.1
-"""Share of a token's bytes from which on an output head is worth a sketch."""
 
 
 def with_sketched_head(lowering: Lowering, sharing: Sharing, threads: int, beside: int, progress: Progress) -> Lowering:
     """The same model, where it pays and there is memory for it with a sketch of its output head."""
-    graph = with_sketch(lowering.graph)
-    bytes_ = price(graph, decode(0))
-    if graph is lowering.graph or bytes_.by_purpose()[HEAD].mean < LEAST_HEAD * bytes_.streamed.mean:
+    graph = where_worth_it(lowering.graph)
+    if graph is lowering.graph:
         return lowering
     made = Lowering(graph, lowering.context)
     if needed(made, sharing, threads).total + beside > host.available_memory():

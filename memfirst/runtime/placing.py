@@ -14,6 +14,7 @@ from memfirst.ledger import Memory, required
 from memfirst.lower.cpu import CAPACITIES, Lowering
 from memfirst.lower.placement import place, unreadable
 from memfirst.runtime.sharing import Sharing
+from memfirst.transform.sketched import HEAD_AUTO, HEAD_FULL
 
 Limit = int | Literal["auto"]
 """Bytes of memory, or all that is free but `SPARE`."""
@@ -24,10 +25,6 @@ SPARE = 0.1
 
 PACK_AUTO, PACK_PLAIN = "auto", "plain"
 """BF16 matrices in 12 bits, or as in the file."""
-
-
-HEAD_AUTO, HEAD_FULL = "auto", "full"
-"""An output head with a sketch, or none."""
 
 
 def check_head(head: str) -> None:

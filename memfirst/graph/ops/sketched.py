@@ -24,7 +24,12 @@ class SketchedHead(Linear):
 
     def traffic(self) -> tuple[Traffic, ...]:
         activations = ActivationTraffic(self.weight.columns + self.weight.rows, self.head)
-        return SketchTraffic(self.sketch), SketchedTraffic(self.weight), activations
+        return SketchTraffic(self.sketch), self.tiles, activations
+
+    @property
+    def tiles(self) -> SketchedTraffic:
+        """What a step reads of the head itself."""
+        return SketchedTraffic(self.weight)
 
 
 def sketched(graph: Graph) -> SketchedHead | None:

@@ -7,12 +7,12 @@ from memfirst.plan.advice.change import ELSEWHERE, MACHINE, MODEL, SLOW, WINDOW,
 from memfirst.plan.advice.elsewhere import elsewhere
 from memfirst.plan.advice.fitting import fitting
 from memfirst.plan.advice.same import same
-from memfirst.plan.framework import BATCH, CODEC, CONTEXT, DEVICES, KV, SPECULATION, THREADS
+from memfirst.plan.framework import BATCH, CODEC, CONTEXT, DEVICES, HEAD, KV, SPECULATION, THREADS
 
 LITTLE = 1.05
 """Gain below which a change is listed last."""
 
-_LEAST_CHANGE = (KV, CODEC, CONTEXT, WINDOW, THREADS, SPECULATION, BATCH, SLOW, DEVICES, MACHINE, MODEL)
+_LEAST_CHANGE = (KV, CODEC, CONTEXT, WINDOW, THREADS, SPECULATION, HEAD, BATCH, SLOW, DEVICES, MACHINE, MODEL)
 
 __all__ = ["LITTLE", "Advice", "advise", "best"]
 

@@ -113,7 +113,9 @@ def _chosen(plan: Plan, options: Options) -> list[str]:
     plain = Options()
     codec = "" if plan.subject.assumed or plan.subject.graph is plan.subject.origin else plan.subject.codec
     pairs = [("codec", codec, ""), ("ctx", options.context, 0)]
-    pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine")]
+    pairs += [
+        (name, getattr(options, name), getattr(plain, name)) for name in ("kv", "batch", "prompt", "engine", "head")
+    ]
     pairs += [(name, getattr(options, name), getattr(plain, name)) for name in ("devices", "threads")]
     pairs.append(("parallel", options.parallel if options.devices > 1 else "", plan.framework.parallel))
     limits = plan.place.throttle

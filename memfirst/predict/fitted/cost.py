@@ -12,6 +12,7 @@ from memfirst.graph import Graph, Op, StateCache, Step
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.latent import LatentAttention
 from memfirst.graph.ops.opaque import Opaque
+from memfirst.graph.ops.sketched import sketched
 from memfirst.graph.traffic import EXPERTS, KV_READ, STATE_READ, STREAMED
 from memfirst.ledger import price
 
@@ -43,6 +44,7 @@ class Cost:
     least      bytes of routed experts if every token of the step chose the same ones
     group      query heads that share a key and value head: without flash attention GPUs read these once for each
     attention  operations of attention, a part of `flops`; recurrent: layers with a recurrent state
+    sketched   weights of an output head that is read by its sketch
     slow,disk  bytes of the weights that are read from slower memory and from disk: a part of `streamed`
     codec      of the bulk of the weights: a name of GGUF's types, or "gptq4", "gptq8", "exl2", "awq", "int8"
     """
@@ -60,6 +62,7 @@ class Cost:
     group: float = 1.0
     attention: float = 0.0
     recurrent: int = 0
+    sketched: float = 0.0
 
     @property
     def kv(self) -> float:
@@ -134,6 +137,7 @@ def cost(graph: Graph, step: Step) -> Cost:
         len(layers), codecs.most_common(1)[0][0] if codecs else "f16", len(step.sequences),
         graph.hidden_size, by_purpose[EXPERTS].low if EXPERTS in by_purpose else 0.0, group=group(graph.ops),
         attention=attention_flops(graph.ops, step), recurrent=recurrent_layers(graph.ops),
+        sketched=sketched_weights(graph, step),
     )  # fmt: skip
 
 
@@ -147,6 +151,12 @@ def attending(op: Op, step: Step) -> int:
     if isinstance(op, Opaque):
         return op.attention_flops(step)
     return op.flops(step) if isinstance(op, ATTENDS) else 0
+
+
+def sketched_weights(graph: Graph, step: Step) -> float:
+    """Weights of the output head, where the step reads its sketch."""
+    head = sketched(graph) if step.likeliest else None
+    return float(head.weight.rows * head.weight.columns) if head else 0.0
 
 
 def recurrent_layers(ops: Iterable[Op]) -> int:

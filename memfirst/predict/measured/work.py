@@ -13,6 +13,7 @@ from memfirst.graph import Graph, KVCache, Op, Step
 from memfirst.graph.ops.attention import Attention
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.ops.positions import attended_pairs
+from memfirst.graph.ops.sketched import SketchedHead
 from memfirst.lower.attention import shared_reads
 from memfirst.lower.cpu import CAPACITIES, lower
 from memfirst.lower.items import cut
@@ -111,6 +112,10 @@ def _works(call: Call, units: int, step: Step, counts: Mapping[str, float], op: 
     pairs = step.tokens * op.k if isinstance(op, Experts) else 0
     items, parts = (_of_group(dict(call.args), counts, name) for name in ("items", "parts"))
     found = Amounts(units, tokens, items, parts, attended, len(step.sequences), pairs)
+    if isinstance(op, SketchedHead) and call.kernel.startswith("matmul."):  # the tiles that the sketch leaves
+        work = _work(call, found)
+        yield replace(work, units=work.units * op.tiles.share(step), amount=work.amount * op.tiles.share(step))
+        return
     if isinstance(op, Attention) and call.kernel == "attention.attend":
         yield from _tiles(call, found, op, step)
         return
