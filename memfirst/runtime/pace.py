@@ -9,6 +9,7 @@ and beside them how much slower it is now: neighbours that come between the two 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -20,6 +21,9 @@ PROMPT_CHUNK = 64
 
 SLOWS = 0.25
 """Exponent with which the newest step counts in how slow the machine is now."""
+
+SLOWS_DEEP = SLOWS / 4
+"""The same of a step with tokens far behind in a prompt, which may just have been priced wrong."""
 
 LEAST = 0.03
 """Weight of the newest step in what its size takes, once it was seen 1 / LEAST times: contexts grow."""
@@ -41,6 +45,11 @@ UNCOMPARED = 7
 
 UNEXPECTED = 1.5
 """A step with such tokens that takes so many times what was expected, or is so much faster, has one follow at once."""
+
+
+GROWS = 1.5
+"""Steps beside which others decode get larger by so much at most, where the last ones took what was expected: what was
+measured of a size long ago, or never, costs those others one such step and not one of 256 rows."""
 
 
 class Curve:
@@ -69,6 +78,11 @@ class Curve:
         before = self._sums.get(size, (0.0, 0.0))
         self._sums[size] = fades * before[0] + seconds, fades * before[1] + units
 
+    def scale(self, by: float, but: int) -> None:
+        """All sizes `but` one take so many times as long."""
+        scaled = {size: (by * seconds, units) for size, (seconds, units) in self._sums.items()}
+        self._sums = scaled | {but: self._sums[but]}
+
     def at(self, size: int) -> float:
         """Seconds of a unit; 0 before any was measured."""
         sizes = self._sizes
@@ -94,17 +108,34 @@ class Curve:
         return max(0.0, seconds / units)
 
 
+class Geometric(Curve):
+    """Means of logarithms, as how slow the machine is changes by factors. Means of seconds, which spikes raise more,
+    went away from it: after 1,500 steps on a busy machine that was taken for six times as fast, with steps six times
+    as long, and sizes that had not come meanwhile for six times too short."""
+
+    def add(self, size: int, seconds: float, units: float, fades: float) -> None:
+        """As of `Curve`."""
+        super().add(size, math.log(max(seconds, 1e-9)), units, fades)
+
+    def _known(self, size: int) -> float:
+        total, units = self._sums[size]
+        return math.exp(total / units)
+
+
 class Pace:
     """Seconds of a step by its rows, and what the positions before a prompt's tokens add."""
 
     def __init__(self) -> None:
-        self._rows, self._positions = Curve(), Curve()
+        self._rows, self._positions = Geometric(), Curve()
         self._slow = 1.0
         """How many times as long as `_rows` and `_positions` say steps take now."""
-        self._uncompared = 0
+        self._uncompared = self._without = 0
+        self.reached = 0
+        """Rows of the largest step that prompts had beside others since they came, if it took what was expected."""
 
     def record(self, rows: int, seconds: float, prompts: Sequence[tuple[int, int]] = ()) -> None:
         """A step of so many rows is done; of each prompt in it how many tokens after how many others."""
+        self._reach(rows, seconds, prompts)
         deep = [(tokens, past) for tokens, past in prompts if past > SHALLOW]
         if deep:
             self._record_deep(rows, seconds, deep)
@@ -113,12 +144,24 @@ class Pace:
         most = self._slow * (SPIKE * self._rows.at(size) if self._rows.knows(size) else self._rows.most(size))
         expected = self.seconds(rows) if self._rows.knows(size) else min(seconds, most)
         took = min(seconds, most) if most else seconds
+        took = max(took, expected / SPIKE)
         self._rows.add(size, took / self._slow, 1.0, 1.0 - LEAST)
         if expected:
             self._slow *= min(SPIKE, max(1 / SPIKE, seconds / expected)) ** SLOWS
 
+    def _reach(self, rows: int, seconds: float, prompts: Sequence[tuple[int, int]]) -> None:
+        """How large steps beside others have been; none is known any more once prompts are away."""
+        self._without = 0 if prompts else self._without + 1
+        if self._without > UNCOMPARED:
+            self.reached = 0
+        if not prompts or rows <= max(self.reached, sum(tokens for tokens, _ in prompts)):
+            return
+        expected = self.seconds(rows) + sum(self.deep(*one) for one in prompts)
+        if seconds <= UNEXPECTED * expected or not self.reached:
+            self.reached = rows
+
     def _record_deep(self, rows: int, seconds: float, deep: Sequence[tuple[int, int]]) -> None:
-        size, alone = whole(rows), self.seconds(rows)
+        rows_size, alone = whole(rows), self.seconds(rows)
         expected = alone + sum(self.deep(*one) for one in deep)
         known = all(self._positions.knows(_attended(tokens)) for tokens, _ in deep)
         unexpected = known and not expected / UNEXPECTED < seconds < expected * UNEXPECTED
@@ -127,9 +170,14 @@ class Pace:
             return  # whose it is cannot be told
         tokens, past = deep[0]
         seconds = min(seconds, SPIKE * expected) if known else seconds
-        self._positions.add(_attended(tokens), (seconds - alone) / self._slow, past, FADES)
-        if known and expected and self._rows.knows(size):  # its part of what was not expected
-            self._rows.add(size, alone * seconds / expected / self._slow, 1.0, 1.0 - LEAST)
+        size = _attended(tokens)
+        before = self._positions.at(size) if known else 0.0
+        self._positions.add(size, (seconds - alone) / self._slow, past, FADES)
+        if before and (after := self._positions.at(size)):
+            self._positions.scale(after / before, size)  # others would stay dear, and not be tried again
+        if known and expected and self._rows.knows(rows_size):  # its part of what was not expected
+            self._rows.add(rows_size, alone * seconds / expected / self._slow, 1.0, 1.0 - LEAST)
+            self._slow *= max(1 / SPIKE, seconds / expected) ** SLOWS_DEEP
 
     def seconds(self, rows: int) -> float:
         """Of a step of so many rows; 0 before any was measured."""
@@ -142,6 +190,11 @@ class Pace:
     def knows_deep(self, past: int) -> bool:
         """Whether it was measured what tokens after so many others add."""
         return past <= SHALLOW or bool(self._positions)
+
+    def largest(self, rows: int) -> int:
+        """Rows that a step with `rows` of others may have: the tile that the next one is in, or somewhat more than the
+        largest lately."""
+        return max(whole(max(rows + 1, tiles.TILE)), whole(int(GROWS * self.reached)))
 
     @property
     def compares(self) -> bool:
@@ -175,6 +228,7 @@ class Filling:
             return self.left
         first = self._rows == self._decoding
         most = self.left if self._pace.knows_deep(past) else min(self.left, tiles.TILE - self._rows % tiles.TILE)
+        most = min(most, max(0, self._pace.largest(self._decoding) - self._rows))
         found = tiles.beside(lambda tokens: self.seconds(tokens, past), self._rows, most, self.target, int(first))
         if not found:
             self.left = 0

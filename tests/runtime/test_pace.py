@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any, ClassVar
 
 import pytest
@@ -30,7 +31,7 @@ def test_rows_count_in_whole_tiles() -> None:
 
 def test_between_measured_sizes_are_straight_lines() -> None:
     pace = measured((1, 0.010), (8, 0.024), (40, 0.088))
-    assert pace.seconds(1) == 0.010 and abs(pace.seconds(4) - 0.016) < 1e-9
+    assert abs(pace.seconds(1) - 0.010) < 1e-9 and abs(pace.seconds(4) - 0.016) < 1e-9
     assert abs(pace.seconds(17) - 0.056) < 1e-9 and abs(pace.seconds(56) - 0.120) < 1e-9
     assert Pace().seconds(5) == 0.0 and measured((8, 1.0)).seconds(16) == 2.0
     assert abs(pace.token - 0.0022) < 1e-9
@@ -44,6 +45,8 @@ def test_a_size_is_learned_again() -> None:
 
 
 def beside(pace: Pace, decoding: int, most: int, gap: float, past: int = 0) -> int:
+    """Once such steps have been."""
+    pace.reached = 256
     return Filling(pace, decoding, most, gap).room(past)
 
 
@@ -81,6 +84,7 @@ def test_what_is_far_behind_costs_more() -> None:
 def test_a_second_prompt_has_what_the_first_leaves() -> None:
     pace = measured((4, 0.010), (8, 0.012), (16, 0.014), (24, 0.021))
     pace.record(8, 0.012 + 0.0025, [(4, 3000)])
+    pace.reached = 256
     filling = Filling(pace, 4, 200, 2.0)
     assert filling.room(0) == 12
     filling.take(4, 3000)
@@ -110,6 +114,40 @@ def test_a_slower_machine_changes_no_share() -> None:
         assert not pace.compares
     assert beside(pace, 4, 256, 2.0, 3000) == had and abs(pace.seconds(4) - 0.030) < 0.001
     assert beside(pace, 4, 256, 2.0) == 12
+
+
+def test_thousands_of_steps_of_one_size_change_nothing_of_others() -> None:
+    """Four rows take 10 ms with noise and spikes, which is no reason to think that 56 rows have become shorter."""
+    draw = random.Random(5)
+    pace = measured((4, 0.010), (8, 0.012), (16, 0.018), (56, 0.060))
+    assert beside(pace, 4, 256, 2.0) == 12
+    for _ in range(5000):
+        pace.record(4, 0.010 * draw.lognormvariate(0.0, 0.25) * (8 if draw.random() < 0.02 else 1))
+    assert beside(pace, 4, 256, 2.0) == 12 and pace.seconds(4) == pytest.approx(0.010, rel=0.35)
+    assert pace.seconds(56) / pace.seconds(4) == pytest.approx(6, rel=0.35)
+
+
+def test_the_first_steps_beside_others_grow_by_half() -> None:
+    """What was measured of larger steps is old, here ten times too little: a step of 256 rows would find it out."""
+    pace, seen = measured((4, 0.010), (8, 0.0101), (256, 0.018)), list[int]()
+
+    def takes(rows: int) -> float:
+        return 0.009 + 0.001 * rows
+
+    for _ in range(12):
+        filling = Filling(pace, 4, 252, 2.0)
+        rows = 4 + filling.room(0)
+        seen.append(rows)
+        pace.record(rows, takes(rows), [(rows - 4, 0)])
+    assert seen[:2] == [8, 16] and max(seen) <= 40
+    assert max(map(takes, seen)) <= 2.5 * takes(16) and takes(seen[-1]) <= 2.6 * takes(4)
+    for _ in range(UNCOMPARED + 1):
+        pace.record(4, takes(4))
+    assert Filling(pace, 4, 252, 2.0).room(0) == 4, "the next prompt begins again"
+    quick = measured((4, 0.010), (256, 0.018))
+    for expected in (8, 16, 24, 40, 64, 96, 144, 216, 256):
+        assert 4 + Filling(quick, 4, 252, 2.0).room(0) == expected
+        quick.record(expected, 0.010 + 0.008 * expected / 256, [(expected - 4, 0)])
 
 
 class Counted(Counting):
