@@ -102,6 +102,12 @@ _GEMMA_NORMS: Table = {
     "model.norm.weight": ("output_norm.weight", plus_one),
 }
 _GEMMA2: Table = {**_QWEN2, **_GEMMA_NORMS}
+_GEMMA: Table = {
+    **_QWEN2,
+    _BLOCK + "input_layernorm.weight": ("blk.{}.attn_norm.weight", plus_one),
+    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.ffn_norm.weight", plus_one),
+    "model.norm.weight": ("output_norm.weight", plus_one),
+}
 _GEMMA3: Table = {**_GEMMA2, **{hf: (gguf, plus_one) for hf, (gguf, _) in _QK_NORMS.items()}}
 _GEMMA4: Table = {
     **_GEMMA3,
@@ -235,6 +241,7 @@ TABLES: Mapping[str, Table] = {
     "smollm3": _LLAMA,
     "qwen2": _QWEN2,
     "qwen3": {**_QWEN2, **_QK_NORMS},
+    "gemma": _GEMMA,
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA3,
     "gemma4": _GEMMA4,
@@ -248,6 +255,8 @@ TABLES: Mapping[str, Table] = {
     "ernie4_5": {**_QWEN2, **_FFN_BIASES},
     "glm4": _GLM4,
     "cohere2": _QWEN2,
+    "command-r": _QWEN2,
+    "arcee": _LLAMA,
     "starcoder2": _STARCODER2,
     "stablelm": _LAYER_NORMS,
     "qwen2moe": _QWEN2,
@@ -275,6 +284,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "mixtral": "llama",
     "ministral3": "mistral3",
     "phi": "phi2",
+    "cohere": "command-r",
     "olmo3": "olmo2",
     "hunyuan_v1_dense": "hunyuan-dense",
     "hunyuan_v1_moe": "hunyuan-moe",
@@ -348,6 +358,7 @@ CLASSES: Mapping[str, str] = {
     "RWKV7ForCausalLM": "rwkv7",
     "JambaForCausalLM": "jamba",
     "GraniteMoeHybridForCausalLM": "granitehybrid",
+    "GemmaForCausalLM": "gemma",
     "Gemma2ForCausalLM": "gemma2",
     "Gemma3ForCausalLM": "gemma3",
     "Gemma3ForConditionalGeneration": "gemma3",
@@ -365,7 +376,9 @@ CLASSES: Mapping[str, str] = {
     "HunYuanDenseV1ForCausalLM": "hunyuan-dense",
     "Ernie4_5ForCausalLM": "ernie4_5",
     "Glm4ForCausalLM": "glm4",
+    "CohereForCausalLM": "command-r",
     "Cohere2ForCausalLM": "cohere2",
+    "ArceeForCausalLM": "arcee",
     "Starcoder2ForCausalLM": "starcoder2",
     "StableLmForCausalLM": "stablelm",
     "PhiForCausalLM": "phi2",
@@ -473,6 +486,8 @@ def architecture_of(config: Mapping[str, Any]) -> str:
     kind = config.get("model_type")
     if kind == "granitemoehybrid" and attention_only(config):
         return "granite"
+    if kind == "cohere" and config.get("use_qk_norm") is True:  # Command R+
+        return "command-r-plus"
     if kind == "nemotron_h" and NEMOTRON_LAYERS[3] in nemotron_layers(config):
         return "nemotron_h_moe"
     if isinstance(kind, str) and kind:

@@ -48,6 +48,7 @@ _NAMED_AS_THEIR_FILE = (
         "deepseek2",
     ),
     *("olmo2", "exaone4", "seed_oss", "ernie4_5", "glm4", "cohere2", "starcoder2", "stablelm"),
+    *("gemma", "arcee"),
     *("mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "olmoe", "lfm2", "nemotron_h", "nemotron_h_moe"),
 )
 
@@ -55,7 +56,7 @@ ARCHITECTURES: Mapping[str, Architecture[Any]] = _Registry(
     {name: name for name in _NAMED_AS_THEIR_FILE}
     | {"qwen3next": "qwen3_next", "qwen35": "qwen3_5", "qwen35moe": "qwen3_5_moe"}
     | {"qwen3moe": "qwen3_moe", "gpt-oss": "gpt_oss", "granitehybrid": "granite_hybrid"}
-    | {"falcon-h1": "falcon_h1", "hunyuan-dense": "hunyuan_dense", "mistral3": "ministral3"}
+    | {"falcon-h1": "falcon_h1", "hunyuan-dense": "hunyuan_dense", "mistral3": "ministral3", "command-r": "cohere"}
     | {"qwen2moe": "qwen2_moe", "glm4moe": "glm4_moe", "minimax-m2": "minimax_m2", "ernie4_5-moe": "ernie4_5_moe"}
     | {"lfm2moe": "lfm2_moe", "granitemoe": "granite_moe", "hunyuan-moe": "hunyuan_moe"}
 )

@@ -79,7 +79,8 @@ WRAPPER = re.compile(
 """Keys beside `text_config`: of towers for images and sound, which decoding text does not read, and of other engines.
 """
 
-ACTIVATIONS = {"silu": ("silu",), "gelu": ("gelu_pytorch_tanh", "gelu_new")}
+SQUARED_RELU = "relu2"
+ACTIVATIONS = {"silu": ("silu",), "gelu": ("gelu_pytorch_tanh", "gelu_new"), SQUARED_RELU: ("relu2",)}
 """By activation, what config.json calls it."""
 
 

@@ -19,12 +19,12 @@ from memfirst.models import decoder, experts, mamba2, recurrent
 from memfirst.models import reader as limits
 from memfirst.models.base import Architecture, WeightProvider
 from memfirst.models.builder import Builder, Heads
+from memfirst.models.decoder import SQUARED_RELU
 from memfirst.models.experts import SIGMOID, MoE
 from memfirst.models.jamba import only_kv
 from memfirst.models.reader import ConfigReader
 
 MAMBA, ATTENTION, DENSE, ROUTED = NEMOTRON_LAYERS
-SQUARED_RELU = "relu2"
 HARMLESS_GGUF = frozenset(
     (
         *("rope.dimension_count", "rope.freq_base", "rope.scaling.finetuned", "tensor_data_layout"),

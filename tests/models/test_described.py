@@ -29,7 +29,11 @@ KINDS = [row["model_type"] for row in ROWS]
 
 
 def graph_of(config: dict[str, Any]) -> Graph:
-    return unknown(HFCheckpoint("", config, [])).graph
+    """As it is priced; of an architecture that runs by now, its own graph."""
+    checkpoint = HFCheckpoint("", config, [])
+    if checkpoint.architecture in models.ARCHITECTURES:
+        return models.build(checkpoint)
+    return unknown(checkpoint).graph
 
 
 def made(row: dict[str, Any]) -> Graph:

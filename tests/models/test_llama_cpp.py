@@ -25,7 +25,15 @@ KEPT = {**np.load(FIXTURE), **np.load(HYBRID_FIXTURE)}
 EXACT, STATE, TABLE, HALF = 3e-5, 6e-5, 4e-3, 1e-2
 """Of the logits' spread: float32 sums in another order; those of a state, which go on from token to token; GELU, which
 llama.cpp looks up by values rounded to f16; keys and values in f16, which llama.cpp's were not."""
-GELU = {"Gemma-2-2B": 1, "Gemma-3-1B": 1, "Gemma-4-31B": 1, "Gemma-4-E2B": 2, "StarCoder2-3B": 1, "Phi-2": 1}
+GELU = {
+    "Gemma-7B": 1,
+    "Gemma-2-2B": 1,
+    "Gemma-3-1B": 1,
+    "Gemma-4-31B": 1,
+    "Gemma-4-E2B": 2,
+    "StarCoder2-3B": 1,
+    "Phi-2": 1,
+}
 """How often in a layer."""
 
 

@@ -347,6 +347,7 @@ def logits_of(folder: Path, change: Callable[[Op], Op] = lambda op: op) -> Any:
 UNWINDOWED = (
     *("phi3_short", "phi3_long", "granite", "granite4", "smollm3", "ministral3", "olmo2", "exaone4", "qwen3"),
     *("seed_oss", "hunyuan", "ernie4_5", "glm4", "stablelm", "phi2"),
+    *("gemma", "cohere", "arcee"),
 )
 
 

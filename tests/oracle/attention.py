@@ -229,6 +229,41 @@ def cohere2(c: Config) -> Model:
     return model(tensors(), keys(s, [None if i % 4 == 3 else c["sliding_window"] for i in range(s.layers)]))
 
 
+def plain_gemma(c: Config) -> Model:
+    """Gemma 1: two norms, attention and a GeGLU, a tied head."""
+    s = sizes(c)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "ffn_norm")
+            yield from qkvo(i, s)
+            yield from swiglu(i, s.d, s.ffn)
+        yield from outside(c, c.get("tie_word_embeddings", True))
+
+    return model(tensors(), keys(s, [None] * s.layers))
+
+
+def cohere(c: Config) -> Model:
+    """One norm a layer, without a bias, for both halves; a tied head."""
+    return cohere2(c | {"sliding_window": None})
+
+
+def ungated(c: Config) -> Model:
+    """Arcee: a feed-forward of two matrices."""
+    s = sizes(c)
+
+    def tensors() -> Iterator[Tensor]:
+        for i in range(s.layers):
+            yield from norms(i, s.d, "attn_norm", "ffn_norm")
+            yield from qkvo(i, s, "qkvo" * c.get("attention_bias", False))
+            yield from in_layer(i, {"ffn_up": (s.ffn, s.d), "ffn_down": (s.d, s.ffn)})
+            if c.get("mlp_bias"):
+                yield from in_layer(i, {"ffn_up.bias": (s.ffn,), "ffn_down.bias": (s.d,)})
+        yield from outside(c, c.get("tie_word_embeddings", False))
+
+    return model(tensors(), keys(s, [None] * s.layers))
+
+
 def layer_normed(c: Config) -> Model:
     """StableLM (SwiGLU), StarCoder2 and Phi-2 (no gate): norms have a weight and a bias; Phi-2 has one a layer."""
     s, kind = sizes(c), c["model_type"]
@@ -394,6 +429,7 @@ def deepseek(c: Config) -> Model:
 FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe", "granite", "smollm3"), llama),
     **dict.fromkeys(("gemma2", "gemma3_text"), gemma), "gemma4_text": gemma4,
+    "gemma": plain_gemma, "cohere": cohere, "arcee": ungated,
     **dict.fromkeys(("ministral", "ministral3", "ernie4_5", "hunyuan_v1_dense"), llama),
     **dict.fromkeys(("olmo2", "olmo3", "exaone4"), post_norm),
     **dict.fromkeys(("starcoder2", "stablelm", "phi"), layer_normed),

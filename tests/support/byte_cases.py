@@ -337,6 +337,14 @@ def layer_norms(r: Random, eps: str, layers: int = 0) -> dict[str, Any]:
     return found | {eps: 1e-5}
 
 
+def ungated(r: Random) -> dict[str, Any]:
+    return transformer(r) | {"head_dim": 96, "attention_bias": r.random() < 0.5, "mlp_bias": r.random() < 0.5}
+
+
+def cohere(r: Random) -> dict[str, Any]:
+    return layer_norms(r, "layer_norm_eps") | {"logit_scale": 0.25, "use_qk_norm": False}
+
+
 def seed_oss(r: Random) -> dict[str, Any]:
     biases = {"attention_bias": r.random() < 0.7, "attention_out_bias": r.random() < 0.3}
     return transformer(r) | {"head_dim": 96} | biases
@@ -373,7 +381,8 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "phi3": lambda r: mistral(r) | {"head_dim": None},
     "ministral": mistral, "ministral3": ministral3, "olmo2": olmo2, "olmo3": windowed, "exaone4": exaone4,
     "seed_oss": seed_oss, "hunyuan_v1_dense": lambda r: transformer(r) | {"head_dim": 128}, "ernie4_5": ernie,
-    "glm4": glm4, "cohere2": cohere2, "starcoder2": starcoder2, "stablelm": stablelm, "phi": phi2,
+    "glm4": glm4, "cohere2": cohere2, "cohere": cohere, "arcee": ungated,
+    "gemma": lambda r: transformer(r) | {"head_dim": 128}, "starcoder2": starcoder2, "stablelm": stablelm, "phi": phi2,
     "qwen2_moe": qwen2_moe, "olmoe": lambda r: mixture(r) | {"norm_topk_prob": False}, "glm4_moe": glm4_moe,
     "llama4_text": llama4,
     "minimax_m2": lambda r: mixture(r, "num_local_experts") | {"head_dim": 64, "rotary_dim": 32},

@@ -186,6 +186,23 @@ COHERE2 = {
     "sliding_window_pattern": 4, "use_embedding_sharing": True, "use_gated_activation": True,
     "use_parallel_block": True, "use_parallel_embedding": True, "pad_token_id": 0,
 }  # fmt: skip
+GEMMA = {
+    "architectures": ["GemmaForCausalLM"], "model_type": "gemma", "attention_bias": False, "head_dim": 256,
+    "hidden_act": "gelu", "hidden_activation": None, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6,
+    "rope_scaling": None, "rope_theta": 10000.0, "pad_token_id": 0,
+}  # fmt: skip
+COHERE = {
+    "architectures": ["CohereForCausalLM"], "model_type": "cohere", "attention_bias": False, "hidden_act": "silu",
+    "layer_norm_eps": 1e-5, "logit_scale": 0.0625, "max_position_embeddings": 8192, "model_max_length": 131072,
+    "rope_theta": 8000000.0, "use_qk_norm": False, "pad_token_id": 0,
+}  # fmt: skip
+ARCEE = {
+    "architectures": ["ArceeForCausalLM"], "model_type": "arcee", "attention_bias": False, "mlp_bias": False,
+    "head_dim": 128, "hidden_act": "relu2", "max_position_embeddings": 65536, "rms_norm_eps": 1e-5,
+    "rope_scaling": {"rope_type": "yarn", "factor": 20.0, "original_max_position_embeddings": 4096, "beta_fast": 32.0,
+                     "beta_slow": 1.0, "mscale": 1.0},
+    "rope_theta": 10000.0, "tie_word_embeddings": False,
+}  # fmt: skip
 ERNIE = {
     "architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "hidden_act": "silu", "head_dim": 128,
     "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "rope_theta": 500000, "use_bias": False,
@@ -329,6 +346,9 @@ MODELS: dict[str, tuple[dict[str, Any], int, int, int]] = {
     "EXAONE-4.0-1.2B": (sized(EXAONE4, 2048, 30, 32, 8, 4096, 102400), 1279391488, 1279391488, 61440),
     "EXAONE-4.0-32B": (sized(EXAONE4_32B, 5120, 64, 40, 8, 27392, 102400), 32003216384, 31478928384, 262144),
     "GLM-4-9B": (sized(GLM4, 4096, 40, 32, 2, 13696, 151552), 9400279040, 8779522048, 40960),
+    "Gemma-7B": (sized(GEMMA, 3072, 28, 16, 16, 24576, 256000), 8537680896, 8537680896, 458752),
+    "Command-R": (sized(COHERE, 8192, 40, 64, 64, 22528, 256000), 34980831232, 34980831232, 1310720),
+    "AFM-4.5B": (sized(ARCEE, 2560, 36, 20, 4, 18432, 128000), 4619164160, 4291484160, 73728),
     "Command-R7B": (sized(COHERE2, 4096, 32, 32, 8, 14336, 256000), 8028033024, 8028033024, 131072),
     "ERNIE-4.5-0.3B": (sized(ERNIE, 1024, 18, 16, 2, 3072, 103424), 360748032, 360748032, 18432),
     "Hunyuan-7B": (sized(HUNYUAN, 4096, 32, 32, 8, 14336, 128167), 7504568320, 7504568320, 131072),

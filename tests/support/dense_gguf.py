@@ -41,9 +41,9 @@ TENSORS = {
 }  # fmt: skip
 NAMES = {
     "mistral": "llama", "gemma3_text": "gemma3", "gemma4_text": "gemma4", "ministral3": "mistral3", "olmo3": "olmo2",
-    "phi": "phi2", "granitemoehybrid": "granite", "hunyuan_v1_dense": "hunyuan-dense",
+    "phi": "phi2", "granitemoehybrid": "granite", "hunyuan_v1_dense": "hunyuan-dense", "cohere": "command-r",
 }  # fmt: skip
-PAIRED = ("llama", "granite", "smollm3", "mistral3")
+PAIRED = ("llama", "granite", "smollm3", "mistral3", "arcee")
 TOP = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "model.final_layernorm": "output_norm",
     "lm_head": "output", "model.embed_tokens_per_layer": "per_layer_token_embd",
@@ -129,7 +129,7 @@ def _tensor(
     if arch in PAIRED and part in heads:
         bits = permuted(bits, heads[part])
     if bits.ndim == 1:
-        shift = 1 if arch in ("gemma2", "gemma3") and "norm" in name else 0
+        shift = 1 if arch in ("gemma", "gemma2", "gemma3") and name.endswith("norm.weight") else 0
         out.add_tensor(name, floats(bits, kind) + np.float32(shift))
     elif kind == "F16":
         out.add_tensor(name, bits.view("<f2"))
@@ -149,7 +149,7 @@ def _sizes(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     if "rms_norm_eps" in c:
         out.add_layer_norm_rms_eps(c["rms_norm_eps"])
     else:
-        out.add_layer_norm_eps(c["norm_epsilon"] if "norm_epsilon" in c else c["layer_norm_eps"])
+        out.add_layer_norm_eps(next(c[key] for key in ("norm_epsilon", "layer_norm_eps") if key in c))
     out.add_file_type(1)
     if c.get("head_dim") and "per_layer_config" not in c:
         out.add_key_length(c["head_dim"])
@@ -340,7 +340,14 @@ def _cohere2(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     _qwen(out, c)
 
 
+def _cohere(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_logit_scale(c["logit_scale"])
+    out.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    _qwen(out, c)
+
+
 WRITERS = {
+    "gemma": _qwen, "command-r": _cohere, "arcee": _llama,
     "llama": _llama, "granite": _granite, "smollm3": _llama, "qwen2": _qwen, "qwen3": _qwen, "gemma2": _gemma2,
     "gemma3": _gemma3, "gemma4": _gemma4, "phi3": _phi3, "mistral3": _mistral3, "olmo2": _olmo2, "exaone4": _exaone4,
     "seed_oss": _qwen, "hunyuan-dense": _hunyuan, "ernie4_5": _qwen, "glm4": _partial, "cohere2": _cohere2,

@@ -59,6 +59,7 @@ STATES: dict[str, Any] = {
 NAMES = (
     *("Llama-3.2-1B", "Qwen2.5-0.5B", "Qwen3-0.6B", "Gemma-2-2B", "Gemma-3-1B", "SmolLM3-3B", "Phi-4", "OLMo-2-1B"),
     *("OLMo-3-7B", "Ministral-3-8B", "Seed-OSS-36B", "EXAONE-4.0-1.2B", "EXAONE-4.0-32B", "GLM-4-9B", "Command-R7B"),
+    *("Gemma-7B", "Command-R", "AFM-4.5B"),
     *("Gemma-4-31B", "Gemma-4-E2B"),
     *("ERNIE-4.5-0.3B", "Hunyuan-7B", "StarCoder2-3B", "StableLM-2-1.6B", "Phi-2", "Granite-4.0-micro"),
 )

@@ -1,6 +1,6 @@
 """Writes tests/fixtures/parity: tiny random models with the logits that `transformers` gives for them.
 
-    python tests/support/make_parity_fixture.py
+    python tests/support/make_parity_fixture.py [NAME ...]
 
 Needs torch and transformers, which the project itself does not; `test_reference.py` also calls `make` where
 they are installed, with another seed. Weights are drawn large enough that logits spread over several units:
@@ -149,6 +149,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "ernie4_5": ("Ernie4_5", {"head_dim": 12, "use_bias": True, **PLAIN_ROPE}),
     "glm4": ("Glm4", {"head_dim": 12, "attention_bias": True, **TOKENS_OF_ITS_OWN, **PARTIAL}),
     "cohere2": ("Cohere2", {**WINDOW, "layer_norm_eps": 1e-5, "logit_scale": 0.5, "num_hidden_layers": 4}),
+    "gemma": ("Gemma", {"head_dim": 12, "num_key_value_heads": 1, **PLAIN_ROPE}),
+    "cohere": ("Cohere", {**PLAIN_ROPE, "layer_norm_eps": 1e-5, "logit_scale": 0.5, **TOKENS_OF_ITS_OWN}),
+    "arcee": ("Arcee", {"head_dim": 12, **TOKENS_OF_ITS_OWN, **PLAIN_ROPE}),
     "starcoder2": ("Starcoder2", {**WINDOW, **TOKENS_OF_ITS_OWN}),
     "stablelm": ("StableLm", {"use_qkv_bias": True, **PARTIAL}),
     "phi2": ("Phi", {"num_key_value_heads": 4, "intermediate_size": 128, **PARTIAL}),
@@ -172,7 +175,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """By name: transformers' family, and what its config changes of SMALL."""
 
-LAYER_NORMS = ("Cohere2", "Starcoder2", "StableLm", "Phi")
+LAYER_NORMS = ("Cohere", "Cohere2", "Starcoder2", "StableLm", "Phi")
 
 
 def make(name: str, folder: Path, seed: int, dtype: str) -> None:
@@ -214,8 +217,10 @@ def _spread(model: Any, dtype: str) -> None:
 
 
 def main() -> None:
-    """All cases; the type of the weights alternates."""
+    """All cases, or those that are named; the type of the weights alternates."""
     for i, name in enumerate(CASES):
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
         folder = FOLDER / name
         folder.mkdir(parents=True, exist_ok=True)
         make(name, folder, seed=i, dtype=("float16", "bfloat16")[i % 2])

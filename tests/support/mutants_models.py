@@ -8,6 +8,16 @@ from tests.support.planting import Mutant
 MODELS, OPS = "memfirst.models", "memfirst.graph.ops"
 
 DENSE = (
+    Mutant("gemma has a norm after attention too", f"{MODELS}.gemma:layer",
+           "x = b.residual(f\"{at}.attn_residual\", x, y)",
+           "x = b.residual(f\"{at}.attn_residual\", x, b.rms_norm(f\"{at}.post_attention_norm\", y))", "gemma",
+           "weights parameters tensors"),
+    Mutant("command r's head is a matrix of its own", f"{MODELS}.decoder:tied",
+           "r.flag(\"tie_word_embeddings\", default)",
+           "r.flag(\"tie_word_embeddings\", False)", "cohere", "parameters tensors"),
+    Mutant("arcee's feed-forward is gated", f"{MODELS}.arcee:layer",
+           'b.mlp(f"{at}.ffn", h, c.intermediate_size[i], SQUARED_RELU, bias=c.mlp_bias)',
+           'b.swiglu(f"{at}.ffn", h, c.intermediate_size[i], bias=c.mlp_bias)', "arcee", "weights parameters tensors"),
     Mutant("granite's feed-forward has no biases", f"{MODELS}.granite:layer", "bias=c.mlp_bias", "bias=False",
            "granite", "weights parameters"),
     Mutant("layers without rotation keep a key for each query head", f"{MODELS}.smollm3:without_rope",

@@ -91,7 +91,6 @@ def decoder(kind: Kind, stated: Stated) -> Described:
 
 
 afmoe = partial(decoder, Kind(head_norms=True, gate=True, after=True))
-arcee = partial(decoder, Kind(up_only=True))
 baichuan = internlm2 = internlm3 = exaone = minicpm = partial(decoder, Kind())
 deepseek = partial(decoder, Kind(correction=False))
 cohere = partial(decoder, Kind(head_norms=None, one_norm=True, tied=True))
@@ -100,7 +99,6 @@ cohere2_moe = partial(
 )
 dots1 = partial(decoder, Kind(head_norms=True))
 exaone_moe = hy_v3 = partial(decoder, Kind(head_norms=True, dense_first=1))
-gemma = partial(decoder, Kind(tied=True))
 gpt_neox = partial(decoder, Kind(centred=True, up_only=True, biases=True))
 nemotron = partial(decoder, Kind(centred=True, up_only=True))
 olmo = partial(decoder, Kind(none=True))
