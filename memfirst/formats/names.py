@@ -102,12 +102,7 @@ _GEMMA_NORMS: Table = {
     "model.norm.weight": ("output_norm.weight", plus_one),
 }
 _GEMMA2: Table = {**_QWEN2, **_GEMMA_NORMS}
-_GEMMA: Table = {
-    **_QWEN2,
-    _BLOCK + "input_layernorm.weight": ("blk.{}.attn_norm.weight", plus_one),
-    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.ffn_norm.weight", plus_one),
-    "model.norm.weight": ("output_norm.weight", plus_one),
-}
+_GEMMA: Table = {hf: (gguf, plus_one if "norm" in hf else same) for hf, (gguf, same) in _QWEN2.items()}
 _GEMMA3: Table = {**_GEMMA2, **{hf: (gguf, plus_one) for hf, (gguf, _) in _QK_NORMS.items()}}
 _GEMMA4: Table = {
     **_GEMMA3,
