@@ -9,7 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from memfirst.codecs import bf16, f16, f32, iq4_nl, mxfp4, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0
+from memfirst.codecs import (
+    bf16,
+    f16,
+    f32,
+    iq4_nl,
+    iq4_xs,
+    mxfp4,
+    q2_k,
+    q3_k,
+    q4_0,
+    q4_1,
+    q4_k,
+    q5_0,
+    q5_1,
+    q5_k,
+    q6_k,
+    q8_0,
+)
 from memfirst.codecs.base import F32, ROWS, U8, BlockType, Codec
 from memfirst.codecs.block_types import BLOCK_TYPES, block_type
 from memfirst.codecs.grouped import grouped
@@ -17,12 +34,11 @@ from memfirst.errors import UnsupportedError
 
 __all__ = ["BLOCK_TYPES", "CODECS", "F32", "ROWS", "U8", "BlockType", "Codec", "block_type", "get", "sized"]
 
-CODECS: Mapping[str, Codec] = MappingProxyType(
-    {
-        module.CODEC.name: module.CODEC
-        for module in (f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_k, q5_k, q6_k, iq4_nl, mxfp4)
-    }
-)
+_MODULES = (
+    f32, f16, bf16, q4_0, q4_1, q5_0, q5_1, q8_0, q2_k, q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs, mxfp4,
+)  # fmt: skip
+
+CODECS: Mapping[str, Codec] = MappingProxyType({module.CODEC.name: module.CODEC for module in _MODULES})
 """By name, lower case."""
 
 

@@ -61,7 +61,7 @@ class BlockType:
 class Codec(BlockType):
     """One weight format that memfirst reads and writes.
 
-    family       which kernel template reads it: "block32", "k256" or "float"
+    family       which kernel template reads it: "block32", "k256", "k256_16" (a scale for each 16 weights) or "float"
     dequantize   u8 [n, block_bytes] -> f32 [n, block]
     quantize     f32 [n, block] -> u8 [n, block_bytes]; FormatError where a weight has no such form
     pack         the same bytes, 16 rows side by side, in the order in which the kernels read them

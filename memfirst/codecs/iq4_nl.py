@@ -48,12 +48,12 @@ def quantize(weights: F32) -> U8:
 def _quantize(weights: F32) -> U8:
     largest = np.take_along_axis(weights, np.abs(weights).argmax(axis=1, keepdims=True), axis=1)
     unit = weights * inverse(largest)
-    scale = f16_bytes(_best_scale(unit) * largest)
-    codes = _nearest(weights * inverse(scale.view(np.float16).astype(np.float32)))
+    scale = f16_bytes(best_scale(unit) * largest)
+    codes = nearest_level(weights * inverse(scale.view(np.float16).astype(np.float32)))
     return np.concatenate([scale, nibble_bytes(codes)], axis=1)
 
 
-def _best_scale(unit: F32) -> F32:
+def best_scale(unit: F32) -> F32:
     """f32 [n, 32] within [-1, 1] -> scale f32 [n, 1] of least squared error among the targets' fits.
 
     For given codes the best scale is sum(x*level) / sum(level^2), and leaves sum(x^2) less
@@ -64,7 +64,7 @@ def _best_scale(unit: F32) -> F32:
     explained = np.zeros(columns.shape[1], np.float32)
     levels = LEVELS.astype(np.float32)
     for target in _TARGETS:
-        level = levels[_nearest(columns * target)]
+        level = levels[nearest_level(columns * target)]
         fit, norm = (columns * level).sum(axis=0), (level * level).sum(axis=0)
         better = fit * fit > explained * norm
         scale = np.where(better, fit / norm, scale)
@@ -72,7 +72,7 @@ def _best_scale(unit: F32) -> F32:
     return scale[:, None]
 
 
-def _nearest(scaled: NDArray[np.float32]) -> U8:
+def nearest_level(scaled: NDArray[np.float32]) -> U8:
     """The code of the level nearest to each number."""
     index = np.floor(scaled * np.float32(2)) + np.float32(256)
     codes: U8 = _NEAREST[np.clip(index, 0, 511).astype(np.int16)]

@@ -1,4 +1,4 @@
-"""What the 256-weight formats share: 6-bit scale codes and paired nibbles."""
+"""What the 256-weight formats share: 6-bit scale codes, paired nibbles, and four columns' two bits in a byte."""
 
 from __future__ import annotations
 
@@ -61,3 +61,17 @@ def pair_nibble_bytes(codes: U8) -> U8:
     """u8 [n, 256] (their low four bits) -> u8 [n, 128], the inverse of `pair_nibbles`."""
     pairs = codes.reshape(-1, 4, 2, 32)
     return ((pairs[:, :, 0] & np.uint8(0x0F)) | (pairs[:, :, 1] << np.uint8(4))).reshape(-1, BLOCK // 2)
+
+
+_PAIRS: U8 = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+
+
+def quarters(packed: U8) -> U8:
+    """u8 [n, 64] -> u8 [n, 256]: bits 2t+1:2t of byte 32h+j (h = 0, 1; j = 0..31) belong to column 128h+32t+j."""
+    return (packed.reshape(-1, 2, 1, 32) >> _PAIRS & np.uint8(3)).reshape(-1, BLOCK)
+
+
+def four_quarters(codes: U8) -> U8:
+    """u8 [n, 256] of 0..3 -> u8 [n, 64], the inverse of `quarters`."""
+    packed: U8 = np.bitwise_or.reduce(codes.reshape(-1, 2, 4, 32) << _PAIRS, axis=2)
+    return packed.reshape(-1, BLOCK // 4)

@@ -12,7 +12,7 @@ import numpy as np
 
 from memfirst.codecs.base import F32, U8
 from memfirst.codecs.blocks import SMALLEST_NORMAL_F16, f16_at, f16_bytes, f16_step, inverse
-from memfirst.codecs.k256 import BLOCK, SUBS, scale_bytes
+from memfirst.codecs.k256 import BLOCK
 
 
 def power_of_two(weights: F32) -> F32:
@@ -28,8 +28,8 @@ def power_of_two(weights: F32) -> F32:
 class Columns:
     """Sub-blocks side by side and the sums of a weighted least squares that no code changes.
 
-    x f32 [32, m]; each weighs |x| + rms of its column, as large weights matter more to a dot product.
-    weight, weighted = weight * x f32 [32, m]; sw, sx, sxx f32 [m]: sums over a column of weight, weight * x
+    x f32 [sub, m]; each weighs |x| + rms of its column, as large weights matter more to a dot product.
+    weight, weighted = weight * x f32 [sub, m]; sw, sx, sxx f32 [m]: sums over a column of weight, weight * x
     and weight * x^2.
     """
 
@@ -42,7 +42,7 @@ class Columns:
         self.sxx: F32 = (self.weighted * x).sum(axis=0)
 
     def fit(self, codes: F32) -> tuple[F32, F32, F32]:
-        """Least squares of x on codes [32, m]: scale, minimum >= 0 and the squared error left, each [m]."""
+        """Least squares of x on codes [sub, m]: scale, minimum >= 0 and the squared error left, each [m]."""
         product = self.weight * codes
         sq, sqq = product.sum(axis=0), (product * codes).sum(axis=0)
         sxq = (self.weighted * codes).sum(axis=0)
@@ -81,14 +81,13 @@ def affine_search(columns: Columns, levels: int, offsets: Sequence[float]) -> tu
     return scale, minimum
 
 
-def symmetric_search(columns: F32, half: int, offsets: Sequence[float]) -> F32:
+def symmetric_search(columns: F32, half: int, offsets: Sequence[float], weight: F32) -> F32:
     """Scale (of either sign) of `x = scale * q`, q = -half..half-1, for each column: f32 [16, m] -> f32 [m].
 
-    Each offset o puts the weight of largest magnitude at -(half+o). For given codes, least squares weighted
-    by x^2 gives scale = sum(w*x*q) / sum(w*q^2) and explains sum(w*x*q)^2 / sum(w*q^2): the most is kept.
+    Each offset o puts the weight of largest magnitude at -(half+o). For given codes, least squares weighted by `weight`
+    f32 [16, m] gives scale = sum(w*x*q) / sum(w*q^2) and explains sum(w*x*q)^2 / sum(w*q^2): the most is kept.
     """
     largest = np.take_along_axis(columns, np.abs(columns).argmax(axis=0)[None], axis=0)[0]
-    weight = columns * columns
     weighted = weight * columns
     scale: F32 = np.zeros_like(largest)
     explained = scale
@@ -103,12 +102,19 @@ def symmetric_search(columns: F32, half: int, offsets: Sequence[float]) -> F32:
     return scale
 
 
-def affine_quantize(weights: F32, levels: int, offsets: Sequence[float]) -> tuple[U8, U8]:
-    """f32 [n, 256] -> header u8 [n, 16] (d, dmin, scale bytes) and codes u8 [n, 256] of 0..levels-1."""
+def affine_quantize(
+    weights: F32, levels: int, offsets: Sequence[float], sub: int, largest: int
+) -> tuple[U8, U8, U8, U8]:
+    """f32 [n, 256] -> d and dmin u8 [n, 4], scales and minimums u8 [n, 256/sub], and codes u8 [n, 256] of 0..levels-1.
+
+    sub      weights that share a scale and a minimum
+    largest  scale or minimum that a block holds: 2^bits - 1
+    """
     unit = power_of_two(weights)
-    columns = Columns(np.ascontiguousarray((weights / unit).reshape(-1, BLOCK // SUBS).T))
-    scale, minimum = (found.reshape(-1, SUBS) for found in affine_search(columns, levels, offsets))
-    (d, scales), (dmin, mins) = _six_bits(scale, unit), _six_bits(minimum, unit)
+    subs = BLOCK // sub
+    columns = Columns(np.ascontiguousarray((weights / unit).reshape(-1, sub).T))
+    scale, minimum = (found.reshape(-1, subs) for found in affine_search(columns, levels, offsets))
+    (d, scales), (dmin, mins) = _whole(scale, unit, largest), _whole(minimum, unit, largest)
     codes = _affine_codes(columns.x, d * scales, dmin * mins, levels)
     fitted = _refit(columns, codes * scales.reshape(-1), mins)
     # Where an f16 has fewer than 9 bits, rounding the fitted steps would cost more than fitting them gains.
@@ -116,18 +122,18 @@ def affine_quantize(weights: F32, levels: int, offsets: Sequence[float]) -> tupl
     d, dmin = np.where(better, fitted[0], d), np.where(better, fitted[1], dmin)
     steps = np.concatenate([f16_bytes(d * unit), f16_bytes(dmin * unit)], axis=1)
     codes = _affine_codes(columns.x, f16_at(steps, 0) / unit * scales, f16_at(steps, 2) / unit * mins, levels)
-    header = np.concatenate([steps, scale_bytes(scales.astype(np.uint8), mins.astype(np.uint8))], axis=1)
-    return header, np.ascontiguousarray(codes.astype(np.uint8).T).reshape(-1, BLOCK)
+    packed = np.ascontiguousarray(codes.astype(np.uint8).T).reshape(-1, BLOCK)
+    return steps, scales.astype(np.uint8), mins.astype(np.uint8), packed
 
 
-def _six_bits(values: F32, unit: F32) -> tuple[F32, F32]:
-    """f32 [n, 8] >= 0 -> step [n, 1], an f16 once times unit, and whole numbers 0..63 [n, 8]."""
-    step = f16_step(values.max(axis=1, keepdims=True) / np.float32(63) * unit) / unit
-    return step, np.minimum(np.rint(values * inverse(step)), np.float32(63))
+def _whole(values: F32, unit: F32, largest: int) -> tuple[F32, F32]:
+    """f32 [n, subs] >= 0 -> step [n, 1], an f16 once times unit, and whole numbers 0..largest [n, subs]."""
+    step = f16_step(values.max(axis=1, keepdims=True) / np.float32(largest) * unit) / unit
+    return step, np.minimum(np.rint(values * inverse(step)), np.float32(largest))
 
 
 def _affine_codes(x: F32, scale: F32, minimum: F32, levels: int) -> F32:
-    """Nearest codes, as whole numbers [32, 8n], of x [32, 8n] under scale and minimum [n, 8]."""
+    """Nearest codes, as whole numbers [sub, m], of x [sub, m] under scales and minimums of m sub-blocks."""
     codes: F32 = np.rint((x + minimum.reshape(-1)) * inverse(scale.reshape(-1)))
     np.clip(codes, 0, levels - 1, out=codes)
     return codes
@@ -136,12 +142,13 @@ def _affine_codes(x: F32, scale: F32, minimum: F32, levels: int) -> F32:
 def _refit(columns: Columns, scaled: F32, mins: F32) -> tuple[F32, F32]:
     """d and dmin [n, 1] of least squared error over whole blocks, codes and 6-bit scales being chosen.
 
-    Model: x = d * scaled - dmin * min, with scaled [32, 8n] = scale * code. Rounding scales and minimums to
+    Model: x = d * scaled - dmin * min, with scaled [sub, m] = scale * code. Rounding scales and minimums to
     six bits adds about 0.3 % of error, and this wins it back. Both are 0 where the system is singular.
     """
+    subs = mins.shape[1]
     product = columns.weight * scaled
-    aa, ax, a = (part.sum(axis=0).reshape(-1, SUBS) for part in (product * scaled, product * columns.x, product))
-    weight, x = columns.sw.reshape(-1, SUBS), columns.sx.reshape(-1, SUBS)
+    aa, ax, a = (part.sum(axis=0).reshape(-1, subs) for part in (product * scaled, product * columns.x, product))
+    weight, x = columns.sw.reshape(-1, subs), columns.sx.reshape(-1, subs)
     saa, sax, sab, sbb, sbx = (
         part.sum(axis=1, keepdims=True) for part in (aa, ax, a * mins, weight * mins * mins, x * mins)
     )

@@ -22,6 +22,7 @@ from memfirst.codecs.k256 import (
     SUBS,
     pair_nibble_bytes,
     pair_nibbles,
+    scale_bytes,
     scales_and_mins,
     scales_by_file,
     scales_by_lane,
@@ -53,7 +54,8 @@ def quantize(weights: F32) -> U8:
 
 
 def _quantize(weights: F32) -> U8:
-    header, codes = affine_quantize(weights, 16, OFFSETS)
+    steps, scales, mins, codes = affine_quantize(weights, 16, OFFSETS, BLOCK // SUBS, 63)
+    header = np.concatenate([steps, scale_bytes(scales, mins)], axis=1)
     return np.concatenate([header, pair_nibble_bytes(codes)], axis=1)
 
 

@@ -60,7 +60,7 @@ def quantize(weights: F32) -> U8:
 def _quantize(weights: F32) -> U8:
     unit = power_of_two(weights)
     columns = np.ascontiguousarray((weights / unit).reshape(-1, SUB).T)
-    found = symmetric_search(columns, 32, OFFSETS).reshape(-1, BLOCK // SUB)
+    found = symmetric_search(columns, 32, OFFSETS, columns * columns).reshape(-1, BLOCK // SUB)
     largest: F32 = np.take_along_axis(found, np.abs(found).argmax(axis=1, keepdims=True), axis=1)
     # The scale of largest magnitude becomes -128, whatever its sign: one more step than +127 would give.
     d: F32 = np.copysign(f16_step(np.abs(largest) * np.float32(1 / 128) * unit), -largest)
@@ -88,4 +88,4 @@ def unpack(packed: U8) -> U8:
     return deinterleave(LAYOUT, packed)
 
 
-CODEC = Codec("q6_k", 14, BLOCK, BLOCK_BYTES, "k256", dequantize, quantize, pack, unpack)
+CODEC = Codec("q6_k", 14, BLOCK, BLOCK_BYTES, "k256_16", dequantize, quantize, pack, unpack)

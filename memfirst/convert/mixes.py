@@ -192,6 +192,15 @@ MIXES: Mapping[str, Mix] = {
     "q6_k": Mix("q6_k", 18),
     "iq4_nl": Mix("iq4_nl", 25, {"attn_v": _SMALL_V, "ffn_down": _FIRST_DOWN, "attn_output": (OUTPUT_OF_8,)}),
     "mxfp4": Mix("mxfp4", 38),
+    "iq4_xs": Mix("iq4_xs", 30, {"attn_v": _SMALL_V, "ffn_down": _FIRST_DOWN, "attn_output": (OUTPUT_OF_8,)}),
+    "q3_k_s": Mix("q3_k", 11, {"attn_output": (OUTPUT_OF_8,)}),
+    "q3_k_m": Mix("q3_k", 12, {"attn_v": (Rule("q5_k", first_two), Rule("q4_k")),
+                               "ffn_down": (Rule("q5_k", first_sixteenth), Rule("q4_k")),
+                               "attn_output": (OUTPUT_OF_8, Rule("q4_k"))}),
+    "q3_k_l": Mix("q3_k", 13, {"attn_v": (Rule("q5_k"),), "ffn_down": (Rule("q5_k"),),
+                               "attn_output": (Rule("q3_k", experts=True), Rule("q5_k"))}),
+    "q2_k": Mix("q2_k", 10, {"attn_v": (Rule("q4_k", grouped=True), Rule("q3_k")), "ffn_down": (Rule("q3_k"),),
+                             "attn_output": (OUTPUT_OF_8, Rule("q3_k"))}),
 }  # fmt: skip
 """Those that memfirst writes and runs."""
 
@@ -209,15 +218,6 @@ _THIRD = (Rule("iq3_xxs", middle),)
 
 _BY_RULE: Mapping[str, Mix] = {
     **MIXES,
-    "iq4_xs": Mix("iq4_xs", 30, MIXES["iq4_nl"].rules),
-    "q3_k_s": Mix("q3_k", 11, {"attn_output": (OUTPUT_OF_8,)}),
-    "q3_k_m": Mix("q3_k", 12, {"attn_v": (Rule("q5_k", first_two), Rule("q4_k")),
-                               "ffn_down": (Rule("q5_k", first_sixteenth), Rule("q4_k")),
-                               "attn_output": (OUTPUT_OF_8, Rule("q4_k"))}),
-    "q3_k_l": Mix("q3_k", 13, {"attn_v": (Rule("q5_k"),), "ffn_down": (Rule("q5_k"),),
-                               "attn_output": (Rule("q3_k", experts=True), Rule("q5_k"))}),
-    "q2_k": Mix("q2_k", 10, {"attn_v": (Rule("q4_k", grouped=True), Rule("q3_k")), "ffn_down": (Rule("q3_k"),),
-                             "attn_output": (OUTPUT_OF_8, Rule("q3_k"))}),
     "q2_k_s": Mix("q2_k", 21, {"attn_v": (Rule("q4_k", grouped=True),), "ffn_down": (Rule("q4_k", first_eighth),)}),
     "iq3_m": Mix("iq3_s", 27, {"attn_v": (Rule("q4_k"),), "attn_output": (OUTPUT_OF_8, Rule("q4_k")),
                                "ffn_down": (Rule("q4_k", more_bits, experts=True), Rule("q4_k", first_eighth))}),

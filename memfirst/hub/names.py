@@ -20,7 +20,8 @@ _QUANT = re.compile(
 _ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^?#]+)(?:[?#].*)?", re.IGNORECASE)
 """How a browser and other programs write a repository of the public hub."""
 _SPLIT = re.compile(r"(?P<stem>.*)-(?P<part>\d{5})-of-(?P<parts>\d{5})\.gguf", re.IGNORECASE)
-_PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q5_0", "Q4_1", "F16", "BF16")
+_PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q5_0", "Q4_1", "IQ4_XS", "Q3_K_M", "Q2_K", "F16",
+              "BF16")  # fmt: skip
 _FOLDER = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
            "special_tokens_map.json", "tokenizer.model", "chat_template.jinja", "chat_template.json",
            "model.safetensors.index.json")  # fmt: skip

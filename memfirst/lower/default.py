@@ -49,7 +49,7 @@ from memfirst.lower.nodes import (
     Touch,
     Value,
 )
-from memfirst.lower.packing import cpu_weights, family, kernel_of, look_up, matmul_operands, offset_of, tile_of
+from memfirst.lower.packing import cpu_weights, family, kernel_of, look_up, matmul_operands, offset_of, tile_of, wide
 from memfirst.lower.program import Ref
 from memfirst.lower.specs import KERNELS
 from memfirst.lower.step_fields import SPLIT, count_of, in_group
@@ -369,7 +369,7 @@ def quantize(
 ) -> tuple[NodeCall, Args]:
     """The call that makes int8 of `x`, in the storage `name`, with `rows`: a scale for each 256 columns where one of
     the matrices that it is made for is a K-quant, else for each 32. And the arrays that it makes."""
-    block = 256 if any(family(w) == "k256" for w in weights) else 32
+    block = 256 if any(wide(w) for w in weights) else 32
     multiple(op, x.width, block)
     per32 = x.width // 32
     made = d.arrays(name, {

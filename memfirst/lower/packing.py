@@ -34,16 +34,21 @@ def cpu_weights(op: Op) -> Iterator[Weight]:
 
 
 def family(weight: Weight) -> str:
-    """Which kernels read it: "block32", "k256", "float", or another without kernels here."""
+    """Which kernels read it: "block32", "k256", "k256_16", "float", or another without kernels here."""
     return codecs.get(weight.codec).family
 
 
 def kernel_of(weight: Weight) -> str:
-    """The kernel of its family: Q6_K's scales differ from those of the other K-quants."""
+    """The kernel of its family."""
     kind = family(weight)
     if weight.twelve_bits:
         return "bf12"
-    return {"float": "floats", "k256": "q6_k" if weight.codec == "q6_k" else "k256"}.get(kind, kind)
+    return "floats" if kind == "float" else kind
+
+
+def wide(weight: Weight) -> bool:
+    """Whether the activations that it meets are quantized 256 at a time: its sums are over so many columns."""
+    return family(weight) in ("k256", "k256_16")
 
 
 def matmul_operands(weight: Weight) -> dict[str, NodeOperand]:

@@ -222,7 +222,7 @@ KERNELS: Mapping[str, KernelSpec] = {
     for spec in (
         *(
             _spec(f"embed.{kind}", TOKENS, "w tokens x cols scale", "CODEC", _embed)
-            for kind in ("block32", "k256", "q6_k")
+            for kind in ("block32", "k256", "k256_16")
         ),
         _spec("embed.floats", TOKENS, "w tokens x cols scale", "CODEC", _embed),
         _spec("embed.bf12", TOKENS, "w tokens x cols groups scale", "", _embed),
@@ -235,7 +235,7 @@ KERNELS: Mapping[str, KernelSpec] = {
         _spec("activations.quantize", TOKENS, "x aq ad ao af am ap width stride private_in private", "BLOCK", _width),
         _spec("matmul.block32", COLUMNS, _INT8.format("ao af"), "CODEC TILE", _matmul),
         _spec("matmul.k256", COLUMNS, _INT8.format("am"), "CODEC TILE", _matmul),
-        _spec("matmul.q6_k", COLUMNS, _INT8.format("ap"), "CODEC TILE", _matmul),
+        _spec("matmul.k256_16", COLUMNS, _INT8.format("ap"), "CODEC TILE", _matmul),
         _spec("sketch.reach", TOKENS, "aq ad sums inverse reach cols", "", _columns),
         _spec("sketch.rows", COLUMNS, "w aq ad sums reach y tops cols tiles", "", _sketched),
         _spec("sketch.choose", UNITS, "w aq ad ao af reach y tops step cols tiles vocab count listed", "CODEC", _units),

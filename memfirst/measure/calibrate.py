@@ -57,10 +57,13 @@ MIXES = (
     "q5_0",
     "q5_1",
     "q8_0",
+    "q2_k",
+    "q3_k_s",
     "q4_k_s",
     "q5_k_s",
     "q6_k",
     "iq4_nl",
+    "iq4_xs",
     SKETCHED,
 )
 """Codec mixes, a packing of one and a sketch of a head, that together use every codec with a kernel."""

@@ -213,10 +213,10 @@ def test_an_unsupported_codec(model: Path, tmp_path: Path) -> None:
     data = bytearray(model.read_bytes())
     name = b"blk.0.ffn_up.weight"
     at = data.index(name) + len(name) + 4 + 2 * 8  # after the count and two sizes: the type
-    data[at : at + 4] = (10).to_bytes(4, "little")  # Q2_K
+    data[at : at + 4] = (17).to_bytes(4, "little")  # IQ2_XS
     (tmp_path / "m.gguf").write_bytes(data)
     ran = run(tmp_path / "m.gguf", "-p", "x")
-    assert ran.returncode == 1 and "q2_k" in ran.stderr.lower()
+    assert ran.returncode == 1 and "iq2_xs" in ran.stderr.lower()
     check_one_line(ran.stderr)
 
 

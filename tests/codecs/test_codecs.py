@@ -18,13 +18,14 @@ from memfirst.codecs import BLOCK_TYPES, CODECS, Codec, block_type, get
 from memfirst.errors import FormatError, UnsupportedError
 
 ALL = list(CODECS.values())
-BY_GGUF = [codec for codec in ALL if codec.name not in ("q4_k", "q5_k", "q6_k", "iq4_nl")]
+SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")  # gguf has no quantizer of these
+BY_GGUF = [codec for codec in ALL if codec.name not in SEARCHED]
 BLOCKS = [codec for codec in ALL if codec.block > 1]
 F16_SCALES = [codec for codec in BLOCKS if codec.name != "mxfp4"]  # whose scales are powers of two up to 2^127
 # Where each block keeps its f16 numbers: random bytes seldom make them NaN, infinite, zero or subnormal.
 F16_AT = {
     "f16": [0], "q4_0": [0], "q4_1": [0, 2], "q5_0": [0], "q5_1": [0, 2], "q8_0": [0],
-    "q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208], "iq4_nl": [0],
+    "q2_k": [80, 82], "q3_k": [108], "q4_k": [0, 2], "q5_k": [0, 2], "q6_k": [208], "iq4_nl": [0], "iq4_xs": [0],
 }  # fmt: skip
 F16_BITS = [0x0000, 0x8000, 0x0001, 0x83FF, 0x3C00, 0x7BFF, 0xFBFF, 0x7C00, 0xFC00, 0x7E01, 0xFD55]
 
@@ -102,7 +103,10 @@ def test_quantize_is_ggufs_bit_for_bit(codec: Codec) -> None:
 
 
 # RMS error over RMS weight of ggml's own quantizer (no importance matrix) on this sample, measured once.
-GGML_ERROR = {"q4_k": 0.07153, "q5_k": 0.03615, "q6_k": 0.01779, "iq4_nl": 0.07623}
+GGML_ERROR = {
+    "q2_k": 0.29698, "q3_k": 0.15108, "q4_k": 0.07153, "q5_k": 0.03615, "q6_k": 0.01779, "iq4_nl": 0.07623,
+    "iq4_xs": 0.07682,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", GGML_ERROR)
@@ -124,7 +128,7 @@ def test_iq4_nl_takes_the_nearest_level() -> None:
     np.testing.assert_allclose(np.abs(codec.dequantize(blocks) - weights), nearest, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["q4_k", "q5_k", "q6_k"])
+@pytest.mark.parametrize("name", ["q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"])
 @pytest.mark.parametrize("size", [1e-4, 1e-3])
 def test_small_weights_lose_little_more_though_their_steps_are_subnormal(name: str, size: float) -> None:
     """A step over 6-bit or 8-bit scales of weights of 1e-3 lies where f16 has 3 to 7 bits."""
@@ -137,7 +141,7 @@ def test_small_weights_lose_little_more_though_their_steps_are_subnormal(name: s
 # Largest error over largest weight of a block, before its scales are rounded to f16 (up to 1/2048 more).
 WORST = {
     "q4_0": 1 / 8, "q4_1": 1 / 14, "q5_0": 1 / 16, "q5_1": 1 / 30, "q8_0": 1 / 254,
-    "q4_k": 1 / 7, "q5_k": 1 / 12, "q6_k": 1 / 35, "iq4_nl": 1 / 6,
+    "q4_k": 1 / 7, "q5_k": 1 / 12, "q6_k": 1 / 35, "iq4_nl": 1 / 6, "q2_k": 1 / 2, "q3_k": 1 / 4, "iq4_xs": 1 / 6,
     "mxfp4": 1 / 4,  # 16 units of the scale, of which the largest level is 12
 }  # fmt: skip
 
@@ -248,8 +252,8 @@ def test_get_says_what_there_is() -> None:
     assert get("q6_k").nbytes(512) == 420
     with pytest.raises(ValueError, match="do not fill"):
         get("q6_k").nbytes(128)
-    with pytest.raises(UnsupportedError, match=r"'q2_k' has sizes but no codec yet; .* f32, .*iq4_nl"):
-        get("q2_k")
+    with pytest.raises(UnsupportedError, match=r"'iq2_xs' has sizes but no codec yet; .* f32, .*iq4_nl"):
+        get("iq2_xs")
     with pytest.raises(UnsupportedError, match=r"'Q4_K' is not a GGUF type"):
         get("Q4_K")
 

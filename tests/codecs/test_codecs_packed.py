@@ -67,13 +67,18 @@ def test_pack_refuses_other_shapes(codec: Codec) -> None:
 
 def packed_code(name: str, tile: np.ndarray, row: int, column: int) -> int:
     """The unsigned code of one weight, read from a packed tile byte by byte."""
-    quants_at = {"q4_0": 32, "iq4_nl": 32, "q4_1": 64, "q5_0": 96, "q5_1": 128, "q8_0": 32,
-                 "q4_k": 256, "q5_k": 768, "q6_k": 288, "mxfp4": 16}[name]  # fmt: skip
+    quants_at = {"q2_k": 320, "q3_k": 736, "q4_0": 32, "iq4_nl": 32, "q4_1": 64, "q5_0": 96, "q5_1": 128, "q8_0": 32,
+                 "q4_k": 256, "q5_k": 768, "q6_k": 288, "iq4_xs": 128, "mxfp4": 16}[name]  # fmt: skip
 
     def grouped(at: int, byte: int) -> int:
         """Byte `byte` of this row in 64-byte vectors that start at `at`: 4-byte groups of 16 rows."""
         return int(tile[at + 64 * (byte // 4) + 4 * row + byte % 4])
 
+    if name in ("q2_k", "q3_k"):
+        half, quarter, within = column // 128, column // 32 % 4, column % 32
+        low = grouped(quants_at, 32 * half + within) >> 2 * quarter & 3
+        third = grouped(224, within) >> column // 32 & 1 if name == "q3_k" else 0
+        return low | third << 2
     if name == "q8_0":
         return grouped(quants_at, column)
     if name == "q6_k":
@@ -81,6 +86,9 @@ def packed_code(name: str, tile: np.ndarray, row: int, column: int) -> int:
         at = quants_at + 768 * (2 * half + part)  # high bits of 64 columns, then their nibbles
         low = grouped(at + 256 + 256 * (quarter % 2), within) >> 4 * (quarter // 2) & 15
         return low | (grouped(at, within) >> 2 * quarter & 3) << 4
+    if name == "iq4_xs":
+        sub, within = divmod(column, 32)
+        return grouped(quants_at, 16 * sub + within % 16) >> 4 * (within // 16) & 15
     if name in ("q4_k", "q5_k"):
         pair, within = divmod(column, 64)
         low = grouped(quants_at, 32 * pair + within % 32) >> 4 * (within // 32) & 15
@@ -89,6 +97,24 @@ def packed_code(name: str, tile: np.ndarray, row: int, column: int) -> int:
     low = grouped(quants_at, column % 16) >> 4 * (column // 16) & 15
     fifth = tile[quants_at - 64 + 4 * row + column % 4] >> column // 4 & 1 if name in ("q5_0", "q5_1") else 0
     return low | int(fifth) << 4
+
+
+def scaled_by_pairs(name: str, tile: np.ndarray, row: int, column: int) -> np.float32:
+    """The same of Q2_K, Q3_K and IQ4_XS, whose scales lie by two sub-blocks of a row side by side."""
+    code = packed_code(name, tile, row, column)
+    d, m = tile[:64].view(np.float16).astype(np.float32).reshape(2, 16)[:, row]
+    pair, j = 2 * row + column // (32 if name == "iq4_xs" else 16) % 2, column // (64 if name == "iq4_xs" else 32)
+    if name == "q2_k":
+        both = int(tile[64 + 32 * j + pair])
+        return d * np.float32(both & 15) * np.float32(code) - m * np.float32(both >> 4)
+    if name == "q3_k":
+        low, high = int(tile[32 + 32 * (j % 4) + pair]) >> 4 * (j // 4), int(tile[160 + 32 * (j % 2) + pair])
+        level = np.float32(code - 4)
+    else:
+        low, high = int(tile[32 + 32 * (j % 2) + pair]) >> 4 * (j // 2), int(tile[96 + pair])
+        level = np.float32(quants.IQ4_NL.kvalues[code])
+    sixth = high >> 2 * (j // 2 if name == "q3_k" else j) & 3
+    return d * np.float32((low & 15 | sixth << 4) - 32) * level
 
 
 def packed_weight(name: str, tile: np.ndarray, row: int, column: int) -> np.float32:
@@ -123,7 +149,8 @@ def test_packed_bytes_read_slowly_are_the_weights(codec: Codec) -> None:
     for row, block in ((0, 0), (7, 1), (8, 0), (15, 1), (21, 1), (26, 0), (31, 1)):
         tile = packed[row // 16, block]
         expected = codec.dequantize(blocks[row, block][None])[0]
-        got = [packed_weight(codec.name, tile, row % 16, column) for column in range(codec.block)]
+        read = scaled_by_pairs if codec.name in ("q2_k", "q3_k", "iq4_xs") else packed_weight
+        got = [read(codec.name, tile, row % 16, column) for column in range(codec.block)]
         np.testing.assert_array_equal(np.array(got), expected)
 
 

@@ -171,7 +171,7 @@ def matrix(codec_name: str, rows: int, cols: int, seed: int = 2) -> tuple[NDArra
 
 def kernel_of(codec_name: str) -> str:
     family = codecs.get(codec_name).family
-    return {"float": "floats", "k256": "q6_k" if codec_name == "q6_k" else "k256"}.get(family, family)
+    return "floats" if family == "float" else family
 
 
 def product(codec_name: str, tile: int, tokens: int, rows: int, cols: int, block: int, add_to: int) -> None:
@@ -199,7 +199,7 @@ def product(codec_name: str, tile: int, tokens: int, rows: int, cols: int, block
 @pytest.mark.parametrize("codec_name", CODECS)
 def test_products(codec_name: str, tile: int, tokens: int) -> None:
     tile = min(tile, 4) if kernel_of(codec_name) == "floats" else tile
-    wide = codecs.get(codec_name).family == "k256"
+    wide = codecs.get(codec_name).block == 256
     product(codec_name, tile, tokens, 5 * ROWS, 768 if wide else 160, 256 if wide else 32, tokens % 2)
 
 

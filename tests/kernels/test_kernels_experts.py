@@ -37,7 +37,7 @@ def most(codec: str) -> int:
     return 4 if kernel_of(codec) == "floats" else 8
 
 
-FAMILIES = ("f32", "mxfp4", "q4_k", "q6_k")
+FAMILIES = ("f32", "mxfp4", "q4_k", "q6_k", "q2_k", "iq4_xs")
 """A codec of each way to multiply: both tiles with and without sums. Of the others one each way, in turn."""
 OTHERS = tuple(codec for codec in CODECS if codec not in FAMILIES)
 BOTH = [(codec, tile, summed) for codec in FAMILIES for tile in (1, most(codec)) for summed in (0, 1)]
@@ -220,14 +220,14 @@ def inputs(codec_name: str, x: F32) -> tuple[dict[str, Any], NDArray[np.float64]
     """Activations as operands, and as the matmul sees them."""
     if kernel_of(codec_name) == "floats":
         return {"x": x.reshape(-1), "width": x.shape[1]}, x.astype(np.float64)
-    made = quantize(x, 256 if codecs.get(codec_name).family == "k256" else 32)
+    made = quantize(x, 256 if codecs.get(codec_name).block == 256 else 32)
     return {name: array.reshape(-1) for name, array in made.items()}, dequantized(made)
 
 
 @pytest.mark.parametrize(("codec_name", "tile", "tokens"), calls(0, (1, 5, 41)))
 def test_gate_and_up(codec_name: str, tile: int, tokens: int) -> None:
     """Every pair's row, in ranges that end within experts; where experts lie in memory is said by a table."""
-    rows, cols = 3 * ROWS, 512 if codecs.get(codec_name).family == "k256" else 160
+    rows, cols = 3 * ROWS, 512 if codecs.get(codec_name).block == 256 else 160
     w, places, weights = stacked(codec_name, rows, cols)
     expert, weight = picks(tokens)
     groups = grouped(expert, weight)
@@ -247,7 +247,7 @@ def test_gate_and_up(codec_name: str, tile: int, tokens: int) -> None:
 @pytest.mark.parametrize(("codec_name", "tile", "tokens"), calls(1, (1, 3, 41)))
 def test_down(codec_name: str, tile: int, tokens: int) -> None:
     """The weighed sum, in ranges of rows: nothing is left of what was there, and columns of others are not touched."""
-    rows, cols = 4 * ROWS, 512 if codecs.get(codec_name).family == "k256" else 160
+    rows, cols = 4 * ROWS, 512 if codecs.get(codec_name).block == 256 else 160
     w, places, weights = stacked(codec_name, rows, cols)
     expert, weight = picks(tokens)
     groups = grouped(expert, weight)

@@ -711,12 +711,12 @@ def test_the_cpu_says_what_it_lacks_and_what_there_is_instead(name: str, tmp_pat
 
 
 def test_a_codec_without_a_kernel_is_named() -> None:
-    """A Llama in Q2_K: there is nothing wrong but that."""
+    """A Llama in IQ2_XS: there is nothing wrong but that."""
     tiny = {"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 256,
             "vocab_size": 64, "max_position_embeddings": 64, "model_type": "llama"}  # fmt: skip
     architecture = models.find("llama")
-    graph = architecture.build(architecture.from_hf(quantized.without(tiny), False), ShapeOnly("q2_k"))
-    with pytest.raises(UnsupportedError, match=r"does not run llama yet \(no kernel for q2_k, token_embd.weight"):
+    graph = architecture.build(architecture.from_hf(quantized.without(tiny), False), ShapeOnly("iq2_xs"))
+    with pytest.raises(UnsupportedError, match=r"does not run llama yet \(no kernel for iq2_xs, token_embd.weight"):
         cpu.lower(graph, 1, 64, 1)
     assert first(graph, RMSNorm).weight.codec == "f32"
-    assert table(price(graph, decode(0)))["head"] == 64 * 84 + 256 * 4
+    assert table(price(graph, decode(0)))["head"] == 64 * 74 + 256 * 4

@@ -25,6 +25,8 @@ BLOCKS: dict[str, Blocks] = {
     "q5_0": (32, 32 * 5 + 16), "q5_1": (32, 32 * 5 + 16 + 16), "q8_0": (32, 32 * 8 + 16),
     "mxfp4": (32, 32 * 4 + 8),  # the scale is one byte, a power of two
     # 256 weights: 8 scales and 8 minimums of 6 bits under two halves; Q6_K: 16 scales of 8 bits under one
+    # Q2_K: 16 scales and 16 minimums of 4 bits under two; Q3_K: 16 scales of 6 bits, IQ4_XS: 8, under one
+    "q2_k": (256, 256 * 2 + 32 * 4 + 32), "q3_k": (256, 256 * 3 + 16 * 6 + 16), "iq4_xs": (256, 256 * 4 + 8 * 6 + 16),
     "q4_k": (256, 256 * 4 + 16 * 6 + 32), "q5_k": (256, 256 * 5 + 16 * 6 + 32), "q6_k": (256, 256 * 6 + 16 * 8 + 16),
 }  # fmt: skip
 

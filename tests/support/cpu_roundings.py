@@ -82,7 +82,7 @@ class CpuLatentAttention(LatentAttention):
 
 def _rounded_for(weight: Weight, x: F32) -> F32:
     kind = family(weight)
-    return x if kind == "float" else rounded(x, 256 if kind == "k256" else 32)
+    return x if kind == "float" else rounded(x, 256 if kind.startswith("k256") else 32)
 
 
 def cached(x: F32, codec: str) -> F32:
@@ -104,11 +104,11 @@ def as_the_cpu(graph: Graph) -> Graph:
             kinds.setdefault(value, set()).update(family(w) for w in multiplied(op, value))
 
     def change(op: Op) -> Op:
-        block = 256 if op.inputs and "k256" in kinds[op.inputs[0]] else 32
+        block = 256 if op.inputs and not kinds[op.inputs[0]].isdisjoint(("k256", "k256_16")) else 32
         if isinstance(op, Router) and family(op.weight) != "float":
             return Int8Router(**vars(op), block=block)
         if isinstance(op, Experts):
-            inner = {"float": 0, "k256": 256}.get(family(op.down), 32)
+            inner = {"float": 0, "k256": 256, "k256_16": 256}.get(family(op.down), 32)
             return Int8Experts(**vars(op), outer=0 if family(op.up) == "float" else block, inner=inner)
         if isinstance(op, Attention):
             return F16Attention(**vars(op))

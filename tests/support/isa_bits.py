@@ -24,7 +24,7 @@ ATTENTION = (
     Case(3, 32, k_codec="q8_0", v_codec="q8_0", rotate=True),
     Case(3, 32, k_codec="q4_0", v_codec="q4_0", window=40),
 )
-LOOK_UPS = ("f16", "q5_1", "q6_k", "iq4_nl")  # bytes, nibbles, 6-bit scales and table: each way of unpacking
+LOOK_UPS = ("f16", "q5_1", "q2_k", "q3_k", "q6_k", "iq4_nl", "iq4_xs")  # each way of unpacking
 
 
 def product(codec: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from memfirst.codecs import get
 from memfirst.convert.mixes import MIXES
 from memfirst.convert.synthetic import SyntheticCheckpoint
 from memfirst.formats.names import architecture_of
@@ -17,7 +18,7 @@ from tests.support.make_llama_cpp_fixture import NAMES, ROUTED, shrunk
 from tests.support.recurrent_configs import QWEN3_NEXT, QWEN35_MOE, QWEN35_TEXT, RWKV6, rwkv7
 
 VOCABULARY = 300
-K_MIXES = ("q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
+K_MIXES = tuple(name for name, mix in MIXES.items() if get(mix.codec).block == 256)
 """Whose blocks have 256 weights."""
 LATENT = ("DeepSeek-V2", "DeepSeek-V3")
 DELTA = {"Qwen3-Next-80B": QWEN3_NEXT, "Qwen3.5-27B": QWEN35_TEXT, "Qwen3.5-35B-A3B": QWEN35_MOE["text_config"]}

@@ -18,10 +18,10 @@ from memfirst.formats.checkpoint import TensorInfo
 from memfirst.graph import Graph, Sequence, Step
 
 CODECS = (
-    "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q4_k", "q5_k", "q6_k", "iq4_nl",
-    "mxfp4",
+    "f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k",
+    "iq4_nl", "iq4_xs", "mxfp4",
 )  # fmt: skip
-K_QUANTS = ("q4_k", "q5_k", "q6_k")
+K_QUANTS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs")
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 
 # 4 heads of 32 over 2 KV heads; 260 tokens are 32.5 groups of 8 rows: the last is padded, and without a twin.

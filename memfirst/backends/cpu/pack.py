@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from memfirst import codecs
 from memfirst.backends.cpu.twelve_bits import NOTHING, Found, packing
-from memfirst.codecs import Codec, sketch
+from memfirst.codecs import Codec, iq4_xs, sketch
 from memfirst.codecs.base import ROWS, U8
 from memfirst.codecs.block32 import fifth_bits_by_lane
 from memfirst.codecs.interleave import Field
@@ -35,10 +35,10 @@ MOST_THREADS = 16
 """More do not pack faster: copying is bound by memory."""
 
 KEY: Key = ("pack.pack", ())
-AS_IT_IS, SCALES, FIFTH_BITS, FIELD = 0, 1, 2, 4
+AS_IT_IS, SCALES, FIFTH_BITS, SIX_BITS, FIELD = 0, 1, 2, 3, 4
 """What the kernel does to a field's bits, and words of a field."""
 _BITS: Mapping[Callable[[U8], U8] | None, int] = {
-    None: AS_IT_IS, scales_by_lane: SCALES, fifth_bits_by_lane: FIFTH_BITS,
+    None: AS_IT_IS, scales_by_lane: SCALES, fifth_bits_by_lane: FIFTH_BITS, iq4_xs.scales_by_lane: SIX_BITS,
 }  # fmt: skip
 
 Pack = Callable[[Codec, U8, U8], object]

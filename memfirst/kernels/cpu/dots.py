@@ -5,8 +5,8 @@ a     where in `aq` the activations of column 0 lie; one step is the 4 columns o
 """
 
 from memfirst.kernels.cpu.lang import inline
-from memfirst.kernels.cpu.simd import add, dup4, splat_i
-from memfirst.kernels.cpu.simd_dot import dot, dot_end, dot_start, sdot, sdot_start, weigh, weigh_both
+from memfirst.kernels.cpu.simd import add, dup4, mul, splat_i
+from memfirst.kernels.cpu.simd_dot import dot, dot_end, dot_start, half_pair, sdot, sdot_start, weigh, weigh_both
 
 
 @inline
@@ -48,14 +48,14 @@ def signed32(q, aq, a, offset):
 
 
 @inline
-def weighed_nibbles32(q, aq, a, scales, h):
-    """`nibbles32` times scales[2r + h]."""
+def weighed_nibbles32(q, aq, a, scales, h, offset):
+    """`nibbles32` without `offset`, times scales[2r + h]."""
     return weigh(_steps8(dot_start(splat_i(0)), q, aq, a), scales, h)
 
 
 @inline
-def weighed_five_bits32(q, aq, a, scales, h):
-    """`five_bits32` times scales[2r + h]."""
+def weighed_five_bits32(q, aq, a, scales, h, offset):
+    """`five_bits32` without `offset`, times scales[2r + h]."""
     first = _steps4(dot_start(splat_i(0)), q[0], q[1], q[2], q[3], aq, a)
     return weigh_both(first, _steps4(dot_start(splat_i(0)), q[4], q[5], q[6], q[7], aq, a + 16), scales, h)
 
@@ -65,3 +65,15 @@ def weighed_six_bits16(q, aq, a, scales, h):
     """16 columns of w < 64 times scales[2r + h]; two steps fit: 2 · 2 · 63 · 127 = 32,004."""
     first = dot(dot(dot_start(splat_i(0)), q[0], dup4(aq, a)), q[1], dup4(aq, a + 4))
     return weigh_both(first, dot(dot(dot_start(splat_i(0)), q[2], dup4(aq, a + 8)), q[3], dup4(aq, a + 12)), scales, h)
+
+
+@inline
+def weighed_signed32(q, aq, a, scales, h, offset):
+    """`signed32` times scales[2r + h]."""
+    return mul(signed32(q, aq, a, offset), half_pair(scales, h))
+
+
+@inline
+def weighed_three_bits16(q, aq, a, scales, h):
+    """16 columns of w < 8 times scales[2r + h]; all steps fit: 4 · 2 · 7 · 127 = 7,112."""
+    return weigh(_steps4(dot_start(splat_i(0)), q[0], q[1], q[2], q[3], aq, a), scales, h)

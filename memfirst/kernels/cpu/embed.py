@@ -47,7 +47,7 @@ def block32(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worke
 
 @kernel
 def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, lo, hi, *, CODEC):
-    """As `block32` for Q4_K and Q5_K: (d · scale) · q − dmin · minimum."""
+    """As `block32` for K-quants with a scale for each 32 columns: (d · scale) · q − dmin · minimum."""
     blocks = cols // 256
     for t in range(lo, hi):
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
@@ -57,19 +57,23 @@ def k256(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, 
             for j in range(4):
                 for h in static(2):
                     d = mul(CODEC.scale(w, p, part), to_float(half_pair(CODEC.sub_scales(w, p, part, j), h)))
-                    m = mul(CODEC.minimum(w, p, part), to_float(half_pair(CODEC.sub_minimums(w, p, part, j), h)))
+                    if CODEC.HAS_MIN:
+                        m = mul(CODEC.minimum(w, p, part), to_float(half_pair(CODEC.sub_minimums(w, p, part, j), h)))
                     q = CODEC.columns(w, p, part, j, h)
                     for i in static(8):
                         for c in static(4):
-                            v = sub(mul(d, to_float(column(q[i], c))), m)
+                            code = signed_column(q[i], c) if CODEC.SIGNED else column(q[i], c)
+                            v = mul(d, to_float(code))
+                            if CODEC.HAS_MIN:
+                                v = sub(v, m)
                             x[t * cols + b * 256 + (2 * j + h) * 32 + 4 * i + c] = lane(v, k) * scale
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE
 
 
 @kernel
-def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, lo, hi, *, CODEC):
-    """As `block32` for Q6_K: (d · scale) · (q − 32)."""
+def k256_16(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, lo, hi, *, CODEC):
+    """As `block32` for K-quants of 16 columns a scale: (d · scale) · (q − offset), or q and less dmin · minimum."""
     blocks = cols // 256
     for t in range(lo, hi):
         p, k = tokens[t] // PACK * blocks * CODEC.STRIDE, tokens[t] % LANES
@@ -78,11 +82,18 @@ def q6_k(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worker, 
             brought(w, p, CODEC.STRIDE)
             for j in range(8):
                 for h in static(2):
-                    d = mul(CODEC.scale(w, p, part), to_float(half_pair(CODEC.sub_scales(w, p, part, j), h)))
+                    scales = CODEC.sub_scales(w, p, part, j // 4, j % 4)
+                    d = mul(CODEC.scale(w, p, part), to_float(half_pair(scales, h)))
                     q = CODEC.columns(w, p, part, j // 4, j % 4, h)
+                    OFFSET = 0 if CODEC.HAS_MIN else 1 << CODEC.OFFSET_BITS
+                    if CODEC.HAS_MIN:
+                        mins = CODEC.sub_minimums(w, p, part, j // 4, j % 4)
+                        m = mul(CODEC.minimum(w, p, part), to_float(half_pair(mins, h)))
                     for i in static(4):
                         for c in static(4):
-                            v = mul(d, to_float(sub(column(q[i], c), splat_i(32))))
+                            v = mul(d, to_float(sub(column(q[i], c), splat_i(OFFSET))))
+                            if CODEC.HAS_MIN:
+                                v = sub(v, m)
                             x[t * cols + b * 256 + (2 * j + h) * 16 + 4 * i + c] = lane(v, k) * scale
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE

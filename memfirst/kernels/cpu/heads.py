@@ -9,7 +9,7 @@ from memfirst.kernels.cpu.lang import kernel, lanes, macro, static
 from memfirst.kernels.cpu.simd import LANES, PACK, add, column, fma, load_y, mul, signed_column, splat, sub, to_float
 from memfirst.kernels.cpu.simd16 import sum16
 from memfirst.kernels.cpu.simd_dot import half_pair
-from memfirst.kernels.cpu.tiles import block32_tile, floats_tile, k256_tile, q6_k_tile
+from memfirst.kernels.cpu.tiles import block32_tile, floats_tile, k256_16_tile, k256_tile
 
 PARTS = PACK // LANES
 """Registers that hold one value of each of the PACK rows."""
@@ -53,8 +53,8 @@ def int8(
                 block32_tile(w, base, low, high, aq, ad, ao, af, at, cols, y, to, tokens - t0, at, 0, CODEC, TILE, 0)
             elif FAMILY == "k256":
                 k256_tile(w, base, low, high, aq, ad, am, at, cols, y, to, tokens - t0, at, 0, CODEC, TILE, 0)
-            elif FAMILY == "q6_k":
-                q6_k_tile(w, base, low, high, aq, ad, ap, at, cols, y, to, tokens - t0, at, 0, CODEC, TILE, 0)
+            elif FAMILY == "k256_16":
+                k256_16_tile(w, base, low, high, aq, ad, ap, at, cols, y, to, tokens - t0, at, 0, CODEC, TILE, 0)
     return (hi - lo) // PACK * blocks * CODEC.STRIDE
 
 
@@ -136,7 +136,7 @@ def _block32_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, T
 
 @macro
 def _k256_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, TILE):
-    """256 columns of Q4_K or Q5_K."""
+    """256 columns of a K-quant with a scale for each 32."""
     acc = lanes(PARTS * ACROSS)
     both = lanes(PARTS * TILE)
     for i in range(4):
@@ -148,15 +148,18 @@ def _k256_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, TILE
                     for part in static(PARTS):
                         q = CODEC.columns(w, here, part, i, h)
                         d = mul(CODEC.scale(w, here, part), to_float(half_pair(CODEC.sub_scales(w, here, part, i), h)))
-                        m = to_float(half_pair(CODEC.sub_minimums(w, here, part, i), h))
-                        m = sub(splat(0.0), mul(CODEC.minimum(w, here, part), m))
-                        _steps(acc, both, q, d, m, x, at, g, part, n * COLUMNS, 0, 1, 0, COLUMNS, TILE)
+                        m = d
+                        if CODEC.HAS_MIN:
+                            m = to_float(half_pair(CODEC.sub_minimums(w, here, part, i), h))
+                            m = sub(splat(0.0), mul(CODEC.minimum(w, here, part), m))
+                        _steps(acc, both, q, d, m, x, at, g, part, n * COLUMNS, 0, CODEC.HAS_MIN, CODEC.SIGNED,
+                               COLUMNS, TILE)  # fmt: skip
                 _store_columns(acc, both, y, to, left, c + (2 * i + h) * 32 + n * COLUMNS, COLUMNS, TILE)
 
 
 @macro
-def _q6_k_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, TILE):
-    """256 columns of Q6_K."""
+def _k256_16_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, TILE):
+    """256 columns of a K-quant with a scale for each 16."""
     acc = lanes(PARTS * ACROSS)
     both = lanes(PARTS * TILE)
     for half in range(2):
@@ -168,9 +171,15 @@ def _q6_k_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, TILE
                         here = p + g // PACK * group
                         for part in static(PARTS):
                             q = CODEC.columns(w, here, part, half, quarter, h)
-                            scales = CODEC.sub_scales(w, here, part, 4 * half + quarter)
+                            scales = CODEC.sub_scales(w, here, part, half, quarter)
                             d = mul(CODEC.scale(w, here, part), to_float(half_pair(scales, h)))
-                            _steps(acc, both, q, d, d, x, at, g, part, n * COLUMNS, 32, 0, 0, COLUMNS, TILE)
+                            m = d
+                            if CODEC.HAS_MIN:
+                                m = to_float(half_pair(CODEC.sub_minimums(w, here, part, half, quarter), h))
+                                m = sub(splat(0.0), mul(CODEC.minimum(w, here, part), m))
+                            OFFSET = 0 if CODEC.HAS_MIN else 1 << CODEC.OFFSET_BITS
+                            _steps(acc, both, q, d, m, x, at, g, part, n * COLUMNS, OFFSET, CODEC.HAS_MIN, 0,
+                                   COLUMNS, TILE)  # fmt: skip
                     to_column = c + half * 128 + quarter * 32 + h * 16 + n * COLUMNS
                     _store_columns(acc, both, y, to, left, to_column, COLUMNS, TILE)
 
@@ -222,6 +231,6 @@ def transposed(
                 _block32_columns(w, p, group, rows, x, at, y, to, tokens - t0, 0, CODEC, COLUMNS, TILE)
             elif FAMILY == "k256":
                 _k256_columns(w, p, group, rows, x, at, y, to, tokens - t0, 0, CODEC, COLUMNS, TILE)
-            elif FAMILY == "q6_k":
-                _q6_k_columns(w, p, group, rows, x, at, y, to, tokens - t0, 0, CODEC, COLUMNS, TILE)
+            elif FAMILY == "k256_16":
+                _k256_16_columns(w, p, group, rows, x, at, y, to, tokens - t0, 0, CODEC, COLUMNS, TILE)
     return (hi - lo) // SIZE * (rows // PACK) * EACH

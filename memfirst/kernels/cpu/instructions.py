@@ -185,10 +185,6 @@ def load_i8x32_of(e: Emitter, w: Any, offset: Any, skip: Any, used: Any) -> Any:
     return e.builder.sext(load_vector(e, w, offset, V(I8, 32)), V(I16, 32))
 
 
-def minus8(e: Emitter, v: Any) -> Any:
-    return e.builder.sub(v, ir.Constant(v.type, [8] * v.type.count))
-
-
 def store_i16x16(e: Emitter, x: Any, index: Any, v: Any) -> None:
     e.builder.store(e.builder.trunc(v, V(I16, 16)), e.at(x, 0, index, V(I16, 16)), align=1)
 

@@ -33,6 +33,10 @@ def shl(e: Emitter, v: Any, n: Any) -> Any:
     return e.builder.shl(v, _constant(e, v, n))
 
 
+def minus(e: Emitter, v: Any, n: Any) -> Any:
+    return e.builder.sub(v, _constant(e, v, n))
+
+
 def or_(e: Emitter, a: Any, b: Any) -> Any:
     return e.builder.or_(a, b)
 

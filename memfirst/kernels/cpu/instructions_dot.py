@@ -134,3 +134,7 @@ def sdot(e: Emitter, s: Any, w: Any, a: Any) -> Any:
     wide = V(I32, 4 * LANES)
     products = e.builder.mul(e.builder.sext(w, wide), e.builder.sext(a, wide))
     return e.builder.add(s, _add_neighbours(e, _add_neighbours(e, products)))
+
+
+def signed_offset(e: Emitter, a: Any, h: Any) -> Any:
+    return e.builder.mul(half_pair(e, a, h), ir.Constant(V(I32, LANES), [-128] * LANES))

@@ -8,8 +8,8 @@ import numpy as np
 
 from memfirst.kernels.cpu.dots import nibbles32 as product
 from memfirst.kernels.cpu.lang import inline
-from memfirst.kernels.cpu.simd import bits, load_f16_of, load_w_of, shr
-from memfirst.kernels.cpu.simd16 import load_pairs_of, minus8, store_f16
+from memfirst.kernels.cpu.simd import bits, load_f16_of, load_w_of, minus, shr
+from memfirst.kernels.cpu.simd16 import load_pairs_of, store_f16
 
 __all__ = ["INT8", "OFFSET", "PER32", "columns", "pairs", "product", "scale", "store_key", "store_value"]
 
@@ -36,7 +36,7 @@ def columns(cache, at, part, skip, used):
 def pairs(cache, at, skip, used):
     """Values 0..15 and 16..31 of two positions as int16, the positions side by side."""
     both = load_pairs_of(cache, at, skip, used)
-    return minus8(bits(both, 15)), minus8(shr(both, 4))
+    return minus(bits(both, 15), 8), minus(shr(both, 4), 8)
 
 
 @inline

@@ -3,7 +3,7 @@
 from memfirst.kernels.cpu.bf12 import BYTES, bf12_tile, bf12_unpack
 from memfirst.kernels.cpu.lang import kernel, lanes, macro, static
 from memfirst.kernels.cpu.simd import PACK
-from memfirst.kernels.cpu.tiles import block32_tile, floats_tile, k256_tile, q6_k_tile
+from memfirst.kernels.cpu.tiles import block32_tile, floats_tile, k256_16_tile, k256_tile
 
 
 @macro
@@ -42,7 +42,7 @@ def k256(
     w: "u8", aq: "i8", ad: "f32", am: "i32", y: "f32", step: "i64",
     count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
-    """As `block32` for Q4_K and Q5_K."""
+    """As `block32` for K-quants with a scale for each 32 columns: Q4_K, Q5_K and IQ4_XS."""
     blocks = cols // 256
     tokens = step[count]
     for t0 in range(0, tokens, TILE):
@@ -54,18 +54,18 @@ def k256(
 
 
 @kernel
-def q6_k(
+def k256_16(
     w: "u8", aq: "i8", ad: "f32", ap: "i32", y: "f32", step: "i64",
     count: "int", cols: "int", stride: "int", private: "int", add_to: "int", worker, lo, hi, *, CODEC, TILE,
 ):  # fmt: skip
-    """As `block32` for Q6_K."""
+    """As `block32` for K-quants with a scale for each 16 columns: Q2_K, Q3_K and Q6_K."""
     blocks = cols // 256
     tokens = step[count]
     for t0 in range(0, tokens, TILE):
         at = lanes(TILE)
         to = lanes(TILE)
         _rows_of_tile(at, to, worker, private, t0, tokens, blocks, stride, TILE)
-        q6_k_tile(w, 0, lo, hi, aq, ad, ap, at, cols, y, to, tokens - t0, at, add_to, CODEC, TILE, 0)
+        k256_16_tile(w, 0, lo, hi, aq, ad, ap, at, cols, y, to, tokens - t0, at, add_to, CODEC, TILE, 0)
     return (hi - lo) // PACK * blocks * CODEC.STRIDE
 
 

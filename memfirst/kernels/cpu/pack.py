@@ -9,8 +9,9 @@ from memfirst.kernels.cpu.simd16 import load_u8, load_u16, load_u32, store_u8, s
 
 FIELD = 4
 """Words of a row of `fields`."""
-AS_IT_IS, SCALES, FIFTH_BITS = 0, 1, 2
-"""What is done to a field's bits: nothing, `k256.scales_by_lane`, or `block32.fifth_bits_by_lane`."""
+AS_IT_IS, SCALES, FIFTH_BITS, SIX_BITS = 0, 1, 2, 3
+"""What is done to a field's bits: nothing, `k256.scales_by_lane`, `block32.fifth_bits_by_lane`, or
+`iq4_xs.scales_by_lane`."""
 LOW, HIGH = 0x0F0F0F0F, 0xF0F0F0F0
 """The low and the high four bits of four bytes."""
 
@@ -60,6 +61,21 @@ def _fifth_bits(rows, out, p, q, row):
         store_u32(out, q + 4 * r, w)
 
 
+@macro
+def _six_bits(rows, out, p, q, row):
+    """Six bytes of IQ4_XS's scales, as `iq4_xs.scales_by_lane` orders them: the high bits, then low ones by nibbles."""
+    for r in range(PACK):
+        high, low = load_u16(rows, p + r * row), load_u32(rows, p + r * row + 2)
+        for j in static(2):  # nibbles 2j and 2j + 1, and above them 2j + 4 and 2j + 5
+            first, second = low >> 8 * j & 0xFF, low >> 8 * j + 16 & 0xFF
+            pair = first & 0x0F | (second & 0x0F) << 4 | (first & 0xF0) << 4 | (second & 0xF0) << 8
+            store_u16(out, q + 32 * j + 2 * r, pair)
+        even = 0
+        for t in static(4):  # two bits of scales 2t and 2t + 1, to bits 2t of either byte
+            even = even | (high >> 4 * t & 3) << 2 * t | (high >> 4 * t + 2 & 3) << 2 * t + 8
+        store_u16(out, q + 64 + 2 * r, even)
+
+
 @kernel
 def pack(rows: "u8", out: "u8", fields: "i64", blocks: "int", width: "int", worker, lo, hi):
     """out [groups, blocks, PACK · width] = rows [groups · PACK, blocks, width] side by side, for groups lo..hi.
@@ -76,6 +92,8 @@ def pack(rows: "u8", out: "u8", fields: "i64", blocks: "int", width: "int", work
                     _scales(rows, out, at, q, row)
                 elif bits == FIFTH_BITS:
                     _fifth_bits(rows, out, at, q, row)
+                elif bits == SIX_BITS:
+                    _six_bits(rows, out, at, q, row)
                 elif unit == 4:
                     _units(rows, out, at, q, row, size, 4)
                 elif unit == 2:

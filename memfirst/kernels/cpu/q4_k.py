@@ -7,10 +7,15 @@ from memfirst.kernels.cpu.dots import weighed_nibbles32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_pairs, load_w, shl, shr
 
-__all__ = ["AHEAD", "STRIDE", "columns", "minimum", "nibbles", "product", "scale", "sub_minimums", "sub_scales"]
+__all__ = [
+    "AHEAD", "HAS_MIN", "SIGNED", "STRIDE", "columns", "minimum", "nibbles", "product", "scale", "sub_minimums",
+    "sub_scales",
+]  # fmt: skip
 
 STRIDE = 2304
 AHEAD = 18432
+HAS_MIN = 1
+SIGNED = 0
 
 
 @inline

@@ -5,10 +5,14 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.q4_k import minimum, nibbles, scale, sub_minimums, sub_scales
 from memfirst.kernels.cpu.simd import bits, join, load_w, shl, shr
 
-__all__ = ["AHEAD", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales"]
+__all__ = [
+    "AHEAD", "HAS_MIN", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales",
+]  # fmt: skip
 
 STRIDE = 2816
 AHEAD = 18432
+HAS_MIN = 1
+SIGNED = 0
 
 
 @inline

@@ -10,9 +10,13 @@ from memfirst.kernels.cpu.dots import weighed_six_bits16 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_signed_pairs, load_w, shl, shr
 
-__all__ = ["STRIDE", "columns", "product", "scale", "sub_scales"]
+__all__ = [
+    "HAS_MIN", "OFFSET_BITS", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales",
+]  # fmt: skip
 
 STRIDE = 3360
+OFFSET_BITS = 5
+HAS_MIN = 0
 
 
 @inline
@@ -22,9 +26,21 @@ def scale(w, p, part):
 
 
 @inline
-def sub_scales(w, p, part, j):
-    """int8 scales of sub-blocks 2j and 2j + 1 of each row, side by side."""
-    return load_signed_pairs(w, p + 32 + 32 * j, part)
+def minimum(w, p, part):
+    """Not read: HAS_MIN is 0."""
+    return load_f16(w, p, part)
+
+
+@inline
+def sub_scales(w, p, part, half, quarter):
+    """int8 scales of sub-blocks 2j and 2j + 1 of each row, j = 4 · half + quarter, side by side."""
+    return load_signed_pairs(w, p + 32 + 128 * half + 32 * quarter, part)
+
+
+@inline
+def sub_minimums(w, p, part, half, quarter):
+    """Not read: HAS_MIN is 0."""
+    return load_signed_pairs(w, p, part)
 
 
 @inline

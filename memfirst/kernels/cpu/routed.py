@@ -7,7 +7,7 @@ their order, so that a token's sum has one order whoever computes it, and needs 
 
 from memfirst.kernels.cpu.lang import kernel, lanes, macro, static
 from memfirst.kernels.cpu.simd import PACK, splat, splat_at, store_rows
-from memfirst.kernels.cpu.tiles import LANES, block32_tile, floats_tile, k256_tile, q6_k_tile
+from memfirst.kernels.cpu.tiles import LANES, block32_tile, floats_tile, k256_16_tile, k256_tile
 
 # int8 activations: a K-quant's sums are over 256 columns, all others' over 32.
 
@@ -45,8 +45,8 @@ def _int8_tile(
         block32_tile(w, base, low, high, aq, ad, ao, af, at, cols, y, to, left, share, 0, CODEC, TILE, SUM)
     elif FAMILY == "k256":
         k256_tile(w, base, low, high, aq, ad, am, at, cols, y, to, left, share, 0, CODEC, TILE, SUM)
-    elif FAMILY == "q6_k":
-        q6_k_tile(w, base, low, high, aq, ad, ap, at, cols, y, to, left, share, 0, CODEC, TILE, SUM)
+    elif FAMILY == "k256_16":
+        k256_16_tile(w, base, low, high, aq, ad, ap, at, cols, y, to, left, share, 0, CODEC, TILE, SUM)
 
 
 @macro

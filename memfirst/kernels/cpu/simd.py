@@ -244,6 +244,12 @@ def sub(a, b):
     return a - b
 
 
+@op(emission("minus"), "same")
+def minus(v, n):
+    """v − n, of integers."""
+    return v - v.dtype.type(n)
+
+
 @op(emission("mul"), "same")
 def mul(a, b):
     """a * b."""

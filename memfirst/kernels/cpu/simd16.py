@@ -107,12 +107,6 @@ def load_signed_pairs_of(w, offset, skip, used):
     return out
 
 
-@op(emission("minus8"), "same")
-def minus8(v):
-    """v − 8."""
-    return v - np.int16(8)
-
-
 @op(emission("store_i16x16"), "void")
 def store16_pairs(x, index, v):
     """16 int32 as int16, two in each of the 8 words from x[index] on."""

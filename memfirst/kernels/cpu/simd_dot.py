@@ -65,3 +65,9 @@ def pair_dot(v, a):
 def half_pair(v, h):
     """v[2r + h], one lane a row."""
     return v[h::2].astype(np.int32)
+
+
+@op(emission("signed_offset"), "i32")
+def signed_offset(a, h):
+    """−128 · int16 h of the two that each lane of `a` is made of: what `sdot_start` takes."""
+    return a.view(np.int16)[h::2].astype(np.int32) * np.int32(-128)

@@ -34,7 +34,7 @@ from memfirst.kernels.cpu.simd import (
     sub,
     to_float,
 )
-from memfirst.kernels.cpu.simd_dot import pair_dot
+from memfirst.kernels.cpu.simd_dot import pair_dot, signed_offset
 
 PARTS = PACK // LANES
 """Registers that hold one value of each of the PACK rows."""
@@ -112,7 +112,8 @@ def block32_tile(w, base, lo, hi, aq, ad, ao, af, at, cols, y, to, left, share, 
 
 @macro
 def k256_tile(w, base, lo, hi, aq, ad, am, at, cols, y, to, left, share, add_to, CODEC, TILE, SUM):
-    """For Q4_K and Q5_K: integer sums over 256 columns, weighted by 6-bit scales and minimums.
+    """For K-quants of 32 columns a scale (Q4_K, Q5_K, IQ4_XS): integer sums over 256 columns, weighted by 6-bit scales
+    and, where they have them, minimums.
 
     ad  one scale for each 256 columns, repeated for each 32
     am  sums of 32 columns, two int16 in a word [tokens, cols/64]
@@ -140,35 +141,41 @@ def k256_tile(w, base, lo, hi, aq, ad, am, at, cols, y, to, left, share, add_to,
                     ahead = p + AHEAD + j * (CODEC.STRIDE // 4)
                     for side in static(SIDE):
                         part = first + side
-                        mn = CODEC.sub_minimums(w, p, part, j)
-                        for t in static(TILE):
-                            s = pair_dot(mn, splat_i_at(am, (at[t] + b) * 4 + j))
-                            mins[SIDE * t + side] = add(mins[SIDE * t + side], s)
+                        if CODEC.HAS_MIN:
+                            mn = CODEC.sub_minimums(w, p, part, j)
+                            for t in static(TILE):
+                                s = pair_dot(mn, splat_i_at(am, (at[t] + b) * 4 + j))
+                                mins[SIDE * t + side] = add(mins[SIDE * t + side], s)
                         sc = CODEC.sub_scales(w, p, part, j)
                         for h in static(2):
                             FROM = h * CODEC.STRIDE // 512
-                            TO = (h + 1) * CODEC.STRIDE // 512
+                            TO = ((h + 1) * CODEC.STRIDE + 511 * h) // 512
                             for i in static(TO - FROM if side == 0 else 0):
                                 _prefetch(w, ahead + 64 * (FROM + i), TILE)
                             q = CODEC.columns(w, p, part, j, h)
                             for t in static(TILE):
                                 a = ((at[t] + b) * 8 + 2 * j + h) * 32
-                                s = CODEC.product(q, aq, a, sc, h)
+                                o = zero
+                                if CODEC.SIGNED:
+                                    o = signed_offset(splat_i_at(am, (at[t] + b) * 4 + j), h)
+                                s = CODEC.product(q, aq, a, sc, h, o)
                                 sums[SIDE * t + side] = add(sums[SIDE * t + side], s)
                 for side in static(SIDE):
                     m = sub(splat(0.0), CODEC.minimum(w, p, first + side))
                     d = CODEC.scale(w, p, first + side)
                     for t in static(TILE):
                         x = splat_at(ad, (at[t] + b) * 8)
-                        acc[SIDE * t + side] = fma(to_float(mins[SIDE * t + side]), mul(m, x), acc[SIDE * t + side])
+                        if CODEC.HAS_MIN:
+                            acc[SIDE * t + side] = fma(to_float(mins[SIDE * t + side]), mul(m, x), acc[SIDE * t + side])
                         acc[SIDE * t + side] = fma(to_float(sums[SIDE * t + side]), mul(d, x), acc[SIDE * t + side])
                 p += CODEC.STRIDE
             store_tile(acc, y, to, left, share, r, first, add_to, TILE, SIDE, SUM)
 
 
 @macro
-def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to, CODEC, TILE, SUM):
-    """For Q6_K: 16 sub-blocks of 16 columns with int8 scales, and 32 taken from each weight.
+def k256_16_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to, CODEC, TILE, SUM):
+    """For K-quants of 16 columns a scale: 2^OFFSET_BITS is taken from each weight (Q6_K, Q3_K), or a minimum of each
+    sub-block (Q2_K).
 
     ap  sums of 16 columns, two int16 in a word [tokens, cols/32]
     Weights are one plain stream for the hardware prefetcher: software prefetch cost 8 to 33 % on a Zen 4.
@@ -189,18 +196,29 @@ def q6_k_tile(w, base, lo, hi, aq, ad, ap, at, cols, y, to, left, share, add_to,
                     sums[i] = zero
                 for j in static(8):
                     for side in static(SIDE):
-                        sc = CODEC.sub_scales(w, p, first + side, j)
+                        if CODEC.HAS_MIN:
+                            taken = CODEC.sub_minimums(w, p, first + side, j // 4, j % 4)
+                        else:
+                            taken = CODEC.sub_scales(w, p, first + side, j // 4, j % 4)
                         for t in static(TILE):
-                            s = pair_dot(sc, splat_i_at(ap, (at[t] + b) * 8 + j))
+                            s = pair_dot(taken, splat_i_at(ap, (at[t] + b) * 8 + j))
                             sums[SIDE * t + side] = sub(sums[SIDE * t + side], s)
-                for i in static(SIDE * TILE):
-                    sums[i] = shl(sums[i], 5)
+                if CODEC.HAS_MIN:
+                    for side in static(SIDE):
+                        m = CODEC.minimum(w, p, first + side)
+                        for t in static(TILE):
+                            scale = mul(m, splat_at(ad, (at[t] + b) * 8))
+                            acc[SIDE * t + side] = fma(to_float(sums[SIDE * t + side]), scale, acc[SIDE * t + side])
+                            sums[SIDE * t + side] = zero
+                else:
+                    for i in static(SIDE * TILE):
+                        sums[i] = shl(sums[i], CODEC.OFFSET_BITS)
                 for n in range(4):  # half n // 2, part n % 2: the order of the bytes
                     for i in static(4):  # unrolled: shifts by a variable number are several instructions
                         QUARTER = i // 2 + 2 * (i % 2)
                         j = n // 2 * 4 + QUARTER
                         for side in static(SIDE):
-                            sc = CODEC.sub_scales(w, p, first + side, j)
+                            sc = CODEC.sub_scales(w, p, first + side, n // 2, QUARTER)
                             q = CODEC.columns(w, p, first + side, n // 2, QUARTER, n % 2)
                             for t in static(TILE):
                                 a = ((at[t] + b) * 16 + 2 * j + n % 2) * 16
