@@ -217,6 +217,7 @@ TABLES: Mapping[str, Table] = {
     "llama": _MIXTRAL, "qwen3moe": _QWEN3MOE, "deepseek2": _DEEPSEEK2, "gpt-oss": _GPT_OSS, "jamba": _JAMBA,
     "llama4": _LLAMA4,
     "gemma4": _GEMMA4, "qwen2moe": _QWEN2MOE, "olmoe": _QWEN3MOE, "glm4moe": _GLM4MOE, "minimax-m2": _MIXTRAL,
+    "dots1": _GLM4MOE, "deepseek": _GLM4MOE,
     "ernie4_5-moe": _ERNIE, "granitemoe": _GRANITE, "hunyuan-moe": _HUNYUAN, "qwen3next": _QWEN3NEXT,
     "qwen35": _QWEN35, "lfm2": _CONVOLUTION, "lfm2moe": _LFM2MOE, "qwen35moe": {**_QWEN2MOE, **_STACKED, **_QWEN35},
 }  # fmt: skip

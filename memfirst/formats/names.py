@@ -160,6 +160,11 @@ _GLM4_MOE: Table = {
     _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
     _BLOCK + "mlp.gate.e_score_correction_bias": ("blk.{}.exp_probs_b.bias", identity),
 }
+_DOTS1: Table = {
+    **_QWEN2,
+    **_QK_NORMS,
+    _BLOCK + "mlp.gate.e_score_correction_bias": ("blk.{}.exp_probs_b.bias", identity),
+}
 _MINIMAX_M2: Table = {
     **_QWEN2,
     **_QK_NORMS,
@@ -264,6 +269,8 @@ TABLES: Mapping[str, Table] = {
     "olmoe": {**_QWEN2, **_QK_NORMS},
     "glm4moe": _GLM4_MOE,
     "minimax-m2": _MINIMAX_M2,
+    "dots1": _DOTS1,
+    "deepseek": _LLAMA,
     "ernie4_5-moe": {**_QWEN2, **_FFN_BIASES},
     "granitemoe": _LLAMA,
     "hunyuan-moe": _HUNYUAN,
@@ -335,6 +342,8 @@ CLASSES: Mapping[str, str] = {
     "Lfm2MoeForCausalLM": "lfm2moe",
     "Glm4MoeForCausalLM": "glm4moe",
     "MiniMaxM2ForCausalLM": "minimax-m2",
+    "Dots1ForCausalLM": "dots1",
+    "DeepseekForCausalLM": "deepseek",
     "Ernie4_5_MoeForCausalLM": "ernie4_5-moe",
     "GraniteMoeForCausalLM": "granitemoe",
     "GraniteMoeSharedForCausalLM": "granitemoe",

@@ -101,6 +101,7 @@ def test_every_dense_architecture_is_there() -> None:
     known = {*models.ARCHITECTURES, *models.BY_MODEL_TYPE}
     routed_or_recurrent = {
         "qwen2moe", "olmoe", "glm4moe", "minimax-m2", "ernie4_5-moe", "granitemoe", "hunyuan-moe", "llama4",
+        "dots1", "deepseek",
         "deepseek2", "qwen3moe", "gpt-oss", "mixtral", "mamba", "mamba2", "rwkv6", "rwkv7", "jamba", "granitehybrid",
         "qwen3next", "qwen35", "qwen35moe", "lfm2", "lfm2moe", "nemotron_h", "nemotron_h_moe", "falcon-h1",
     }  # fmt: skip

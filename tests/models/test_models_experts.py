@@ -176,6 +176,8 @@ MISSING = {
     "gpt-oss-20b": ("num_local_experts", "sliding_window", "head_dim", "rope_scaling", "num_key_value_heads"),
     "DeepSeek-V2-Lite": ("kv_lora_rank", "q_lora_rank", "n_routed_experts", "num_experts_per_tok", "n_shared_experts"),
     "DeepSeek-V3": ("moe_intermediate_size", "n_group", "topk_group", "routed_scaling_factor", "first_k_dense_replace"),
+    "dots.llm1": ("routed_scaling_factor", "n_shared_experts", "norm_topk_prob", "moe_intermediate_size"),
+    "DeepSeekMoE-16B": ("num_experts_per_tok", "n_shared_experts", "first_k_dense_replace", "norm_topk_prob"),
     "Mixtral-8x7B": ("num_experts_per_tok", "num_key_value_heads", "num_local_experts"),
     "Qwen3-30B-A3B": ("num_experts", "moe_intermediate_size", "head_dim", "norm_topk_prob"),
 }
@@ -352,6 +354,7 @@ MUTANTS: list[tuple[str, Callable[[Op], Op]]] = [
     ("qwen2_moe", of(Router, normalize=True)), ("qwen2_moe", ungated), ("olmoe", of(Router, normalize=True)),
     ("glm4_moe", of(Router, bias=None)), ("glm4_moe", of(Router, normalize=False)), ("glm4_moe", other_angle),
     ("glm4_moe_large", of(Router, scale=1.0)), ("minimax_m2", of(Router, bias=None)),
+    ("dots1", of(Router, bias=None)), ("dots1", of(Router, scale=1.0)), ("dots1", of(Router, scoring="softmax")),
     ("minimax_m2", of(Router, scoring="softmax")), ("ernie4_5_moe", of(Router, bias=None)),
     ("ernie4_5_moe", of(Router, scoring="sigmoid")), ("ernie4_5_moe", of(Rope, style="half")),
     ("granitemoeshared", of(Router, normalize=False)), ("granitemoeshared", of(Scale, factor=1.0)),
@@ -493,6 +496,40 @@ def test_a_folder_reads_as_the_file_that_the_converter_writes(name: str, tmp_pat
         folder.release(tensor)
 
 
+def first_deepseek(folder: Path) -> Path:
+    """A folder of the first DeepSeek, of which transformers has no model: dots.llm1's without what it lacks."""
+    folder.mkdir()
+    config = json.loads((FOLDER / "dots1" / "config.json").read_text())
+    config |= {"model_type": "deepseek", "norm_topk_prob": False, "routed_scaling_factor": 1.0, "head_dim": None}
+    config |= {"scoring_func": "softmax", "intermediate_size": 32, "num_key_value_heads": 4}
+    for key in ("layer_types", "max_window_layers"):
+        del config[key]
+    drawn, arrays = np.random.default_rng(1), load_file(FOLDER / "dots1" / "model.safetensors")
+    for name in list(arrays):
+        if "q_norm" in name or "k_norm" in name or "e_score" in name:
+            del arrays[name]
+        elif "self_attn" in name:
+            arrays[name] = (drawn.standard_normal((32, 32)) / 4).astype(np.float16)
+    save_file(arrays, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_the_first_deepseek_is_the_same_from_a_folder_and_from_gguf(tmp_path: Path) -> None:
+    """Its heads' halves are pairs in GGUF, as Llama's: the same operations, values and logits."""
+    folder = first_deepseek(tmp_path / "folder")
+    path = experts_gguf.write(folder, tmp_path / "m.gguf")
+    ours, file = open_checkpoint(folder), open_checkpoint(path)
+    near(models.build(file), models.build(ours))
+    for name, array in experts_gguf.tensors(folder, json.loads((folder / "config.json").read_text())).items():
+        width = "<f4" if ours.tensors[name].codec == "f32" else "<f2"
+        np.testing.assert_array_equal(ours.read(name).view(width), array.reshape(-1).astype(width))
+    tokens = np.arange(40, dtype=np.int32)
+    np.testing.assert_allclose(
+        logits(models.build(ours), ours, tokens), logits(models.build(file), file, tokens), atol=1e-5
+    )
+
+
 def published_mxfp4(folder: Path, to: Path) -> None:
     """gpt-oss's folder with its experts in MXFP4 as they are published: blocks of neighbours, and exponents."""
     arrays = load_file(folder / "model.safetensors")
@@ -618,6 +655,12 @@ def test_mxfp4_that_does_not_fit_is_refused(change: Callable[[Any], Any], says: 
         ("DeepSeek-V3", {"rope_interleave": False}, "rope_interleave"),
         ("DeepSeek-V3", {"moe_layer_freq": 2}, "moe_layer_freq"),
         ("DeepSeek-V3", {"novelty": 1}, "novelty"),
+        ("dots.llm1", {"use_sliding_window": True}, "use_sliding_window"),
+        ("dots.llm1", {"scoring_func": "softmax"}, "scoring_func"),
+        ("dots.llm1", {"moe_layer_freq": 2}, "moe_layer_freq"),
+        ("DeepSeekMoE-16B", {"norm_topk_prob": True}, "norm_topk_prob"),
+        ("DeepSeekMoE-16B", {"scoring_func": "sigmoid"}, "scoring_func"),
+        ("DeepSeekMoE-16B", {"n_routed_experts": None}, "has no experts"),
     ],
 )
 def test_configs_that_mean_something_else_are_refused(name: str, change: dict[str, Any], says: str) -> None:

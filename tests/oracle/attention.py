@@ -335,6 +335,11 @@ def described(c: Config) -> Mixture:
             c["n_routed_experts"], active, width, width * c["n_shared_experts"], c["first_k_dense_replace"],
             "qkv" * c["attention_bias"], "head" * c["use_qk_norm"], True, ("attn_norm", "post_attention_norm"),
         )  # fmt: skip
+    elif kind in ("dots1", "deepseek"):
+        found = Mixture(
+            c["n_routed_experts"], active, width, width * c["n_shared_experts"], c["first_k_dense_replace"],
+            normed="head" * (kind == "dots1"), corrected=kind == "dots1",
+        )  # fmt: skip
     elif kind == "minimax_m2":
         found = Mixture(c["num_local_experts"], active, ffn, normed="row", corrected=True)
     elif kind == "ernie4_5_moe":
@@ -434,6 +439,7 @@ FAMILIES: dict[str, Callable[[Config], Model]] = {
     **dict.fromkeys(("olmo2", "olmo3", "exaone4"), post_norm),
     **dict.fromkeys(("starcoder2", "stablelm", "phi"), layer_normed),
     **dict.fromkeys(("qwen2_moe", "olmoe", "glm4_moe", "minimax_m2", "ernie4_5_moe", "hunyuan_v1_moe"), mixture),
+    **dict.fromkeys(("dots1", "deepseek"), mixture),
     **dict.fromkeys(("granitemoe", "granitemoeshared"), mixture),
     "seed_oss": seed_oss, "glm4": glm4, "cohere2": cohere2, "phi3": phi3,
     "gpt_oss": gpt_oss, "llama4_text": llama4,

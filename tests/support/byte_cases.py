@@ -135,6 +135,13 @@ def glm4_moe(r: Random) -> dict[str, Any]:
     return mixture(r, "n_routed_experts") | found | flags | {"moe_intermediate_size": 96, "head_dim": 64}
 
 
+def deepseek_moe(r: Random) -> dict[str, Any]:
+    """dots.llm1, and with other ways of picking the first DeepSeek."""
+    found = {"n_shared_experts": r.choice([0, 1, 2]), "first_k_dense_replace": r.choice([0, 1, 2])}
+    flags = {"norm_topk_prob": True, "routed_scaling_factor": 2.5, "scoring_func": "noaux_tc"}
+    return mixture(r, "n_routed_experts") | found | flags | {"moe_intermediate_size": 96, "head_dim": 64}
+
+
 def ernie_moe(r: Random) -> dict[str, Any]:
     found = {"moe_num_shared_experts": r.choice([1, 2]), "moe_layer_start_index": r.choice([0, 1]), "use_bias": False}
     return mixture(r, "moe_num_experts", "moe_k") | found | {"moe_intermediate_size": 96}
@@ -384,6 +391,9 @@ CONFIGS: dict[str, Callable[[Random], dict[str, Any]]] = {
     "glm4": glm4, "cohere2": cohere2, "cohere": cohere, "arcee": ungated,
     "gemma": lambda r: transformer(r) | {"head_dim": 128}, "starcoder2": starcoder2, "stablelm": stablelm, "phi": phi2,
     "qwen2_moe": qwen2_moe, "olmoe": lambda r: mixture(r) | {"norm_topk_prob": False}, "glm4_moe": glm4_moe,
+    "dots1": deepseek_moe,
+    "deepseek": lambda r: deepseek_moe(r) | {
+        "norm_topk_prob": False, "routed_scaling_factor": 1.0, "scoring_func": "softmax", "head_dim": None},
     "llama4_text": llama4,
     "minimax_m2": lambda r: mixture(r, "num_local_experts") | {"head_dim": 64, "rotary_dim": 32},
     "ernie4_5_moe": ernie_moe, "granitemoe": granite_moe,

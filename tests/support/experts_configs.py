@@ -93,6 +93,25 @@ V3 = {
                             "weight_block_size": [128, 128]},
 }  # fmt: skip
 
+DEEPSEEK_MOE = {
+    **COMMON, "architectures": ["DeepseekForCausalLM"], "model_type": "deepseek", "attention_bias": False,
+    "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekConfig"}, "aux_loss_alpha": 0.001,
+    "first_k_dense_replace": 1, "hidden_size": 2048, "intermediate_size": 10944, "max_position_embeddings": 4096,
+    "moe_intermediate_size": 1408, "moe_layer_freq": 1, "n_routed_experts": 64, "n_shared_experts": 2,
+    "norm_topk_prob": False, "num_attention_heads": 16, "num_experts_per_tok": 6, "num_hidden_layers": 28,
+    "num_key_value_heads": 16, "pretraining_tp": 1, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000,
+    "scoring_func": "softmax", "seq_aux": True, "transformers_version": "4.36.2", "vocab_size": 102400,
+}  # fmt: skip
+DOTS1 = {
+    **COMMON, "architectures": ["Dots1ForCausalLM"], "model_type": "dots1", "attention_bias": False,
+    "first_k_dense_replace": 1, "hidden_size": 4096, "intermediate_size": 10944, "max_position_embeddings": 32768,
+    "moe_intermediate_size": 1408, "moe_layer_freq": 1, "n_routed_experts": 128, "n_shared_experts": 2,
+    "norm_topk_prob": True, "num_attention_heads": 32, "num_experts_per_tok": 6, "num_hidden_layers": 62,
+    "num_key_value_heads": 32, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_scaling": None,
+    "rope_theta": 10000000, "routed_scaling_factor": 2.5, "scoring_func": "noaux_tc", "sliding_window": None,
+    "use_sliding_window": False, "vocab_size": 152064,
+}  # fmt: skip
+
 QWEN15_MOE = {
     **COMMON, "architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe", "decoder_sparse_step": 1,
     "hidden_size": 2048, "intermediate_size": 5632, "max_position_embeddings": 32768, "max_window_layers": 21,
@@ -201,6 +220,8 @@ MODELS = {
     "DeepSeek-V2": Published(V2, 235_741_434_880, 20_851_512_320, 69_120),
     "DeepSeek-V3": Published(V3, 671_026_419_200, 36_625_618_432, 70_272),
     "Qwen1.5-MoE-A2.7B": Published(QWEN15_MOE, 14_315_784_192, 2_378_008_576, 196_608),
+    "dots.llm1": Published(DOTS1, 142_774_381_696, 13_393_734_784, 1_015_808),
+    "DeepSeekMoE-16B": Published(DEEPSEEK_MOE, 16_375_728_128, 2_618_935_296, 229_376),
     "OLMoE-1B-7B": Published(OLMOE, 6_919_161_856, 1_178_994_688, 131_072),
     "GLM-4.5-Air": Published(GLM45_AIR, 106_852_251_264, 12_803_372_672, 188_416),
     "GLM-4.6": Published(GLM46, 352_797_829_024, 32_856_319_904, 376_832),

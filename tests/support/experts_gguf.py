@@ -25,9 +25,9 @@ ARCHITECTURES = {
     "glm4_moe_lite": "deepseek2", "gpt_oss": "gpt-oss", "qwen2_moe": "qwen2moe",
     "olmoe": "olmoe", "glm4_moe": "glm4moe", "minimax_m2": "minimax-m2",
     "ernie4_5_moe": "ernie4_5-moe", "granitemoeshared": "granitemoe", "hunyuan_v1_moe": "hunyuan-moe",
-    "gemma4_text": "gemma4", "llama4_text": "llama4",
+    "gemma4_text": "gemma4", "llama4_text": "llama4", "dots1": "dots1", "deepseek": "deepseek",
 }  # fmt: skip
-PAIRED = ("mixtral", "granitemoeshared")
+PAIRED = ("mixtral", "granitemoeshared", "deepseek")
 GEMMA4 = dense_gguf.GEMMA4 | {
     "post_feedforward_layernorm_1": "post_ffw_norm_1", "post_feedforward_layernorm_2": "post_ffw_norm_2",
     "pre_feedforward_layernorm_2": "pre_ffw_norm_2", "router.proj": "ffn_gate_inp", "router": "ffn_gate_inp",
@@ -203,6 +203,26 @@ def _glm4_moe(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_expert_weights_norm(c["norm_topk_prob"])
 
 
+def _dots1(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    """What publishers state as `scoring_func` transformers does not save."""
+    out.add_expert_feed_forward_length(c["moe_intermediate_size"])
+    out.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    out.add_leading_dense_block_count(c["first_k_dense_replace"])
+    out.add_expert_shared_count(c["n_shared_experts"])
+    out.add_expert_weights_scale(c["routed_scaling_factor"])
+    out.add_expert_weights_norm(c["norm_topk_prob"])
+
+
+def _first_deepseek(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    out.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
+    out.add_rope_scaling_type(gguf.RopeScalingType.NONE)
+    out.add_leading_dense_block_count(c["first_k_dense_replace"])
+    out.add_vocab_size(c["vocab_size"])
+    out.add_expert_feed_forward_length(c["moe_intermediate_size"])
+    out.add_expert_weights_scale(1.0)
+    out.add_expert_shared_count(c["n_shared_experts"])
+
+
 def _partial(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
     out.add_rope_dimension_count(int(c["head_dim"] * c["rope_parameters"]["partial_rotary_factor"]))
 
@@ -252,6 +272,7 @@ def _llama4(out: gguf.GGUFWriter, c: dict[str, Any]) -> None:
 
 OWN = {
     "qwen2_moe": _qwen2_moe, "glm4_moe": _glm4_moe, "minimax_m2": _minimax_m2, "ernie4_5_moe": _ernie,
+    "dots1": _dots1, "deepseek": _first_deepseek,
     "granitemoeshared": _granite, "hunyuan_v1_moe": _hunyuan, "gemma4_text": _gemma4_keys, "llama4_text": _llama4,
 }  # fmt: skip
 """By model_type: the keys that a converter of its own writes."""

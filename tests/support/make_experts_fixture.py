@@ -114,6 +114,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Llama4", {**LLAMA4, "interleave_moe_layer_step": 2, "use_qk_norm": False, "num_local_experts": 6,
                    "num_experts_per_tok": 2, "attn_temperature_tuning": True},
     ),
+    "dots1": (
+        "Dots1",
+        {"n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 12, "n_shared_experts": 2,
+         "first_k_dense_replace": 1, "head_dim": 12, "num_hidden_layers": 3, "norm_topk_prob": True,
+         "routed_scaling_factor": 2.5, "n_group": 1, "topk_group": 1},
+    ),
 }  # fmt: skip
 """By name: transformers' family, and what its config changes of SMALL. gpt-oss's ramp ends at 1.48 pairs, not at 2.
 Widths of `deepseek_wide` are those that the CPU's kernels take."""

@@ -44,6 +44,7 @@ SHARPER = {
 ROUTED = (
     *("Mixtral-8x7B", "Qwen3-30B-A3B", "gpt-oss-20b", "Qwen1.5-MoE-A2.7B", "OLMoE-1B-7B", "GLM-4.5-Air", "GLM-4.6"),
     *("MiniMax-M2", "ERNIE-4.5-21B-A3B", "Granite-3.1-3B-A800M", "Llama-4-Scout", "Llama-4-Maverick"),
+    *("dots.llm1", "DeepSeekMoE-16B"),
 )
 FEW: dict[str, Any] = {
     "num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2, "experts_per_token": 2,
@@ -80,7 +81,7 @@ def shrunk(name: str) -> dict[str, Any]:
         config["sliding_window"] = None if config["model_type"] == "starcoder2" else 20
     if config.get("num_kv_shared_layers"):  # of both kinds, before and among those that share
         config["layer_types"] = ["sliding_attention", "sliding_attention", "full_attention"] * 2
-    if config["model_type"] == "olmoe":  # llama.cpp takes as many KV heads as heads
+    if config["model_type"] in ("olmoe", "dots1"):  # llama.cpp takes as many KV heads as heads
         config["num_key_value_heads"] = 4
     if name == "Llama-4-Maverick":  # which llama.cpp tells by its number of experts
         config["num_local_experts"] = 128

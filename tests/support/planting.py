@@ -52,6 +52,8 @@ PROBES: dict[str, Callable[[], Case]] = {
     "qwen2-moe": lambda: tiny("qwen2_moe", 0),
     "glm4-moe": lambda: tiny("glm4_moe", 0, {"first_k_dense_replace": 1, "n_shared_experts": 2, "use_qk_norm": True}),
     "minimax-m2": lambda: tiny("minimax_m2", 0),
+    "dots1": lambda: tiny("dots1", 0, {"first_k_dense_replace": 1, "n_shared_experts": 2}),
+    "deepseek-moe": lambda: tiny("deepseek", 0, {"first_k_dense_replace": 1, "n_shared_experts": 2}),
     "llama4": lambda: tiny("llama4_text", 0, {"attention_chunk_size": 131, "interleave_moe_layer_step": 2}),
     "deepseek": lambda: tiny("deepseek_v3", 0, {"first_k_dense_replace": 1, "q_lora_rank": 160}),
     "falcon-mamba": lambda: tiny("falcon_mamba", 0),

@@ -22,7 +22,7 @@ _FILES: Mapping[str, str] = {
         "linear": "kimi_linear bailing_hybrid qwen4_exp",
         "compressed": "deepseek_v4",
         "grouped": "minimax_m3 laguna step3p5 muse_glimmer gemma3n",
-        "plain": "afmoe apertus baichuan bailing_moe bamba cohere cohere2_moe deepseek dots1 exaone exaone_moe "
+        "plain": "afmoe apertus baichuan bailing_moe bamba cohere cohere2_moe exaone exaone_moe "
         "falcon gpt_neox hy_v3 internlm2 internlm3 mimo_v2_flash minicpm nemotron nemotron_nas olmo phimoe "
         "solar_open",
     }.items()

@@ -1,5 +1,5 @@
 """Layers of grouped attention and a feed-forward or experts, as most decoders have them, by what each leaves out or
-adds: Trinity, Command R and A+, MiMo-V2, dots, Solar Open, Hy3, K-EXAONE, Ling 2, Apertus, Nemotron-4, Falcon, GPT-NeoX
+adds: Trinity, Command R and A+, MiMo-V2, Solar Open, Hy3, K-EXAONE, Ling 2, Apertus, Nemotron-4, Falcon, GPT-NeoX
 and others; Bamba, whose layers are mostly Mamba-2."""
 
 from __future__ import annotations
@@ -92,12 +92,10 @@ def decoder(kind: Kind, stated: Stated) -> Described:
 
 afmoe = partial(decoder, Kind(head_norms=True, gate=True, after=True))
 baichuan = internlm2 = internlm3 = exaone = minicpm = partial(decoder, Kind())
-deepseek = partial(decoder, Kind(correction=False))
 cohere = partial(decoder, Kind(head_norms=None, one_norm=True, tied=True))
 cohere2_moe = partial(
     decoder, Kind(one_norm=True, tied=True, correction=False, dense_width=("prefix_dense_intermediate_size",))
 )
-dots1 = partial(decoder, Kind(head_norms=True))
 exaone_moe = hy_v3 = partial(decoder, Kind(head_norms=True, dense_first=1))
 gpt_neox = partial(decoder, Kind(centred=True, up_only=True, biases=True))
 nemotron = partial(decoder, Kind(centred=True, up_only=True))
