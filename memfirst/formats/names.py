@@ -154,17 +154,12 @@ _GPT_OSS: Table = {
     _BLOCK + "mlp.router.bias": ("blk.{}.ffn_gate_inp.bias", identity),
 }
 
-_GLM4_MOE: Table = {
-    **_QWEN2,
-    **_QK_NORMS,
-    _BLOCK + "post_attention_layernorm.weight": ("blk.{}.post_attention_norm.weight", identity),
-    _BLOCK + "mlp.gate.e_score_correction_bias": ("blk.{}.exp_probs_b.bias", identity),
-}
 _DOTS1: Table = {
     **_QWEN2,
     **_QK_NORMS,
     _BLOCK + "mlp.gate.e_score_correction_bias": ("blk.{}.exp_probs_b.bias", identity),
 }
+_POST_NORM = "blk.{}.post_attention_norm.weight", identity
 _MINIMAX_M2: Table = {
     **_QWEN2,
     **_QK_NORMS,
@@ -267,7 +262,7 @@ TABLES: Mapping[str, Table] = {
     "lfm2": _LFM2,
     "lfm2moe": _LFM2,
     "olmoe": {**_QWEN2, **_QK_NORMS},
-    "glm4moe": _GLM4_MOE,
+    "glm4moe": {**_DOTS1, _BLOCK + "post_attention_layernorm.weight": _POST_NORM},
     "minimax-m2": _MINIMAX_M2,
     "dots1": _DOTS1,
     "deepseek": _LLAMA,
