@@ -128,7 +128,7 @@ def test_thousands_of_steps_of_one_size_change_nothing_of_others() -> None:
 
 
 def test_the_first_steps_beside_others_grow_by_half() -> None:
-    """What was measured of larger steps is old, here ten times too little: a step of 256 rows would find it out."""
+    """What was measured of larger steps is old, here fifteen times too little: a step of 256 rows would find it out."""
     pace, seen = measured((4, 0.010), (8, 0.0101), (256, 0.018)), list[int]()
 
     def takes(rows: int) -> float:
