@@ -83,9 +83,9 @@ def _matmul(args: Mapping[str, object], statics: Mapping[str, object], n: Counts
 
 
 def _unpacked(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:
-    """The same, and from the third tile on, weights that are unpacked once for all of them."""
+    """The same, and with several tokens, weights that are unpacked once for all of their tiles."""
     tile, weights = _int(statics, "TILE"), float(n.rows * _int(args, "cols"))
-    return Work(weights if tile > 2 and n.tokens > 2 * tile else 0.0, weights * -(-n.tokens // tile))
+    return Work(weights if tile > 1 else 0.0, weights * -(-n.tokens // tile))
 
 
 def _sketched(args: Mapping[str, object], statics: Mapping[str, object], n: Counts) -> Work:

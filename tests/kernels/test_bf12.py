@@ -57,9 +57,7 @@ def assert_same(found: F32, expected: F32) -> None:
     assert same.all(), f"{(~same).sum()} of {same.size} differ"
 
 
-@pytest.mark.parametrize(
-    ("tokens", "tile"), [(1, 1), (3, 1), (2, 2), (3, 2), (3, 3), (2, 3), (5, 3), (4, 4), (3, 4), (8, 4), (9, 4), (7, 3)]
-)
+@pytest.mark.parametrize(("tokens", "tile"), [(1, 1), (3, 1), (2, 2), (5, 3), (4, 4), (9, 4)])
 @pytest.mark.parametrize("words", [trained(64, 200), every_word()], ids=["trained", "every word"])
 def test_products_are_those_of_plain_bf16(words: U16, tokens: int, tile: int) -> None:
     x = random(tokens, words.shape[1], seed=tokens)
@@ -68,7 +66,7 @@ def test_products_are_those_of_plain_bf16(words: U16, tokens: int, tile: int) ->
     assert read == len(bf12.pack(words))
 
 
-@pytest.mark.parametrize("tile", [1, 2, 3, 4])
+@pytest.mark.parametrize("tile", [1, 4])
 def test_some_rows_of_a_matrix_added_to_what_is_there(tile: int) -> None:
     words, x = every_word()[:64, :200].copy(), random(tile, 200)
     found, read = in_twelve_bits(words, x, tile, first=32, add_to=1)

@@ -164,16 +164,14 @@ def unpacked_columns(low, high, v):
 
 
 @macro
-def _add_columns(low, high, x, at, c, acc, FIRST, SIDE, TILE):
-    """The products of four columns from `c` on, to the sums that `tiles.floats_tile` has of a tile's tokens: of parts
-    FIRST.. of the rows, SIDE of them."""
+def _add_columns(low, high, x, a, acc):
+    """The products of four columns, to the sums that `tiles.floats_tile` has of one token."""
     v = lanes(4 * PARTS)
     unpacked_columns(low, high, v)
     for k in static(4):
-        for side in static(SIDE):
-            for t in static(TILE):
-                SUM_AT = 4 * (SIDE * t + side) + k
-                acc[SUM_AT] = fma(v[PARTS * k + FIRST + side], splat_at(x, at[t] + c + k), acc[SUM_AT])
+        for part in static(PARTS):
+            SUM_AT = 4 * part + k
+            acc[SUM_AT] = fma(v[PARTS * k + part], splat_at(x, a + k), acc[SUM_AT])
 
 
 @macro
@@ -184,49 +182,46 @@ def _prefetch_columns(w, p):
 
 
 @macro
-def bf12_tile(w, group, groups, x, at, cols, y, to, left, r, add_to, read, TILE):
-    """16 rows times a tile of tokens. One token takes them in one pass, as do all with 512-bit registers; with narrower
-    ones the sums of several fill the registers with 8 rows, so each half unpacks what it reads.
+def bf12_tile(w, group, groups, x, at, cols, y, to, left, r, add_to, read):
+    """16 rows times one token, in one pass.
 
     group, groups  which rows of the matrix, and how many groups of 16 it has
     r              the first row's place in the output; at, to, left, add_to: as of `tiles`
     read           read[0] becomes the bytes aside
     """
-    SIDE = PARTS if TILE == 1 else 1
+    p = group * cols * BYTES
     head = (groups * cols + group) * BYTES
     records = groups * (cols + 1) * BYTES
     table = table_at(w, head)
     first, last = load_u32(w, head + 16), load_u32(w, head + 20)
     read[0] = (last - first) * ASIDE
+    acc = lanes(4 * PARTS)
+    for i in static(4 * PARTS):
+        acc[i] = splat(0.0)
     low = lanes(PARTS)
     high = lanes(PARTS)
-    for half in static(PARTS // SIDE):
-        p = group * cols * BYTES
-        acc = lanes(4 * SIDE * TILE)
-        for i in static(4 * SIDE * TILE):
-            acc[i] = splat(0.0)
-        c = 0
-        for n in range(first, last + 1):
-            stop = cols
-            if n < last:
-                stop = load_u32(w, records + n * ASIDE + 64)
-            while c < stop:
-                _prefetch_columns(w, p)
-                low_bytes(w, p, low)
-                coded_bytes(w, p, table, high)
-                _add_columns(low, high, x, at, c, acc, half, SIDE, TILE)
-                p += BLOCK_BYTES
-                c += 4
-            if n < last:
-                low_bytes(w, p, low)
-                aside_bytes(w, records + n * ASIDE, p, high)
-                _add_columns(low, high, x, at, c, acc, half, SIDE, TILE)
-                p += BLOCK_BYTES
-                c += 4
-        sums = lanes(SIDE * TILE)
-        for i in static(SIDE * TILE):
-            sums[i] = add(add(acc[4 * i], acc[4 * i + 1]), add(acc[4 * i + 2], acc[4 * i + 3]))
-        store_tile(sums, y, to, left, at, r, half, add_to, TILE, SIDE, 0)
+    c = 0
+    for n in range(first, last + 1):
+        stop = cols
+        if n < last:
+            stop = load_u32(w, records + n * ASIDE + 64)
+        while c < stop:
+            _prefetch_columns(w, p)
+            low_bytes(w, p, low)
+            coded_bytes(w, p, table, high)
+            _add_columns(low, high, x, at[0] + c, acc)
+            p += BLOCK_BYTES
+            c += 4
+        if n < last:
+            low_bytes(w, p, low)
+            aside_bytes(w, records + n * ASIDE, p, high)
+            _add_columns(low, high, x, at[0] + c, acc)
+            p += BLOCK_BYTES
+            c += 4
+    sums = lanes(PARTS)
+    for i in static(PARTS):
+        sums[i] = add(add(acc[4 * i], acc[4 * i + 1]), add(acc[4 * i + 2], acc[4 * i + 3]))
+    store_tile(sums, y, to, left, at, r, 0, add_to, 1, PARTS, 0)
 
 
 @macro

@@ -93,9 +93,8 @@ def bf12(
     """As `floats` for BF16 in 12 bits, to the same bits; returns the bytes of those rows, those aside among them.
 
     w         a whole matrix as in `memfirst.codecs.bf12`, `groups` of 16 rows; `first` of its rows is y's first
-    unpacked  room for 16 rows of BF16 for each worker: from the third tile on a group is unpacked once for all of them,
-              and CODEC reads it ("bf16"). One or two tiles take floats from where they are unpacked: 8 tokens in 1.05
-              of plain BF16's time for 1.33, 2 to 4 in 0.85 to 0.9 for 1.45 to 1.7
+    unpacked  room for 16 rows of BF16 for each worker, where there are several tokens: a group is unpacked once for all
+              of them. CODEC reads it ("bf16")
     """
     tokens = step[count]
     read = (hi - lo) // PACK * (cols + 1) * BYTES
@@ -105,16 +104,15 @@ def bf12(
         to = lanes(TILE)
         aside = lanes(1)
         aside[0] = 0
-        if TILE > 2 and tokens > 2 * TILE:
+        if TILE > 1:
             room = worker * cols * CODEC.STRIDE
-            base = room - r // PACK * cols * CODEC.STRIDE
             bf12_unpack(w, group, groups, cols, unpacked, room, aside)
-            for t0 in range(0, tokens, TILE):
-                _rows_of_tile(at, to, worker, private, t0, tokens, stride_x, stride, TILE)
+        for t0 in range(0, tokens, TILE):
+            _rows_of_tile(at, to, worker, private, t0, tokens, stride_x, stride, TILE)
+            if TILE > 1:
+                base = room - r // PACK * cols * CODEC.STRIDE
                 floats_tile(unpacked, base, r, r + PACK, x, at, cols, y, to, tokens - t0, at, add_to, CODEC, TILE, 0)
-        else:
-            for t0 in range(0, tokens, TILE):
-                _rows_of_tile(at, to, worker, private, t0, tokens, stride_x, stride, TILE)
-                bf12_tile(w, group, groups, x, at, cols, y, to, tokens - t0, r, add_to, aside, TILE)
+            else:
+                bf12_tile(w, group, groups, x, at, cols, y, to, tokens - t0, r, add_to, aside)
         read += aside[0]
     return read
