@@ -85,15 +85,15 @@ def k256_16(w: "u8", tokens: "i32", x: "f32", cols: "int", scale: "float", worke
                     scales = CODEC.sub_scales(w, p, part, j // 4, j % 4)
                     d = mul(CODEC.scale(w, p, part), to_float(half_pair(scales, h)))
                     q = CODEC.columns(w, p, part, j // 4, j % 4, h)
-                    OFFSET = 0 if CODEC.HAS_MIN else 1 << CODEC.OFFSET_BITS
                     if CODEC.HAS_MIN:
                         mins = CODEC.sub_minimums(w, p, part, j // 4, j % 4)
                         m = mul(CODEC.minimum(w, p, part), to_float(half_pair(mins, h)))
                     for i in static(4):
                         for c in static(4):
-                            v = mul(d, to_float(sub(column(q[i], c), splat_i(OFFSET))))
                             if CODEC.HAS_MIN:
-                                v = sub(v, m)
+                                v = sub(mul(d, to_float(column(q[i], c))), m)
+                            else:
+                                v = mul(d, to_float(sub(column(q[i], c), splat_i(1 << CODEC.OFFSET_BITS))))
                             x[t * cols + b * 256 + (2 * j + h) * 16 + 4 * i + c] = lane(v, k) * scale
             p += CODEC.STRIDE
     return (hi - lo) * blocks * CODEC.STRIDE

@@ -128,7 +128,9 @@ def _block32_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, T
             here = p + g // PACK * group
             for part in static(PARTS):
                 q, d = CODEC.columns(w, here, part), CODEC.scale(w, here, part)
-                m = CODEC.minimum(w, here, part) if CODEC.HAS_MIN else d
+                m = d
+                if CODEC.HAS_MIN:
+                    m = CODEC.minimum(w, here, part)
                 _steps(acc, both, q, d, m, x, at, g, part, n * COLUMNS, CODEC.OFFSET, CODEC.HAS_MIN, CODEC.SIGNED,
                        COLUMNS, TILE)  # fmt: skip
         _store_columns(acc, both, y, to, left, c + n * COLUMNS, COLUMNS, TILE)
@@ -173,13 +175,13 @@ def _k256_16_columns(w, p, group, rows, x, at, y, to, left, c, CODEC, COLUMNS, T
                             q = CODEC.columns(w, here, part, half, quarter, h)
                             scales = CODEC.sub_scales(w, here, part, half, quarter)
                             d = mul(CODEC.scale(w, here, part), to_float(half_pair(scales, h)))
-                            m = d
                             if CODEC.HAS_MIN:
                                 m = to_float(half_pair(CODEC.sub_minimums(w, here, part, half, quarter), h))
                                 m = sub(splat(0.0), mul(CODEC.minimum(w, here, part), m))
-                            OFFSET = 0 if CODEC.HAS_MIN else 1 << CODEC.OFFSET_BITS
-                            _steps(acc, both, q, d, m, x, at, g, part, n * COLUMNS, OFFSET, CODEC.HAS_MIN, 0,
-                                   COLUMNS, TILE)  # fmt: skip
+                                _steps(acc, both, q, d, m, x, at, g, part, n * COLUMNS, 0, 1, 0, COLUMNS, TILE)
+                            else:
+                                OFFSET = 1 << CODEC.OFFSET_BITS
+                                _steps(acc, both, q, d, d, x, at, g, part, n * COLUMNS, OFFSET, 0, 0, COLUMNS, TILE)
                     to_column = c + half * 128 + quarter * 32 + h * 16 + n * COLUMNS
                     _store_columns(acc, both, y, to, left, to_column, COLUMNS, TILE)
 

@@ -7,7 +7,7 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr, table16
 
 __all__ = [
-    "AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "VALUES", "columns", "minimum", "product", "scale",
+    "AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "VALUES", "columns", "product", "scale",
 ]  # fmt: skip
 
 VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
@@ -24,12 +24,6 @@ SIGNED = 1
 def scale(w, p, part):
     """d of each row."""
     return load_f16(w, p, part)
-
-
-@inline
-def minimum(w, p, part):
-    """Not read: HAS_MIN is 0."""
-    return load_f16(w, p + 0, part)
 
 
 @inline

@@ -9,8 +9,7 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_pairs, load_w, minus, shl, shr, table16
 
 __all__ = [
-    "AHEAD", "HAS_MIN", "SIGNED", "STRIDE", "VALUES", "columns", "minimum", "product", "scale", "sub_minimums",
-    "sub_scales",
+    "AHEAD", "HAS_MIN", "SIGNED", "STRIDE", "VALUES", "columns", "product", "scale", "sub_scales",
 ]  # fmt: skip
 
 STRIDE = 2176
@@ -26,22 +25,10 @@ def scale(w, p, part):
 
 
 @inline
-def minimum(w, p, part):
-    """Not read: HAS_MIN is 0."""
-    return load_f16(w, p, part)
-
-
-@inline
 def sub_scales(w, p, part, j):
     """Scales − 32 of sub-blocks 2j and 2j + 1 of each row, side by side."""
     low = bits(shr(load_pairs(w, p + 32 + 32 * (j % 2), part), 4 * (j // 2)), 15)
     return minus(join(low, shl(bits(shr(load_pairs(w, p + 96, part), 2 * j), 3), 4)), 32)
-
-
-@inline
-def sub_minimums(w, p, part, j):
-    """Not read: HAS_MIN is 0."""
-    return load_pairs(w, p, part)
 
 
 @inline

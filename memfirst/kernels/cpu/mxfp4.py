@@ -10,7 +10,7 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_e8m0, load_w, shr, table16
 
 __all__ = [
-    "AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "VALUES", "columns", "minimum", "product", "scale",
+    "AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "VALUES", "columns", "product", "scale",
 ]  # fmt: skip
 
 VALUES = np.array([16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4], np.int8)
@@ -26,12 +26,6 @@ SIGNED = 0
 @inline
 def scale(w, p, part):
     """2^(e − 128) of each row."""
-    return load_e8m0(w, p, part)
-
-
-@inline
-def minimum(w, p, part):
-    """Not read: HAS_MIN is 0."""
     return load_e8m0(w, p, part)
 
 

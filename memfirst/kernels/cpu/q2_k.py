@@ -9,11 +9,10 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_pairs, load_w, shr
 
 __all__ = [
-    "HAS_MIN", "OFFSET_BITS", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales",
+    "HAS_MIN", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales",
 ]  # fmt: skip
 
 STRIDE = 1344
-OFFSET_BITS = 0
 HAS_MIN = 1
 
 

@@ -9,7 +9,7 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_pairs, load_w, minus, shl, shr
 
 __all__ = [
-    "HAS_MIN", "OFFSET_BITS", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales",
+    "HAS_MIN", "OFFSET_BITS", "STRIDE", "columns", "product", "scale", "sub_scales",
 ]  # fmt: skip
 
 STRIDE = 1760
@@ -24,23 +24,11 @@ def scale(w, p, part):
 
 
 @inline
-def minimum(w, p, part):
-    """Not read: HAS_MIN is 0."""
-    return load_f16(w, p, part)
-
-
-@inline
 def sub_scales(w, p, part, half, quarter):
     """Scales − 32 of sub-blocks 2j and 2j + 1 of each row, j = 4 · half + quarter, side by side."""
     low = bits(shr(load_pairs(w, p + 32 + 32 * quarter, part), 4 * half), 15)
     high = bits(shr(load_pairs(w, p + 160 + 32 * (quarter % 2), part), 4 * half + 2 * (quarter // 2)), 3)
     return minus(join(low, shl(high, 4)), 32)
-
-
-@inline
-def sub_minimums(w, p, part, half, quarter):
-    """Not read: HAS_MIN is 0."""
-    return load_pairs(w, p, part)
 
 
 @inline

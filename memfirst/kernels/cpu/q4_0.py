@@ -4,7 +4,7 @@ from memfirst.kernels.cpu.dots import nibbles32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, load_f16, load_w, shr
 
-__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
+__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "product", "scale"]
 
 STRIDE = 288
 AHEAD = 2304
@@ -17,12 +17,6 @@ SIGNED = 0
 @inline
 def scale(w, p, part):
     """d of each row."""
-    return load_f16(w, p, part)
-
-
-@inline
-def minimum(w, p, part):
-    """Not read: HAS_MIN is 0."""
     return load_f16(w, p, part)
 
 

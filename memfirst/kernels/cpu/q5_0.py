@@ -7,7 +7,7 @@ from memfirst.kernels.cpu.dots import five_bits32 as product
 from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_w, shl, shr
 
-__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "minimum", "product", "scale"]
+__all__ = ["AHEAD", "HAS_MIN", "OFFSET", "PLANE", "SIGNED", "STRIDE", "columns", "product", "scale"]
 
 STRIDE = 352
 AHEAD = 2304
@@ -20,12 +20,6 @@ SIGNED = 0
 @inline
 def scale(w, p, part):
     """d of each row."""
-    return load_f16(w, p, part)
-
-
-@inline
-def minimum(w, p, part):
-    """Not read: HAS_MIN is 0."""
     return load_f16(w, p, part)
 
 

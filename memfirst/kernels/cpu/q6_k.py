@@ -11,7 +11,7 @@ from memfirst.kernels.cpu.lang import inline
 from memfirst.kernels.cpu.simd import bits, join, load_f16, load_signed_pairs, load_w, shl, shr
 
 __all__ = [
-    "HAS_MIN", "OFFSET_BITS", "STRIDE", "columns", "minimum", "product", "scale", "sub_minimums", "sub_scales",
+    "HAS_MIN", "OFFSET_BITS", "STRIDE", "columns", "product", "scale", "sub_scales",
 ]  # fmt: skip
 
 STRIDE = 3360
@@ -26,21 +26,9 @@ def scale(w, p, part):
 
 
 @inline
-def minimum(w, p, part):
-    """Not read: HAS_MIN is 0."""
-    return load_f16(w, p, part)
-
-
-@inline
 def sub_scales(w, p, part, half, quarter):
     """int8 scales of sub-blocks 2j and 2j + 1 of each row, j = 4 · half + quarter, side by side."""
     return load_signed_pairs(w, p + 32 + 128 * half + 32 * quarter, part)
-
-
-@inline
-def sub_minimums(w, p, part, half, quarter):
-    """Not read: HAS_MIN is 0."""
-    return load_signed_pairs(w, p, part)
 
 
 @inline

@@ -161,8 +161,9 @@ def k256_tile(w, base, lo, hi, aq, ad, am, at, cols, y, to, left, share, add_to,
                                 s = CODEC.product(q, aq, a, sc, h, o)
                                 sums[SIDE * t + side] = add(sums[SIDE * t + side], s)
                 for side in static(SIDE):
-                    m = sub(splat(0.0), CODEC.minimum(w, p, first + side))
                     d = CODEC.scale(w, p, first + side)
+                    if CODEC.HAS_MIN:
+                        m = sub(splat(0.0), CODEC.minimum(w, p, first + side))
                     for t in static(TILE):
                         x = splat_at(ad, (at[t] + b) * 8)
                         if CODEC.HAS_MIN:
