@@ -38,6 +38,9 @@ CODECS: dict[str, dict[str, str]] = {
     "q4_k_m": {"": "q4_k", "attn_k_b": "q5_0", "attn_v_b": "q6_k", "ffn_down": "q6_k", "ffn_gate_inp": "f32"},
     "q5_k": {"": "q5_k", "attn_k_b": "q5_1", "ffn_gate_inp": "f32"},
     "iq4_nl": {"": "iq4_nl", "attn_v_b": "f16", "ffn_gate_inp": "f32"},
+    "q2_k": {"": "q2_k", "attn_k_b": "q4_0", "attn_v_b": "q3_k", "ffn_gate_inp": "f32"},
+    "q3_k": {"": "q3_k", "attn_k_b": "q4_0", "attn_v_b": "q2_k", "ffn_gate_inp": "f32"},
+    "iq4_xs": {"": "iq4_xs", "attn_k_b": "iq4_nl", "ffn_gate_inp": "f32"},
 }
 """Codec by the last role that a tensor's name has."""
 
