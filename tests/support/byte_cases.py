@@ -67,9 +67,9 @@ def steps(random: Random, context: int) -> tuple[tuple[Sequence, ...], ...]:
 
 
 def case(name: str, config: Config, seed: int, context: int = 400, **more: Any) -> Case:
-    """`config` with codecs, steps and lengths drawn from `seed`."""
-    random, model = Random(f"{name}{seed}"), describe(config)
-    table = codecs(model, random, more.get("cpu", False))
+    """`config` with codecs, and apart from them steps and lengths, drawn from `seed`: a new codec changes no step."""
+    random, model = Random(f"{name}{seed} steps"), describe(config)
+    table = codecs(model, Random(f"{name}{seed}"), more.get("cpu", False))
     lengths = (random.randrange(1, context), random.randrange(context // 2, context), 64, 65, 0)
     return Case(name, config, model, table, steps(random, context), lengths, **more)
 

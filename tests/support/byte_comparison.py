@@ -152,10 +152,11 @@ def differences(case: Case, oracle: Expected | None = None) -> list[Difference]:
     found = program(case)
     out = [Difference(key, case.name, value, occupied[key]) for key, value in found_held(case, found).items()
            if value != occupied[key]]  # fmt: skip
-    out += tensors(case, graph_in(found)) + layers(case, found, 0)
+    out += tensors(case, graph_in(found))
     for number, want in enumerate(moved):
         where = f"{case.name}, step {number}"
         out += [Difference(key, where, a, b) for key, a, b in step_figures(case, found, number, want)]
+        out += layers(case, found, number)
     return out
 
 

@@ -54,7 +54,7 @@ PROBES: dict[str, Callable[[], Case]] = {
     "minimax-m2": lambda: tiny("minimax_m2", 0),
     "dots1": lambda: tiny("dots1", 0, {"first_k_dense_replace": 1, "n_shared_experts": 2}),
     "deepseek-moe": lambda: tiny("deepseek", 0, {"first_k_dense_replace": 1, "n_shared_experts": 2}),
-    "llama4": lambda: tiny("llama4_text", 1, {"attention_chunk_size": 131, "interleave_moe_layer_step": 2}),
+    "llama4": lambda: tiny("llama4_text", 0, {"attention_chunk_size": 131, "interleave_moe_layer_step": 2}),
     "deepseek": lambda: tiny("deepseek_v3", 0, {"first_k_dense_replace": 1, "q_lora_rank": 160}),
     "falcon-mamba": lambda: tiny("falcon_mamba", 0),
     "mamba2": lambda: tiny("mamba2", 0, {"n_groups": 2}),
@@ -77,7 +77,7 @@ PROBES: dict[str, Callable[[], Case]] = {
         "ernie4_5_moe", 0, {"moe_num_shared_experts": 2, "moe_layer_start_index": 1, "moe_layer_interval": 1}
     ),
     "seed-oss": lambda: tiny("seed_oss", 0, {"attention_out_bias": True}),
-    "exaone4": lambda: tiny("exaone4", 1, {"sliding_window": 33}),
+    "exaone4": lambda: tiny("exaone4", 0, {"sliding_window": 33}),
     "stablelm": lambda: tiny("stablelm", 0),
     "ministral3": lambda: tiny("ministral3", 0),
     "qwen3-moe": lambda: tiny("qwen3_moe", 0),
