@@ -14,8 +14,7 @@ from memfirst.models.experts import SOFTMAX
 from memfirst.models.reader import ConfigReader, Keys
 
 FAMILY = replace(llama.FAMILY, architecture="deepseek")
-COUNT = "n_routed_experts"
-KEYS: Keys = decoder.KEYS | experts.KEYS | {COUNT: "expert_count"}
+KEYS: Keys = decoder.KEYS | experts.KEYS | {experts.ROUTED: "expert_count"}
 UNUSED = ("aux_loss_alpha", "seq_aux")
 """Keys that train a router."""
 
@@ -25,7 +24,7 @@ def read(r: ConfigReader) -> Config:
     for key in UNUSED:
         r.raw(key)
     c = decoder.read(r, FAMILY)
-    if r.raw(COUNT) is None:
+    if r.raw(experts.ROUTED) is None:
         raise UnsupportedError("this model of type deepseek has no experts", "DeepSeekMoE, or a Llama by its own type")
     if not r.gguf:
         r.require("n_shared_experts", "first_k_dense_replace", "norm_topk_prob")
@@ -36,7 +35,7 @@ def read(r: ConfigReader) -> Config:
     r.plain.only("expert_gating_func", (1,))
     width = r.integer("moe_intermediate_size", limits.MAX_WIDTH)
     moe = replace(
-        experts.read(r, width, (COUNT, "num_local_experts")),
+        experts.read(r, width, (experts.ROUTED, "num_local_experts")),
         norm_topk_prob=False,
         shared=width * r.integer("n_shared_experts", experts.MAX_EXPERTS, default=0, low=0),
         dense=frozenset(range(r.integer("first_k_dense_replace", limits.MAX_LAYERS, default=0, low=0))),

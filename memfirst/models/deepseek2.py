@@ -203,7 +203,7 @@ def _hf_moe(r: ConfigReader) -> MoE:
     """V3 and its relatives: sigmoid and noaux_tc; in V2 a token's experts are normalized by nothing."""
     third = r.raw("model_type") in THIRD
     r.only("scoring_func", (SIGMOID if third else SOFTMAX,))
-    methods = ("noaux_tc",) if third else ("greedy", "group_limited_greedy")
+    methods = (experts.CORRECTED,) if third else ("greedy", "group_limited_greedy")
     r.only("topk_method", methods)
     norm = r.flag("norm_topk_prob", third)
     if norm and not third:

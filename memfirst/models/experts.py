@@ -5,7 +5,7 @@ A model whose two forms name the same numbers reads both with `read` and KEYS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memfirst.errors import ConfigError, UnsupportedError
 from memfirst.graph.ops.experts import Experts, Router
@@ -32,6 +32,10 @@ KEYS: Keys = {
 SOFTMAX, SIGMOID = "softmax", "sigmoid"
 GATING = {1: SOFTMAX, 2: SIGMOID}
 """`expert_gating_func` of a GGUF file."""
+ROUTED = "n_routed_experts"
+"""What config.json calls the number of experts in DeepSeek's manner."""
+CORRECTED = "noaux_tc"
+"""`topk_method` of sigmoids that are corrected when picking."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,29 @@ def read(r: ConfigReader, width: int, count: tuple[str, ...] = COUNTS, used: str
     for other in count:
         r.only(other, (found,))
     return MoE(found, r.integer(used, MAX_EXPERTS), width)
+
+
+def read_corrected(r: ConfigReader, scoring: tuple[str, ...]) -> MoE:
+    """DeepSeek-V3's experts in either form: picked by corrected sigmoids, beside shared ones, behind dense layers.
+
+    scoring  what config.json may call the sigmoid
+    """
+    r.only("scoring_func", scoring)
+    r.only("topk_method", (CORRECTED,))
+    r.plain.only("expert_gating_func", (2,))
+    width = r.integer("moe_intermediate_size", limits.MAX_WIDTH)
+    first = r.integer("first_k_dense_replace", limits.MAX_LAYERS, default=0, low=0)
+    return replace(
+        read(r, width, (ROUTED, "num_local_experts")),
+        scoring=SIGMOID,
+        correction=True,
+        norm_topk_prob=r.flag("norm_topk_prob"),
+        routed_scaling_factor=r.single("routed_scaling_factor", 1.0),
+        n_group=r.integer("n_group", MAX_EXPERTS, default=1),
+        topk_group=r.integer("topk_group", MAX_EXPERTS, default=1),
+        shared=width * r.integer("n_shared_experts", MAX_EXPERTS, default=0, low=0),
+        dense=frozenset(range(first)),
+    )
 
 
 def feed_forward(b: Builder, at: str, x: str, moe: MoE) -> str:

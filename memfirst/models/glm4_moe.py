@@ -8,11 +8,10 @@ from dataclasses import replace
 
 from memfirst.graph import Graph
 from memfirst.models import decoder, experts, llama, windows
-from memfirst.models import reader as limits
 from memfirst.models.base import WeightProvider
 from memfirst.models.builder import HEAD, Builder
 from memfirst.models.decoder import Config, Family
-from memfirst.models.experts import SIGMOID, MoE
+from memfirst.models.experts import SIGMOID
 from memfirst.models.reader import ConfigReader, Keys
 from memfirst.models.rope import Defaults
 
@@ -20,8 +19,9 @@ FAMILY = Family(
     "glm4moe", windows.unused, Defaults(partial=0.5), eps=("rms_norm_eps", 1e-5), predicting=True,
     biases=("attention_bias", False, False),
 )  # fmt: skip
-COUNT = "n_routed_experts"
-KEYS: Keys = decoder.KEYS | experts.KEYS | {COUNT: "expert_count", "num_nextn_predict_layers": "nextn_predict_layers"}
+KEYS: Keys = (
+    decoder.KEYS | experts.KEYS | {experts.ROUTED: "expert_count", "num_nextn_predict_layers": "nextn_predict_layers"}
+)
 
 
 def read(r: ConfigReader) -> Config:
@@ -30,26 +30,7 @@ def read(r: ConfigReader) -> Config:
     if not r.gguf:
         r.require("attention_bias", "use_qk_norm", "n_shared_experts", "first_k_dense_replace", "norm_topk_prob")
     normed = "blk.0.attn_q_norm.weight" in r.tensors if r.gguf else r.flag("use_qk_norm")
-    return replace(c.attention(qk_norm=HEAD) if normed else c, moe=_experts(r))
-
-
-def _experts(r: ConfigReader) -> MoE:
-    for key, plain in (("scoring_func", SIGMOID), ("topk_method", "noaux_tc")):
-        r.only(key, (plain,))
-    r.plain.only("expert_gating_func", (2,))
-    width = r.integer("moe_intermediate_size", limits.MAX_WIDTH)
-    first = r.integer("first_k_dense_replace", limits.MAX_LAYERS, default=0, low=0)
-    return replace(
-        experts.read(r, width, (COUNT, "num_local_experts")),
-        scoring=SIGMOID,
-        correction=True,
-        norm_topk_prob=r.flag("norm_topk_prob"),
-        routed_scaling_factor=r.single("routed_scaling_factor", 1.0),
-        n_group=r.integer("n_group", experts.MAX_EXPERTS, default=1),
-        topk_group=r.integer("topk_group", experts.MAX_EXPERTS, default=1),
-        shared=width * r.integer("n_shared_experts", experts.MAX_EXPERTS, default=0, low=0),
-        dense=frozenset(range(first)),
-    )
+    return replace(c.attention(qk_norm=HEAD) if normed else c, moe=experts.read_corrected(r, (SIGMOID,)))
 
 
 def layer(b: Builder, i: int, x: str, c: Config) -> str:

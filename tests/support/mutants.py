@@ -174,7 +174,7 @@ EXPERTS = (
            "if True", "qwen2-moe", "weights parameters"),
     Mutant("experts in dense layers too", f"{MODELS}.llama:feed_forward", " and i not in c.moe.dense", "", "glm4-moe",
            "weights experts parameters"),
-    Mutant("a shared expert of two", f"{MODELS}.glm4_moe:_experts", "shared=width * ", "shared=width + 0 * ",
+    Mutant("a shared expert of two", f"{MODELS}.experts:read_corrected", "shared=width * ", "shared=width + 0 * ",
            "glm4-moe", "weights parameters"),
     Mutant("no correction of the scores", f"{MODELS}.minimax_m2:read", "correction=True", "correction=False",
            "minimax-m2", "weights parameters"),

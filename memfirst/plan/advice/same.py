@@ -53,7 +53,7 @@ def _codecs(plan: Plan) -> Iterator[Advice]:
     if not plan.framework.gguf:
         return
     now = bits(plan)
-    lowest = "iq4_xs" if plan.engine != "memfirst" and 4.5 < now <= 5.2 else ""
+    lowest = "iq4_xs" if 4.5 < now <= 5.2 else ""
     for mix in ["q8_0"] * (now > 9) + ["q4_k_m"] * (now > 5.2) + [lowest] * bool(lowest):
         after = attempt(plan.subject.recoded(mix), plan.place, plan.requested)
         if after and after.step_bytes < plan.step_bytes:
