@@ -12,24 +12,13 @@ import numpy as np
 
 from memfirst.codecs.base import U8
 from memfirst.errors import FormatError, MemfirstError, UnsupportedError
+from memfirst.formats.architectures import architecture_of, multimodal, text_of
 from memfirst.formats.checkpoint import CONFIG, Checkpoint, Extent, TensorInfo
 from memfirst.formats.expert_names import left_out, places
 from memfirst.formats.joined import Joined, Piece
 from memfirst.formats.json_file import parse_object
 from memfirst.formats.mapped import list_folder, read_bounded
-from memfirst.formats.names import (
-    HARMLESS,
-    TABLES,
-    TIED,
-    Transform,
-    architecture_of,
-    beside_text,
-    gguf_name,
-    identity,
-    inside,
-    multimodal,
-    text_of,
-)
+from memfirst.formats.names import HARMLESS, TABLES, TIED, Transform, beside_text, gguf_name, identity, inside
 from memfirst.formats.safetensors import FLOATS, MAX_TENSORS, SafetensorsFile, StoredTensor, to_f32
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

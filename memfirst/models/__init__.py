@@ -7,8 +7,9 @@ from importlib import import_module
 from typing import Any
 
 from memfirst.errors import UnsupportedError
+from memfirst.formats.architectures import text_of
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.formats.names import TABLES, text_of
+from memfirst.formats.names import TABLES
 from memfirst.graph import Graph
 from memfirst.models.base import Architecture, CheckpointWeights, ShapeOnly, WeightProvider
 

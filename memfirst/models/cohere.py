@@ -1,6 +1,6 @@
 """Cohere (Command R, Aya 23, Aya Expanse 32B) is Cohere 2 without windows: all layers attend all and rotate.
 
-Command R+ normalizes each head of q and k by weights of its own: `formats.names.architecture_of` gives it another name.
+Command R+ normalizes each head of q and k by weights of its own: `architectures.architecture_of` gives it another name.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from memfirst.errors import ConfigError
-from memfirst.formats.names import multimodal, text_of
+from memfirst.formats.architectures import multimodal, text_of
 from memfirst.graph import Graph
 from memfirst.graph.ops.rope import INTERLEAVED
 from memfirst.models import experts, rope

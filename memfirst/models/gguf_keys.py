@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from memfirst.errors import UnsupportedError
-from memfirst.formats.names import text_of
+from memfirst.formats.architectures import text_of
 from memfirst.models import decoder, rope
 from memfirst.models.base import Architecture
 from memfirst.models.builder import Heads

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from memfirst.errors import ConfigError, UnsupportedError
-from memfirst.formats.names import NEMOTRON_LAYERS, nemotron_layers
+from memfirst.formats.architectures import NEMOTRON_LAYERS, nemotron_layers
 from memfirst.graph import Graph
 from memfirst.models import decoder, experts, mamba2, recurrent
 from memfirst.models import reader as limits

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from memfirst.errors import ConfigError
+from memfirst.formats.architectures import text_of
 from memfirst.formats.checkpoint import Checkpoint
-from memfirst.formats.names import text_of
 from memfirst.models.reader import MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH
 
 LAYERS = ("num_hidden_layers", "block_count", "n_layer", "n_layers", "num_layers")

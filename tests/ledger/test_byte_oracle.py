@@ -11,7 +11,7 @@ import pytest
 
 from memfirst import models
 from memfirst.catalog.configs import configs, find_config
-from memfirst.formats.names import architecture_of
+from memfirst.formats.architectures import architecture_of
 from tests import oracle
 from tests.oracle import BLOCKS, Blocks, Sequence, chunks, describe, parameters, price
 from tests.oracle.count import distinct

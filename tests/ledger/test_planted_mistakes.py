@@ -10,7 +10,7 @@ import pytest
 
 from memfirst import models
 from memfirst.catalog.configs import find_config
-from memfirst.formats.names import architecture_of
+from memfirst.formats.architectures import architecture_of
 from memfirst.graph import ops
 from tests.oracle import Moved
 from tests.support.byte_cases import Case, case

@@ -10,7 +10,8 @@ import pytest
 
 from memfirst import models
 from memfirst.catalog.configs import configs
-from memfirst.formats.names import CLASSES, TABLES, architecture_of
+from memfirst.formats.architectures import CLASSES, architecture_of
+from memfirst.formats.names import TABLES
 from tests.oracle import ATTENTION, HYBRID, RECURRENT
 from tests.support import dense_gguf
 from tests.support.byte_cases import CONFIGS
@@ -51,7 +52,7 @@ def missing(name: str) -> list[str]:
     routed = {described(known.config) for known in EXPERTS.values()}
     found = {
         "3 memfirst/formats/names.py (TABLES)": name in TABLES or name in NO_FOLDERS,
-        "3 memfirst/formats/names.py (CLASSES)": name in CLASSES.values() or name == "deepseek2",
+        "3 memfirst/formats/architectures.py (CLASSES)": name in CLASSES.values() or name == "deepseek2",
         "4 tests/oracle": bool(kinds & ({*ATTENTION, *RECURRENT, *HYBRID})),
         "5 tests/support/byte_cases.py": bool(kinds),
         "6 tests/fixtures": name in with_logits() or name in (*NO_FOLDERS, *NO_CLASS),

@@ -49,7 +49,7 @@ class Bare:
     kind, path, has_bytes, tensors = "hf", "", False, dict[str, Any]()
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from memfirst.formats.names import architecture_of
+        from memfirst.formats.architectures import architecture_of
 
         self.metadata, self.architecture = config, architecture_of(config)
 

@@ -14,7 +14,7 @@ from typing import cast
 
 from memfirst import graph, ledger, models
 from memfirst.convert.mixes import layer_of
-from memfirst.formats.names import architecture_of
+from memfirst.formats.architectures import architecture_of
 from memfirst.graph import Graph, Step
 from memfirst.graph.ops.experts import Experts
 from memfirst.graph.traffic import NOTHING

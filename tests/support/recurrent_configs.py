@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from memfirst import ledger, models
-from memfirst.formats.names import architecture_of
+from memfirst.formats.architectures import architecture_of
 from memfirst.graph import Graph, StateCache, Step
 from memfirst.models import ShapeOnly
 

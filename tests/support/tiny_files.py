@@ -11,7 +11,7 @@ from typing import Any
 from memfirst.codecs import get
 from memfirst.convert.mixes import MIXES
 from memfirst.convert.synthetic import SyntheticCheckpoint
-from memfirst.formats.names import architecture_of
+from memfirst.formats.architectures import architecture_of
 from memfirst.models import quantized
 from tests.support.experts_configs import MODELS as EXPERTS
 from tests.support.make_llama_cpp_fixture import NAMES, ROUTED, shrunk
