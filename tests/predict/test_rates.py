@@ -130,11 +130,14 @@ def test_a_call_that_was_not_measured_follows_the_most_similar(graph: Graph) -> 
     assert rates.predict.rate_of("elementwise.unheard", known) == Rate(0.0, 0.0)
 
 
-def test_a_file_of_the_narrow_probe_is_measured_anew(folder: Path) -> None:
-    """Format 1: its read bandwidth was of one pattern."""
+@pytest.mark.parametrize("older", range(1, rates.store.FORMAT))
+def test_a_file_of_an_older_format_is_measured_anew(folder: Path, older: int) -> None:
+    """Of 1 the read bandwidth was of one pattern, of 2 kernels had other names."""
     path = rates.save(replace(made_up(), pattern={1: "1 stream, own regions"}, peak=460.8e9, modules="12 × DDR5-4800"))
     assert (rates.load() or made_up()).modules == "12 × DDR5-4800"
-    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    now = path.read_text()
+    path.write_text(now.replace(f'"format": {rates.store.FORMAT}', f'"format": {older}'))
+    assert path.read_text() != now
     assert rates.load() is None
 
 

@@ -134,20 +134,12 @@ def _seconds(work: Iterable[Work], rates: Rates) -> float:
     return sum(w.units * r.unit + w.amount * r.item for w in work for r in (rate_of(w.key, rates),))
 
 
-_OLDER = {"sketch.rows": "matmul.block32 CODEC=q4_0 TILE=1", "sketch.choose": "matmul.block32 CODEC=q8_0 TILE=1"}
-"""What kernels of a sketch resemble, of rates older than they are."""
-
-
 def rate_of(key: str, rates: Rates) -> Rate:
     """The rate of that key, or of the most similar call that was measured, scaled by its arithmetic."""
     found = rates.work.get(key)
     if found is not None:
         return found
     kernel = key.split(" ", 1)[0]
-    if kernel == "matmul.bf12" and not any(k.startswith(kernel) for k in rates.work):  # of rates older than it
-        return rate_of(key.replace("matmul.bf12", "matmul.floats"), rates)
-    if kernel in _OLDER and not any(k.startswith(kernel) for k in rates.work):
-        return Rate(0.0, rate_of(_OLDER[kernel], rates).item)
     similar = [k for k in rates.work if k.split(" ", 1)[0] == kernel]
     if not similar:
         return Rate(0.0, 0.0)

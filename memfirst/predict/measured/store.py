@@ -16,8 +16,9 @@ from memfirst.formats.json_file import parse_object
 from memfirst.hardware import host
 from memfirst.hardware.machines import user_file
 
-FORMAT = 2
-"""Of the file: another number is measured anew. 1 held bandwidths of one pattern with threads on one core, too low."""
+FORMAT = 3
+"""Of the file: another number is measured anew. 1 held bandwidths of one pattern with threads on one core, too low; 2
+other names of kernels, and what a file lacks would cost nothing."""
 
 _LARGEST_FILE = 1 << 20
 
