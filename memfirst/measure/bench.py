@@ -138,9 +138,9 @@ class Measured:
     experts: Distinct | None = None
     """Routed experts of a layer that a token's step reads; None for a model without them."""
     prompt_experts: Distinct | None = None
+    """The same of the first step of the prompt."""
     disk: DiskUse | None = None
     """What a decoded token reads from disk; None where all weights are in memory."""
-    """The same of the first step of the prompt."""
     head: HeadRead | None = None
     """Where the output head has a sketch; then `predicted` and `recorded` are of one of its steps."""
 
