@@ -141,7 +141,10 @@ def test_small_weights_lose_little_more_though_their_steps_are_subnormal(name: s
 # Largest error over largest weight of a block, before its scales are rounded to f16 (up to 1/2048 more).
 WORST = {
     "q4_0": 1 / 8, "q4_1": 1 / 14, "q5_0": 1 / 16, "q5_1": 1 / 30, "q8_0": 1 / 254,
-    "q4_k": 1 / 7, "q5_k": 1 / 12, "q6_k": 1 / 35, "iq4_nl": 1 / 6, "q2_k": 1 / 2, "q3_k": 1 / 4, "iq4_xs": 1 / 6,
+    "q4_k": 1 / 7, "q5_k": 1 / 12, "q6_k": 1 / 35, "iq4_nl": 1 / 6,
+    "q2_k": 1 / 2 + 1 / 10,  # four steps over weights of both signs, the last left out; 4-bit scales: 3/30 of them
+    "q3_k": 1 / 3,  # weights at three steps of one sign may stretch the scale so far for one at four of the other
+    "iq4_xs": 1 / 6 + 1 / 56,  # as iq4_nl, whose scale is rounded by up to a 64th of the largest, times 127 / 113
     "mxfp4": 1 / 4,  # 16 units of the scale, of which the largest level is 12
 }  # fmt: skip
 
